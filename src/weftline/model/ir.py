@@ -1,0 +1,295 @@
+"""One form for every model: layers of operators, exact in parameters, FLOPs and bytes.
+
+A family builder (``weftline.model.families``) turns a Hugging Face ``config.json`` into a
+:class:`Model`; every other room reads only what stands here. Operators are written as the training
+frameworks run them: query, key and value projections of one input are one fused GEMM, and so are
+the gate and up projections of a gated MLP, because that decides GEMM shapes and saved activations.
+
+Legend: ``s`` sequence length, ``h`` hidden size, one multiply-add is 2 FLOP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+OperatorKind = Literal[
+    "gemm",  # one dense matrix product with weights
+    "grouped_gemm",  # the experts' products: `experts` weight matrices, `experts_per_token` used
+    "attention",  # scores and weighted values over cached tokens: no weights
+    "scan",  # recurrent state update (Mamba, gated delta net, KDA)
+    "conv",  # short causal depthwise convolution
+    "norm",
+    "embedding",  # a table look-up
+    "elementwise",  # activation functions, gates, rotary, residual mixing; may own small parameters
+]
+Shard = Literal[
+    "column",  # Megatron column-parallel: output features split over tensor-parallel ranks
+    "row",  # Megatron row-parallel: input features split, output summed
+    "vocab",  # vocabulary rows split
+    "heads",  # split by attention or state heads
+    "expert",  # whole experts split over expert-parallel ranks
+    "replicated",  # every tensor-parallel rank holds all of it
+]
+LayerRole = Literal["decoder", "encoder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """The shape of one score-and-value product.
+
+    ``qk_dim`` and ``v_dim`` are per head. What a query sees of ``c`` tokens before and at it is
+    ``min(ceil(c / compress), topk or inf)`` cached entries, limited to the last ``window`` tokens
+    where ``window`` is set; ``extra`` entries (attention sinks kept as keys, a local window beside
+    a compressed global part) come on top.
+    """
+
+    heads: int
+    kv_heads: int
+    qk_dim: int
+    v_dim: int
+    causal: bool = True
+    window: int | None = None
+    topk: int | None = None
+    compress: int = 1
+    """Tokens merged into one cached entry (DeepSeek-V4's compressed attention); 1 is none."""
+    chunk: int | None = None
+    """Llama 4's chunked attention: a query sees only tokens of its own chunk of this length."""
+    local_window: int | None = None
+    """Uncompressed recent tokens seen beside the compressed or selected ones."""
+    kv_values_per_token: int = 0
+    """Values cached for one token (before ``compress``): 2 * kv_heads * dim, or MLA's latent."""
+    cross: bool = False
+    """Keys and values come from the encoder (T5)."""
+
+    def mean_context(self, seq_len: int, *, masked: bool = True) -> float:
+        """Mean number of entries a query attends to over a sequence of ``seq_len`` tokens.
+
+        ``masked=False`` counts the full rectangle, as a FLOP counter that does not know the mask.
+        """
+        s = float(seq_len)
+        if not masked:
+            return (
+                s
+                if self.cross or self.compress == 1
+                else s / self.compress + (min(s, self.local_window) if self.local_window else 0.0)
+            )
+        if not self.causal or self.cross:
+            return s if self.window is None else min(s, 2.0 * self.window + 1.0)
+        context = _mean_of_prefix(s, self.chunk, self.window, self.topk, self.compress)
+        if self.local_window is not None:
+            context += _mean_of_prefix(s, None, self.local_window, None, 1)
+        return context
+
+
+def _mean_of_prefix(
+    s: float, chunk: int | None, window: int | None, topk: int | None, compress: int
+) -> float:
+    """Mean over i = 1..s of min(i / compress, cap): the closed form of a clipped triangle."""
+    if chunk is not None and chunk < s:
+        whole, rest = divmod(s, chunk)
+        tokens = whole * chunk * (chunk + 1) / 2 + rest * (rest + 1) / 2
+        return tokens / s
+    caps = [float(c) for c in (window,) if c is not None]
+    if topk is not None:
+        caps.append(float(topk) * compress)
+    cap = min(caps, default=s)
+    if cap >= s:
+        return (s + 1) / 2 / compress
+    return (cap * (cap + 1) / 2 + (s - cap) * cap) / s / compress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One operator of a layer, with its exact parameters and per-token work."""
+
+    name: str
+    """Dotted and stable: ``attn.qkv``, ``attn.out``, ``mlp.gate_up``, ``moe.experts.down``..."""
+    kind: OperatorKind
+    parameters: int = 0
+    """Trainable parameters, biases and all experts included."""
+    active_parameters: int | None = None
+    """Parameters one token touches; ``None`` means all of them."""
+    in_features: int = 0
+    out_features: int = 0
+    """GEMMs: a token's row of ``in_features`` becomes ``out_features`` (of one expert, if grouped).
+    Norms and elementwise: the row's width stands in ``in_features`` (read) and ``out_features``
+    (written)."""
+    experts: int = 0
+    experts_per_token: int = 0
+    """Grouped GEMMs: number of experts, and how many one token is routed to."""
+    shard: Shard = "replicated"
+    attention: Attention | None = None
+    state_values: int = 0
+    """Values of recurrent or convolution state kept per sequence."""
+    scan_flops_per_token: float = 0.0
+    """Scans and convolutions: FLOP a token, forward."""
+    tied: bool = False
+    """The weight is shared with an operator counted before; ``parameters`` is then 0."""
+
+    @property
+    def active(self) -> int:
+        """Parameters one token touches."""
+        return self.parameters if self.active_parameters is None else self.active_parameters
+
+    def forward_flops_per_token(self, seq_len: int, *, masked: bool = True) -> float:
+        """FLOP of one token's forward pass, as the mean over a sequence of ``seq_len`` tokens.
+
+        Matrix products, attention, scans and convolutions count; norms and activations do not, as
+        in the Megatron-LM and PaLM papers. ``masked=False`` counts attention's full rectangle.
+        """
+        match self.kind:
+            case "gemm":
+                return 2.0 * self.in_features * self.out_features
+            case "grouped_gemm":
+                return 2.0 * self.in_features * self.out_features * self.experts_per_token
+            case "attention":
+                if self.attention is None:
+                    return 0.0
+                a = self.attention
+                return 2.0 * a.heads * (a.qk_dim + a.v_dim) * a.mean_context(seq_len, masked=masked)
+            case "scan" | "conv":
+                return self.scan_flops_per_token
+            case _:
+                return 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One layer: a mixer (attention, scan) and a feed-forward, or only one of the two."""
+
+    index: int
+    kind: str
+    """Signature such as ``gqa+mlp``, ``mla+moe``, ``mamba2``: layers of one kind are identical."""
+    operators: tuple[Operator, ...]
+    role: LayerRole = "decoder"
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(op.parameters for op in self.operators)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters one token touches."""
+        return sum(op.active for op in self.operators)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters that expert parallelism splits."""
+        return sum(op.parameters for op in self.operators if op.kind == "grouped_gemm")
+
+    def forward_flops_per_token(self, seq_len: int, *, masked: bool = True) -> float:
+        """FLOP of one token's forward pass through this layer."""
+        return sum(op.forward_flops_per_token(seq_len, masked=masked) for op in self.operators)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model as the rest of weftline sees it: exact, immutable, without weights."""
+
+    name: str
+    """Short name: ``llama-3.1-70b``."""
+    family: str
+    """The ``model_type`` it was built from."""
+    source: str
+    """Where the config comes from: repository, file or ``gpt:`` numbers."""
+    hidden: int
+    vocab: int
+    layers: tuple[Layer, ...]
+    embedding: tuple[Operator, ...]
+    """Before the first layer: token and position tables, their norms."""
+    head: tuple[Operator, ...]
+    """After the last layer: final norm, output projection (``head.lm``)."""
+    max_seq_len: int | None = None
+    tied_embeddings: bool = False
+    dtype: str = "bfloat16"
+    """The dtype its makers published the weights in."""
+    published_parameters: float | None = None
+    """The total its makers state, in parameters, if they do."""
+    notes: tuple[str, ...] = field(default=())
+    """What was left out (vision tower, next-token-prediction modules) and why."""
+
+    @property
+    def operators(self) -> Iterable[Operator]:
+        """Every operator in order."""
+        yield from self.embedding
+        for layer in self.layers:
+            yield from layer.operators
+        yield from self.head
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, shared weights counted once."""
+        return sum(op.parameters for op in self.operators)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters one token touches, embedding rows and shared weights as in ``parameters``."""
+        return sum(op.active for op in self.operators)
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether any layer routes tokens to experts."""
+        return any(op.kind == "grouped_gemm" for op in self.operators)
+
+    @property
+    def experts(self) -> int:
+        """Routed experts of a layer (the largest, where layers differ); 0 for dense models."""
+        return max((op.experts for op in self.operators), default=0)
+
+    def stage_parameters(self, first: int, last: int) -> int:
+        """Parameters of a pipeline stage holding layers ``first`` to ``last`` (exclusive).
+
+        The first stage holds the embedding, the last one the head; a tied output projection is a
+        second copy where embedding and head are on different stages.
+        """
+        total = sum(layer.parameters for layer in self.layers[first:last])
+        if first == 0:
+            total += sum(op.parameters for op in self.embedding)
+        if last == len(self.layers):
+            total += sum(op.parameters for op in self.head)
+            if self.tied_embeddings and first != 0:
+                total += self.vocab * self.hidden
+        return total
+
+    def forward_flops_per_token(self, seq_len: int, *, masked: bool = True) -> float:
+        """FLOP of one token's forward pass over a sequence of ``seq_len`` tokens."""
+        return sum(op.forward_flops_per_token(seq_len, masked=masked) for op in self.operators)
+
+    def training_flops_per_token(self, seq_len: int) -> float:
+        """Model FLOP a token of training: three times forward (backward is two), no recomputation.
+
+        Attention counts the full rectangle, as in PaLM's appendix B and Megatron's reporting, so
+        that MFU compares with published figures.
+        """
+        return 3.0 * self.forward_flops_per_token(seq_len, masked=False)
+
+    def kv_bytes(self, context_len: int, *, bytes_per_value: float = 2.0) -> float:
+        """Bytes of cached keys and values one sequence of ``context_len`` tokens holds."""
+        total = 0.0
+        for op in self.operators:
+            a = op.attention
+            if a is None or a.kv_values_per_token == 0:
+                continue
+            held = context_len if a.window is None else min(context_len, a.window)
+            if a.chunk is not None:
+                held = min(held, a.chunk)
+            entries = held / a.compress
+            if a.local_window is not None:
+                entries += min(context_len, a.local_window)
+            total += entries * a.kv_values_per_token * bytes_per_value
+        return total
+
+    def kv_bytes_per_token(self, *, bytes_per_value: float = 2.0) -> float:
+        """Bytes one more token adds to the cache while no window is full yet."""
+        return sum(
+            op.attention.kv_values_per_token / op.attention.compress * bytes_per_value
+            for op in self.operators
+            if op.attention is not None
+        )
+
+    def state_bytes(self, *, bytes_per_value: float = 4.0) -> float:
+        """Bytes of recurrent and convolution state a sequence holds, whatever its length."""
+        return sum(op.state_values for op in self.operators) * bytes_per_value

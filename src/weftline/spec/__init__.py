@@ -1,0 +1,40 @@
+"""The frozen nouns that every room speaks."""
+
+from weftline.spec.cluster import Cluster, Level
+from weftline.spec.estimate import Estimate
+from weftline.spec.job import (
+    OBJECTIVES,
+    PRECISIONS,
+    PRICE_TYPES,
+    Job,
+    Objective,
+    Precision,
+    PriceType,
+)
+from weftline.spec.layout import RECOMPUTES, Axis, Layout, Recompute
+from weftline.spec.measurement import Measurement
+from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
+
+__all__ = [
+    "OBJECTIVES",
+    "PRECISIONS",
+    "PRICE_TYPES",
+    "RECOMPUTES",
+    "Axis",
+    "Candidate",
+    "Cluster",
+    "Estimate",
+    "Job",
+    "Layout",
+    "Level",
+    "Measurement",
+    "Objective",
+    "Part",
+    "Plan",
+    "Precision",
+    "PriceQuote",
+    "PriceType",
+    "Recompute",
+    "Rejection",
+    "SearchStats",
+]

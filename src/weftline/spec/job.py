@@ -1,0 +1,48 @@
+"""What the user wants trained: one frozen value, the same for every chip that is tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Objective = Literal["cost", "time", "cost-time", "energy"]
+PriceType = Literal["on-demand", "spot", "reserved", "capacity-block"]
+Precision = Literal["fp32", "bf16", "fp8", "fp4"]
+
+OBJECTIVES: tuple[Objective, ...] = ("cost", "time", "cost-time", "energy")
+PRICE_TYPES: tuple[PriceType, ...] = ("on-demand", "spot", "reserved", "capacity-block")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp8", "fp4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training job, as asked.
+
+    ``global_batch`` is in sequences a step and is held whatever the layout; ``tokens`` is the whole
+    run. ``accelerators`` is empty for all. ``chips`` fixes the count, ``max_chips`` bounds it.
+    """
+
+    model: str
+    tokens: int
+    seq_len: int
+    global_batch: int
+    precision: Precision = "bf16"
+    accelerators: tuple[str, ...] = ()
+    chips: int | None = None
+    max_chips: int | None = None
+    budget_usd: float | None = None
+    deadline_s: float | None = None
+    price_type: PriceType = "on-demand"
+    region: str | None = None
+    objective: Objective = "cost-time"
+    framework: str = "megatron-core"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens in one global batch."""
+        return self.global_batch * self.seq_len
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run, the last one possibly short."""
+        return -(-self.tokens // self.tokens_per_step)

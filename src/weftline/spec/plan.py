@@ -1,0 +1,117 @@
+"""A Plan: the answer, as one frozen value and one JSON file. Nothing recomputes what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from weftline.spec.cluster import Cluster
+from weftline.spec.estimate import Estimate
+from weftline.spec.job import Job
+from weftline.spec.layout import Layout
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One line of a breakdown: a share of the step, of the memory or of the money."""
+
+    name: str
+    value: float
+    unit: str
+    basis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceQuote:
+    """The price a plan rests on, and the spread of the valid prices beside it (USD/chip-hour)."""
+
+    usd_per_chip_hour: Estimate
+    price_type: str
+    provider: str
+    instance: str
+    region: str
+    date: str
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One row of the ranked table: the best layout found on one accelerator."""
+
+    accelerator: str
+    chips: int
+    layout: Layout
+    step_time_s: float
+    mfu: float
+    memory_bytes: float
+    train_time_s: float
+    cost_usd: float | None
+    energy_j: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """An accelerator that has no plan, and what limits it."""
+
+    accelerator: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchStats:
+    """How much was looked at. ``rejected`` counts layouts by the limit that broke them."""
+
+    evaluated: int
+    feasible: int
+    rejected: Mapping[str, int]
+    accelerators: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The job, the machine, the layout, every estimate, and what they rest on.
+
+    ``estimates`` holds step_time, tokens_per_s, mfu, train_time, effective_train_time, cost,
+    effective_cost, energy, carbon, memory; a key is absent where nothing is known (no price).
+    """
+
+    format: int = PLAN_FORMAT
+    weftline: str
+    catalog_date: str
+    job: Job
+    parameters: int
+    active_parameters: int
+    cluster: Cluster
+    layout: Layout
+    estimates: Mapping[str, Estimate]
+    step_parts: tuple[Part, ...]
+    memory_parts: tuple[Part, ...]
+    cost_parts: tuple[Part, ...]
+    price: PriceQuote | None
+    why: tuple[str, ...]
+    flips: tuple[str, ...]
+    ranking: tuple[Candidate, ...]
+    without_plan: tuple[Rejection, ...]
+    search: SearchStats
+
+    def rank(self, rank: int) -> dict[str, int | str]:
+        """Host, local chip and axis indices of one rank. Raises IndexError outside the plan."""
+        found = self.layout.coordinates(rank)
+        per_host = self.cluster.chips_per_host
+        return {"rank": rank, "host": rank // per_host, "local_chip": rank % per_host, **found}
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows a plan: the terminal answer, in a monospaced block."""
+        import html
+
+        lines = [f"Best: {self.layout.chips:,} x {self.cluster.accelerator}, {self.layout.short()}"]
+        lines += [
+            f"{name}: {e.value:.4g} {e.unit} ({e.low:.4g} to {e.high:.4g}; {e.basis})"
+            for name, e in self.estimates.items()
+        ]
+        rows = "".join(f"<li>{html.escape(line)}</li>" for line in lines[1:])
+        return f"<div><b>{html.escape(lines[0])}</b><ul>{rows}</ul></div>"
