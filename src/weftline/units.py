@@ -196,7 +196,7 @@ def format_flops(value: float) -> str:
 def format_count(value: float) -> str:
     """A count for a reader: ``405B``, ``15T``, ``16,384``."""
     if abs(value) < 1e6:
-        return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}"
+        return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.3g}"
     return _scaled(value, ("", "k", "M", "B", "T", "P"), 1000.0, "", 3).replace(" ", "")
 
 

@@ -1,8 +1,9 @@
 """Closed forms of collectives over groups of ranks, on arrays of groups at once.
 
 A group is ``size`` ranks that lie ``stride`` apart. Every form splits it over the cluster's levels
-(NVLink domain, NIC rail, torus axis, data-centre network) by where its ranks really lie, and gives
-the cost as ``latency_s + bytes * s_per_byte``. ``bytes`` is the full buffer: what every rank holds
+(NVLink domain, NIC rail, torus axis, data-centre network) by where its ranks really lie. The cost
+keeps apart what the scale-up domain and what the network beyond it need, both at full link rate, so
+that measured efficiencies can be applied later. ``bytes`` is the full buffer: what every rank holds
 after an all-gather, before a reduce-scatter, or sends in an all-to-all. All-reduce is the sum of
 reduce-scatter and all-gather.
 
@@ -24,19 +25,33 @@ from weftline.errors import InputError
 from weftline.spec import Level
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Number = float | FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class LinearCost:
-    """``latency_s + bytes * s_per_byte``, one entry a group."""
+class GroupCost:
+    """Cost of moving bytes inside groups, one entry a group; levels work as a pipeline."""
 
     latency_s: FloatArray
-    s_per_byte: FloatArray
+    up_s_per_byte: FloatArray
+    """Seconds a byte inside the scale-up domain, at link rate."""
+    out_s_per_byte: FloatArray
+    """Seconds a byte beyond it, at link rate."""
 
-    def seconds(self, nbytes: FloatArray) -> FloatArray:
-        """Time to move ``nbytes`` (broadcast against the groups)."""
-        out: FloatArray = self.latency_s + nbytes * self.s_per_byte
+    def seconds(self, nbytes: Number, up_efficiency: Number, out_efficiency: Number) -> FloatArray:
+        """Time to move ``nbytes``; efficiencies are the share of link rate really reached."""
+        slowest = np.maximum(
+            self.up_s_per_byte / up_efficiency, self.out_s_per_byte / out_efficiency
+        )
+        out: FloatArray = self.latency_s + nbytes * slowest
         return out
+
+    def take(self, index: IntArray) -> GroupCost:
+        """The cost of some of the groups."""
+        return GroupCost(
+            self.latency_s[index], self.up_s_per_byte[index], self.out_s_per_byte[index]
+        )
 
 
 def members_per_level(
@@ -66,81 +81,75 @@ def members_per_level(
     return found
 
 
-def gather_cost(
-    levels: Sequence[Level],
-    size: FloatArray,
-    stride: FloatArray,
-    efficiency: Sequence[float | FloatArray],
-) -> LinearCost:
+def gather_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -> GroupCost:
     """Cost of an all-gather or a reduce-scatter of ``bytes`` over each group.
 
-    ``efficiency`` is the fraction of each level's link rate that collectives reach there. Levels
-    work as a pipeline, so the slowest decides: at a level with ``n`` members, each holding
-    ``inner`` chips of the group below, a chip moves (n-1)/n of its ``1/inner`` share.
+    Levels work as a pipeline, so the slowest decides: at a level with ``n`` members, each standing
+    for ``inner`` chips of the group, a chip moves (n-1)/n of its ``1/inner`` share.
     """
     spread = members_per_level(levels, size, stride)
     inner = np.ones_like(spread[0])
     latency = np.zeros_like(inner)
-    worst = np.zeros_like(inner)
+    costs: list[FloatArray] = []
     below = 1
-    for level, n, eff in zip(levels, spread, efficiency, strict=True):
-        rate = eff * _group_rate(level, n, stride, inner, below)
-        worst = np.maximum(worst, (n - 1) / n / inner / rate)
+    for level, n in zip(levels, spread, strict=True):
+        rate = _group_rate(level, n, stride, inner, below)
+        costs.append((n - 1) / n / inner / rate)
         hops = np.minimum(n - 1, 2 * np.log2(np.maximum(n, 1)))
         latency = latency + level.latency_s * hops
         inner = inner * n
         below = level.size
-    return LinearCost(latency_s=latency, s_per_byte=worst)
+    return _by_reach(latency, costs)
 
 
-def all_to_all_cost(
-    levels: Sequence[Level],
-    size: FloatArray,
-    stride: FloatArray,
-    efficiency: Sequence[float | FloatArray],
-) -> LinearCost:
+def all_to_all_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -> GroupCost:
     """Cost of an all-to-all in which each rank sends ``bytes`` in all, evenly to every member.
 
     A level carries what leaves the level below: (size - inner) / size of the bytes. On a torus side
-    of ``k`` chips the bisection bound M*k/(8b) of an even ring with wrap-around holds per axis.
+    of ``k`` chips a shortest route takes k/4 hops in the mean, so each link carries so many flows.
     """
     spread = members_per_level(levels, size, stride)
     inner = np.ones_like(spread[0])
     total = np.broadcast_to(np.asarray(size, dtype=np.float64), inner.shape)
     latency = np.zeros_like(inner)
-    worst = np.zeros_like(inner)
+    costs: list[FloatArray] = []
     below = 1
-    for level, n, eff in zip(levels, spread, efficiency, strict=True):
-        rate = eff * _group_rate(level, n, stride, inner, below)
+    for level, n in zip(levels, spread, strict=True):
+        rate = _group_rate(level, n, stride, inner, below)
         crossing = np.where(n > 1, (total - inner) / total, 0.0)
         if level.kind == "torus":
-            # Mean hops of a shortest-path ring route are k/4: links are shared by so many flows.
             side = np.minimum(n, float(max(level.shape, default=level.size)))
             crossing = crossing * np.maximum(side / 4, 1.0)
-        worst = np.maximum(worst, crossing / rate)
+        costs.append(crossing / rate)
         latency = latency + level.latency_s * np.where(n > 1, np.minimum(n - 1, 8.0), 0.0)
         inner = inner * n
         below = level.size
-    return LinearCost(latency_s=latency, s_per_byte=worst)
+    return _by_reach(latency, costs)
 
 
-def send_cost(
-    levels: Sequence[Level], stride: FloatArray, efficiency: Sequence[float | FloatArray]
-) -> LinearCost:
+def send_cost(levels: Sequence[Level], stride: FloatArray) -> GroupCost:
     """Cost of one send to the rank ``stride`` away, over the innermost level that reaches it.
 
     On a torus one of the 2d links carries it; on a switch all of a chip's links do.
     """
     stride = np.asarray(stride, dtype=np.float64)
     latency = np.full_like(stride, levels[-1].latency_s)
-    per_byte = np.ones_like(stride)
-    for level, eff in reversed(list(zip(levels, efficiency, strict=True))):
-        reached = stride < level.size
+    costs = [np.zeros_like(stride) for _ in levels]
+    unplaced = np.ones(stride.shape, dtype=np.bool_)
+    for index, level in enumerate(levels):
+        here = unplaced & ((stride < level.size) | (index == len(levels) - 1))
         links = 2 * max(1, len(level.shape)) if level.kind == "torus" else 1
-        rate = eff * level.bandwidth_bytes_per_s / links
-        per_byte = np.where(reached | (level is levels[-1]), 1.0 / rate, per_byte)
-        latency = np.where(reached, level.latency_s, latency)
-    return LinearCost(latency_s=latency, s_per_byte=per_byte)
+        costs[index] = np.where(here, links / level.bandwidth_bytes_per_s, 0.0)
+        latency = np.where(here, level.latency_s, latency)
+        unplaced = unplaced & ~here
+    return _by_reach(latency, costs)
+
+
+def _by_reach(latency: FloatArray, costs: Sequence[FloatArray]) -> GroupCost:
+    out = np.zeros_like(costs[0])
+    for cost in costs[1:]:
+        out = np.maximum(out, cost)
+    return GroupCost(latency, costs[0], out)
 
 
 def _group_rate(

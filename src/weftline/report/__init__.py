@@ -1,1 +1,1 @@
-""""""
+"""One result, three forms: terminal, HTML page, JSON."""

@@ -11,11 +11,12 @@ from weftline.spec.job import (
     Precision,
     PriceType,
 )
-from weftline.spec.layout import RECOMPUTES, Axis, Layout, Recompute
+from weftline.spec.layout import DEFAULT_ORDER, RECOMPUTES, Axis, Layout, Recompute
 from weftline.spec.measurement import Measurement
 from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
 
 __all__ = [
+    "DEFAULT_ORDER",
     "OBJECTIVES",
     "PRECISIONS",
     "PRICE_TYPES",

@@ -1,0 +1,200 @@
+"""``weftline catalog``: what weftline knows of chips, networks and prices, and how well."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+app = App(name="catalog", help="Chips, fabrics and prices: what is known, from where, how surely.")
+
+ListKind = Literal["accelerators", "fabrics", "prices", "storage", "cpus", "sources"]
+ShowKind = Literal["accelerator", "fabric", "storage"]
+
+
+@app.command(name="list")
+def list_(
+    kind: ListKind = "accelerators",
+    *,
+    vendor: str | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """List what the catalogue holds.
+
+    Parameters
+    ----------
+    kind
+        accelerators, fabrics, prices, storage, cpus or sources.
+    vendor
+        Only this vendor or cloud provider (nvidia, aws, ...).
+    json
+        Print JSON with the same fields.
+    """
+    from weftline.report.catalog import list_data, list_text
+
+    data = list_data(kind, None if vendor is None else _known_vendor(kind, vendor))
+    _out(data, list_text(data), json=json)
+
+
+@app.command
+def show(
+    name: str,
+    *,
+    kind: ShowKind | None = None,
+    today: str | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Show every figure on one chip, fabric or storage tier, its source, and which is used.
+
+    Parameters
+    ----------
+    name
+        As `catalog list` names it, or the usual short name (h100, trn2, v5p).
+    kind
+        Where a chip and a fabric share a name: which one.
+    today
+        The date that ages are counted to, 2026-11-21 for example.
+    json
+        Print JSON with the same fields.
+    """
+    from weftline.report.catalog import show_data, show_text
+
+    data = show_data(_find(name, kind), _day(today))
+    _out(data, show_text(data), json=json)
+
+
+@app.command
+def validate(
+    path: Path | None = None,
+    *,
+    today: str | None = None,
+    max_age_days: int = 365,
+    all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Look for faults: in the shipped catalogue, or in your file or SkyPilot's.
+
+    Exits with 2 where there is an error.
+
+    Parameters
+    ----------
+    path
+        A catalogue as YAML, JSON or CSV (see docs/catalog.md), or SkyPilot's vms.csv.
+    today
+        The date that ages are counted to, 2026-11-21 for example.
+    max_age_days
+        A price older than this is a fault.
+    all_
+        List every finding, not the first of each rule.
+    json
+        Print JSON with the same fields.
+    """
+    from weftline.catalog import accelerators, fabrics, known_faults
+    from weftline.catalog import validate as check
+    from weftline.catalog.prices import shipped_prices
+    from weftline.report.catalog import validate_data, validate_text
+
+    found = check(path, today=_day(today), max_age_days=max_age_days)
+    shipped = path is None
+    tables = {"accelerators": accelerators, "fabrics": fabrics, "prices": shipped_prices}
+    counts = {name: len(table()) for name, table in tables.items()} if shipped else {}
+    faults = known_faults() if shipped else ()
+    data = validate_data(None if shipped else str(path), found, faults, counts)
+    _out(data, validate_text(data, everything=all_), json=json)
+    if data["errors"]:
+        sys.exit(2)
+
+
+@app.command
+def refresh(
+    *,
+    source: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    out: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Fetch today's prices into your data directory; the shipped ones stay as they are.
+
+    Parameters
+    ----------
+    source
+        skypilot, azure or aws; all three unless named. Can be given more than once.
+    out
+        The directory to write to, instead of the user's data directory.
+    json
+        Print JSON with the same fields.
+    """
+    from weftline.catalog import refresh as fetch
+    from weftline.catalog.online import SOURCES
+    from weftline.report.catalog import refresh_data, refresh_text
+
+    done = fetch(source or SOURCES, out)
+    data = refresh_data(done)
+    for name, reason in done.failed.items():
+        sys.stderr.write(f"warning: {name} could not be read: {reason}\n")
+    _out(data, refresh_text(data), json=json)
+
+
+def _out(data: Any, text: str, *, json: bool) -> None:
+    if json:
+        from json import dumps
+
+        text = dumps(data, indent=2, ensure_ascii=False)
+    sys.stdout.write(text + "\n")
+
+
+def _day(text: str | None) -> Any:
+    import datetime
+
+    from weftline.errors import InputError
+
+    if text is None:
+        return datetime.date.today()
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        hint = "write 2026-11-21"
+        raise InputError(f"`{text}` is not a date", where="--today", hint=hint) from error
+
+
+def _known_vendor(kind: str, name: str) -> str:
+    from weftline.catalog import accelerators, cpus, storage_tiers
+    from weftline.catalog.prices import shipped_prices
+    from weftline.errors import UnknownNameError
+
+    known = {
+        "accelerators": lambda: {a.vendor for a in accelerators().values()},
+        "prices": lambda: {p.provider for p in shipped_prices()},
+        "storage": lambda: {t.provider for t in storage_tiers().values()},
+        "cpus": lambda: {c["vendor"] for c in cpus().values()},
+    }
+    names = sorted(known[kind]()) if kind in known else []
+    if name.lower() not in names:
+        hint = f"one of {', '.join(names)}" if names else f"`list {kind}` has no vendors"
+        raise UnknownNameError("vendor", name, names, where="--vendor", hint=hint)
+    return name.lower()
+
+
+def _find(name: str, kind: str | None) -> Any:
+    from weftline.catalog import accelerator, accelerators, fabric, fabrics, storage_tiers
+    from weftline.catalog._lookup import find
+    from weftline.catalog.accelerators import ALIASES
+    from weftline.errors import UnknownNameError
+
+    lookups = {
+        "accelerator": accelerator,
+        "fabric": fabric,
+        "storage": lambda n: find("storage tier", n, storage_tiers()),
+    }
+    for known, look_up in lookups.items():
+        if kind not in (None, known):
+            continue
+        try:
+            return look_up(name)
+        except UnknownNameError:
+            if kind is not None:
+                raise
+    names = (*accelerators(), *ALIASES, *fabrics(), *storage_tiers())
+    hint = "`weftline catalog list` names all chips, `list fabrics` all fabrics"
+    raise UnknownNameError("name", name, names, hint=hint)

@@ -1,0 +1,69 @@
+"""The command line: parses, calls one room, prints. Data on stdout, notes on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from cyclopts import App
+
+from weftline import __version__
+from weftline.cli.catalog import app as catalog_app
+from weftline.cli.doctor import doctor
+from weftline.cli.explain import explain
+from weftline.cli.plan import app as plan_app
+from weftline.errors import InputError, WeftlineError
+
+app = App(
+    name="weftline",
+    help="Plan, simulate, run and price foundation-model work on any accelerator and network.",
+    version=__version__,
+    help_format="plaintext",
+    result_action="return_value",
+)
+app.command(plan_app)
+app.command(catalog_app)
+app.command(explain)
+app.command(doctor)
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 2 bad input, 3 no answer, 4 threshold crossed."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code."""
+    from cyclopts import CycloptsError
+
+    try:
+        result = app(argv, exit_on_error=False, print_error=False)
+    except WeftlineError as error:
+        print(error.render(), file=sys.stderr)
+        return error.exit_code
+    except CycloptsError as error:
+        print(InputError(_plain(error), hint=_help_for(argv)).render(), file=sys.stderr)
+        return InputError.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our pipe has gone (`| head`): stop quietly, without a second error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return result if isinstance(result, int) else 0
+
+
+def _plain(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _help_for(argv: list[str]) -> str:
+    words: list[str] = []
+    for word in argv:
+        if word.startswith("-") or len(words) == 2:
+            break
+        words.append(word)
+    known = " ".join(words) if words and words[0] in ("plan", "catalog") else "".join(words[:1])
+    return f"`weftline {known} --help` lists what is known".replace("  ", " ")

@@ -1,0 +1,74 @@
+"""The model families, by the ``model_type`` of their ``config.json``.
+
+A family file exposes ``FAMILY: dict[str, Builder]``. A builder reads the fields it needs from the
+:class:`~weftline.model.config.HFConfig`, calls ``config.check()`` once (all mistakes are reported
+together), and returns a :class:`~weftline.model.ir.Model` from the blocks of
+``weftline.model.blocks``. To add a family, write its file and name it in ``_FILES`` below.
+
+Files are imported when a model of theirs is asked for: loading one model stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from weftline.model.config import HFConfig
+from weftline.model.ir import Model
+
+__all__ = ["BUILDERS", "REFUSED", "Builder"]
+
+Builder = Callable[[HFConfig], Model]
+
+_FILES: Final[dict[str, tuple[str, ...]]] = {
+    "llama": ("llama",),
+    "bert": ("bert",),
+    "gemma": ("gemma2", "gemma3", "gemma3_text"),
+    "gpt2": ("gpt2", "gpt_neox", "opt", "bloom"),
+    "jamba": ("jamba",),
+    "mamba": ("mamba", "mamba2"),
+    "mistral": ("mistral",),
+    "phi": ("phi", "phi3"),
+    "t5": ("t5",),
+    "qwen3": ("qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_text", "qwen3_vl_moe",
+              "qwen3_vl_moe_text"),
+    "qwen3_5": ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+    "mixtral": ("mixtral",),
+    "gpt_oss": ("gpt_oss",),
+    "llama4": ("llama4", "llama4_text"),
+    "deepseek": ("deepseek_v3", "kimi_k2", "kimi_k25", "deepseek_v32", "glm_moe_dsa"),
+    "deepseek_v4": ("deepseek_v4",),
+    "kimi": ("kimi_linear", "kimi_k3"),
+    "minimax": ("minimax_m2", "minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"),
+    "mimo": ("mimo", "mimo_v2_flash"),
+    "step": ("step3p7", "step3p5"),
+    "gemma4": ("gemma4", "gemma4_text"),
+    "nemotron": ("nemotron_h", "nemotron-nas"),
+}  # fmt: skip
+"""File of ``weftline.model.families`` -> the model types it builds."""
+
+REFUSED: Final[dict[str, str]] = {}
+"""Model types that are known but cannot be counted honestly, and what is unknown about them."""
+
+
+class _Builders(Mapping[str, Builder]):
+    """``model_type`` -> builder; the family's file is imported at the first look-up."""
+
+    def __init__(self, files: Mapping[str, tuple[str, ...]]) -> None:
+        self._file_of = {kind: file for file, kinds in files.items() for kind in kinds}
+
+    def __getitem__(self, model_type: str) -> Builder:
+        module = importlib.import_module(f"{__name__}.{self._file_of[model_type]}")
+        builder: Builder = module.FAMILY[model_type]
+        return builder
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+
+BUILDERS: Final[Mapping[str, Builder]] = _Builders(_FILES)
+"""Model type -> builder."""

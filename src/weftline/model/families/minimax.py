@@ -1,0 +1,137 @@
+"""MiniMax-M2 (full attention) and MiniMax-M3 (block-sparse attention behind an indexer)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from weftline.model.blocks import (
+    assemble,
+    elementwise,
+    gated_mlp,
+    gemm,
+    gqa_attention,
+    moe,
+    norm,
+    stack,
+)
+from weftline.model.config import HFConfig
+from weftline.model.ir import Attention, Model, Operator
+
+__all__ = ["FAMILY", "minimax_m2", "minimax_m3"]
+
+
+def minimax_m2(config: HFConfig) -> Model:
+    """Norms over all of queries and keys, sigmoid routing whose correction is no parameter."""
+    hidden = config.int("hidden_size")
+    vocab = config.int("vocab_size")
+    layers = config.layers()
+    heads, kv_heads, head_dim = config.attention_heads(hidden)
+    experts, top_k = config.expert_counts("num_local_experts", "num_experts_per_tok")
+    ffn = config.int("intermediate_size")
+    rotary = config.int_or("rotary_dim", head_dim)
+    tied = config.bool_or("tie_word_embeddings", False)
+    config.check()
+    if config.has("num_mtp_modules"):
+        config.notes.append("next-token-prediction modules left out")
+    operators = (
+        *gqa_attention(
+            hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qk_norm="whole",
+            rotary_dim=rotary,
+        ),
+        *moe(hidden=hidden, experts=experts, top_k=top_k, expert_ffn=ffn),
+    )  # fmt: skip
+    made = stack(["gqa+moe"] * layers, lambda kind: (kind, operators))
+    return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
+
+
+def _indexer(config: HFConfig, hidden: int, sparse: dict[str, Any]) -> tuple[tuple[Operator, ...], int]:
+    """The block indexer's operators, and how many tokens it lets a query see."""
+
+    def size(key: str, default: int) -> int:
+        value = sparse.get(key, default)
+        good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        config.require(good, "sparse_attention_config", f"`{key}` must be a whole number above 0")
+        return value if good else 1
+
+    heads, dim = size("sparse_num_index_heads", 4), size("sparse_index_dim", 128)
+    tokens = size("sparse_block_size", 128) * size("sparse_topk_blocks", 16)
+    core = Attention(heads=heads, kv_heads=1, qk_dim=dim, v_dim=0, kv_values_per_token=dim)
+    width = (heads + 1) * dim
+    return (
+        gemm("indexer.qk", hidden, width, shard="replicated"),
+        *norm("indexer.qk_norm", width, parameters=2 * dim),
+        elementwise("indexer.rotary", width),
+        Operator(
+            name="indexer.core", kind="attention", attention=core, in_features=heads * dim,
+            out_features=0,
+        ),
+    ), tokens  # fmt: skip
+
+
+def minimax_m3(config: HFConfig) -> Model:
+    """Per-head norms, one shared expert; sparse layers see the blocks their indexer picks."""
+    hidden = config.int("hidden_size")
+    vocab = config.int("vocab_size")
+    layers = config.layers()
+    heads, kv_heads, head_dim = config.attention_heads(hidden, default_head_dim=128)
+    experts, top_k = config.expert_counts("num_local_experts", "num_experts_per_tok")
+    ffn = config.int("intermediate_size")
+    dense_ffn = config.int_or("dense_intermediate_size", 12288)
+    shared = config.int_or("shared_intermediate_size", ffn) * config.int_or("n_shared_experts", 1)
+    rotary = config.int_or("rotary_dim", 64)
+    sparse = config.get("sparse_attention_config") or {}
+    config.require(
+        isinstance(sparse, dict), "sparse_attention_config", "`sparse_attention_config` is no object"
+    )
+    sparse = sparse if isinstance(sparse, dict) else {}
+    indexer, seen = _indexer(config, hidden, sparse)
+    picks = sparse.get("sparse_attention_freq") or [0] * layers
+    config.require(
+        isinstance(picks, list) and len(picks) == layers, "sparse_attention_config",
+        f"`sparse_attention_freq` needs one entry for each of the {layers} layers",
+    )  # fmt: skip
+    experts_in = config.list_or("moe_layer_freq", [1] * layers, length=layers)
+    tied = config.bool_or("tie_word_embeddings", False)
+    config.check()
+    if config.has("num_mtp_modules"):
+        config.notes.append("next-token-prediction modules left out")
+
+    def build(kind: tuple[bool, bool]) -> tuple[str, tuple[Operator, ...]]:
+        attention = gqa_attention(
+            hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qk_norm="head",
+            rotary_dim=rotary,
+        )  # fmt: skip
+        if kind[0]:
+            attention = _sparse(attention, indexer, seen)
+        mixer = "msa" if kind[0] else "gqa"
+        if not kind[1]:
+            return f"{mixer}+mlp", (*attention, *gated_mlp(hidden, dense_ffn))
+        forward = moe(
+            hidden=hidden, experts=experts, top_k=top_k, expert_ffn=ffn, shared_ffn=shared
+        )
+        return f"{mixer}+moe", (*attention, *forward)
+
+    kinds = [(bool(pick), bool(moe_in)) for pick, moe_in in zip(picks, experts_in, strict=True)]
+    return assemble(config, hidden=hidden, vocab=vocab, layers=stack(kinds, build), tied=tied)
+
+
+def _sparse(
+    attention: tuple[Operator, ...], indexer: tuple[Operator, ...], seen: int
+) -> tuple[Operator, ...]:
+    """The same attention, its core limited to ``seen`` tokens that the indexer picks."""
+    ops: list[Operator] = []
+    for op in attention:
+        if op.attention is None:
+            ops.append(op)
+        else:
+            ops += [*indexer, replace(op, attention=replace(op.attention, topk=seen))]
+    return tuple(ops)
+
+
+FAMILY: Final = {
+    "minimax_m2": minimax_m2,
+    "minimax_m3": minimax_m3,
+    "minimax_m3_vl": minimax_m3,
+    "minimax_m3_vl_text": minimax_m3,
+}

@@ -1,0 +1,128 @@
+"""Find a model by short name, Hugging Face id, file, directory or ``gpt:`` numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from weftline.errors import InputError, UnknownNameError
+from weftline.model.config import HFConfig
+from weftline.model.families import BUILDERS, REFUSED
+from weftline.model.gpt import PREFIX, gpt_model
+from weftline.model.ir import Model
+
+__all__ = ["BundledModel", "bundled_index", "bundled_models", "load_config", "load_model"]
+
+_CONFIGS: Final = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundledModel:
+    """One entry of the bundled index, ``configs/index.json``."""
+
+    name: str
+    """Short name: ``llama-3.1-70b``."""
+    hf_id: str | None = None
+    """Repository on the Hugging Face hub."""
+    file: str | None = None
+    """Config file beside the index."""
+    spec: str | None = None
+    """``gpt:`` numbers, for shapes known from papers."""
+    published_parameters: float | None = None
+    """Total parameters its makers state."""
+    published_active: float | None = None
+    """Active parameters a token its makers state."""
+    basis: str | None = None
+    """``card`` (model card or paper) or ``name`` (rounded, in the model's name)."""
+    source: str | None = None
+    """Where the shape comes from, if not from the index's common source."""
+
+
+@lru_cache(maxsize=1)
+def bundled_index() -> dict[str, BundledModel]:
+    """The bundled models by short name, in alphabetical order."""
+    data = json.loads((_CONFIGS / "index.json").read_text(encoding="utf-8"))
+    return {name: BundledModel(name=name, **row) for name, row in sorted(data["models"].items())}
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Short names of the models that come with weftline."""
+    return tuple(bundled_index())
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """Every way to call a bundled model, in lower case -> its short name."""
+    names = {name.lower(): name for name in bundled_index()}
+    for entry in bundled_index().values():
+        if entry.hf_id:
+            names[entry.hf_id.lower()] = entry.name
+            names.setdefault(entry.hf_id.lower().rpartition("/")[2], entry.name)
+    return names
+
+
+def load_model(spec: str | Path) -> Model:
+    """A model by short name, Hugging Face id, config.json, its directory, or ``gpt:`` numbers.
+
+    Raises UnknownNameError with the nearest names, or InputErrors for all mistakes of a config.
+    """
+    if isinstance(spec, str):
+        text = spec.strip()
+        if text.lower().startswith(PREFIX):
+            return gpt_model(text.lower())
+        if short := _names().get(text.lower()):
+            return _bundled(short)
+    path = Path(spec)
+    if not path.exists():
+        if isinstance(spec, Path) or path.suffix == ".json":
+            raise InputError(
+                f"`{spec}` does not exist", hint="give a config.json or a model's name"
+            )
+        raise UnknownNameError(
+            "model", str(spec), bundled_index(),
+            hint="a path to a config.json or `gpt:layers=..,hidden=..` will do, too",
+        )  # fmt: skip
+    name = path.resolve().name if path.is_dir() else path.stem
+    if name == "config":
+        name = path.resolve().parent.name
+    return load_config(HFConfig.read(path, name=name))
+
+
+def load_config(config: HFConfig) -> Model:
+    """The model of a config that is already read."""
+    kind = config.model_type
+    if kind not in BUILDERS and config.text_model_type in BUILDERS:
+        kind = config.text_model_type
+    if config.section:
+        config.notes.append("language model only: vision, audio and their projectors left out")
+    if kind in BUILDERS:
+        return BUILDERS[kind](config)
+    if kind in REFUSED:
+        config.mistake("model_type", f"`{kind}` cannot be counted exactly: {REFUSED[kind]}")
+    elif not kind:
+        config.mistake(
+            "model_type", "field `model_type` is missing: it names the family",
+            hint="this may be a config of another library; add a `model_type` such as `llama`",
+        )  # fmt: skip
+    else:
+        near = UnknownNameError("model_type", kind, BUILDERS).hint
+        config.mistake(
+            "model_type", f"model type `{kind}` is not known", hint=near or "see docs/models.md"
+        )
+    config.check()
+    raise AssertionError("unreachable: a mistake was noted")
+
+
+@lru_cache(maxsize=64)
+def _bundled(name: str) -> Model:
+    entry = bundled_index()[name]
+    if entry.spec:
+        model = gpt_model(entry.spec, name=name)
+    else:
+        path = _CONFIGS / str(entry.file)
+        model = load_config(HFConfig.read(path, name=name, source=f"bundled {entry.file}"))
+        model = replace(model, source=entry.hf_id or str(entry.file))
+    return replace(model, published_parameters=entry.published_parameters)

@@ -1,0 +1,5 @@
+"""Placeholder."""
+
+
+def parameter_table() -> list[object]:
+    return []

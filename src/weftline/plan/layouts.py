@@ -1,0 +1,131 @@
+"""Every layout that a framework could run for one model on so many chips, as columns.
+
+Legal by construction: degrees divide what they split, the global batch is held, interleaving needs
+whole chunks and a number of micro-batches that pp divides (Megatron-LM's rule), experts are split
+over tp * cp * dp.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from weftline.model import Model
+from weftline.plan.frameworks import Framework
+from weftline.plan.step import RECOMPUTE_FULL, RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts
+from weftline.spec import DEFAULT_ORDER, RECOMPUTES, Cluster, Layout
+
+BoolArray = npt.NDArray[np.bool_]
+MAX_TP = 64
+MAX_MICRO_BATCH = 16
+TOKENS_PER_CP_RANK = 4096
+"""Context parallelism leaves a rank at least so many tokens: below, attention rings cannot hide."""
+UNEVEN_LIMIT = 1.125
+"""A pipeline may give its longest stage at most this much more than an even share."""
+
+
+def attention_heads(model: Model) -> int:
+    """The smallest number of heads of any layer: what tensor parallelism must divide."""
+    heads = [op.attention.heads for op in model.operators if op.attention is not None]
+    return min((h for h in heads if h >= 4), default=model.hidden // 64)
+
+
+def enumerate_layouts(
+    model: Model, cluster: Cluster, frame: Framework, *, global_batch: int, seq_len: int
+) -> Layouts:
+    """All legal layouts of ``model`` on ``cluster`` for ``global_batch`` sequences a step."""
+    chips = cluster.chips
+    tp, cp, pp, ep = _degrees(model, cluster, frame, seq_len)
+    dp = chips // (tp * cp * pp)
+    legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
+    legal &= np.mod(tp * cp * dp, ep) == 0
+    tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
+
+    micro = np.array([m for m in (1, 2, 4, 8, MAX_MICRO_BATCH) if m <= global_batch])
+    layers = len(model.layers)
+    vp = np.array([v for v in range(1, min(layers, 16) + 1) if v == 1 or frame.pipeline])
+    zero = np.array(frame.zero_stages)
+    again = np.array(
+        [RECOMPUTE_NONE, RECOMPUTE_FULL]
+        if frame.flash_attention
+        else [RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL]
+    )
+    base, micro = _cross(len(tp), micro)
+    per_rank = global_batch // dp[base]
+    keep = (dp[base] * per_rank == global_batch) & (np.mod(per_rank, micro) == 0)
+    base, micro = base[keep], micro[keep]
+    num = global_batch // (dp[base] * micro)
+
+    index, vp = _cross(len(base), vp)
+    pp_i = pp[base[index]]
+    interleaved = vp > 1
+    whole = (np.mod(layers, pp_i * vp) == 0) | (np.mod(layers + 2, pp_i * vp) == 0)
+    keep = ~interleaved | ((pp_i > 1) & whole & (np.mod(num[index], pp_i) == 0))
+    index, vp = index[keep], vp[keep]
+
+    final, options = _cross(len(index), np.arange(len(zero) * len(again)))
+    index, vp = index[final], vp[final]
+    base_i = base[index]
+    zero_f, again_f = zero[options // len(again)], again[options % len(again)]
+    # ZeRO-3 gathers weights for every micro-batch of every stage: frameworks pair it with pp = 1.
+    keep = (zero_f < 3) | (pp[base_i] == 1)
+    columns = {
+        "tp": tp[base_i], "cp": cp[base_i], "dp": dp[base_i], "pp": pp[base_i], "ep": ep[base_i],
+        "vp": vp, "micro_batch": micro[index], "num_micro_batches": num[index],
+        "zero": zero_f, "recompute": again_f,
+    }  # fmt: skip
+    return Layouts(**{k: v[keep].astype(np.float64) for k, v in columns.items()})
+
+
+def _degrees(
+    model: Model, cluster: Cluster, frame: Framework, seq_len: int
+) -> tuple[npt.NDArray[np.int64], ...]:
+    chips, layers = cluster.chips, len(model.layers)
+    heads = attention_heads(model)
+    tps = [t for t in _powers(min(MAX_TP, chips)) if heads % t == 0 and model.hidden % t == 0]
+    cps = [c for c in _powers(chips) if c == 1 or seq_len // c >= TOKENS_PER_CP_RANK]
+    pps = [p for p in range(1, min(layers, chips) + 1) if p == 1 or frame.pipeline]
+    pps = [p for p in pps if chips % p == 0 and _even_enough(layers, p)]
+    experts = model.experts
+    eps = [e for e in _powers(min(max(experts, 1), chips)) if max(experts, 1) % e == 0]
+    grid = np.meshgrid(tps, cps, pps, eps, indexing="ij")
+    tp, cp, pp, ep = (g.ravel().astype(np.int64) for g in grid)
+    return tp, cp, pp, ep
+
+
+def _even_enough(layers: int, pp: int) -> bool:
+    if layers % pp == 0 or (layers + 2) % pp == 0:
+        return True
+    return -(-layers // pp) * pp / layers <= UNEVEN_LIMIT
+
+
+def _powers(limit: int) -> list[int]:
+    return [1 << i for i in range(limit.bit_length()) if 1 << i <= limit]
+
+
+def _cross(
+    rows: int, values: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Every row beside every value: row indices and values."""
+    return np.repeat(np.arange(rows), len(values)), np.tile(values, rows)
+
+
+def layout_at(layouts: Layouts, index: int) -> Layout:
+    """One row of the columns as the noun."""
+    names = ("tp", "cp", "dp", "pp", "ep", "vp", "micro_batch", "num_micro_batches", "zero")
+    row = {name: int(getattr(layouts, name)[index]) for name in names}
+    return Layout(**row, recompute=RECOMPUTES[int(layouts.recompute[index])], order=DEFAULT_ORDER)
+
+
+def columns_of(layout: Layout) -> Layouts:
+    """One layout as columns of length one."""
+
+    def column(value: int) -> npt.NDArray[np.float64]:
+        return np.array([float(value)])
+
+    return Layouts(
+        tp=column(layout.tp), cp=column(layout.cp), dp=column(layout.dp), pp=column(layout.pp),
+        ep=column(layout.ep), vp=column(layout.vp), micro_batch=column(layout.micro_batch),
+        num_micro_batches=column(layout.num_micro_batches), zero=column(layout.zero),
+        recompute=column(RECOMPUTES.index(layout.recompute)),
+    )  # fmt: skip

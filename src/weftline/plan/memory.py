@@ -1,0 +1,167 @@
+"""Memory of one chip, on its fullest pipeline stage, for many layouts at once.
+
+Weights, gradients and optimizer states by what the framework keeps; activations by what backward
+reads again, operator by operator. For a GPT layer of hidden size h this is the
+s*b*h*(34 + 5*a*s/h) bytes of arXiv:2205.05198 (equation 1), with sequence parallelism /t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from weftline.model import Layer, Model, Operator
+from weftline.plan.constants import FloatArray
+from weftline.plan.frameworks import Framework
+from weftline.plan.step import (
+    RECOMPUTE_FULL,
+    RECOMPUTE_SELECTIVE,
+    Layouts,
+    parameters_per_chip,
+    split_layers,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one chip of the fullest stage, one entry a layout; the parts add up."""
+
+    total_bytes: FloatArray
+    weights_bytes: FloatArray
+    gradients_bytes: FloatArray
+    optimizer_bytes: FloatArray
+    activations_bytes: FloatArray
+    logits_bytes: FloatArray
+    overhead_bytes: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedValues:
+    """Bytes a mean layer saves for one token, by how tensor parallelism divides them."""
+
+    sharded: float
+    """Divided by tp always: projections' outputs, attention inputs, expert tokens."""
+    sequence: float
+    """Divided by tp under sequence parallelism only: inputs of norms and of column products."""
+    attention: float
+    """Score matrices per token (unfused attention), dropped by selective recomputation."""
+    residual: float
+    """The layer's input alone: all that full recomputation keeps."""
+
+
+def saved_values(model: Model, frame: Framework, seq_len: int, *, dropout: bool) -> SavedValues:
+    """Bytes saved a token by a mean layer of ``model`` at 2 bytes a value."""
+    totals = np.zeros(3)
+    for layer in model.layers:
+        totals += _layer_saved(layer, model, frame, seq_len, dropout)
+    sharded, sequence, attention = (totals / max(len(model.layers), 1)).tolist()
+    return SavedValues(
+        sharded=sharded, sequence=sequence, attention=attention, residual=2.0 * model.hidden
+    )
+
+
+def _layer_saved(
+    layer: Layer, model: Model, frame: Framework, seq_len: int, dropout: bool
+) -> FloatArray:
+    sharded = sequence = attention = 0.0
+    # Dropout after attention and after the feed-forward keeps one byte a value.
+    sequence += 2.0 * model.hidden if dropout else 0.0
+    for op in layer.operators:
+        if op.attention is not None:
+            sharded += 2.0 * _attention_inputs(op)
+            if not frame.flash_attention:
+                # Softmax output (2), dropout mask (1) and dropout output (2) of every score.
+                scores = op.attention.heads * op.attention.mean_context(seq_len, masked=False)
+                attention += scores * (5.0 if dropout else 2.0)
+        elif op.kind == "gemm":
+            if op.shard == "row":
+                sharded += 2.0 * op.in_features
+            elif op.shard in ("column", "heads", "vocab"):
+                sequence += 2.0 * op.in_features
+            else:
+                sequence += 2.0 * op.in_features * (op.out_features > 16)
+        elif op.kind == "grouped_gemm":
+            sharded += 2.0 * op.in_features * op.experts_per_token
+        elif op.kind == "norm":
+            wide = op.in_features >= model.hidden
+            sequence += 2.0 * op.in_features if wide else 0.0
+            sharded += 0.0 if wide else 2.0 * op.in_features
+        elif op.kind == "elementwise" and op.in_features > op.out_features > 0:
+            # Gated activations save both halves of their input.
+            sharded += 2.0 * op.in_features * max(op.experts_per_token, 1)
+        elif op.kind == "elementwise" and ".act" in op.name:
+            sharded += 2.0 * op.in_features * max(op.experts_per_token, 1)
+        elif op.kind in ("scan", "conv"):
+            sharded += 2.0 * op.in_features
+    return np.array([sharded, sequence, attention])
+
+
+def _attention_inputs(op: Operator) -> float:
+    a = op.attention
+    if a is None:
+        return 0.0
+    return float(a.heads * a.qk_dim + a.kv_heads * (a.qk_dim + a.v_dim))
+
+
+def memory_of(
+    model: Model, frame: Framework, layouts: Layouts, *, seq_len: int, dropout: bool = False
+) -> Memory:
+    """Bytes on one chip of the fullest stage for every layout."""
+    lay = layouts
+    dense, expert = parameters_per_chip(model, lay)
+    stage = lay.tp * lay.cp * lay.dp
+    dense_ranks, expert_ranks = lay.dp * lay.cp, stage / lay.ep
+
+    def held(per_parameter: float, from_stage: int) -> FloatArray:
+        split = lay.zero >= from_stage
+        return per_parameter * (
+            dense / np.where(split, dense_ranks, 1.0) + expert / np.where(split, expert_ranks, 1.0)
+        )
+
+    weights = held(frame.weight_bytes, 3)
+    # ZeRO-3 holds two gathered layers in bf16 beside its shards.
+    per_layer = (dense + expert) / np.maximum(split_layers(len(model.layers), lay.pp)[0], 1)
+    weights = weights + np.where(lay.zero >= 3, 2 * 2.0 * per_layer, 0.0)
+    gradients = held(frame.grad_bytes, 2)
+    optimizer = held(frame.optimizer_bytes, 1)
+    activations = _activations(model, frame, lay, seq_len, dropout)
+    tokens = lay.micro_batch * seq_len / lay.cp
+    # Logits in the compute precision and once in fp32 for the loss, split over tp.
+    logits = np.where(lay.pp > 1, 0.0, tokens * model.vocab / lay.tp * 6.0)
+    overhead = frame.context_bytes + frame.fragmentation * (activations + gradients)
+    total = weights + gradients + optimizer + activations + logits + overhead
+    return Memory(
+        total_bytes=total,
+        weights_bytes=weights,
+        gradients_bytes=gradients,
+        optimizer_bytes=optimizer,
+        activations_bytes=activations,
+        logits_bytes=logits,
+        overhead_bytes=overhead,
+    )
+
+
+def _activations(
+    model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout: bool
+) -> FloatArray:
+    """Activations in flight on the first stage, which holds the most micro-batches.
+
+    1F1B keeps min(p, n) micro-batches there; interleaving adds (p - 1) / (p v) of them
+    (arXiv:2205.05198, section 4.2.3).
+    """
+    saved = saved_values(model, frame, seq_len, dropout=dropout)
+    tokens = lay.micro_batch * seq_len / lay.cp
+    sequence_split = lay.tp if frame.sequence_parallel else np.ones_like(lay.tp)
+    attention = saved.attention / lay.tp * np.where(lay.recompute >= RECOMPUTE_SELECTIVE, 0.0, 1.0)
+    layer = tokens * (saved.sharded / lay.tp + saved.sequence / sequence_split + attention)
+    kept = np.where(
+        lay.recompute == RECOMPUTE_FULL, tokens * saved.residual / sequence_split, layer
+    )
+    middle, edge = split_layers(float(len(model.layers)), lay.pp)
+    on_stage = np.where(lay.pp > 1, np.minimum(middle, np.maximum(edge, 1)), middle)
+    interleaved = np.where(lay.vp > 1, 1 + (lay.pp - 1) / (lay.pp * lay.vp), 1.0)
+    in_flight = np.minimum(lay.pp * interleaved, lay.num_micro_batches)
+    working = np.where(lay.recompute == RECOMPUTE_FULL, layer, 0.0)
+    embedding = tokens * model.hidden * (1.0 if dropout else 0.0) / sequence_split * in_flight
+    return kept * on_stage * in_flight + working + embedding

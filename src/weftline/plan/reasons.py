@@ -1,0 +1,131 @@
+"""Why a plan won, in words and in parts: what a reader checks before believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from weftline.model import Model
+from weftline.plan.offers import Offer
+from weftline.plan.search import Found
+from weftline.spec import Job, Part, PriceQuote
+from weftline.units import format_usd
+
+_STEP_NAMES: Final = (
+    ("matrix products", "gemm_s"),
+    ("attention", "attention_s"),
+    ("norms and activations", "memory_bound_s"),
+    ("recomputation", "recompute_s"),
+    ("kernel launches (host)", "host_s"),
+    ("tensor-parallel exchange, exposed", "tp_s"),
+    ("context-parallel exchange, exposed", "cp_s"),
+    ("expert all-to-all, exposed", "ep_s"),
+    ("pipeline bubble", "bubble_s"),
+    ("uneven stages", "imbalance_s"),
+    ("pipeline sends, exposed", "pp_s"),
+    ("gradient reduction, exposed", "dp_s"),
+    ("optimizer", "optimizer_s"),
+    ("stragglers and fixed overhead", "overhead_s"),
+)
+_MEMORY_NAMES: Final = (
+    ("weights", "weights_bytes", "counted"),
+    ("gradients", "gradients_bytes", "counted"),
+    ("optimizer states", "optimizer_bytes", "counted"),
+    ("activations", "activations_bytes", "counted"),
+    ("logits", "logits_bytes", "counted"),
+    ("driver, buffers, fragmentation", "overhead_bytes", "assumed"),
+)
+
+
+def step_parts(found: Found) -> tuple[Part, ...]:
+    """The step by part, seconds; parts that take no time are left out."""
+    parts = (
+        Part(name=name, value=float(getattr(found.parts, field)[0]), unit="s",
+             basis=found.constants.basis)
+        for name, field in _STEP_NAMES
+    )  # fmt: skip
+    return tuple(p for p in parts if p.value > 0)
+
+
+def memory_parts(found: Found) -> tuple[Part, ...]:
+    """The memory of the fullest chip by part, bytes."""
+    parts = (
+        Part(name=name, value=float(getattr(found.memory, field)[0]), unit="B", basis=basis)
+        for name, field, basis in _MEMORY_NAMES
+    )
+    return tuple(p for p in parts if p.value > 0)
+
+
+def why_of(found: Found, quote: PriceQuote | None, model: Model) -> tuple[str, ...]:
+    """Why this layout: where its axes lie, what its time goes to, what came second."""
+    said = [_placement(found)]
+    busy = sum(
+        float(getattr(found.parts, f)[0]) for f in ("gemm_s", "attention_s", "memory_bound_s")
+    )
+    losses = sorted(
+        ((p.value, p.name) for p in step_parts(found)
+         if p.name not in ("matrix products", "attention", "norms and activations")),
+        reverse=True,
+    )  # fmt: skip
+    share = busy / found.step_time_s
+    largest = ", ".join(
+        f"{name} {value / found.step_time_s:.0%}" for value, name in losses[:2]
+        if value / found.step_time_s >= 0.005
+    )  # fmt: skip
+    said.append(f"{share:.0%} of the step computes" + (f"; then {largest}" if largest else ""))
+    used = float(found.memory.total_bytes[0]) / found.cluster.memory_bytes
+    said.append(f"memory {used:.0%} full; activation recomputation: {found.layout.recompute}")
+    if found.second is not None:
+        other, seconds = found.second
+        said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")
+    if model.is_moe:
+        said.append(f"{model.experts} experts over {found.layout.ep} ranks")
+    if quote is not None and quote.note:
+        said.append(f"price: {quote.note}")
+    return tuple(said)
+
+
+def _placement(found: Found) -> str:
+    layout, levels = found.layout, found.cluster.levels
+    placed = []
+    inner = 1
+    for axis in layout.order:
+        degree = getattr(layout, axis)
+        if degree == 1:
+            continue
+        inner *= degree
+        level = next((lv for lv in levels if inner <= lv.size), levels[-1])
+        placed.append(f"{axis} {degree} in the {level.name}" if level.size < found.cluster.chips
+                      or len(levels) == 1 else f"{axis} {degree} over {level.name}")  # fmt: skip
+    return ", ".join(placed) if placed else "one chip, nothing to exchange"
+
+
+def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
+    """What would make the second accelerator win: a price, or an error of the estimate."""
+    if len(ranked) < 2:
+        return ()
+    best, second = ranked[0], ranked[1]
+    said: list[str] = []
+    name = second.found.cluster.accelerator
+    if best.cost_usd and second.cost_usd and job.objective in ("cost", "cost-time"):
+        ratio = best.cost_usd / second.cost_usd
+        if job.objective == "cost-time":
+            ratio *= best.train_time_s / second.train_time_s
+        hours = second.found.cluster.chips * second.train_time_s / 3600
+        now = second.cost_usd / hours
+        said.append(
+            f"{name} wins below {format_usd(now * ratio)} a chip-hour (now {format_usd(now)})"
+        )
+    band = best.found.constants.log_error + second.found.constants.log_error
+    ratio = second.train_time_s / best.train_time_s
+    if 1 / (1 + band) < ratio < 1 + band:
+        said.append(f"the time of {name} is within the error of both estimates: measure a step")
+    for other in ranked[1:]:
+        if other.cost_usd is None and other.train_time_s < best.train_time_s:
+            said.append(
+                f"{other.found.cluster.accelerator} is "
+                f"{best.train_time_s / other.train_time_s:.2g}x faster but has no "
+                f"{job.price_type} price"
+            )
+            break
+    return tuple(said)

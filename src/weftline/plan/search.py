@@ -1,0 +1,189 @@
+"""The search: every accelerator, every count, every layout, as arrays; then one ranking.
+
+Within one accelerator and count, money and energy follow time, so the fastest layout that fits is
+the best one. Across them the objective decides; deadline and budget are limits, not wishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weftline.catalog import Accelerator
+from weftline.errors import InputError
+from weftline.fabric import cluster_of
+from weftline.model import Model
+from weftline.plan.constants import ConstantSet, FloatArray, constants_for
+from weftline.plan.frameworks import Framework
+from weftline.plan.layouts import enumerate_layouts, layout_at
+from weftline.plan.memory import Memory, memory_of
+from weftline.plan.step import IntArray, Layouts, StepTime, compile_layouts, time_step
+from weftline.spec import Cluster, Job, Layout
+
+CHUNK = 1 << 15
+"""Layouts timed at once: their columns stay in a core's cache."""
+COUNTS_TRIED = 6
+"""Where the count is free: the largest allowed and so many halvings of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The best layout on one cluster, with the numbers that decided."""
+
+    cluster: Cluster
+    constants: ConstantSet
+    layout: Layout
+    step_time_s: float
+    parts: StepTime
+    """Parts of the step, arrays of one."""
+    memory: Memory
+    """Parts of the memory, arrays of one."""
+    second: tuple[Layout, float] | None
+    """The best layout with other degrees, and its step time."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What the search has seen."""
+
+    evaluated: int = 0
+    feasible: int = 0
+    out_of_memory: int = 0
+    least_bytes: float = float("inf")
+    """Least memory any layout needed, over what its chip has, when nothing fitted."""
+    found: list[Found] = field(default_factory=list)
+    without: dict[str, str] = field(default_factory=dict)
+
+
+def counts_for(job: Job, acc: Accelerator) -> tuple[int, ...]:
+    """Chip counts to try on one accelerator: whole hosts, within what the user allows.
+
+    Raises InputError when not even one host is allowed.
+    """
+    host = acc.chips_per_host or 1
+    if job.chips is not None:
+        return (job.chips,)
+    limit = job.max_chips if job.max_chips is not None else 1024
+    if limit < host:
+        raise InputError(
+            f"{limit} chips are less than one host of `{acc.id}` ({host} chips)",
+            where="--max-chips",
+            hint=f"allow at least {host}",
+        )
+    top = host * (1 << ((limit // host).bit_length() - 1))
+    counts = {top >> i for i in range(COUNTS_TRIED + 1) if top >> i >= host}
+    return tuple(sorted(counts, reverse=True))
+
+
+def search(
+    model: Model,
+    job: Job,
+    frame: Framework,
+    accelerators: Sequence[Accelerator],
+    *,
+    progress: Callable[[str, float], None] | None = None,
+) -> Tally:
+    """Best layout on every (accelerator, count). Accelerators without one are named with why."""
+    tally = Tally()
+    for done, acc in enumerate(accelerators):
+        if progress is not None:
+            progress(acc.id, done / len(accelerators))
+        try:
+            counts = counts_for(job, acc)
+            clusters = [cluster_of(acc, count) for count in counts]
+        except InputError as error:
+            tally.without[acc.id] = error.what
+            continue
+        if not any(job.precision in (*c.peak_flops, "bf16") for c in clusters):
+            tally.without[acc.id] = f"has no {job.precision} peak"
+            continue
+        constants = constants_for(acc.id, frame.name)
+        hits, reasons = 0, [""]
+        for cluster in clusters:
+            found, reason = best_on(model, job, frame, cluster, constants, tally)
+            if found is None:
+                reasons.append(reason)
+            else:
+                tally.found.append(found)
+                hits += 1
+        if not hits:
+            tally.without[acc.id] = reasons[-1]
+    return tally
+
+
+def best_on(
+    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: ConstantSet, tally: Tally
+) -> tuple[Found | None, str]:
+    """The fastest layout that fits ``cluster``, or the reason why there is none."""
+    layouts = enumerate_layouts(
+        model, cluster, frame, global_batch=job.global_batch, seq_len=job.seq_len
+    )
+    tally.evaluated += len(layouts)
+    if not len(layouts):
+        return None, (
+            f"no degrees multiply to {cluster.chips} chips and divide a batch of "
+            f"{job.global_batch} sequences"
+        )
+    memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
+    fits = memory.total_bytes <= cluster.memory_bytes
+    tally.out_of_memory += int(np.count_nonzero(~fits))
+    tally.feasible += int(np.count_nonzero(fits))
+    if not bool(fits.any()):
+        least = float(memory.total_bytes.min())
+        tally.least_bytes = min(tally.least_bytes, least / cluster.memory_bytes)
+        return None, (
+            f"needs at least {least / 1e9:,.0f} GB a chip on {cluster.chips:,} chips, "
+            f"has {cluster.memory_bytes / 1e9:,.0f}"
+        )
+    kept = layouts.take(fits)
+    seconds = np.concatenate(
+        [time_chunk(model, job, frame, cluster, constants, c).total_s for c in _chunks(kept)]
+    )
+    # Ties go to the simpler layout: enumeration runs from small degrees to large ones.
+    order = np.argsort(seconds, kind="stable")
+    best = int(order[0])
+    one = kept.take(np.array([best]))
+    layout = layout_at(kept, best)
+    return (
+        Found(
+            cluster=cluster,
+            constants=constants,
+            layout=layout,
+            step_time_s=float(seconds[best]),
+            parts=time_chunk(model, job, frame, cluster, constants, one),
+            memory=memory_of(model, frame, one, seq_len=job.seq_len),
+            second=_second(kept, seconds, order, layout),
+        ),
+        "",
+    )
+
+
+def time_chunk(
+    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: ConstantSet,
+    layouts: Layouts,
+) -> StepTime:  # fmt: skip
+    """Step times of some layouts of one job on one cluster."""
+    compiled = compile_layouts(
+        model, cluster, frame, layouts, seq_len=job.seq_len, precision=job.precision
+    )
+    return time_step(compiled, constants.constants)
+
+
+def _chunks(layouts: Layouts) -> Iterator[Layouts]:
+    for start in range(0, len(layouts), CHUNK):
+        yield layouts.take(np.arange(start, min(start + CHUNK, len(layouts))))
+
+
+def _second(
+    layouts: Layouts, seconds: FloatArray, order: IntArray, best: Layout
+) -> tuple[Layout, float] | None:
+    """The best layout whose degrees differ from the winner's."""
+    for index in order[1:256]:
+        other = layout_at(layouts, int(index))
+        if (other.tp, other.cp, other.pp, other.dp, other.ep) != (
+            best.tp, best.cp, best.pp, best.dp, best.ep,
+        ):  # fmt: skip
+            return other, float(seconds[index])
+    return None

@@ -1,0 +1,419 @@
+"""From a Job to a Plan: search, price, rank, and say why."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Sequence
+
+from weftline import __version__
+from weftline.catalog import (
+    Accelerator,
+    PriceChoice,
+    accelerator,
+    accelerators,
+    best_price,
+    grid_intensity,
+    pue,
+)
+from weftline.cost import (
+    FAILURES_BASIS,
+    FAILURES_HIGH,
+    FAILURES_LOW,
+    RECOVERY_BAND_S,
+    Energy,
+    energy_of,
+    goodput,
+)
+from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
+from weftline.model import Model, load_model
+from weftline.plan.frameworks import framework
+from weftline.plan.offers import Offer
+from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
+from weftline.plan.search import Found, Tally, search
+from weftline.spec import (
+    Candidate,
+    Estimate,
+    Job,
+    Objective,
+    Part,
+    Plan,
+    PriceQuote,
+    Rejection,
+    SearchStats,
+)
+from weftline.units import format_duration, format_usd
+
+CATALOG_DATE = "2026-11-21"
+Z90 = 1.645
+"""Half width of a 90 % interval in standard deviations of a normal error."""
+DEFAULT_SEQ_LEN = 8192
+_BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
+"""Tokens a step by active parameters, where the user states no batch: Llama 3 trained 8B and 70B
+with 4M and 405B with 16M tokens a step (arXiv:2407.21783, section 3.4)."""
+_HOUR_S = 3600.0
+
+
+def default_batch(model: Model, seq_len: int) -> int:
+    """Sequences a step where the user states none; a power of two."""
+    tokens = next(t for least, t in _BATCH_TOKENS if model.active_parameters >= least)
+    return max(1, tokens // seq_len)
+
+
+def plan_train(
+    job: Job,
+    *,
+    model: Model | None = None,
+    today: datetime.date | None = None,
+    usd_per_chip_hour: float | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Plan:
+    """The best plan for ``job``.
+
+    ``usd_per_chip_hour`` replaces the catalogue's prices. Raises InputError(s) for a job that
+    cannot be, UnknownNameError for names, NoFeasiblePlanError with the nearest miss.
+    """
+    model = model or load_model(job.model)
+    frame = framework(job.framework)
+    _check(job, model)
+    chosen = _accelerators(job)
+    tally = search(model, job, frame, chosen, progress=progress)
+    if not tally.found:
+        raise _nothing_fits(model, tally)
+    day = today or datetime.date.fromisoformat(CATALOG_DATE)
+    offers = [_offer(f, job, model, day, usd_per_chip_hour) for f in tally.found]
+    ranked = _ranked(offers, job)
+    allowed = [o for o in ranked if _misses(o, job) is None]
+    if not allowed:
+        raise _limits_missed(ranked, job)
+    return _plan(job, model, allowed, tally, usd_per_chip_hour)
+
+
+def _check(job: Job, model: Model) -> None:
+    wrong: list[InputError] = []
+    if model.max_seq_len is not None and job.seq_len > model.max_seq_len:
+        wrong.append(
+            InputError(
+                f"a sequence of {job.seq_len:,} tokens is longer than {model.name} takes "
+                f"({model.max_seq_len:,})",
+                where="--seq",
+                hint=f"use --seq {model.max_seq_len} or less",
+            )
+        )
+    if job.tokens < job.tokens_per_step:
+        wrong.append(
+            InputError(
+                f"{job.tokens:,} tokens are less than one step of {job.tokens_per_step:,}",
+                where="--tokens",
+                hint="lower --global-batch or --seq",
+            )
+        )
+    if job.chips is not None and job.max_chips is not None:
+        wrong.append(
+            InputError("--chips fixes the count and --max-chips bounds it", hint="give one of them")
+        )
+    if wrong:
+        raise wrong[0] if len(wrong) == 1 else InputErrors(wrong)
+
+
+def _accelerators(job: Job) -> list[Accelerator]:
+    """The chips to try: those named, or all that can be bought and can train."""
+    if job.accelerators:
+        named = [accelerator(name) for name in job.accelerators]
+        return list({a.id: a for a in named}.values())
+    return [a for a in accelerators().values() if a.trains and a.purchasable]
+
+
+def _offer(
+    found: Found, job: Job, model: Model, day: datetime.date, usd_per_chip_hour: float | None
+) -> Offer:
+    chips = found.cluster.chips
+    train_time_s = found.step_time_s * job.steps
+    flops = model.training_flops_per_token(job.seq_len) * job.tokens_per_step
+    mfu = flops / found.step_time_s / chips / found.cluster.peak_flops["bf16"]
+    price = None
+    if usd_per_chip_hour is None:
+        try:
+            price = best_price(
+                found.cluster.accelerator, job.price_type, today=day, region=job.region
+            )
+        except InputError:
+            price = None  # shown as "no price": the plan still has a time
+    rate = usd_per_chip_hour if price is None else price.usd_per_chip_hour
+    energy = _energy(found, price, train_time_s)
+    return Offer(
+        found=found,
+        train_time_s=train_time_s,
+        mfu=mfu,
+        price=price,
+        cost_usd=None if rate is None else rate * chips * train_time_s / _HOUR_S,
+        energy_j=None if energy is None else energy[0].joules,
+    )
+
+
+def _energy(found: Found, price: PriceChoice | None, seconds: float) -> tuple[Energy, str] | None:
+    """Energy of the run and what PUE and grid it rests on; None without a design power."""
+    if found.cluster.tdp_w is None:
+        return None
+    provider = price.price.provider if price is not None else ""
+    region = price.price.region if price is not None else ""
+    try:
+        facility, facility_basis = pue(provider, region).value, f"PUE of {provider}"
+    except InputError:
+        facility, facility_basis = pue("aws").value, "PUE of aws, assumed"
+    try:
+        grid = grid_intensity(provider, region)
+        grid_basis = f"grid of {region}"
+    except InputError:
+        grid = grid_intensity("country", "USA")
+        grid_basis = "grid of the USA, assumed"
+    energy = energy_of(
+        chips=found.cluster.chips,
+        seconds=seconds,
+        tdp_w=found.cluster.tdp_w,
+        pue=facility,
+        gco2e_per_kwh=grid.gco2e_per_kwh,
+    )
+    return energy, f"design power, {facility_basis}, {grid_basis}"
+
+
+def _score(offer: Offer, objective: Objective) -> tuple[bool, float]:
+    """Sort key: what has no value for the objective (no price, no design power) comes last."""
+    unknown = math.inf
+    match objective:
+        case "time":
+            value: float | None = offer.train_time_s
+        case "cost":
+            value = offer.cost_usd
+        case "energy":
+            value = offer.energy_j
+        case _:
+            value = None if offer.cost_usd is None else offer.cost_usd * offer.train_time_s
+    return value is None, unknown if value is None else value
+
+
+def _ranked(offers: Sequence[Offer], job: Job) -> list[Offer]:
+    """All offers, best first; those within deadline and budget before those beyond."""
+    return sorted(
+        offers,
+        key=lambda o: (
+            *_score(o, job.objective),
+            o.train_time_s,
+            o.found.cluster.accelerator,
+            o.found.cluster.chips,
+        ),
+    )
+
+
+def _misses(offer: Offer, job: Job) -> str | None:
+    """Which of the user's limits an offer breaks, in words; None if none."""
+    if job.deadline_s is not None and offer.train_time_s > job.deadline_s:
+        return (
+            f"takes {format_duration(offer.train_time_s)}, "
+            f"deadline {format_duration(job.deadline_s)}"
+        )
+    if job.budget_usd is not None:
+        if offer.cost_usd is None:
+            return "has no price to hold against the budget"
+        if offer.cost_usd > job.budget_usd:
+            return f"costs {format_usd(offer.cost_usd)}, budget {format_usd(job.budget_usd)}"
+    return None
+
+
+def _describe(offer: Offer) -> str:
+    cluster = offer.found.cluster
+    return f"{cluster.chips:,} x {cluster.accelerator} ({offer.found.layout.short()})"
+
+
+def _nothing_fits(model: Model, tally: Tally) -> NoFeasiblePlanError:
+    reasons = [f"{name} {reason}" for name, reason in tally.without.items()]
+    return NoFeasiblePlanError(
+        f"no layout of {model.name} runs on any of {len(tally.without)} accelerators "
+        f"({tally.evaluated:,} layouts tried, {tally.out_of_memory:,} out of memory)",
+        nearest="; ".join(reasons[:3]) or None,
+        hint="more chips (--chips, --max-chips), a shorter --seq, or another --global-batch",
+    )
+
+
+def _limits_missed(ranked: Sequence[Offer], job: Job) -> NoFeasiblePlanError:
+    def excess(offer: Offer) -> float:
+        late = offer.train_time_s / job.deadline_s if job.deadline_s is not None else 0.0
+        dear = 0.0
+        if job.budget_usd is not None:
+            dear = math.inf if offer.cost_usd is None else offer.cost_usd / job.budget_usd
+        return max(late, dear)
+
+    nearest = min(ranked, key=excess)
+    return NoFeasiblePlanError(
+        f"none of {len(ranked)} plans keeps the limits",
+        nearest=f"{_describe(nearest)} {_misses(nearest, job)}",
+        hint="more chips (--max-chips), another --price type, a later --deadline or more --budget",
+    )
+
+
+def _plan(
+    job: Job, model: Model, allowed: Sequence[Offer], tally: Tally, usd: float | None
+) -> Plan:
+    best = allowed[0]
+    by_chip: dict[str, Offer] = {}
+    for offer in allowed:
+        by_chip.setdefault(offer.found.cluster.accelerator, offer)
+    ranking = [_candidate(o, job) for o in by_chip.values()]
+    without = [
+        Rejection(accelerator=name, reason=reason) for name, reason in sorted(tally.without.items())
+    ]
+    lost = {o.found.cluster.accelerator for o in allowed}
+    for found in tally.found:
+        if found.cluster.accelerator not in lost:
+            lost.add(found.cluster.accelerator)
+            without.append(
+                Rejection(accelerator=found.cluster.accelerator, reason="misses a limit")
+            )
+    quote = _quote(best, usd)
+    estimates, cost_parts = _estimates(best, job, model, quote)
+    return Plan(
+        weftline=__version__,
+        catalog_date=CATALOG_DATE,
+        job=job,
+        parameters=model.parameters,
+        active_parameters=model.active_parameters,
+        cluster=best.found.cluster,
+        layout=best.found.layout,
+        estimates=estimates,
+        step_parts=step_parts(best.found),
+        memory_parts=memory_parts(best.found),
+        cost_parts=cost_parts,
+        price=quote,
+        why=why_of(best.found, quote, model),
+        flips=flips_of(list(by_chip.values()), job),
+        ranking=tuple(ranking),
+        without_plan=tuple(without),
+        search=SearchStats(
+            evaluated=tally.evaluated,
+            feasible=tally.feasible,
+            rejected={"memory": tally.out_of_memory},
+            accelerators=len({f.cluster.accelerator for f in tally.found}) + len(tally.without),
+        ),
+    )
+
+
+def _candidate(offer: Offer, job: Job) -> Candidate:
+    found = offer.found
+    note = ""
+    if offer.cost_usd is None:
+        note = f"no {job.price_type} price"
+    elif offer.price is not None and offer.price.stale:
+        note = f"price of {offer.price.price.date}"
+    return Candidate(
+        accelerator=found.cluster.accelerator,
+        chips=found.cluster.chips,
+        layout=found.layout,
+        step_time_s=found.step_time_s,
+        mfu=offer.mfu,
+        memory_bytes=float(found.memory.total_bytes[0]),
+        train_time_s=offer.train_time_s,
+        cost_usd=offer.cost_usd,
+        energy_j=offer.energy_j,
+        note=note,
+    )
+
+
+def _quote(offer: Offer, usd: float | None) -> PriceQuote | None:
+    if usd is not None:
+        return PriceQuote(
+            usd_per_chip_hour=Estimate.exact(usd, "USD/chip-hour", "given by the user"),
+            price_type="given", provider="", instance="", region="", date="", source="the user",
+        )  # fmt: skip
+    choice = offer.price
+    if choice is None:
+        return None
+    row = choice.price
+    return PriceQuote(
+        usd_per_chip_hour=Estimate(
+            value=choice.usd_per_chip_hour, unit="USD/chip-hour", low=choice.low, high=choice.high,
+            basis=f"price list of {row.date}, lowest to highest of {choice.rows} rows",
+        ),
+        price_type=row.price_type,
+        provider=row.provider,
+        instance=row.instance,
+        region=row.region,
+        date=row.date,
+        source=row.source,
+        note=choice.why,
+    )  # fmt: skip
+
+
+def _estimates(
+    offer: Offer, job: Job, model: Model, quote: PriceQuote | None
+) -> tuple[dict[str, Estimate], tuple[Part, ...]]:
+    found = offer.found
+    spread = math.exp(Z90 * found.constants.log_error) - 1
+    basis = found.constants.basis
+    step = Estimate.within(found.step_time_s, "s", spread, basis)
+    run = step.scaled(job.steps, "s")
+    estimates = {
+        "step_time": step,
+        "tokens_per_s": Estimate.within(
+            job.tokens_per_step / found.step_time_s, "tokens/s", spread, basis
+        ),
+        "mfu": Estimate.within(offer.mfu, "of the bf16 peak", spread, basis),
+        "train_time": run,
+        "memory": Estimate.within(
+            float(found.memory.total_bytes[0]), "B", 0.1, "counted; allocator overhead assumed"
+        ),
+    }
+    chips = found.cluster.chips
+    good = goodput(chips, model.parameters)
+    worst = goodput(
+        chips, model.parameters, failures_per_chip_day=FAILURES_HIGH, recovery_s=RECOVERY_BAND_S[1]
+    )
+    best = goodput(
+        chips, model.parameters, failures_per_chip_day=FAILURES_LOW, recovery_s=RECOVERY_BAND_S[0]
+    )
+    estimates["goodput"] = Estimate(
+        value=good.availability, unit="of wall time", low=worst.availability,
+        high=best.availability, basis=FAILURES_BASIS,
+    )  # fmt: skip
+    estimates["checkpoint_interval"] = Estimate(
+        value=good.interval_s, unit="s", low=min(worst.interval_s, good.interval_s),
+        high=max(best.interval_s, good.interval_s), basis=FAILURES_BASIS,
+    )  # fmt: skip
+    effective = Estimate(
+        value=run.value / good.availability, unit="s", low=run.low / best.availability,
+        high=run.high / worst.availability, basis=f"{basis}; {FAILURES_BASIS}",
+    )  # fmt: skip
+    estimates["effective_train_time"] = effective
+    parts: list[Part] = []
+    if quote is not None:
+        rate = quote.usd_per_chip_hour
+        ideal = rate.value * chips * run.value / _HOUR_S
+        estimates["cost"] = _cost(rate, chips, run)
+        estimates["effective_cost"] = _cost(rate, chips, effective)
+        parts.append(Part(name="compute", value=ideal, unit="USD", basis=rate.basis))
+        parts.append(
+            Part(name="lost to failures and checkpoints", unit="USD", basis=FAILURES_BASIS,
+                 value=estimates["effective_cost"].value - ideal)
+        )  # fmt: skip
+    energy = _energy(found, offer.price, effective.value)
+    if energy is not None:
+        joules, ground = energy
+        estimates["energy"] = Estimate(
+            value=joules.joules, unit="J", low=joules.low_joules, high=joules.high_joules,
+            basis=f"{ground}; mean draw assumed",
+        )  # fmt: skip
+        ratio = joules.kgco2e / joules.joules
+        estimates["carbon"] = Estimate(
+            value=joules.kgco2e, unit="kgCO2e", low=joules.low_joules * ratio,
+            high=joules.high_joules * ratio, basis=ground,
+        )  # fmt: skip
+    return estimates, tuple(parts)
+
+
+def _cost(rate: Estimate, chips: int, run: Estimate) -> Estimate:
+    return Estimate(
+        value=rate.value * chips * run.value / _HOUR_S,
+        unit="USD",
+        low=rate.low * chips * run.low / _HOUR_S,
+        high=rate.high * chips * run.high / _HOUR_S,
+        basis=f"{rate.basis}; time {run.basis}",
+    )

@@ -1,0 +1,174 @@
+"""A training plan in the terminal: the answer first, then why, then the ranking."""
+
+from __future__ import annotations
+
+import math
+
+from weftline.report.text import table, wrapped
+from weftline.spec import Candidate, Estimate, Plan
+from weftline.units import format_bytes, format_count, format_duration, format_usd
+
+RANKS_SHOWN = 12
+
+
+def render_plan(plan: Plan) -> str:
+    """The whole answer, at 80 columns; the first line starts with ``Best:``."""
+    lines = [*_best(plan), "", *_numbers(plan), ""]
+    lines += ["Why"]
+    for text in plan.why:
+        lines += wrapped(text, indent="  ", hang="  ")
+    if plan.flips:
+        lines += ["", "What would flip it"]
+        for text in plan.flips:
+            lines += wrapped(text, indent="  ", hang="  ")
+    lines += ["", *_ranking(plan), "", *_search(plan)]
+    return "\n".join(lines)
+
+
+def _best(plan: Plan) -> list[str]:
+    run = plan.estimates["train_time"]
+    cost = plan.estimates.get("cost")
+    money = f", {format_usd(cost.value)}" if cost is not None else ""
+    head = (
+        f"Best: {plan.cluster.chips:,} x {plan.cluster.accelerator}, {plan.layout.short()}: "
+        f"{format_duration(run.value)}{money}"
+    )
+    job = plan.job
+    lay = plan.layout
+    return [
+        *wrapped(head, hang="      "),
+        *wrapped(
+            f"{job.model} ({format_count(plan.parameters)} parameters), "
+            f"{format_count(job.tokens)} tokens, {job.precision}, batch {job.global_batch:,} x "
+            f"{job.seq_len:,} = dp {lay.dp} x micro-batch {lay.micro_batch} x "
+            f"{lay.num_micro_batches}, ZeRO-{lay.zero}, {job.framework}",
+            indent="      ",
+        ),
+    ]
+
+
+def _numbers(plan: Plan) -> list[str]:
+    rows = []
+    for label, key, show in (
+        ("step time", "step_time", format_duration),
+        ("tokens a second", "tokens_per_s", format_count),
+        ("MFU (bf16 peak)", "mfu", _percent),
+        ("training time", "train_time", format_duration),
+        ("  with failures", "effective_train_time", format_duration),
+        ("cost", "cost", format_usd),
+        ("  with failures", "effective_cost", format_usd),
+        ("energy", "energy", _kwh),
+        ("carbon", "carbon", _tonnes),
+        ("memory a chip", "memory", format_bytes),
+        ("checkpoint every", "checkpoint_interval", format_duration),
+    ):
+        estimate = plan.estimates.get(key)
+        if estimate is not None:
+            rows.append(
+                (label, show(estimate.value), f"{show(estimate.low)} to {show(estimate.high)}",
+                 _short_basis(estimate))
+            )  # fmt: skip
+    return table(("", "estimate", "90 % band", "rests on"), rows, right=frozenset({1}))
+
+
+def _short_basis(estimate: Estimate) -> str:
+    return estimate.basis.split(";")[0].split(":")[0].split(",")[0]
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _kwh(joules: float) -> str:
+    return f"{format_count(joules / 3.6e6)} kWh"
+
+
+def _tonnes(kg: float) -> str:
+    return f"{kg / 1000:,.3g} t" if kg < 1e6 else f"{kg / 1000:,.0f} t"
+
+
+def _ranking(plan: Plan) -> list[str]:
+    rows = [_row(i + 1, c) for i, c in enumerate(plan.ranking[:RANKS_SHOWN])]
+    lines = table(
+        ("", "accelerator", "chips", "layout", "MFU", "time", "cost", ""),
+        rows,
+        right=frozenset({0, 2, 4, 5, 6}),
+    )
+    more = len(plan.ranking) - RANKS_SHOWN
+    if more > 0:
+        lines.append(f"   and {more} more in --json")
+    return lines
+
+
+def _row(rank: int, c: Candidate) -> tuple[str, ...]:
+    cost = "-" if c.cost_usd is None else format_usd(c.cost_usd)
+    time = format_duration(c.train_time_s) if math.isfinite(c.train_time_s) else "-"
+    return (
+        str(rank), c.accelerator, f"{c.chips:,}", _degrees(c), f"{c.mfu:.0%}", time, cost, c.note,
+    )  # fmt: skip
+
+
+def _degrees(c: Candidate) -> str:
+    """The layout in few columns: degrees above one, without interleaving."""
+    names = (("TP", c.layout.tp), ("CP", c.layout.cp), ("PP", c.layout.pp), ("EP", c.layout.ep),
+             ("DP", c.layout.dp))  # fmt: skip
+    return " ".join(f"{n}{v}" for n, v in names if v > 1) or "1 chip"
+
+
+def _search(plan: Plan) -> list[str]:
+    s = plan.search
+    lines = [
+        f"{s.evaluated:,} layouts tried on {s.accelerators} accelerators, "
+        f"{s.rejected.get('memory', 0):,} did not fit in memory."
+    ]
+    if plan.without_plan:
+        names = ", ".join(r.accelerator for r in plan.without_plan)
+        lines += wrapped(f"No plan: {names} (`weftline explain` says why).", hang="  ")
+    return lines
+
+
+def render_explanation(plan: Plan) -> str:
+    """Where time, memory and money go, and what each number rests on."""
+    lines = [*_best(plan), ""]
+    step = plan.estimates["step_time"].value
+    lines += [f"Step: {format_duration(step)}"]
+    lines += table(
+        ("", "time", "share", "rests on"),
+        [(p.name, format_duration(p.value), f"{p.value / step:.1%}", p.basis)
+         for p in plan.step_parts],
+        right=frozenset({1, 2}),
+    )  # fmt: skip
+    memory = plan.estimates["memory"].value
+    have = plan.cluster.memory_bytes
+    lines += ["", f"Memory of the fullest chip: {format_bytes(memory)} of {format_bytes(have)}"]
+    lines += table(
+        ("", "bytes", "share", "rests on"),
+        [(p.name, format_bytes(p.value), f"{p.value / memory:.1%}", p.basis)
+         for p in plan.memory_parts],
+        right=frozenset({1, 2}),
+    )  # fmt: skip
+    if plan.cost_parts:
+        lines += ["", f"Money: {format_usd(plan.estimates['effective_cost'].value)}"]
+        for part in plan.cost_parts:
+            lines += wrapped(
+                f"{part.name} {format_usd(part.value)}: {part.basis}", indent="  ", hang="  "
+            )
+    lines += ["", "Network"]
+    for level in plan.cluster.levels:
+        lines.append(
+            f"  {level.name}: {level.size:,} chips, "
+            f"{level.bandwidth_bytes_per_s / 1e9:,.4g} GB/s a chip one way, "
+            f"{level.latency_s * 1e6:.3g} us a hop ({level.basis})"
+        )
+    lines += ["", "What each number rests on"]
+    for name, estimate in plan.estimates.items():
+        lines += wrapped(
+            f"{name.replace('_', ' ')} [{estimate.unit}]: {estimate.basis}", indent="  ", hang="  "
+        )
+    for name, source in plan.cluster.basis.items():
+        lines += wrapped(f"{name}: {source}", indent="  ", hang="  ")
+    if plan.without_plan:
+        lines += ["", "Accelerators without a plan"]
+        for rejection in plan.without_plan:
+            lines += wrapped(f"{rejection.accelerator}: {rejection.reason}", indent="  ", hang="  ")
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""Plans as JSON files: written whole or not at all, read with every mistake named."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from weftline.errors import InputError, InputErrors
+from weftline.spec.plan import PLAN_FORMAT, Plan
+
+MAX_PLAN_BYTES = 64 << 20
+
+
+def plan_to_json(plan: Plan) -> str:
+    """The plan as indented JSON, keys in the order of the nouns."""
+    return json.dumps(asdict(plan), indent=1, allow_nan=False)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write atomically: a reader sees the old file or the whole new one. Raises InputError."""
+    write_text(plan_to_json(plan) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Replace ``path`` with ``text`` in one step. Raises InputError where it cannot be written."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"cannot write there: {error.strerror}", where=str(path)) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise InputError(f"cannot write there: {error.strerror}", where=str(path)) from None
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in ``path``. Raises InputError(s): no file, not JSON, not a plan, another format."""
+    try:
+        if path.stat().st_size > MAX_PLAN_BYTES:
+            raise InputError("too large for a plan", where=str(path))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        hint = "make one with `weftline plan train MODEL ... -o plan.json`"
+        raise InputError(error.strerror or "cannot read", where=str(path), hint=hint) from None
+    except UnicodeDecodeError:
+        raise InputError("not a text file", where=str(path)) from None
+    return plan_from_json(text, where=str(path))
+
+
+def plan_from_json(text: str, *, where: str = "plan") -> Plan:
+    """Parse and check a plan. Raises InputError(s) that name each wrong field."""
+    try:
+        raw: Any = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise InputError("not JSON", where=f"{where}:{line}") from None
+    if not isinstance(raw, dict) or "format" not in raw or "layout" not in raw:
+        raise InputError("not a weftline plan", where=where,
+                         hint="a plan has `format`, `job`, `layout`...")  # fmt: skip
+    if raw["format"] != PLAN_FORMAT:
+        raise InputError(
+            f"plan format {raw['format']} is not known, this version reads {PLAN_FORMAT}",
+            where=where,
+            hint="make the plan again with this version",
+        )
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    adapter = TypeAdapter(with_config(ConfigDict(extra="forbid"))(Plan))
+    try:
+        return adapter.validate_python(raw)
+    except ValidationError as error:
+        wrong = [
+            InputError(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}", where=where)
+            for e in error.errors()[:20]
+        ]
+        raise (wrong[0] if len(wrong) == 1 else InputErrors(wrong)) from None
