@@ -48,7 +48,12 @@ _TIME_S: Final = {
     "month": 2629800.0, "months": 2629800.0, "y": 31557600.0, "year": 31557600.0,
     "years": 31557600.0,
 }  # fmt: skip
-_NUMBER: Final = re.compile(r"^\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
+_NUMBER: Final = re.compile(
+    r"^\s*([+-]?(?:(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d[\d_]*)\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"\s*([^\d,].*?)?\s*$",
+    re.ASCII,
+)
+"""Commas only between groups of three digits: ``1,5T`` is a mistake, not fifteen."""
 _HOUR_S: Final = 3600.0
 
 
@@ -61,7 +66,7 @@ def _split(text: str, what: str, example: str, where: str | None) -> tuple[float
     value = float(match.group(1).replace("_", "").replace(",", ""))
     if not math.isfinite(value):
         raise InputError(f"`{text}` is not finite", where=where, hint=f"for example {example}")
-    return value, match.group(2)
+    return value, match.group(2) or ""
 
 
 def _unit(
@@ -107,6 +112,7 @@ def parse_count(text: str, *, where: str | None = None, what: str = "a count") -
 def parse_bytes(text: str, *, where: str | None = None) -> float:
     """``1GB``, ``64 MiB`` -> bytes. Raises InputError."""
     value, unit = _split(text, "a size", "1GB or 64MiB", where)
+    _refuse_bits(text, unit, "a size", where)
     value *= _unit(text, unit or "b", _BYTES, "a size", "1GB or 64MiB", where)
     return _positive(value, text, "a size", where)
 
@@ -115,14 +121,19 @@ def parse_rate_bytes_per_s(text: str, *, where: str | None = None) -> float:
     """``46 GB/s``, ``400Gbps``, ``400 Gbit/s`` -> bytes a second. Raises InputError."""
     value, unit = _split(text, "a rate", "46GB/s or 400Gbps", where)
     bits = re.fullmatch(r"([kmgtpe]?)(?:bps|bit/s|bits/s)", unit, flags=re.I)
-    # `GBps` is bytes and `Gbps` bits: the only place where case carries meaning.
+    # `GB/s` and `GBps` are bytes, `Gb/s` and `Gbps` bits: the only place where case has a meaning.
+    bits = bits or re.fullmatch(r"([KMGTPE])b/s", unit)
     whole = re.fullmatch(r"([kmgtpeKMGTPE]?i?B)ps", unit)
     if whole:
         unit = f"{whole.group(1)}/s"
     elif bits:
         return _positive(value * _SI[bits.group(1).lower()] / 8, text, "a rate", where)
-    base = unit[:-2] if unit.lower().endswith("/s") else f"?{unit}"
-    value *= _unit(text, base, _BYTES, "a rate", "46GB/s or 400Gbps", where)
+    if re.fullmatch(r"[kmgtpe]?b/s", unit):
+        raise InputError(
+            f"`{text}` may be bits or bytes", where=where, hint="write 46GB/s or 400Gbit/s"
+        )
+    rates = {f"{size}/s": scale for size, scale in _BYTES.items()}
+    value *= _unit(text, unit, rates, "a rate", "46GB/s or 400Gbps", where)
     return _positive(value, text, "a rate", where)
 
 
@@ -156,6 +167,14 @@ def parse_fraction(text: str, *, where: str | None = None) -> float:
     return value
 
 
+def _refuse_bits(text: str, unit: str, what: str, where: str | None) -> None:
+    if re.fullmatch(r"[KMGTPE]i?b", unit):
+        raise InputError(
+            f"`{text}` is not {what}: `{unit}` counts bits", where=where,
+            hint=f"write {unit[:-1]}B for bytes",
+        )  # fmt: skip
+
+
 def _positive(value: float, text: str, what: str, where: str | None) -> float:
     if value <= 0 or not math.isfinite(value):
         raise InputError(f"`{text}` is not {what}: it must be above zero", where=where)
@@ -166,14 +185,21 @@ def _scaled(value: float, steps: tuple[str, ...], base: float, unit: str, digits
     if value == 0 or not math.isfinite(value):
         return f"{value:g} {unit}".rstrip()
     power = 0
-    shown = abs(value)
-    # Compare what would be shown, so that 999.96 becomes 1.00 k and never 1000.
-    while power < len(steps) - 1 and float(f"{shown:.{digits}g}") >= base:
-        shown /= base
+    size = abs(value)
+    shown = _significant(size, digits)
+    # Compare what is shown, so that 999.96 becomes 1.00 k and never 1000.
+    while power < len(steps) - 1 and float(shown) >= base:
+        size /= base
         power += 1
-    whole = len(str(int(shown))) if shown >= 1 else 1
-    text = f"{math.copysign(shown, value):.{max(0, digits - whole)}f}"
-    return f"{text} {steps[power]}{unit}".rstrip()
+        shown = _significant(size, digits)
+    sign = "-" if value < 0 else ""
+    return f"{sign}{shown} {steps[power]}{unit}".rstrip()
+
+
+def _significant(size: float, digits: int) -> str:
+    """``digits`` digits in all, counted after rounding: 99.96 is 100, not 100.0."""
+    whole = len(str(int(float(f"{size:.{digits}g}"))))
+    return f"{size:.{max(0, digits - whole)}f}"
 
 
 def format_bytes(value: float, *, binary: bool = False) -> str:
@@ -194,7 +220,7 @@ def format_flops(value: float) -> str:
 
 
 def format_count(value: float) -> str:
-    """A count for a reader: ``405B``, ``15T``, ``16,384``."""
+    """A count for a reader: ``405B``, ``15.0T``, ``16,384``."""
     if abs(value) < 1e6:
         return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.3g}"
     return _scaled(value, ("", "k", "M", "B", "T", "P"), 1000.0, "", 3).replace(" ", "")
@@ -206,7 +232,7 @@ def format_duration(seconds: float) -> str:
         ("days", 86400.0, 172800.0), ("h", _HOUR_S, 7200.0), ("min", 60.0, 120.0), ("s", 1.0, 1.0),
         ("ms", 1e-3, 1e-3),
     ):  # fmt: skip
-        if abs(seconds) >= limit:
+        if abs(seconds) >= limit * 0.9995:  # 0.9999 s reads 1.00 s, not 1,000 ms
             return _trim(seconds / size) + f" {unit}"
     return _trim(seconds * 1e6) + " us"
 
@@ -225,5 +251,6 @@ def _trim(value: float) -> str:
     """Three significant digits, never in exponent form."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    exponent = int(f"{abs(value):.2e}".partition("e")[2])
+    digits = max(0, 2 - exponent)
     return f"{value:,.{digits}f}"

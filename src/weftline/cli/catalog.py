@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from weftline.catalog.facts import FactSheet
 
 app = App(name="catalog", help="Chips, fabrics and prices: what is known, from where, how surely.")
 
@@ -163,38 +166,41 @@ def _known_vendor(kind: str, name: str) -> str:
     from weftline.catalog.prices import shipped_prices
     from weftline.errors import UnknownNameError
 
-    known = {
-        "accelerators": lambda: {a.vendor for a in accelerators().values()},
-        "prices": lambda: {p.provider for p in shipped_prices()},
-        "storage": lambda: {t.provider for t in storage_tiers().values()},
-        "cpus": lambda: {c["vendor"] for c in cpus().values()},
-    }
-    names = sorted(known[kind]()) if kind in known else []
+    found: set[str] = set()
+    if kind == "accelerators":
+        found = {a.vendor for a in accelerators().values()}
+    elif kind == "prices":
+        found = {p.provider for p in shipped_prices()}
+    elif kind == "storage":
+        found = {t.provider for t in storage_tiers().values()}
+    elif kind == "cpus":
+        found = {str(c["vendor"]) for c in cpus().values()}
+    names = sorted(found)
     if name.lower() not in names:
         hint = f"one of {', '.join(names)}" if names else f"`list {kind}` has no vendors"
         raise UnknownNameError("vendor", name, names, where="--vendor", hint=hint)
     return name.lower()
 
 
-def _find(name: str, kind: str | None) -> Any:
+def _find(name: str, kind: str | None) -> FactSheet:
+    from functools import partial
+
     from weftline.catalog import accelerator, accelerators, fabric, fabrics, storage_tiers
     from weftline.catalog._lookup import find
     from weftline.catalog.accelerators import ALIASES
     from weftline.errors import UnknownNameError
 
-    lookups = {
-        "accelerator": accelerator,
-        "fabric": fabric,
-        "storage": lambda n: find("storage tier", n, storage_tiers()),
-    }
-    for known, look_up in lookups.items():
-        if kind not in (None, known):
-            continue
+    if kind == "accelerator":
+        return accelerator(name)
+    if kind == "fabric":
+        return fabric(name)
+    if kind == "storage":
+        return find("storage tier", name, storage_tiers())
+    for look_up in (accelerator, fabric, partial(find, "storage tier", table=storage_tiers())):
         try:
             return look_up(name)
         except UnknownNameError:
-            if kind is not None:
-                raise
+            continue
     names = (*accelerators(), *ALIASES, *fabrics(), *storage_tiers())
     hint = "`weftline catalog list` names all chips, `list fabrics` all fabrics"
     raise UnknownNameError("name", name, names, hint=hint)

@@ -9,10 +9,12 @@ from typing import NoReturn
 from cyclopts import App
 
 from weftline import __version__
+from weftline.cli.calibrate import calibrate
 from weftline.cli.catalog import app as catalog_app
 from weftline.cli.doctor import doctor
 from weftline.cli.explain import explain
 from weftline.cli.plan import app as plan_app
+from weftline.cli.score import app as score_app
 from weftline.errors import InputError, WeftlineError
 
 app = App(
@@ -25,6 +27,8 @@ app = App(
 app.command(plan_app)
 app.command(catalog_app)
 app.command(explain)
+app.command(score_app)
+app.command(calibrate)
 app.command(doctor)
 
 
@@ -65,5 +69,9 @@ def _help_for(argv: list[str]) -> str:
         if word.startswith("-") or len(words) == 2:
             break
         words.append(word)
-    known = " ".join(words) if words and words[0] in ("plan", "catalog") else "".join(words[:1])
+    known = (
+        " ".join(words)
+        if words and words[0] in ("plan", "catalog", "score")
+        else "".join(words[:1])
+    )
     return f"`weftline {known} --help` lists what is known".replace("  ", " ")

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from weftline.spec import Job
 
 app = App(name="plan", help="Find the best plan for a job.", help_format="plaintext")
@@ -73,6 +71,7 @@ def train(
     output
         Write the plan to this file.
     """
+    from weftline.cli.progress import progress
     from weftline.plan import plan_train
     from weftline.report.plan import render_plan
     from weftline.spec.serialize import plan_to_json, write_plan
@@ -82,28 +81,12 @@ def train(
         max_chips=max_chips, budget=budget, deadline=deadline, price=price, region=region,
         objective=objective, precision=precision, framework=framework,
     )  # fmt: skip
-    plan = plan_train(job, usd_per_chip_hour=own_price, progress=_progress())
+    plan = plan_train(job, usd_per_chip_hour=own_price, progress=progress())
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)
     print(plan_to_json(plan) if json else render_plan(plan))
     return 0
-
-
-def _progress() -> Callable[[str, float], None] | None:
-    """A bar on a terminal for searches that last; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        return None
-    import time
-
-    start = time.monotonic()
-
-    def show(name: str, share: float) -> None:
-        if time.monotonic() - start > 1.0:
-            done = "#" * round(share * 30)
-            print(f"\r[{done:<30}] {name:<20}", end="", file=sys.stderr, flush=True)
-
-    return show
 
 
 def _job(

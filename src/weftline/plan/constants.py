@@ -1,18 +1,13 @@
 """The constants a step time rests on: what they are, where they come from, how far to trust them.
 
-Every constant is physical and bounded. A set belongs to one (chip, framework) group and is read
-from ``data/constants.json``, which the fit writes together with the rows it used and its error on
-rows it had not seen; nothing here is tuned by hand. Arrays may stand in for floats, so that one
-evaluation can serve rows of many groups while fitting.
+Every constant is physical and bounded. A set belongs to one (chip, framework) group; the fit
+(``weftline.plan.calibration``) writes it together with the rows it rests on. Arrays may stand in
+for floats, so that one evaluation can serve rows of many groups while fitting.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,68 +97,6 @@ PRIOR = Constants(
 """Where a fit starts and what a group without rows falls back to; stated as ``assumed``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConstantSet:
-    """One group's constants with what they rest on."""
-
-    group: str
-    constants: Constants
-    rows: int
-    log_error: float
-    """Standard deviation of ln(predicted / measured) on rows the fit had not seen."""
-    basis: str
-
-
 def with_values(base: Constants, **changes: Number) -> Constants:
-    """``base`` with some constants replaced (what-if, fitting)."""
+    """``base`` with some constants replaced (what-if)."""
     return replace(base, **changes)
-
-
-@functools.cache
-def constant_sets() -> dict[str, ConstantSet]:
-    """All fitted groups of the shipped data file, by group name."""
-    found: dict[str, ConstantSet] = {}
-    for name, entry in _raw()["groups"].items():
-        values = {k: float(v) for k, v in entry["constants"].items()}
-        found[name] = ConstantSet(
-            group=name,
-            constants=replace(PRIOR, **values),
-            rows=int(entry["rows"]),
-            log_error=float(entry["log_error_held_out"]),
-            basis=f"calibrated n={entry['rows']}",
-        )
-    return found
-
-
-def constants_for(accelerator: str, framework: str) -> ConstantSet:
-    """The constants of one chip under one framework family, or their nearest relatives.
-
-    In order: the pair itself, the chip under any framework, the chip's generation, all chips. What
-    was taken stands in ``basis``, and a relative's error band is widened by what crossing chips
-    cost when whole accelerators were left out of the fit.
-    """
-    raw = _raw()
-    sets = constant_sets()
-    for name in (f"{accelerator}/{framework}", f"{accelerator}/*"):
-        if name in sets:
-            return sets[name]
-    relative = raw["relatives"].get(accelerator, "*")
-    for name in (f"{relative}/{framework}", f"{relative}/*", "*/*"):
-        if name in sets:
-            found = sets[name]
-            spread = float(raw["log_error_across_accelerators"])
-            return replace(
-                found,
-                log_error=max(found.log_error, spread),
-                basis=f"assumed: constants of {name}, {found.basis}",
-            )
-    return ConstantSet(
-        group="prior", constants=PRIOR, rows=0, log_error=0.35, basis="assumed: priors alone"
-    )
-
-
-@functools.cache
-def _raw() -> dict[str, Any]:
-    path = Path(__file__).parent / "data" / "constants.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -39,12 +39,18 @@ _MEMORY_NAMES: Final = (
 
 def step_parts(found: Found) -> tuple[Part, ...]:
     """The step by part, seconds; parts that take no time are left out."""
-    parts = (
+    parts = [
         Part(name=name, value=float(getattr(found.parts, field)[0]), unit="s",
              basis=found.constants.basis)
         for name, field in _STEP_NAMES
-    )  # fmt: skip
-    return tuple(p for p in parts if p.value > 0)
+    ]  # fmt: skip
+    if abs(found.correction - 1) > 1e-4 and found.nearest is not None:
+        parts.append(
+            Part(name="what near measured runs add or save", unit="s",
+                 value=found.step_time_s * (1 - 1 / found.correction),
+                 basis=f"measured runs, nearest {found.nearest[0]}")
+        )  # fmt: skip
+    return tuple(p for p in parts if abs(p.value) > 0)
 
 
 def memory_parts(found: Found) -> tuple[Part, ...]:
@@ -116,7 +122,7 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
         said.append(
             f"{name} wins below {format_usd(now * ratio)} a chip-hour (now {format_usd(now)})"
         )
-    band = best.found.constants.log_error + second.found.constants.log_error
+    band = best.found.log_error + second.found.log_error
     ratio = second.train_time_s / best.train_time_s
     if 1 / (1 + band) < ratio < 1 + band:
         said.append(f"the time of {name} is within the error of both estimates: measure a step")

@@ -15,15 +15,19 @@ from weftline.catalog import Accelerator
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import Model
-from weftline.plan.constants import ConstantSet, FloatArray, constants_for
+from weftline.plan.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
+from weftline.plan.constants import FloatArray
 from weftline.plan.frameworks import Framework
 from weftline.plan.layouts import enumerate_layouts, layout_at
 from weftline.plan.memory import Memory, memory_of
+from weftline.plan.residual import features_of
 from weftline.plan.step import IntArray, Layouts, StepTime, compile_layouts, time_step
 from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 15
 """Layouts timed at once: their columns stay in a core's cache."""
+SHORTLIST = 256
+"""Fastest layouts of a cluster that the residual process ranks again."""
 COUNTS_TRIED = 6
 """Where the count is free: the largest allowed and so many halvings of it."""
 
@@ -33,9 +37,16 @@ class Found:
     """The best layout on one cluster, with the numbers that decided."""
 
     cluster: Cluster
-    constants: ConstantSet
+    constants: GroupConstants
     layout: Layout
     step_time_s: float
+    """Physics times the correction that near measured runs ask for."""
+    correction: float
+    """Measured over physics, as near runs show it; 1 where none is near."""
+    log_error: float
+    """Standard deviation of ln(measured / step_time_s)."""
+    nearest: tuple[str, float] | None
+    """The measured run that says most of it, and their correlation."""
     parts: StepTime
     """Parts of the step, arrays of one."""
     memory: Memory
@@ -114,7 +125,12 @@ def search(
 
 
 def best_on(
-    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: ConstantSet, tally: Tally
+    model: Model,
+    job: Job,
+    frame: Framework,
+    cluster: Cluster,
+    constants: GroupConstants,
+    tally: Tally,
 ) -> tuple[Found | None, str]:
     """The fastest layout that fits ``cluster``, or the reason why there is none."""
     layouts = enumerate_layouts(
@@ -142,26 +158,39 @@ def best_on(
         [time_chunk(model, job, frame, cluster, constants, c).total_s for c in _chunks(kept)]
     )
     # Ties go to the simpler layout: enumeration runs from small degrees to large ones.
-    order = np.argsort(seconds, kind="stable")
+    order = np.argsort(seconds, kind="stable")[:SHORTLIST]
+    kept, seconds = kept.take(order), seconds[order]
+    _, residual = calibrated(PUBLISHED)
+    features = features_of(
+        model, cluster, kept, group=constants.group, version="", precision=job.precision,
+        seq_len=job.seq_len,
+    )  # fmt: skip
+    corrected = seconds * np.exp(residual.mean(features))
+    order = np.argsort(corrected, kind="stable")
     best = int(order[0])
-    one = kept.take(np.array([best]))
+    at = np.array([best])
+    _, deviation = residual.at(features.take(at))
+    one = kept.take(at)
     layout = layout_at(kept, best)
     return (
         Found(
             cluster=cluster,
             constants=constants,
             layout=layout,
-            step_time_s=float(seconds[best]),
+            step_time_s=float(corrected[best]),
+            correction=float(corrected[best] / seconds[best]),
+            log_error=float(deviation[0]),
+            nearest=residual.nearest(features.take(at)),
             parts=time_chunk(model, job, frame, cluster, constants, one),
             memory=memory_of(model, frame, one, seq_len=job.seq_len),
-            second=_second(kept, seconds, order, layout),
+            second=_second(kept, corrected, order, layout),
         ),
         "",
     )
 
 
 def time_chunk(
-    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: ConstantSet,
+    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: GroupConstants,
     layouts: Layouts,
 ) -> StepTime:  # fmt: skip
     """Step times of some layouts of one job on one cluster."""

@@ -99,6 +99,8 @@ class Compiled:
     edp_gather_bytes: FloatArray
     optimizer_bytes: FloatArray
     """Bytes the optimizer step reads and writes."""
+    weight_gradients: FloatArray
+    """1, or 0 where weights are frozen (LoRA) and backward has one product for each forward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +193,7 @@ def compile_layouts(
         edp_gather_bytes=expert * weights_sent * gathers,
         optimizer_bytes=(dense + expert) * (2 * frame.optimizer_bytes + frame.grad_bytes + 2)
         / np.where(layouts.zero >= 1, layouts.dp * layouts.cp, 1.0),
+        weight_gradients=np.ones(len(layouts)),
     )  # fmt: skip
 
 
@@ -263,8 +266,6 @@ def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes
     return KeyTimes(gemm_s=total(gemm_s), attention_s=total(attention_s), memory_s=total(memory_s))
 
 
-_BACKWARD_GEMM = 2.0
-"""Two products of the forward size: gradients of inputs and of weights."""
 _BACKWARD_FLASH = 2.5
 """Flash attention recomputes scores: five products where forward has two (arXiv:2307.08691)."""
 
@@ -283,7 +284,9 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
 
     gemm, attention, memory = t.gemm_s[:, key], t.attention_s[:, key], t.memory_s[:, key]
     forward = gemm + attention + memory
-    backward = gemm * _BACKWARD_GEMM + attention * back_attention + memory * 2.0
+    # Backward has a product of the forward's size for gradients of inputs, and one for weights.
+    back_gemm = 1 + x.weight_gradients
+    backward = gemm * back_gemm + attention * back_attention + memory * 2.0
     again = full * forward[LAYER] + selective * attention[LAYER]
 
     up, out = c.scale_up_efficiency, c.scale_out_efficiency
@@ -322,7 +325,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     imbalance_s = micro * (slowest - mean_stage)
 
     window = np.where(lay.zero >= 3, micro, 1.0) * mean_stage
-    dp_raw = _dp_seconds(x, up, out)
+    dp_raw = _dp_seconds(x, up, out) * x.weight_gradients
     dp_s = dp_raw - np.minimum(c.dp_overlap * dp_raw, window)
     optimizer_s = x.optimizer_bytes / (
         _first(x.device.memory_bandwidth_bytes_per_s, key) * c.memory_efficiency
@@ -334,7 +337,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     edges_memory = memory[FIRST] + memory[LAST]
     return StepTime(
         total_s=busy + overhead,
-        gemm_s=per_step * (1 + _BACKWARD_GEMM) * (x.layers * gemm[LAYER] + edges_gemm),
+        gemm_s=per_step * (1 + back_gemm) * (x.layers * gemm[LAYER] + edges_gemm),
         attention_s=per_step * x.layers * (1 + back_attention) * attention[LAYER],
         memory_bound_s=per_step * 3 * (x.layers * memory[LAYER] + edges_memory),
         recompute_s=per_step * x.layers * again,

@@ -347,7 +347,7 @@ def _estimates(
     offer: Offer, job: Job, model: Model, quote: PriceQuote | None
 ) -> tuple[dict[str, Estimate], tuple[Part, ...]]:
     found = offer.found
-    spread = math.exp(Z90 * found.constants.log_error) - 1
+    spread = math.exp(Z90 * found.log_error) - 1
     basis = found.constants.basis
     step = Estimate.within(found.step_time_s, "s", spread, basis)
     run = step.scaled(job.steps, "s")

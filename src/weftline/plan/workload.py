@@ -62,7 +62,7 @@ class Work:
     """[K] tokens of one micro-batch on one context-parallel rank."""
     tp_bytes: FloatArray
     """[K] full buffer of one tensor-parallel gather or scatter."""
-    tp_collectives: float
+    tp_collectives: float | FloatArray
     """Tensor-parallel reduce-scatter + all-gather pairs in a mean layer's forward pass."""
     cp_bytes: FloatArray
     """[K] keys and values a context-parallel rank receives in a mean layer's forward pass."""
@@ -96,7 +96,7 @@ def lower(
     layers = max(len(model.layers), 1)
     collectives = sum(_row_parallel_outputs(layer.operators) for layer in model.layers) / layers
     cp_values = sum(_kv_values(layer.operators) for layer in model.layers) / layers
-    top_k = sum(_routed_values(layer.operators, model.hidden) for layer in model.layers) / layers
+    top_k = sum(_routed_values(layer.operators) for layer in model.layers) / layers
     return Work(
         keys=k_count,
         key=np.repeat(np.arange(k_count), o_count),
@@ -155,11 +155,13 @@ def _kv_values(operators: Iterable[Operator]) -> int:
     )
 
 
-def _routed_values(operators: Iterable[Operator], hidden: int) -> int:
-    """Values a token sends to its experts: one hidden row for each expert it is routed to."""
-    return max(
-        (op.experts_per_token * hidden for op in operators if op.kind == "grouped_gemm"), default=0
-    )
+def _routed_values(operators: Iterable[Operator]) -> int:
+    """Values a token sends to its experts: one expert input for each expert it is routed to.
+
+    The input of the first expert product is the hidden row, or the narrower latent one.
+    """
+    grouped = [op for op in operators if op.kind == "grouped_gemm"]
+    return grouped[0].experts_per_token * grouped[0].in_features if grouped else 0
 
 
 def _lower_operator(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.facts import Choice, Fact, FactSheet
 from weftline.catalog.findings import RULES, Finding
 from weftline.catalog.online import Refreshed
-from weftline.catalog.prices import PRICE_TYPES, Price, shipped_prices
+from weftline.catalog.prices import PRICE_TYPES, Price, date_span, shipped_prices
 from weftline.catalog.validation import KnownFault
 from weftline.errors import InputError
 from weftline.units import format_bytes, format_rate
@@ -98,7 +97,7 @@ def _price_rows(provider: str | None) -> list[Data]:
                 "faulty": len(group) - len(sound),
                 "low_usd_per_chip_hour": min(sound, default=None),
                 "high_usd_per_chip_hour": max(sound, default=None),
-                "newest": max(p.date for p in group),
+                "newest": max(group, key=lambda p: date_span(p.date)[1]).date,
             }
         )
     return rows
@@ -115,23 +114,21 @@ def list_text(data: Data) -> str:
 
 
 def _list_accelerators(rows: Sequence[Data]) -> str:
-    vendors = Counter(r["vendor"] for r in rows)
-    head = f"{len(rows)} accelerators: {', '.join(f'{n} {v}' for v, n in vendors.items())}"
-    table = [("", "16 bit", "8 bit", "memory", "memory", "scale-up", "chips", "tdp", ""),
-             ("id", "TFLOP/s", "TFLOP/s", "GB", "GB/s", "GB/s", "", "W", "state")]  # fmt: skip
+    vendors = len({r["vendor"] for r in rows})
+    head = f"{_plural(len(rows), 'accelerator')} of {_plural(vendors, 'vendor')}"
+    table = [("", "16 bit", "8 bit", "memory", "", "scale-up", "", "tdp", ""),
+             ("id", "TF/s", "TF/s", "GB", "TB/s", "GB/s", "x", "W", "state")]  # fmt: skip
     table += [
         (
             r["id"], _num(r["bf16_flops"], 1e12), _num(r["fp8_flops"], 1e12),
-            _num(r["memory_bytes"], 1e9), _num(r["memory_bandwidth_bytes_per_s"], 1e9),
+            _num(r["memory_bytes"], 1e9), _num(r["memory_bandwidth_bytes_per_s"], 1e12),
             _num(r["scale_up_bytes_per_s"], 1e9), _num(r["scale_up_domain"]), _num(r["tdp_w"]),
             r["availability"],
         )
         for r in rows
     ]  # fmt: skip
-    foot = (
-        "Dense peaks; scale-up is what one chip sends, one direction. `catalog show ID` says why."
-    )
-    return _fold(head) + "\n\n" + _table(table, right=range(1, 8)) + "\n\n" + foot
+    foot = "Peaks are dense, in TFLOP/s; scale-up is what one chip sends, one way."
+    return head + "\n\n" + _table(table, right=range(1, 8)) + "\n\n" + foot
 
 
 def _list_fabrics(rows: Sequence[Data]) -> str:
@@ -149,7 +146,7 @@ def _list_fabrics(rows: Sequence[Data]) -> str:
 def _list_prices(rows: Sequence[Data]) -> str:
     total, faulty = sum(r["rows"] for r in rows), sum(r["faulty"] for r in rows)
     table = [("", "", "", "", "", "USD per chip hour", ""),
-             ("accelerator", "provider", "type", "rows", "faulty", "low to high", "newest")]  # fmt: skip
+             ("accelerator", "provider", "type", "rows", "bad", "low to high", "date")]  # fmt: skip
     table += [
         (r["accelerator"], r["provider"], r["price_type"], str(r["rows"]), str(r["faulty"]),
          _span(r["low_usd_per_chip_hour"], r["high_usd_per_chip_hour"]), r["newest"])
@@ -299,8 +296,13 @@ def _field_lines(field: Mapping[str, Any]) -> list[str]:
         value = f"{f['value']:>9,.10g} {f['unit']:<8} {labels:<12}"
         line = f"{name:<18}{mark}{value} {f['status']:<8} {f['source']}"
         lines.append(line.rstrip())
-        extra = "; ".join(x for x in (f"only {f['scope']}" if "scope" in f else "",
-                                      f.get("note", "")) if x)  # fmt: skip
+        said = sources()[f["source"]].date
+        parts = (
+            f"only {f['scope']}" if "scope" in f else "",
+            f"dated {f['date']}" if f["date"] != said else "",
+            f.get("note", ""),
+        )
+        extra = "; ".join(x for x in parts if x)
         if extra:
             lines.append(_fold(extra, " " * 22))
     if len(field["facts"]) > 1 or any("direction" in f for f in field["facts"]):
@@ -310,7 +312,7 @@ def _field_lines(field: Mapping[str, Any]) -> list[str]:
 
 def _taken_lines(field: Mapping[str, Any]) -> list[str]:
     if "why" not in field:
-        return [" " * 20 + "none taken: no unambiguous figure of the chip itself"]
+        return [" " * 20 + "none taken: each holds for one product only, or is unlabelled"]
     value, low, high = (_si(field["field"], field[k]) for k in ("value_si", "low_si", "high_si"))
     span = f" (span {low} to {high})" if low != high else ""
     if not span and field["why"] == "the only figure":
@@ -446,7 +448,9 @@ def _num(value: float | None, unit: float = 1.0) -> str:
     if value is None:
         return "-"
     scaled = value / unit
-    return f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
+    if scaled >= 100:
+        return f"{scaled:.0f}"
+    return f"{scaled:.3g}" if scaled >= 0.1 else f"{scaled:.2g}"
 
 
 def _span(low: float | None, high: float | None) -> str:

@@ -89,13 +89,19 @@ def _constants() -> Check:
     # The calibration file is plan's own; report may not import plan, so its size is read as data.
     from importlib import resources
 
+    pools = 0
+    rows = 0
     try:
-        text = resources.files("weftline").joinpath("plan/data/constants.json").read_text("utf-8")
-        groups = json.loads(text)["groups"]
+        folder = resources.files("weftline").joinpath("plan/data")
+        for file in folder.iterdir():
+            if file.name.startswith("calibration_"):
+                pools += 1
+                rows += len(json.loads(file.read_text("utf-8"))["rows"])
     except (OSError, ValueError, KeyError) as error:
         return Check(name="calibration", status="broken", detail=str(error), hint="reinstall")
-    rows = sum(int(g["rows"]) for g in groups.values())
-    return Check(name="calibration", status="ok", detail=f"{len(groups)} groups, {rows} rows")
+    if not rows:
+        return Check(name="calibration", status="broken", detail="no rows", hint="reinstall")
+    return Check(name="calibration", status="ok", detail=f"{rows} measured rows in {pools} pools")
 
 
 def render_doctor(checks: tuple[Check, ...]) -> str:

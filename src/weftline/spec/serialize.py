@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from weftline.errors import InputError, InputErrors
+from weftline.errors import InputError, InputErrors, InternalError
 from weftline.spec.plan import PLAN_FORMAT, Plan
 
 MAX_PLAN_BYTES = 64 << 20
@@ -79,10 +79,29 @@ def plan_from_json(text: str, *, where: str = "plan") -> Plan:
 
     adapter = TypeAdapter(with_config(ConfigDict(extra="forbid"))(Plan))
     try:
-        return adapter.validate_python(raw)
+        found = adapter.validate_python(raw)
     except ValidationError as error:
         wrong = [
             InputError(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}", where=where)
             for e in error.errors()[:20]
         ]
         raise (wrong[0] if len(wrong) == 1 else InputErrors(wrong)) from None
+    except InternalError as error:  # an estimate outside its band: no plan of ours, an edited file
+        raise InputError(error.what, where=where) from None
+    _check_layout(found, where)
+    return found
+
+
+def _check_layout(plan: Plan, where: str) -> None:
+    layout = plan.layout
+    try:
+        layout.check(
+            chips=plan.cluster.chips,
+            global_batch=plan.job.global_batch,
+            layers=layout.pp * layout.vp,  # a plan does not repeat its model's depth
+        )
+    except InputErrors as several:
+        placed = [InputError(f"layout: {e.what}", where=where, hint=e.hint) for e in several.errors]
+        raise InputErrors(placed) from None
+    except InputError as error:
+        raise InputError(f"layout: {error.what}", where=where, hint=error.hint) from None

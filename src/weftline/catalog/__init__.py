@@ -1,0 +1,78 @@
+"""Facts: chips, fabrics, prices, storage, energy; each with its unit, status, source and date."""
+
+from weftline.catalog._lookup import accelerator
+from weftline.catalog._read import accelerators, sources, user_data_dir
+from weftline.catalog.accelerators import Accelerator
+from weftline.catalog.fabrics import Fabric, closed_forms, fabric, fabrics, nccl_constants_us
+from weftline.catalog.facts import Choice, Fact, Source
+from weftline.catalog.findings import Finding
+from weftline.catalog.online import refresh
+from weftline.catalog.prices import Price, PriceChoice, best_price, prices
+from weftline.catalog.surroundings import (
+    Egress,
+    Embodied,
+    EnergyPrice,
+    GridIntensity,
+    LlmApiPrice,
+    Pue,
+    StorageTier,
+    claims,
+    cpus,
+    egress,
+    embodied,
+    embodied_lifespan_years,
+    energy_price,
+    grid_intensity,
+    llm_api_prices,
+    measured_serving,
+    policy,
+    pue,
+    reliability,
+    storage_tiers,
+)
+from weftline.catalog.validation import KnownFault, known_faults, validate
+
+__all__ = [
+    "Accelerator",
+    "Choice",
+    "Egress",
+    "Embodied",
+    "EnergyPrice",
+    "Fabric",
+    "Fact",
+    "Finding",
+    "GridIntensity",
+    "KnownFault",
+    "LlmApiPrice",
+    "Price",
+    "PriceChoice",
+    "Pue",
+    "Source",
+    "StorageTier",
+    "accelerator",
+    "accelerators",
+    "best_price",
+    "claims",
+    "closed_forms",
+    "cpus",
+    "egress",
+    "embodied",
+    "embodied_lifespan_years",
+    "energy_price",
+    "fabric",
+    "fabrics",
+    "grid_intensity",
+    "known_faults",
+    "llm_api_prices",
+    "measured_serving",
+    "nccl_constants_us",
+    "policy",
+    "prices",
+    "pue",
+    "refresh",
+    "reliability",
+    "sources",
+    "storage_tiers",
+    "user_data_dir",
+    "validate",
+]

@@ -1,0 +1,142 @@
+"""Accelerators: every stated figure kept, one taken by rule, ready in SI for the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from weftline.catalog.facts import FactSheet
+
+TopologyKind = Literal[
+    "switch",  # every chip reaches every other through one switched domain
+    "fully_connected",  # a direct link between every two chips
+    "torus2d",
+    "torus3d",
+    "ring",
+    "mesh",  # some chips linked, not all
+    "dragonfly",
+    "none",  # no link beside the host's bus
+    "unknown",
+]
+Availability = Literal[
+    "shipping", "export-limited", "internal", "announced", "end-of-life", "end-of-sale",
+    "hypothetical",
+]  # fmt: skip
+
+# The fields a chip can have facts on, beside `peak.<dtype>`.
+FIELDS: Final = (
+    "memory", "memory_usable", "memory_bandwidth", "scale_up", "scale_up_domain", "scale_out",
+    "tdp", "chips_per_host",
+)  # fmt: skip
+DTYPES: Final = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4")
+
+# What people write for a chip. The plain name is the one that most machines hold.
+ALIASES: Final[Mapping[str, str]] = {
+    "a100": "a100-80-sxm", "a100-80": "a100-80-sxm", "a100-80gb": "a100-80-sxm",
+    "a100-sxm": "a100-80-sxm", "a100-40": "a100-40-sxm", "a100-40gb": "a100-40-sxm",
+    "h100": "h100-sxm", "h100-80gb": "h100-sxm", "h100-sxm5": "h100-sxm", "h100-mega": "h100-sxm",
+    "h200": "h200-sxm", "h800": "h800-sxm", "v100": "v100-32-sxm", "v100-32gb": "v100-32-sxm",
+    "gb200": "gb200-nvl72", "gb300": "gb300-nvl72", "vr200": "vr200-nvl72",
+    "rubin": "vr200-nvl72", "trn1": "trainium1", "trainium": "trainium1", "trn2": "trainium2",
+    "trn3": "trainium3", "trn4": "trainium4", "inf1": "inferentia1", "inferentia": "inferentia1",
+    "inf2": "inferentia2", "inf3": "inferentia3", "v4": "tpu-v4", "tpuv4": "tpu-v4",
+    "v5e": "tpu-v5e", "tpuv5e": "tpu-v5e", "tpu-v5litepod": "tpu-v5e", "v5p": "tpu-v5p",
+    "tpuv5p": "tpu-v5p", "v6e": "tpu-v6e", "tpuv6e": "tpu-v6e", "trillium": "tpu-v6e",
+    "tpu-v7": "tpu7x", "tpu-v7x": "tpu7x", "v7": "tpu7x", "v7x": "tpu7x", "ironwood": "tpu7x",
+    "maia": "maia100", "groq": "groq-lpu1", "wse-3": "wse3", "cerebras": "wse3",
+    "mi250": "mi250x", "mi300": "mi300x", "mi325": "mi325x", "mi355": "mi355x",
+    "gaudi-2": "gaudi2", "gaudi-3": "gaudi3",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator(FactSheet):
+    """One chip as its sources describe it.
+
+    Attributes give the figure taken (see :mod:`weftline.catalog.facts`) in SI, or None where no
+    source states one; ``choice`` says why it was taken and how far others lie from it.
+    """
+
+    vendor: str
+    availability: Availability
+    launch: str
+    process: str
+    topology: str
+    """The scale-up network in words."""
+    topology_kind: TopologyKind
+    topology_shape: tuple[int, ...] = ()
+    """Length of each torus dimension of the largest domain; empty where it is not a known torus."""
+    purpose: Literal["training", "inference"] = "training"
+    """``inference`` where the maker sells or uses it for inference only."""
+
+    def peak_flops(self, dtype: str) -> float | None:
+        """Dense peak in FLOP/s (OP/s for ``int8``); None where no dense figure is stated."""
+        return self.si(f"peak.{dtype.lower()}")
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The number formats with a dense peak, widest first."""
+        return tuple(d for d in DTYPES if self.peak_flops(d) is not None)
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Nominal memory in bytes.
+
+        NVIDIA's 80 GB are 80 GiB less ECC and reserve; the decimal 80e9 is kept, which promises
+        less. ``choice("memory_usable")`` holds what a driver reports, where known.
+        """
+        return self.si("memory")
+
+    @property
+    def memory_bandwidth_bytes_per_s(self) -> float | None:
+        """Peak bandwidth of the chip's memory, bytes/s."""
+        return self.si("memory_bandwidth")
+
+    @property
+    def scale_up_bytes_per_s(self) -> float | None:
+        """What one chip can send into its scale-up network, bytes/s, one direction."""
+        return self.si("scale_up")
+
+    @property
+    def scale_up_domain(self) -> int | None:
+        """Chips in the largest scale-up domain."""
+        return self.count("scale_up_domain")
+
+    @property
+    def scale_out_bytes_per_s(self) -> float | None:
+        """One chip's share of the host's network, bytes/s, one direction."""
+        return self.si("scale_out")
+
+    @property
+    def tdp_w(self) -> float | None:
+        """Thermal design power of one chip, watts."""
+        return self.si("tdp")
+
+    @property
+    def chips_per_host(self) -> int | None:
+        """Chips under one operating system, in the usual full machine."""
+        return self.count("chips_per_host")
+
+    @property
+    def hypothetical(self) -> bool:
+        """True where no maker has announced the chip: to be used only when asked for."""
+        return self.availability == "hypothetical"
+
+    @property
+    def purchasable(self) -> bool:
+        """True where someone outside its maker can have one today."""
+        return self.availability in ("shipping", "export-limited", "end-of-life", "end-of-sale")
+
+    @property
+    def trains(self) -> bool:
+        """True where a training run can be planned on it.
+
+        Not made for inference only; bf16 or fp16 peak, memory and bandwidth are known.
+        """
+        peak = self.peak_flops("bf16") or self.peak_flops("fp16")
+        return self.purpose == "training" and None not in (
+            peak,
+            self.memory_bytes,
+            self.memory_bandwidth_bytes_per_s,
+        )

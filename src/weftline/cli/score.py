@@ -1,0 +1,73 @@
+"""``weftline score``: predictions against measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+app = App(name="score", help="Hold predictions against measurements.", help_format="plaintext")
+
+
+@app.command
+def training(
+    rows: Path,
+    *,
+    held_out: bool = False,
+    by: Literal["random", "accelerator", "model"] = "random",
+    folds: int = 5,
+    seeds: int = 3,
+    max_mape: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Predicted and measured step time of every run in a CSV file.
+
+    Runs the shipped calibration has seen are predicted with themselves left out; with --held-out
+    everything is fitted again on some rows and scored on the others.
+
+    Parameters
+    ----------
+    rows
+        CSV with the columns of published runs or of vTrain's ground truth.
+    held_out
+        Fit on some rows of the file, score the rest, until each was left out.
+    by
+        With --held-out: leave out random rows, whole accelerators or whole models.
+    folds
+        With --held-out: parts the rows are cut into.
+    seeds
+        With --held-out: how many random cuts, seeds 0, 1, ...
+    max_mape
+        Exit with 4 if the mean error is above this: 12%.
+    json
+        Print all rows as JSON.
+    """
+    import json as json_module
+
+    from weftline.cli.progress import progress
+    from weftline.errors import InputError, ThresholdCrossedError
+    from weftline.plan.rows import read_rows
+    from weftline.plan.score import score_held_out, score_rows, score_to_dict
+    from weftline.report.score import render_score
+    from weftline.units import parse_fraction
+
+    limit = None if max_mape is None else 100 * parse_fraction(max_mape, where="--max-mape")
+    if folds < 2 or seeds < 1:
+        raise InputError("--folds needs at least 2, --seeds at least 1", where="--folds, --seeds")
+    known, left = read_rows(rows)
+    if held_out:
+        group = {"random": None, "accelerator": lambda r: r.accelerator,
+                 "model": lambda r: r.model.name}[by]  # fmt: skip
+        score = score_held_out(
+            known, left, folds=folds, seeds=range(1 if group else seeds), by=group,
+            progress=progress(),
+        )  # fmt: skip
+    else:
+        score = score_rows(known, left)
+    found = score_to_dict(score)
+    print(json_module.dumps(found, indent=1) if json else render_score(found))
+    mape = found["summary"]["mape_pct"]
+    if limit is not None and mape is not None and mape > limit:
+        raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
+    return 0

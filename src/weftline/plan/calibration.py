@@ -1,0 +1,169 @@
+"""The calibration in force: which rows, which constants, how sure.
+
+``python -m weftline.plan.calibration`` fits the shipped rows again and writes one file a pool;
+``weftline calibrate --from RUNS.csv`` fits them together with a user's rows into the user's own
+folder, which is then preferred.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from weftline.catalog import user_data_dir
+from weftline.errors import InputError
+from weftline.plan.constants import FIELDS, Constants, FloatArray
+from weftline.plan.fit import Fitted, Levels, constants_of, fit_pool
+from weftline.plan.residual import LABELS, Features, Residual, kernel_from_json, kernel_to_json
+from weftline.plan.rows import Row, read_rows
+from weftline.spec.serialize import write_text
+
+DATA: Final = Path(__file__).parent / "data"
+SHIPPED: Final = ("published_runs.csv", "vtrain_single.csv", "vtrain_multi.csv")
+PUBLISHED: Final = "published"
+_DIGITS: Final = 6
+
+
+def pool_of(row: Row) -> str:
+    """The pool of rows that are fitted together."""
+    return row.group.split("/")[1] if "/vtrain-" in row.group else PUBLISHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConstants:
+    """The constants of one chip under one framework, and what they rest on."""
+
+    group: str
+    constants: Constants
+    rows: int
+    """Measured rows of this very group; 0 where it borrows from its framework or from all."""
+    basis: str
+
+
+@functools.cache
+def calibrated(pool: str) -> tuple[Levels, Residual]:
+    """Constants and residual process of one pool: the user's if there is one, else the shipped."""
+    own = user_file(pool)
+    path = own if own.is_file() else DATA / f"calibration_{pool}.json"
+    if not path.is_file():
+        raise InputError(f"no calibration for `{pool}`")
+    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return _pool_from(raw)
+
+
+def user_file(pool: str) -> Path:
+    """Where a user's own calibration of a pool stands."""
+    return user_data_dir() / f"calibration_{pool}.json"
+
+
+def constants_for(accelerator: str, framework: str) -> GroupConstants:
+    """Constants of one chip under one framework family, else its framework's, else those of all.
+
+    Constants are fractions of each chip's own peaks, so a framework's carry over to a chip without
+    rows; how well that works is part of the residual process' error bar.
+    """
+    levels, residual = calibrated(PUBLISHED)
+    group = f"{accelerator}/{framework}"
+    rows = int(np.count_nonzero(residual.rows.labels[:, LABELS.index("group")] == group))
+    if group in levels.groups:
+        logits, basis = levels.groups[group], f"calibrated n={rows}"
+    elif framework in levels.frameworks:
+        logits, basis = levels.frameworks[framework], f"assumed, {framework} of other chips"
+    else:
+        logits, basis = levels.everything, "assumed, all chips together"
+    return GroupConstants(group=group, constants=constants_of(logits), rows=rows, basis=basis)
+
+
+def _pool_from(raw: dict[str, Any]) -> tuple[Levels, Residual]:
+    def level(values: dict[str, float]) -> FloatArray:
+        return np.array([float(values[name]) for name in FIELDS])
+
+    levels = Levels(
+        everything=level(raw["levels"]["*"]),
+        frameworks={k: level(v) for k, v in raw["levels"]["frameworks"].items()},
+        groups={k: level(v) for k, v in raw["levels"]["groups"].items()},
+    )
+    rows = raw["rows"]
+    features = Features(
+        labels=np.array([r["labels"] for r in rows], dtype=np.str_),
+        numbers=np.array([r["numbers"] for r in rows], dtype=np.float64),
+    )
+    residual = np.array([float(r["residual"]) for r in rows])
+    return levels, Residual(
+        kernel_from_json(raw["kernel"]), features, residual, [str(r["id"]) for r in rows]
+    )
+
+
+def pool_to_json(fitted: Fitted, rows: Sequence[Row]) -> dict[str, Any]:
+    """One pool as plain values: logits of the constants, the constants, kernel and rows."""
+
+    def level(logits: FloatArray) -> dict[str, float]:
+        return {n: round(float(v), _DIGITS) for n, v in zip(FIELDS, logits, strict=True)}
+
+    levels, residual = fitted.levels, fitted.residual
+    return {
+        "levels": {
+            "*": level(levels.everything),
+            "frameworks": {k: level(v) for k, v in levels.frameworks.items()},
+            "groups": {k: level(v) for k, v in levels.groups.items()},
+        },
+        "constants": {
+            k: _plain(constants_of(v)) for k, v in
+            {"*": levels.everything, **levels.frameworks, **levels.groups}.items()
+        },
+        "kernel": kernel_to_json(residual.kernel),
+        "rows": [
+            {
+                "id": row.id,
+                "labels": [str(t) for t in labels],
+                "numbers": [round(float(v), _DIGITS) for v in numbers],
+                "residual": round(float(value), _DIGITS),
+            }
+            for row, labels, numbers, value in zip(
+                rows, residual.rows.labels, residual.rows.numbers, residual.residual, strict=True
+            )
+        ],
+    }  # fmt: skip
+
+
+def _plain(constants: Constants) -> dict[str, float]:
+    return {name: float(f"{float(getattr(constants, name)):.4g}") for name in FIELDS}
+
+
+def fit_pools(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Fit every pool of some rows; the result is what the pools' files hold."""
+    pools: dict[str, dict[str, Any]] = {}
+    for pool in sorted({pool_of(row) for row in rows}):
+        own = [row for row in rows if pool_of(row) == pool and row.measured_s is not None]
+        pools[pool] = pool_to_json(fit_pool(own), own)
+    return pools
+
+
+def shipped_rows() -> list[Row]:
+    """The rows that weftline ships."""
+    return [row for name in SHIPPED for row in read_rows(DATA / name)[0]]
+
+
+def pool_text(pool: dict[str, Any]) -> str:
+    """A pool as JSON with one row a line, so that a diff shows which rows moved."""
+    rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in pool["rows"])
+    head = json.dumps({k: v for k, v in pool.items() if k != "rows"}, indent=1)
+    return head.removesuffix("\n}") + f',\n "rows": [\n{rows}\n ]\n}}\n'
+
+
+def main() -> None:
+    """Fit the shipped rows again and replace the shipped calibration."""
+    for name, pool in fit_pools(shipped_rows()).items():
+        write_text(pool_text(pool), DATA / f"calibration_{name}.json")
+        sys.stdout.write(f"{name}: {len(pool['rows'])} rows, {len(pool['constants'])} levels\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Fit the constants and the residual process to measured rows, few-shot and with priors.
+
+Constants are fitted from the general to the particular: all rows, then each framework, then each
+(chip, framework), every level held by ridge to the one above, every constant inside its physical
+bounds by a logistic map. What is left over is the residual process, whose kernel maximises the
+marginal likelihood of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weftline.plan.constants import BOUNDS, FIELDS, PRIOR, Constants, FloatArray
+from weftline.plan.predict import compile_row, join, predict
+from weftline.plan.residual import LABELS, NUMBERS, Features, Kernel, Residual, features_of, stack
+from weftline.plan.rows import Row
+from weftline.plan.step import Compiled
+
+RIDGE_ALL, RIDGE_BELOW = 0.5, 0.7
+"""Pull towards the level above, in units of ln(time) per logit of a constant."""
+OUTLIER = 0.2
+"""Errors of ln(time) beyond this count linearly: one bad row does not bend the constants."""
+_LOW = np.array([BOUNDS[name][0] for name in FIELDS])
+_HIGH = np.array([BOUNDS[name][1] for name in FIELDS])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """Fitted constants from the general to the particular, as logits within the bounds."""
+
+    everything: FloatArray
+    frameworks: dict[str, FloatArray]
+    groups: dict[str, FloatArray]
+
+    def of(self, row: Row) -> FloatArray:
+        """The most particular level a row has."""
+        return self.groups.get(row.group, self.frameworks.get(row.frame.name, self.everything))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """Constants and residual process of one pool of rows."""
+
+    levels: Levels
+    residual: Residual
+
+
+def logits_of(constants: Constants) -> FloatArray:
+    """Constants as logits within their bounds."""
+    values = np.array([float(getattr(constants, name)) for name in FIELDS])
+    margin = 1e-3 * (_HIGH - _LOW)
+    values = np.clip(values, _LOW + margin, _HIGH - margin)
+    out: FloatArray = -np.log((_HIGH - _LOW) / (values - _LOW) - 1)
+    return out
+
+
+def constants_of(logits: FloatArray) -> Constants:
+    """Constants from logits: [fields] gives floats, [fields, n] one value a row."""
+    span = (_HIGH - _LOW).reshape(-1, *([1] * (logits.ndim - 1)))
+    low = _LOW.reshape(span.shape)
+    values = low + span / (1 + np.exp(-logits))
+    if logits.ndim == 1:
+        return Constants(**{name: float(v) for name, v in zip(FIELDS, values, strict=True)})
+    return Constants(**dict(zip(FIELDS, values, strict=True)))
+
+
+def fit_level(compiled: Sequence[Compiled], measured: FloatArray, start: FloatArray,
+              ridge: float) -> FloatArray:  # fmt: skip
+    """Logits that fit some rows while staying near ``start``."""
+    from scipy.optimize import least_squares
+
+    joined, target = join(compiled), np.log(measured)
+
+    def errors(logits: FloatArray) -> FloatArray:
+        found = np.log(predict(joined, constants_of(logits))) - target
+        # Soft L1 on the rows alone: the ridge stays quadratic.
+        soft = np.sign(found) * OUTLIER * np.sqrt(
+            2 * (np.sqrt(1 + (found / OUTLIER) ** 2) - 1)
+        )  # fmt: skip
+        return np.concatenate([soft, ridge * (logits - start)])
+
+    found = least_squares(errors, start, max_nfev=40)
+    out: FloatArray = found.x
+    return out
+
+
+def fit_levels(rows: Sequence[Row], compiled: Sequence[Compiled]) -> Levels:
+    """All levels of constants for some rows; every row needs a measured time."""
+    measured = np.array([row.measured_s or np.nan for row in rows])
+
+    def some(keep: list[int], start: FloatArray, ridge: float) -> FloatArray:
+        return fit_level([compiled[i] for i in keep], measured[keep], start, ridge)
+
+    everything = some(list(range(len(rows))), logits_of(PRIOR), RIDGE_ALL)
+    frameworks: dict[str, FloatArray] = {}
+    groups: dict[str, FloatArray] = {}
+    for name in sorted({row.frame.name for row in rows}):
+        inside = [i for i, row in enumerate(rows) if row.frame.name == name]
+        frameworks[name] = some(inside, everything, RIDGE_BELOW)
+        for group in sorted({rows[i].group for i in inside}):
+            own = [i for i in inside if rows[i].group == group]
+            groups[group] = some(own, frameworks[name], RIDGE_BELOW)
+    return Levels(everything=everything, frameworks=frameworks, groups=groups)
+
+
+def physics_seconds(
+    rows: Sequence[Row], compiled: Sequence[Compiled], levels: Levels
+) -> FloatArray:
+    """Step times of rows by constants alone."""
+    logits = np.stack([levels.of(row) for row in rows], axis=1)
+    return predict(join(compiled), constants_of(logits))
+
+
+def row_features(rows: Sequence[Row]) -> Features:
+    """Features of measured rows."""
+    return stack(
+        [
+            features_of(
+                row.model, row.cluster, row.layout, group=row.group, version=row.framework,
+                precision=row.precision, seq_len=row.seq_len,
+            )
+            for row in rows
+        ]
+    )  # fmt: skip
+
+
+def fit_pool(rows: Sequence[Row], compiled: Sequence[Compiled] | None = None) -> Fitted:
+    """Constants and residual process for rows that all have a measured time."""
+    compiled = compiled if compiled is not None else [compile_row(row) for row in rows]
+    levels = fit_levels(rows, compiled)
+    measured = np.array([row.measured_s or np.nan for row in rows])
+    residual = np.log(measured / physics_seconds(rows, compiled, levels))
+    features = row_features(rows)
+    return Fitted(
+        levels=levels, residual=Residual(fit_kernel(features, residual), features, residual)
+    )
+
+
+def fit_kernel(features: Features, residual: FloatArray, *, iterations: int = 20) -> Kernel:
+    """The kernel that maximises the marginal likelihood of the residuals, with weak priors."""
+    from scipy.optimize import minimize
+
+    same = [features.labels[:, None, q] == features.labels[None, :, q] for q in range(len(LABELS))]
+    same_floats = [s.astype(np.float64) for s in same]
+    square = (features.numbers[:, None, :] - features.numbers[None, :, :]) ** 2
+    start = _kernel_start()
+    eye = np.eye(len(features))
+    group = LABELS.index("group")
+
+    def cost(theta: FloatArray) -> tuple[float, FloatArray]:
+        """Negative log marginal likelihood plus prior, and its gradient (equation 5.9)."""
+        sd = np.exp(theta[: len(LABELS) + 3])
+        weights = np.exp(-2 * theta[len(LABELS) + 3 :])
+        near = np.exp(-0.5 * square @ weights)
+        near_scale = sd[len(LABELS)] ** 2 * same_floats[group] + sd[len(LABELS) + 1] ** 2
+        covariance = near_scale * near + (sd[len(LABELS) + 2] ** 2 + 1e-9) * eye
+        for q, shared in enumerate(same_floats):
+            covariance = covariance + sd[q] ** 2 * shared
+        inverse = np.linalg.inv(covariance)
+        alpha = inverse @ residual
+        _, logdet = np.linalg.slogdet(covariance)
+        gap = theta - start
+        value = 0.5 * residual @ alpha + 0.5 * logdet + 0.5 * gap @ gap
+        outer = 0.5 * (inverse - np.outer(alpha, alpha))
+        parts = [2 * sd[q] ** 2 * np.vdot(outer, shared) for q, shared in enumerate(same_floats)]
+        parts.append(2 * sd[len(LABELS)] ** 2 * np.vdot(outer, same_floats[group] * near))
+        parts.append(2 * sd[len(LABELS) + 1] ** 2 * np.vdot(outer, near))
+        parts.append(2 * sd[len(LABELS) + 2] ** 2 * np.trace(outer))
+        by_scale = np.einsum("ij,ijk->k", outer * near_scale * near, square) * weights
+        return float(value), np.concatenate([np.array(parts), by_scale]) + gap
+
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    return _kernel_of(found.x)
+
+
+def _kernel_start() -> FloatArray:
+    """Where the kernel starts and what holds it: 5 % a label, 3 % noise, 2.5 doublings."""
+    parts = [np.full(len(LABELS), 0.05), np.array([0.08, 0.05, 0.03]), np.full(len(NUMBERS), 2.5)]
+    out: FloatArray = np.log(np.concatenate(parts))
+    return out
+
+
+def _kernel_of(theta: FloatArray) -> Kernel:
+    values = np.exp(theta)
+    n = len(LABELS)
+    return Kernel(
+        labels=values[:n],
+        near_in_group=float(values[n]),
+        near=float(values[n + 1]),
+        noise=float(values[n + 2]),
+        scales=values[n + 3 :],
+    )

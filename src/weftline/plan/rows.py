@@ -1,0 +1,448 @@
+"""Measured training runs from CSV files, as jobs whose step time can be predicted.
+
+Two forms are read: columns of published runs (``accelerator,n_accel,model,tp,pp,...``) and those of
+vTrain's ground truth (``# GPUs,global batch,micro batch,...``). What a source leaves open
+(micro-batch, interleaving, recomputation) is predicted as the fastest choice that fits, as a
+practitioner would have run it; what cannot be predicted is kept, with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from weftline.errors import InputError, InputErrors, WeftlineError
+from weftline.fabric import cluster_of
+from weftline.model import Model, load_model
+from weftline.plan.frameworks import FRAMEWORKS, Framework
+from weftline.plan.layouts import enumerate_layouts
+from weftline.plan.memory import memory_of
+from weftline.plan.step import (
+    RECOMPUTE_FULL,
+    RECOMPUTE_NONE,
+    RECOMPUTE_SELECTIVE,
+    Layouts,
+)
+from weftline.spec import Cluster
+
+VTRAIN_COLUMNS: Final = (
+    "# GPUs", "global batch", "micro batch", "hidden size", "attention heads", "# layers",
+    "sequence length", "tensor parallelism", "data parallelism", "pipeline parallelism",
+    "iteration time (ms)",
+)  # fmt: skip
+RUN_COLUMNS: Final = ("accelerator", "n_accel", "model", "seq_len", "gbs", "framework")
+MAX_CSV_BYTES: Final = 64 << 20
+
+_CHIPS: Final = {
+    "A100-80GB": "a100-80-sxm", "A100-40GB": "a100-40-sxm", "H100": "h100-sxm",
+    "H100-96GB-500W": "h100-sxm", "H200": "h200-sxm", "H800-80GB": "h800-sxm", "B200": "b200",
+    "B300": "b300", "GB200": "gb200-nvl72", "GB300": "gb300-nvl72", "MI300X": "mi300x",
+    "MI325X": "mi325x", "MI355X": "mi355x", "TPU v4": "tpu-v4", "TPU v5e": "tpu-v5e",
+    "TPU v5p": "tpu-v5p", "TPU v6e": "tpu-v6e", "Trainium1": "trainium1", "Trainium2": "trainium2",
+}  # fmt: skip
+_MODELS: Final = {
+    "LLAMA3_8B": "llama-3.1-8b", "Llama-3.1-8B": "llama-3.1-8b", "LLAMA3_70B": "llama-3.1-70b",
+    "Llama-3.1-70B": "llama-3.1-70b", "LLAMA3.1_405B": "llama-3.1-405b",
+    "DeepSeekV3": "deepseek-v3", "DeepSeek-V3": "deepseek-v3",
+    "DeepSeekV4 Flash": "deepseek-v4-flash", "GPT OSS 120B": "gpt-oss-120b",
+    "Qwen3_30B_a3B": "qwen3-30b-a3b", "Qwen3_235B_a22B": "qwen3-235b-a22b",
+    "Nemotron_3_Nano": "nemotron-3-nano-30b-a3b",
+    "Nemotron_3_Super": "nemotron-3-super-120b-a12b",
+    "Nemotron_3_Ultra": "nemotron-3-ultra-550b-a55b", "BERT-Large-Ph1": "bert-large",
+    "BLOOM-176B": "bloom-176b", "OPT-175B": "opt-175b", "GPT3-175B": "gpt3-175b",
+    "GPT3-23B": "gpt:layers=28,hidden=8192,heads=64,seq=2048",
+    "GPT3-46B": "gpt:layers=56,hidden=8192,heads=64,seq=2048",
+}  # fmt: skip
+_FAMILIES: Final = (
+    ("maxtext", "maxtext"), ("t5x", "maxtext"), ("torchtitan", "torchtitan"),
+    ("metaseq", "torchtitan"), ("xformers", "torchtitan"), ("neuronx", "neuronx"),
+    ("megatron-lm 2021", "megatron-lm-2021"), ("megatron-lm 2022", "megatron-lm-2022"),
+    ("megatron-deepspeed", "megatron-lm-2021"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured run and what is needed to predict it."""
+
+    id: str
+    accelerator: str
+    """Catalogue id."""
+    group: str
+    """Whose constants it needs: accelerator / framework."""
+    framework: str
+    """As the source names it, with its version."""
+    model_name: str
+    measured_s: float | None
+    """Seconds an optimizer step; None where the row states none."""
+    model: Model
+    cluster: Cluster
+    frame: Framework
+    layout: Layouts
+    """Length one."""
+    stated: bool
+    """Whether the source states the degrees of the layout."""
+    seq_len: int
+    precision: str
+    weight_gradients: bool = True
+    """False for LoRA: frozen weights need no gradient."""
+    peak_memory_bytes: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpredicted:
+    """A run that cannot be predicted, and why."""
+
+    id: str
+    accelerator: str
+    framework: str
+    reason: str
+
+
+def read_rows(path: Path) -> tuple[list[Row], list[Unpredicted]]:
+    """All runs of one CSV. Raises InputError(s): no file, no rows, missing columns, bad numbers."""
+    try:
+        if path.stat().st_size > MAX_CSV_BYTES:
+            raise InputError("too large", where=str(path))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(error.strerror or "cannot read", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError("not a text file", where=str(path)) from None
+    reader = csv.DictReader(io.StringIO(text))
+    header = set(reader.fieldnames or ())
+    vtrain = "# GPUs" in header
+    needed = VTRAIN_COLUMNS if vtrain else RUN_COLUMNS
+    missing = [c for c in needed if c not in header]
+    if missing:
+        raise InputError(
+            f"columns missing: {', '.join(missing)}", where=f"{path}:1",
+            hint="rows need the columns of published runs or of vTrain's ground truth",
+        )  # fmt: skip
+    return rows_of(list(reader), vtrain=vtrain, where=str(path))
+
+
+def rows_of(
+    records: Sequence[Mapping[str, str]], *, vtrain: bool, where: str
+) -> tuple[list[Row], list[Unpredicted]]:
+    """Rows from records already split into columns; record 0 stands on line 2."""
+    rows: list[Row] = []
+    left: list[Unpredicted] = []
+    wrong: list[InputError] = []
+    for index, record in enumerate(records):
+        try:
+            row = _vtrain_row(index, record) if vtrain else _run_row(record)
+        except _BadNumberError as error:
+            wrong.append(InputError(str(error), where=f"{where}:{index + 2}"))
+            continue
+        if isinstance(row, Row):
+            rows.append(row)
+        else:
+            left.append(row)
+    if wrong:
+        raise wrong[0] if len(wrong) == 1 else InputErrors(wrong[:20])
+    if not rows and not left:
+        raise InputError("no rows", where=where)
+    return rows, left
+
+
+class _BadNumberError(ValueError):
+    """A cell that should be a number and is not."""
+
+
+def _number(record: Mapping[str, str], name: str) -> float | None:
+    text = (record.get(name) or "").strip()
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise _BadNumberError(f"`{name}` is `{text[:40]}`: a number is needed") from None
+    if not math.isfinite(value) or value < 0:
+        raise _BadNumberError(f"`{name}` is {text}: it cannot be below zero")
+    return value
+
+
+def _count(record: Mapping[str, str], name: str) -> int | None:
+    value = _number(record, name)
+    return None if value is None or value < 1 else round(value)
+
+
+def _layouts(**columns: float | Iterable[float]) -> Layouts:
+    arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, float)) for v in columns.values()))
+    return Layouts(**{k: a.astype(np.float64) for k, a in zip(columns, arrays, strict=True)})
+
+
+def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
+    get = {name: _number(record, name) for name in VTRAIN_COLUMNS}
+    name = f"line {index + 2}"
+    holes = [n for n in VTRAIN_COLUMNS[:-1] if get[n] is None]
+    if holes:
+        return Unpredicted(id=name, accelerator="a100-80-sxm", framework="vTrain",
+                           reason=f"does not state {', '.join(holes)}")  # fmt: skip
+    gpus, batch, micro, hidden, heads, layers, seq, tp, dp, pp = (
+        int(get[n] or 0) for n in VTRAIN_COLUMNS[:-1]
+    )
+    if tp * dp * pp != gpus:
+        raise _BadNumberError(f"tensor {tp} x data {dp} x pipeline {pp} are not {gpus} GPUs")
+    if batch % (dp * micro):
+        raise _BadNumberError(f"data {dp} x micro batch {micro} do not divide the batch {batch}")
+    time_ms = get["iteration time (ms)"]
+    single = gpus <= 8
+    model = load_model(f"gpt:layers={layers},hidden={hidden},heads={heads},seq={seq}")
+    return Row(
+        id=name,
+        accelerator="a100-80-sxm",
+        group=f"a100-80-sxm/vtrain-{'single' if single else 'multi'}-node",
+        framework=f"vTrain {'single' if single else 'multi'}-node",
+        model_name=f"gpt {layers}x{hidden}",
+        measured_s=None if time_ms is None else time_ms / 1000,
+        model=model,
+        cluster=cluster_of("a100-80-sxm", gpus),
+        frame=FRAMEWORKS["megatron-lm-2022"],
+        # A node's models fit without recomputation; those of 3.6B and more do not.
+        layout=_layouts(
+            tp=tp, cp=1, dp=dp, pp=pp, ep=1, vp=1, micro_batch=micro,
+            num_micro_batches=batch // (dp * micro), zero=0,
+            recompute=RECOMPUTE_NONE if single else RECOMPUTE_FULL,
+        ),
+        stated=True,
+        seq_len=seq,
+        precision="bf16",
+        source=record.get("source", ""),
+    )  # fmt: skip
+
+
+def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
+    name = (record.get("id") or record.get("model") or "?").strip()
+    listed = (record.get("accelerator") or "").strip()
+    framework = (record.get("framework") or "").strip()
+
+    def give_up(reason: str) -> Unpredicted:
+        return Unpredicted(id=name, accelerator=listed, framework=framework, reason=reason)
+
+    chips = _count(record, "n_accel")
+    seq, batch = _count(record, "seq_len"), _count(record, "gbs")
+    if chips is None:
+        return give_up("does not state the number of chips")
+    frame = FRAMEWORKS[_family(framework)]
+    try:
+        model = _model_of(record)
+    except WeftlineError as error:
+        return give_up(error.what)
+    if seq is None:
+        seq = min(model.max_seq_len or 2048, 2048)
+    try:
+        cluster = _cluster_for(listed, chips, frame)
+    except WeftlineError as error:
+        return give_up(error.what)
+    measured = _step_time(record, model, chips, seq, batch, cluster)
+    if batch is None:
+        return give_up("does not state the global batch")
+    precision = _precision(record.get("precision") or "", chips, framework)
+    candidates = _candidates(record, model, cluster, frame, batch, seq)
+    if isinstance(candidates, str):
+        return give_up(candidates)
+    peak = _number(record, "peak_mem_gib_per_accel")
+    row = Row(
+        id=name,
+        accelerator=cluster.accelerator,
+        group=f"{cluster.accelerator}/{frame.name}",
+        framework=framework,
+        model_name=(record.get("model") or "").strip(),
+        measured_s=measured,
+        model=model,
+        cluster=cluster,
+        frame=frame,
+        layout=candidates,
+        stated=_count(record, "tp") is not None or _count(record, "pp") is not None,
+        seq_len=seq,
+        precision=precision,
+        weight_gradients="LoRA" not in (record.get("source") or ""),
+        peak_memory_bytes=None if peak is None else peak * 2**30,
+        source=(record.get("source") or "").strip(),
+    )
+    return replace(row, layout=_likeliest(row))
+
+
+def _family(framework: str) -> str:
+    low = framework.lower()
+    return next((name for key, name in _FAMILIES if key in low), "megatron-core")
+
+
+def _model_of(record: Mapping[str, str]) -> Model:
+    """The bundled model a row names, or the GPT or Llama shape its numbers state."""
+    name = re.sub(r"\s*\(.*\)$", "", (record.get("model") or "").strip())
+    layers, hidden = _count(record, "layers"), _count(record, "hidden")
+    bundled = _MODELS.get(name)
+    if bundled is not None and not (bundled == "gpt3-175b" and layers not in (None, 96)):
+        return load_model(bundled)
+    heads = _count(record, "heads")
+    if layers is None or hidden is None or heads is None:
+        return load_model(name.lower())
+    ffn, kv = _count(record, "ffn") or 4 * hidden, _count(record, "kv_heads") or heads
+    vocab = _count(record, "vocab") or 51200
+    gated = "llama" in name.lower()
+    spec = f"gpt:layers={layers},hidden={hidden},heads={heads},ffn={ffn},vocab={vocab}"
+    return load_model(
+        f"{spec},seq={_count(record, 'seq_len') or 2048},kv_heads={kv}"
+        + (",gated=true,positions=rope,tied=false" if gated else "")
+    )
+
+
+def _cluster_for(listed: str, chips: int, frame: Framework) -> Cluster:
+    cluster = cluster_of(_CHIPS.get(listed, listed), chips)
+    if listed == "H100-96GB-500W":
+        # The HBM2e variant of Grand Teton: 96 GB at 2.4 TB/s, 500 W (the rows' source).
+        return replace(cluster, memory_bytes=96 * 2**30, memory_bandwidth_bytes_per_s=2.4e12)
+    if frame.name == "neuronx" and cluster.accelerator == "trainium1":
+        return _by_core(cluster)
+    return cluster
+
+
+def _by_core(cluster: Cluster) -> Cluster:
+    """Trainium1 by NeuronCore: Neuron's degrees count cores, two a chip, each with half of all."""
+    return replace(
+        cluster,
+        chips=cluster.chips * 2,
+        chips_per_host=cluster.chips_per_host * 2,
+        memory_bytes=cluster.memory_bytes / 2,
+        memory_bandwidth_bytes_per_s=cluster.memory_bandwidth_bytes_per_s / 2,
+        peak_flops={k: v / 2 for k, v in cluster.peak_flops.items()},
+        levels=tuple(
+            replace(lv, size=lv.size * 2, bandwidth_bytes_per_s=lv.bandwidth_bytes_per_s / 2,
+                    shape=(2 * lv.shape[0], *lv.shape[1:]) if lv.shape else ())
+            for lv in cluster.levels
+        ),
+    )  # fmt: skip
+
+
+def _precision(text: str, chips: int, framework: str) -> str:
+    low = text.lower()
+    if not low and framework.startswith("Megatron-Bridge"):
+        # Its 25.09 table leaves the column empty; dense rows exceed what bf16 could reach.
+        return "fp8"
+    if "fp8 or nvfp4" in low:
+        # MLPerf 5.1 ships both recipes; the fp4 one is for the largest runs (the row's own note).
+        return "fp4" if chips >= 2560 else "fp8"
+    for key, value in (("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "int8"),
+                       ("fp32", "bf16" if "bf16" in low else "fp32")):  # fmt: skip
+        if key in low:
+            return value
+    return "bf16"
+
+
+def _step_time(
+    record: Mapping[str, str], model: Model, chips: int, seq: int, batch: int | None,
+    cluster: Cluster,
+) -> float | None:  # fmt: skip
+    """Seconds a step: logged, or from tokens/s, FLOP/s or MFU by the model's own FLOP count."""
+    logged = _number(record, "iter_time_s")
+    if logged:
+        return logged
+    if batch is None:
+        return None
+    tokens = batch * seq
+    rate = _number(record, "tokens_per_s_per_accel")
+    if rate:
+        return tokens / (rate * chips)
+    flops = model.training_flops_per_token(seq) * tokens / chips
+    tflops = _number(record, "tflops_per_accel")
+    if tflops:
+        return flops / (tflops * 1e12)
+    mfu = _number(record, "mfu_pct")
+    cores = cluster.chips / chips
+    return flops / (mfu / 100 * cluster.peak_flops["bf16"] * cores) if mfu else None
+
+
+def _candidates(
+    record: Mapping[str, str], model: Model, cluster: Cluster, frame: Framework, batch: int,
+    seq: int,
+) -> Layouts | str:  # fmt: skip
+    """The layouts that agree with what the row states, or why there is none."""
+    tp, pp = _count(record, "tp"), _count(record, "pp")
+    if tp is None and pp is None:
+        found = enumerate_layouts(model, cluster, frame, global_batch=batch, seq_len=seq)
+        return found if len(found) else "no legal layout for its chips and batch"
+    tp, pp, cp = tp or 1, pp or 1, _count(record, "cp") or 1
+    ep = _count(record, "ep") or 1
+    if cluster.chips % (tp * pp * cp):
+        return f"tp {tp} x pp {pp} x cp {cp} do not divide {cluster.chips} chips"
+    dp = cluster.chips // (tp * pp * cp)
+    if (tp * cp * dp) % ep:
+        return f"ep {ep} does not divide tp x cp x dp"
+    # Batches stated in tokens need not divide evenly: what counts is the mean share of a rank.
+    per_rank = batch // dp if batch % dp == 0 else batch / dp
+    zero = _zero(record, frame, pp)
+    whole_batch = frame.name in ("maxtext",) or (frame.name == "torchtitan" and pp == 1)
+    stated = _count(record, "mbs")
+    if whole_batch:
+        micros: list[float] = [per_rank]
+    elif stated is not None and per_rank % stated == 0:
+        micros = [stated]
+    else:
+        micros = [m for m in (1, 2, 4, 8, 16) if per_rank % m == 0] or [1]
+    vp = _count(record, "vp")
+    layers = len(model.layers)
+    vps = [vp or 1]
+    if vp is None and frame.name == "megatron-core" and pp > 1 and zero < 3:
+        even = [v for v in (1, 2, 3, 4, 6, 8) if layers % (pp * v) == 0]
+        vps = even or [v for v in (1, 2, 3, 4, 6, 8) if (layers + 2) % (pp * v) == 0] or [1]
+    again = _recompute(record.get("recompute") or "", frame)
+    grid = np.meshgrid(micros, vps, again, indexing="ij")
+    micro, v, r = (g.ravel().astype(float) for g in grid)
+    return _layouts(
+        tp=tp, cp=cp, dp=dp, pp=pp, ep=ep, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
+        num_micro_batches=per_rank / micro, zero=zero, recompute=r,
+    )  # fmt: skip
+
+
+def _zero(record: Mapping[str, str], frame: Framework, pp: int) -> int:
+    text = (record.get("fsdp") or "").strip().lower()
+    if "zero-" in text:
+        return int(text.split("zero-")[1][0])
+    if text.isdigit() and int(text) > 1 and frame.name == "megatron-core":
+        return 3
+    if frame.name == "torchtitan":
+        return 2 if pp > 1 else 3
+    return frame.default_zero
+
+
+def _recompute(text: str, frame: Framework) -> list[int]:
+    """What is kept or computed again; flash attention recomputes its scores in any case.
+
+    Published Megatron-Core runs that say nothing of it keep activations or drop single operators,
+    which costs next to nothing; older ones had to choose.
+    """
+    low = text.lower()
+    if "selective" in low:
+        return [RECOMPUTE_SELECTIVE]
+    if "full" in low:
+        return [RECOMPUTE_FULL]
+    if "minimal" in low or "save" in low:
+        return [RECOMPUTE_SELECTIVE]
+    if frame.name in ("megatron-core", "neuronx"):
+        return [RECOMPUTE_NONE]
+    return [RECOMPUTE_NONE, RECOMPUTE_FULL]
+
+
+def _likeliest(row: Row) -> Layouts:
+    """Of several candidates the fastest that fits in memory, by the unfitted prior constants."""
+    if len(row.layout) == 1:
+        return row.layout
+    from weftline.plan.predict import prior_seconds
+
+    memory = memory_of(row.model, row.frame, row.layout, seq_len=row.seq_len).total_bytes
+    seconds = prior_seconds(row)
+    fits = memory <= row.cluster.memory_bytes
+    cost = np.where(fits, seconds, seconds + 1e6 * (memory / row.cluster.memory_bytes))
+    return row.layout.take(np.array([int(np.argmin(cost))]))
