@@ -37,8 +37,9 @@ def calibrate(
         raise InputError("say either --from RUNS.csv or --reset", where="calibrate")
     if from_ is None:
         gone = forget_calibration()
+        removed = f"; removed {', '.join(gone)}" if gone else ""
         print(json_module.dumps({"removed": gone}) if json else
-              f"The shipped calibration is in force; removed {len(gone)} files.")  # fmt: skip
+              f"The shipped calibration is in force{removed}.")  # fmt: skip
         return 0
     done = calibrate_from(from_)
     for warning in done.warnings:

@@ -64,14 +64,11 @@ def _plain(error: Exception) -> str:
 
 
 def _help_for(argv: list[str]) -> str:
-    words: list[str] = []
+    """The help of the deepest command that ``argv`` really names."""
+    command, known = app, ["weftline"]
     for word in argv:
-        if word.startswith("-") or len(words) == 2:
+        if word.startswith("-") or word not in command:
             break
-        words.append(word)
-    known = (
-        " ".join(words)
-        if words and words[0] in ("plan", "catalog", "score")
-        else "".join(words[:1])
-    )
-    return f"`weftline {known} --help` lists what is known".replace("  ", " ")
+        command = command[word]
+        known.append(word)
+    return f"`{' '.join(known)} --help` lists what is known"

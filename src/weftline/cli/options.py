@@ -13,10 +13,14 @@ T = TypeVar("T")
 
 
 class Collector:
-    """Runs parsers and keeps their errors, so that a user sees every mistake in one go."""
+    """Runs parsers and keeps their errors, so that a user sees every mistake in one go.
 
-    def __init__(self) -> None:
+    ``where`` is the place of those that name none themselves.
+    """
+
+    def __init__(self, where: str | None = None) -> None:
         self.errors: list[InputError] = []
+        self.where = where
 
     def __call__(self, parse: Callable[[], T]) -> T | None:
         """The parsed value, or None after a mistake."""
@@ -30,6 +34,8 @@ class Collector:
 
     def raise_all(self) -> None:
         """Raise what was collected, if anything was."""
+        for error in self.errors:
+            error.where = error.where or self.where
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:

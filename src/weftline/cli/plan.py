@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from weftline.spec import Job
+    from weftline.spec import Job, PriceType
 
 app = App(name="plan", help="Find the best plan for a job.", help_format="plaintext")
 
@@ -95,10 +95,10 @@ def _job(
     price: str, region: str | None, objective: str, precision: str, framework: str,
 ) -> tuple[Job, float | None]:  # fmt: skip
     """The options as a Job and the user's own price. Raises all mistakes at once."""
-    from weftline.cli.options import Collector, choice, own_price
+    from weftline.cli.options import Collector, choice
     from weftline.model import load_model
     from weftline.plan import default_batch
-    from weftline.spec import OBJECTIVES, PRECISIONS, PRICE_TYPES, Job
+    from weftline.spec import OBJECTIVES, PRECISIONS, Job
     from weftline.units import parse_count, parse_duration_s, parse_usd
 
     get = Collector()
@@ -114,11 +114,8 @@ def _job(
     limit = get(
         lambda: None if deadline is None else parse_duration_s(deadline, where="--deadline")
     )
-    mine = get(lambda: own_price(price, where="--price"))
-    price_type = get(
-        lambda: "on-demand" if mine is not None else choice(price, PRICE_TYPES, "price type",
-                                                            where="--price")
-    )  # fmt: skip
+    mine, price_type = get(lambda: _price(price)) or (None, None)
+    get(lambda: _check_region(region))
     wanted = get(lambda: choice(objective, OBJECTIVES, "objective", where="--objective"))
     numbers = get(lambda: choice(precision, PRECISIONS, "precision", where="--precision"))
     names = get(lambda: _accelerators(on))
@@ -137,15 +134,46 @@ def _job(
     return job, mine
 
 
+def _price(text: str) -> tuple[float | None, PriceType]:
+    """The user's own price and, where it is none, the type of price to look up."""
+    from weftline.cli.options import choice, own_price
+    from weftline.spec import PRICE_TYPES
+
+    mine = own_price(text, where="--price")
+    if mine is not None:
+        return mine, "on-demand"
+    return None, choice(text, PRICE_TYPES, "price type", where="--price")
+
+
+def _check_region(region: str | None) -> None:
+    """Raise UnknownNameError for a region that no price is known of."""
+    from weftline.catalog import prices
+    from weftline.errors import UnknownNameError
+
+    known = {p.region for p in prices()}
+    if region is not None and region not in known:
+        hint = "`weftline catalog list prices` shows where prices are known"
+        raise UnknownNameError("region", region, sorted(known), where="--region", hint=hint)
+
+
 def _accelerators(on: str) -> tuple[str, ...]:
     from weftline.catalog import accelerator
+    from weftline.cli.options import Collector
+    from weftline.errors import InputError
 
     if on.strip().lower() == "all":
         return ()
-    return tuple(accelerator(name.strip()).id for name in on.split(",") if name.strip())
+    names = [name.strip() for name in on.split(",") if name.strip()]
+    if not names:
+        raise InputError("no accelerator is named", where="--on", hint="--on h100,mi300x or all")
+    get = Collector(where="--on")
+    found = [get(lambda name=name: accelerator(name).id) for name in names]  # type: ignore[misc]
+    get.raise_all()
+    return tuple(id_ for id_ in found if id_ is not None)
 
 
 def _framework(name: str) -> str:
-    from weftline.plan.frameworks import framework
+    from weftline.cli.options import choice
+    from weftline.plan.frameworks import FRAMEWORKS
 
-    return framework(name).name
+    return choice(name, tuple(FRAMEWORKS), "framework", where="--framework")

@@ -23,8 +23,9 @@ def training(
 ) -> int:
     """Predicted and measured step time of every run in a CSV file.
 
-    Runs the shipped calibration has seen are predicted with themselves left out; with --held-out
-    everything is fitted again on some rows and scored on the others.
+    Runs the shipped calibration has seen are predicted with themselves left
+    out; with --held-out everything is fitted again on some rows and scored
+    on the others.
 
     Parameters
     ----------

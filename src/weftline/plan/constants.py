@@ -25,7 +25,11 @@ class Constants:
     gemm_half_size: Number
     """Size at which one GEMM dimension costs half its rate: d / (d + half_size) per dimension."""
     lowp_efficiency: Number
-    """What fp8 or fp4 GEMMs keep of ``gemm_efficiency``: casts, scales and amax included."""
+    """What fp8 (or int8) GEMMs keep of ``gemm_efficiency``: casts, scales and amax included."""
+    fp4_efficiency: Number
+    """The same for fp4."""
+    power_half_w: Number
+    """Design power a bf16 TFLOP/s at which clocks under load halve: w^4 / (w^4 + half^4)."""
     attention_efficiency: Number
     """Fraction of the bf16 peak that fused attention reaches."""
     memory_efficiency: Number
@@ -60,6 +64,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "gemm_efficiency": (0.25, 0.98),
     "gemm_half_size": (4.0, 1024.0),
     "lowp_efficiency": (0.3, 1.0),
+    "fp4_efficiency": (0.15, 1.0),
+    "power_half_w": (0.02, 0.8),
     "attention_efficiency": (0.08, 0.8),
     "memory_efficiency": (0.4, 0.95),
     "traffic": (0.5, 6.0),
@@ -77,9 +83,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """Physical ranges a fit must stay in: no fraction above one, no negative time."""
 
 PRIOR = Constants(
-    gemm_efficiency=0.75,
+    gemm_efficiency=0.85,
     gemm_half_size=96.0,
-    lowp_efficiency=0.75,
+    lowp_efficiency=0.8,
+    fp4_efficiency=0.6,
+    power_half_w=0.3,
     attention_efficiency=0.4,
     memory_efficiency=0.8,
     traffic=1.5,

@@ -19,7 +19,7 @@ from weftline.plan.residual import LABELS, NUMBERS, Features, Kernel, Residual, 
 from weftline.plan.rows import Row
 from weftline.plan.step import Compiled
 
-RIDGE_ALL, RIDGE_BELOW = 0.5, 0.7
+RIDGE_ALL, RIDGE_BELOW = 0.15, 0.7
 """Pull towards the level above, in units of ln(time) per logit of a constant."""
 OUTLIER = 0.2
 """Errors of ln(time) beyond this count linearly: one bad row does not bend the constants."""
@@ -120,7 +120,7 @@ def row_features(rows: Sequence[Row]) -> Features:
         [
             features_of(
                 row.model, row.cluster, row.layout, group=row.group, version=row.framework,
-                precision=row.precision, seq_len=row.seq_len,
+                precision=row.recipe, seq_len=row.seq_len,
             )
             for row in rows
         ]

@@ -30,11 +30,25 @@ class Framework:
     """Bytes of master weight and optimizer states of one parameter."""
     default_zero: int = 1
     zero_stages: tuple[int, ...] = (1,)
+    fully_sharded: bool = False
+    """FSDP: weights are kept sharded in ``weight_bytes`` and gathered in bf16 for use; short of
+    ZeRO-3 the whole stage stays gathered, and its gradients whole until they are reduced."""
+    logits_bytes: float = 6.0
+    """Bytes of one logit through the loss: bf16 and fp32 values, and their gradients if kept."""
     context_bytes: float = 3.0e9
     """Driver context, communicator buffers and workspace a chip loses (CUDA + NCCL: 2 to 4 GB)."""
     fragmentation: float = 0.05
-    """Share of activations and gradients lost to the allocator."""
+    """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
+    allocator: assumed 0.05 with expandable segments, 0.25 as torchtitan reports reserved bytes."""
     pipeline: bool = True
+    dispatch_share: float = 1.0
+    """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
+    all_to_all_hidden: float = 0.0
+    """Share of it that the schedule hides by design, beyond what constants are fitted to."""
+    bubble_share: float = 1.0
+    """Pipeline bubble over that of 1F1B."""
+    compute_share: float = 1.0
+    """Share of the chip's cores that compute; the rest drive communication."""
 
 
 FRAMEWORKS: dict[str, Framework] = {
@@ -51,6 +65,9 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(name="megatron-lm-2022", flash_attention=False, default_zero=0, zero_stages=(0,)),
         Framework(
             name="torchtitan",
+            fully_sharded=True,
+            logits_bytes=12.0,
+            fragmentation=0.25,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=4.0,
@@ -60,6 +77,7 @@ FRAMEWORKS: dict[str, Framework] = {
         ),
         Framework(
             name="maxtext",
+            fully_sharded=True,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=2.0,
@@ -68,6 +86,17 @@ FRAMEWORKS: dict[str, Framework] = {
             zero_stages=(3,),
             context_bytes=1.0e9,
             pipeline=False,
+        ),
+        # DeepSeek-V3 (arXiv:2412.19437, section 3.2): dispatch in fp8, each token sent to at most 4
+        # nodes for 8 experts, all-to-all hidden by DualPipe, whose bubble is about half of 1F1B's;
+        # 20 of 132 streaming multiprocessors are given to communication.
+        Framework(
+            name="dualpipe",
+            zero_stages=(1,),
+            dispatch_share=0.75 * 4 / 8,
+            all_to_all_hidden=0.9,
+            bubble_share=0.5,
+            compute_share=112 / 132,
         ),
         Framework(name="neuronx", default_zero=1, zero_stages=(1,), context_bytes=1.5e9),
     )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from weftline.model import Model
 from weftline.plan.frameworks import Framework
-from weftline.plan.step import RECOMPUTE_FULL, RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts
+from weftline.plan.step import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
 from weftline.spec import DEFAULT_ORDER, RECOMPUTES, Cluster, Layout
 
 BoolArray = npt.NDArray[np.bool_]
@@ -45,10 +45,9 @@ def enumerate_layouts(
     layers = len(model.layers)
     vp = np.array([v for v in range(1, min(layers, 16) + 1) if v == 1 or frame.pipeline])
     zero = np.array(frame.zero_stages)
+    # Full recomputation is not enumerated: the search adds as many layers of it as memory asks.
     again = np.array(
-        [RECOMPUTE_NONE, RECOMPUTE_FULL]
-        if frame.flash_attention
-        else [RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL]
+        [RECOMPUTE_NONE] if frame.flash_attention else [RECOMPUTE_NONE, RECOMPUTE_SELECTIVE]
     )
     base, micro = _cross(len(tp), micro)
     per_rank = global_batch // dp[base]
@@ -73,6 +72,7 @@ def enumerate_layouts(
         "tp": tp[base_i], "cp": cp[base_i], "dp": dp[base_i], "pp": pp[base_i], "ep": ep[base_i],
         "vp": vp, "micro_batch": micro[index], "num_micro_batches": num[index],
         "zero": zero_f, "recompute": again_f,
+        "recompute_share": np.zeros(len(again_f)),
     }  # fmt: skip
     return Layouts(**{k: v[keep].astype(np.float64) for k, v in columns.items()})
 
@@ -110,15 +110,22 @@ def _cross(
     return np.repeat(np.arange(rows), len(values)), np.tile(values, rows)
 
 
-def layout_at(layouts: Layouts, index: int) -> Layout:
-    """One row of the columns as the noun."""
+def layout_at(layouts: Layouts, index: int, layers: int) -> Layout:
+    """One row of the columns as the noun; ``layers`` is the model's count."""
     names = ("tp", "cp", "dp", "pp", "ep", "vp", "micro_batch", "num_micro_batches", "zero")
     row = {name: int(getattr(layouts, name)[index]) for name in names}
-    return Layout(**row, recompute=RECOMPUTES[int(layouts.recompute[index])], order=DEFAULT_ORDER)
+    stage = float(split_layers(float(layers), layouts.pp[index : index + 1])[0][0])
+    return Layout(
+        **row,
+        recompute=RECOMPUTES[int(layouts.recompute[index])],
+        recompute_layers=round(float(layouts.recompute_share[index]) * stage),
+        order=DEFAULT_ORDER,
+    )
 
 
-def columns_of(layout: Layout) -> Layouts:
-    """One layout as columns of length one."""
+def columns_of(layout: Layout, layers: int) -> Layouts:
+    """One layout as columns of length one; ``layers`` is the model's count."""
+    stage = float(split_layers(float(layers), np.array([float(layout.pp)]))[0][0])
 
     def column(value: int) -> npt.NDArray[np.float64]:
         return np.array([float(value)])
@@ -128,4 +135,5 @@ def columns_of(layout: Layout) -> Layouts:
         ep=column(layout.ep), vp=column(layout.vp), micro_batch=column(layout.micro_batch),
         num_micro_batches=column(layout.num_micro_batches), zero=column(layout.zero),
         recompute=column(RECOMPUTES.index(layout.recompute)),
+        recompute_share=np.array([min(layout.recompute_layers / stage, 1.0)]),
     )  # fmt: skip

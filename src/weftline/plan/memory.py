@@ -7,7 +7,7 @@ s*b*h*(34 + 5*a*s/h) bytes of arXiv:2205.05198 (equation 1), with sequence paral
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -119,17 +119,22 @@ def memory_of(
             dense / np.where(split, dense_ranks, 1.0) + expert / np.where(split, expert_ranks, 1.0)
         )
 
-    weights = held(frame.weight_bytes, 3)
-    # ZeRO-3 holds two gathered layers in bf16 beside its shards.
     per_layer = (dense + expert) / np.maximum(split_layers(len(model.layers), lay.pp)[0], 1)
-    weights = weights + np.where(lay.zero >= 3, 2 * 2.0 * per_layer, 0.0)
-    gradients = held(frame.grad_bytes, 2)
+    if frame.fully_sharded:
+        shards = dense / dense_ranks + expert / expert_ranks
+        # ZeRO-3 gathers two layers at a time; below it the whole stage stays gathered.
+        gathered = 2.0 * np.where(lay.zero >= 3, 2 * per_layer, dense + expert)
+        weights = frame.weight_bytes * shards + gathered
+        gradients = frame.grad_bytes * np.where(lay.zero >= 3, shards, dense + expert)
+    else:
+        weights = held(frame.weight_bytes, 3) + np.where(lay.zero >= 3, 4.0 * per_layer, 0.0)
+        gradients = held(frame.grad_bytes, 2)
     optimizer = held(frame.optimizer_bytes, 1)
     activations = _activations(model, frame, lay, seq_len, dropout)
     tokens = lay.micro_batch * seq_len / lay.cp
-    # Logits in the compute precision and once in fp32 for the loss, split over tp.
-    logits = np.where(lay.pp > 1, 0.0, tokens * model.vocab / lay.tp * 6.0)
-    overhead = frame.context_bytes + frame.fragmentation * (activations + gradients)
+    # The last stage holds logits but few activations: they add up only where it is the first, too.
+    logits = np.where(lay.pp > 1, 0.0, tokens * model.vocab / lay.tp * frame.logits_bytes)
+    overhead = frame.context_bytes + frame.fragmentation * (activations + gradients + logits)
     total = weights + gradients + optimizer + activations + logits + overhead
     return Memory(
         total_bytes=total,
@@ -153,15 +158,51 @@ def _activations(
     saved = saved_values(model, frame, seq_len, dropout=dropout)
     tokens = lay.micro_batch * seq_len / lay.cp
     sequence_split = lay.tp if frame.sequence_parallel else np.ones_like(lay.tp)
-    attention = saved.attention / lay.tp * np.where(lay.recompute >= RECOMPUTE_SELECTIVE, 0.0, 1.0)
+    attention = saved.attention / lay.tp * np.where(lay.recompute == RECOMPUTE_SELECTIVE, 0.0, 1.0)
     layer = tokens * (saved.sharded / lay.tp + saved.sequence / sequence_split + attention)
-    kept = np.where(
-        lay.recompute == RECOMPUTE_FULL, tokens * saved.residual / sequence_split, layer
-    )
+    bare = tokens * saved.residual / sequence_split
+    kept = lay.recompute_share * bare + (1 - lay.recompute_share) * layer
     middle, edge = split_layers(float(len(model.layers)), lay.pp)
     on_stage = np.where(lay.pp > 1, np.minimum(middle, np.maximum(edge, 1)), middle)
     interleaved = np.where(lay.vp > 1, 1 + (lay.pp - 1) / (lay.pp * lay.vp), 1.0)
     in_flight = np.minimum(lay.pp * interleaved, lay.num_micro_batches)
-    working = np.where(lay.recompute == RECOMPUTE_FULL, layer, 0.0)
+    working = np.where(lay.recompute_share > 0, layer, 0.0)
     embedding = tokens * model.hidden * (1.0 if dropout else 0.0) / sequence_split * in_flight
     return kept * on_stage * in_flight + working + embedding
+
+
+def fit_recompute(
+    model: Model, frame: Framework, layouts: Layouts, *, seq_len: int, capacity_bytes: float
+) -> Layouts:
+    """Recompute as many layers as it takes to fit, and no more.
+
+    Layouts that fit as they are, and those that do not fit even with every layer computed again,
+    stay as they are; the others get the least whole number of layers a stage.
+    """
+    as_is = memory_of(model, frame, layouts, seq_len=seq_len).total_bytes
+    every = replace(
+        layouts,
+        recompute=np.full(len(layouts), float(RECOMPUTE_FULL)),
+        recompute_share=np.ones(len(layouts)),
+    )
+    least = memory_of(model, frame, every, seq_len=seq_len).total_bytes
+    stage, _ = split_layers(float(len(model.layers)), layouts.pp)
+    saved = np.maximum(as_is - least, 1.0)
+    working = _working_bytes(model, frame, layouts, seq_len)
+    share = np.ceil(np.clip((as_is + working - capacity_bytes) / (saved + working), 0, 1) * stage)
+    share = np.minimum(share / stage, 1.0)
+    helps = (as_is > capacity_bytes) & (layouts.recompute_share == 0)
+    return replace(
+        layouts,
+        recompute=np.where(helps, float(RECOMPUTE_FULL), layouts.recompute),
+        recompute_share=np.where(helps, share, layouts.recompute_share),
+    )
+
+
+def _working_bytes(model: Model, frame: Framework, lay: Layouts, seq_len: int) -> FloatArray:
+    """What one layer holds while it is computed again."""
+    saved = saved_values(model, frame, seq_len, dropout=False)
+    tokens = lay.micro_batch * seq_len / lay.cp
+    sequence_split = lay.tp if frame.sequence_parallel else np.ones_like(lay.tp)
+    one = tokens * ((saved.sharded + saved.attention) / lay.tp + saved.sequence / sequence_split)
+    return one * (1 + frame.fragmentation)

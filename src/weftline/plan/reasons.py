@@ -65,22 +65,19 @@ def memory_parts(found: Found) -> tuple[Part, ...]:
 def why_of(found: Found, quote: PriceQuote | None, model: Model) -> tuple[str, ...]:
     """Why this layout: where its axes lie, what its time goes to, what came second."""
     said = [_placement(found)]
-    busy = sum(
-        float(getattr(found.parts, f)[0]) for f in ("gemm_s", "attention_s", "memory_bound_s")
-    )
-    losses = sorted(
-        ((p.value, p.name) for p in step_parts(found)
-         if p.name not in ("matrix products", "attention", "norms and activations")),
-        reverse=True,
-    )  # fmt: skip
-    share = busy / found.step_time_s
-    largest = ", ".join(
-        f"{name} {value / found.step_time_s:.0%}" for value, name in losses[:2]
-        if value / found.step_time_s >= 0.005
-    )  # fmt: skip
+    # Shares of the physics: what near runs add or save has no part of its own.
+    physics_s = float(found.parts.total_s[0])
+    of_step = {f: float(getattr(found.parts, f)[0]) / physics_s for _, f in _STEP_NAMES}
+    share = sum(of_step.pop(f) for f in ("gemm_s", "attention_s", "memory_bound_s"))
+    names = {f: name for name, f in _STEP_NAMES}
+    losses = sorted(((part, names[f]) for f, part in of_step.items()), reverse=True)
+    largest = ", ".join(f"{name} {part:.0%}" for part, name in losses[:2] if part >= 0.005)
     said.append(f"{share:.0%} of the step computes" + (f"; then {largest}" if largest else ""))
     used = float(found.memory.total_bytes[0]) / found.cluster.memory_bytes
-    said.append(f"memory {used:.0%} full; activation recomputation: {found.layout.recompute}")
+    again: str = found.layout.recompute
+    if found.layout.recompute_layers:
+        again += f", {found.layout.recompute_layers} layers a stage"
+    said.append(f"memory {used:.0%} full; activation recomputation: {again}")
     if found.second is not None:
         other, seconds = found.second
         said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")

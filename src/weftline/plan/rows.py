@@ -24,7 +24,7 @@ from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.frameworks import FRAMEWORKS, Framework
 from weftline.plan.layouts import enumerate_layouts
-from weftline.plan.memory import memory_of
+from weftline.plan.memory import fit_recompute, memory_of
 from weftline.plan.step import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
@@ -40,6 +40,7 @@ VTRAIN_COLUMNS: Final = (
 )  # fmt: skip
 RUN_COLUMNS: Final = ("accelerator", "n_accel", "model", "seq_len", "gbs", "framework")
 MAX_CSV_BYTES: Final = 64 << 20
+MEMORY_SLACK: Final = 1.25
 
 _CHIPS: Final = {
     "A100-80GB": "a100-80-sxm", "A100-40GB": "a100-40-sxm", "H100": "h100-sxm",
@@ -62,11 +63,16 @@ _MODELS: Final = {
     "GPT3-46B": "gpt:layers=56,hidden=8192,heads=64,seq=2048",
 }  # fmt: skip
 _FAMILIES: Final = (
-    ("maxtext", "maxtext"), ("t5x", "maxtext"), ("torchtitan", "torchtitan"),
+    ("dualpipe", "dualpipe"), ("maxtext", "maxtext"), ("t5x", "maxtext"),
+    ("torchtitan", "torchtitan"),
     ("metaseq", "torchtitan"), ("xformers", "torchtitan"), ("neuronx", "neuronx"),
     ("megatron-lm 2021", "megatron-lm-2021"), ("megatron-lm 2022", "megatron-lm-2022"),
     ("megatron-deepspeed", "megatron-lm-2021"),
 )  # fmt: skip
+
+_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe")
+"""Frameworks whose published recipes drop or offload single operators' activations, which costs
+next to nothing; their rows that say nothing of recomputation are taken to have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,8 @@ class Row:
     """Whether the source states the degrees of the layout."""
     seq_len: int
     precision: str
+    recipe: str
+    """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
     weight_gradients: bool = True
     """False for LoRA: frozen weights need no gradient."""
     peak_memory_bytes: float | None = None
@@ -214,10 +222,12 @@ def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
             tp=tp, cp=1, dp=dp, pp=pp, ep=1, vp=1, micro_batch=micro,
             num_micro_batches=batch // (dp * micro), zero=0,
             recompute=RECOMPUTE_NONE if single else RECOMPUTE_FULL,
+            recompute_share=0.0 if single else 1.0,
         ),
         stated=True,
         seq_len=seq,
         precision="bf16",
+        recipe="bf16",
         source=record.get("source", ""),
     )  # fmt: skip
 
@@ -226,6 +236,8 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     name = (record.get("id") or record.get("model") or "?").strip()
     listed = (record.get("accelerator") or "").strip()
     framework = (record.get("framework") or "").strip()
+    if re.search("async ?tp", record.get("notes") or "", flags=re.IGNORECASE):
+        framework += " with asynchronous TP"
 
     def give_up(reason: str) -> Unpredicted:
         return Unpredicted(id=name, accelerator=listed, framework=framework, reason=reason)
@@ -248,7 +260,7 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     measured = _step_time(record, model, chips, seq, batch, cluster)
     if batch is None:
         return give_up("does not state the global batch")
-    precision = _precision(record.get("precision") or "", chips, framework)
+    precision = _precision(record.get("precision") or "", framework)
     candidates = _candidates(record, model, cluster, frame, batch, seq)
     if isinstance(candidates, str):
         return give_up(candidates)
@@ -267,10 +279,13 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         stated=_count(record, "tp") is not None or _count(record, "pp") is not None,
         seq_len=seq,
         precision=precision,
+        recipe=_recipe(record.get("precision") or "", precision),
         weight_gradients="LoRA" not in (record.get("source") or ""),
         peak_memory_bytes=None if peak is None else peak * 2**30,
         source=(record.get("source") or "").strip(),
     )
+    if not (record.get("recompute") or "").strip() and frame.name not in _SELECTIVE_BY_RECIPE:
+        row = replace(row, layout=_recompute_as_needed(row))
     return replace(row, layout=_likeliest(row))
 
 
@@ -303,7 +318,9 @@ def _cluster_for(listed: str, chips: int, frame: Framework) -> Cluster:
     cluster = cluster_of(_CHIPS.get(listed, listed), chips)
     if listed == "H100-96GB-500W":
         # The HBM2e variant of Grand Teton: 96 GB at 2.4 TB/s, 500 W (the rows' source).
-        return replace(cluster, memory_bytes=96 * 2**30, memory_bandwidth_bytes_per_s=2.4e12)
+        return replace(
+            cluster, memory_bytes=96 * 2**30, memory_bandwidth_bytes_per_s=2.4e12, tdp_w=500.0
+        )
     if frame.name == "neuronx" and cluster.accelerator == "trainium1":
         return _by_core(cluster)
     return cluster
@@ -326,19 +343,29 @@ def _by_core(cluster: Cluster) -> Cluster:
     )  # fmt: skip
 
 
-def _precision(text: str, chips: int, framework: str) -> str:
+def _precision(text: str, framework: str) -> str:
     low = text.lower()
     if not low and framework.startswith("Megatron-Bridge"):
         # Its 25.09 table leaves the column empty; dense rows exceed what bf16 could reach.
         return "fp8"
     if "fp8 or nvfp4" in low:
-        # MLPerf 5.1 ships both recipes; the fp4 one is for the largest runs (the row's own note).
-        return "fp4" if chips >= 2560 else "fp8"
+        # MLPerf 5.1 ships both recipes; its 405B runs reach 52 and 68 % of the fp8 peak, which no
+        # fp8 run beside them does: they are fp4.
+        return "fp4"
     for key, value in (("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "int8"),
                        ("fp32", "bf16" if "bf16" in low else "fp32")):  # fmt: skip
         if key in low:
             return value
     return "bf16"
+
+
+def _recipe(text: str, precision: str) -> str:
+    low = text.lower()
+    for key, name in (("rowwise", "fp8 rowwise"), ("tensorwise", "fp8 tensorwise"),
+                      ("mxfp8", "mxfp8"), ("fp8-mx", "fp8")):  # fmt: skip
+        if key in low:
+            return name if not low.startswith("fp8-mx") else "mxfp8"
+    return precision
 
 
 def _step_time(
@@ -393,16 +420,21 @@ def _candidates(
         micros = [m for m in (1, 2, 4, 8, 16) if per_rank % m == 0] or [1]
     vp = _count(record, "vp")
     layers = len(model.layers)
-    vps = [vp or 1]
+    interleaved = "interleaved" in (record.get("notes") or "").lower()
+    vps = [vp or (2 if interleaved and pp > 1 else 1)]
     if vp is None and frame.name == "megatron-core" and pp > 1 and zero < 3:
         even = [v for v in (1, 2, 3, 4, 6, 8) if layers % (pp * v) == 0]
         vps = even or [v for v in (1, 2, 3, 4, 6, 8) if (layers + 2) % (pp * v) == 0] or [1]
-    again = _recompute(record.get("recompute") or "", frame)
-    grid = np.meshgrid(micros, vps, again, indexing="ij")
-    micro, v, r = (g.ravel().astype(float) for g in grid)
+    if frame.name == "torchtitan" and pp > 1 and stated is None:
+        # torchtitan's default: as many micro-batches as the pipeline has stages.
+        micros = [max(per_rank / (pp * vps[0]), 1)]
+    grid = np.meshgrid(micros, vps, indexing="ij")
+    micro, v = (g.ravel().astype(float) for g in grid)
+    r = np.full(len(micro), _recompute(record.get("recompute") or ""))
     return _layouts(
         tp=tp, cp=cp, dp=dp, pp=pp, ep=ep, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
         num_micro_batches=per_rank / micro, zero=zero, recompute=r,
+        recompute_share=(r == RECOMPUTE_FULL).astype(float),
     )  # fmt: skip
 
 
@@ -417,22 +449,20 @@ def _zero(record: Mapping[str, str], frame: Framework, pp: int) -> int:
     return frame.default_zero
 
 
-def _recompute(text: str, frame: Framework) -> list[int]:
-    """What is kept or computed again; flash attention recomputes its scores in any case.
-
-    Published Megatron-Core runs that say nothing of it keep activations or drop single operators,
-    which costs next to nothing; older ones had to choose.
-    """
+def _recompute(text: str) -> int:
+    """What a source says of recomputation; where it says nothing, as much as memory asks for."""
     low = text.lower()
-    if "selective" in low:
-        return [RECOMPUTE_SELECTIVE]
     if "full" in low:
-        return [RECOMPUTE_FULL]
-    if "minimal" in low or "save" in low:
-        return [RECOMPUTE_SELECTIVE]
-    if frame.name in ("megatron-core", "neuronx"):
-        return [RECOMPUTE_NONE]
-    return [RECOMPUTE_NONE, RECOMPUTE_FULL]
+        return RECOMPUTE_FULL
+    return RECOMPUTE_SELECTIVE if any(w in low for w in ("selective", "minimal", "save")) else (
+        RECOMPUTE_NONE)  # fmt: skip
+
+
+def _recompute_as_needed(row: Row) -> Layouts:
+    return fit_recompute(
+        row.model, row.frame, row.layout, seq_len=row.seq_len,
+        capacity_bytes=row.cluster.memory_bytes,
+    )  # fmt: skip
 
 
 def _likeliest(row: Row) -> Layouts:
@@ -443,6 +473,7 @@ def _likeliest(row: Row) -> Layouts:
 
     memory = memory_of(row.model, row.frame, row.layout, seq_len=row.seq_len).total_bytes
     seconds = prior_seconds(row)
-    fits = memory <= row.cluster.memory_bytes
+    # The run did fit: a candidate is ruled out only beyond what the memory count can be off.
+    fits = memory <= MEMORY_SLACK * row.cluster.memory_bytes
     cost = np.where(fits, seconds, seconds + 1e6 * (memory / row.cluster.memory_bytes))
     return row.layout.take(np.array([int(np.argmin(cost))]))

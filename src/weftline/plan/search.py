@@ -19,7 +19,7 @@ from weftline.plan.calibration import PUBLISHED, GroupConstants, calibrated, con
 from weftline.plan.constants import FloatArray
 from weftline.plan.frameworks import Framework
 from weftline.plan.layouts import enumerate_layouts, layout_at
-from weftline.plan.memory import Memory, memory_of
+from weftline.plan.memory import Memory, fit_recompute, memory_of
 from weftline.plan.residual import features_of
 from weftline.plan.step import IntArray, Layouts, StepTime, compile_layouts, time_step
 from weftline.spec import Cluster, Job, Layout
@@ -142,6 +142,9 @@ def best_on(
             f"no degrees multiply to {cluster.chips} chips and divide a batch of "
             f"{job.global_batch} sequences"
         )
+    layouts = fit_recompute(
+        model, frame, layouts, seq_len=job.seq_len, capacity_bytes=cluster.memory_bytes
+    )
     memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
     fits = memory.total_bytes <= cluster.memory_bytes
     tally.out_of_memory += int(np.count_nonzero(~fits))
@@ -171,7 +174,7 @@ def best_on(
     at = np.array([best])
     _, deviation = residual.at(features.take(at))
     one = kept.take(at)
-    layout = layout_at(kept, best)
+    layout = layout_at(kept, best, len(model.layers))
     return (
         Found(
             cluster=cluster,
@@ -183,7 +186,7 @@ def best_on(
             nearest=residual.nearest(features.take(at)),
             parts=time_chunk(model, job, frame, cluster, constants, one),
             memory=memory_of(model, frame, one, seq_len=job.seq_len),
-            second=_second(kept, corrected, order, layout),
+            second=_second(kept, corrected, order, layout, len(model.layers)),
         ),
         "",
     )
@@ -206,11 +209,11 @@ def _chunks(layouts: Layouts) -> Iterator[Layouts]:
 
 
 def _second(
-    layouts: Layouts, seconds: FloatArray, order: IntArray, best: Layout
+    layouts: Layouts, seconds: FloatArray, order: IntArray, best: Layout, layers: int
 ) -> tuple[Layout, float] | None:
     """The best layout whose degrees differ from the winner's."""
     for index in order[1:256]:
-        other = layout_at(layouts, int(index))
+        other = layout_at(layouts, int(index), layers)
         if (other.tp, other.cp, other.pp, other.dp, other.ep) != (
             best.tp, best.cp, best.pp, best.dp, best.ep,
         ):  # fmt: skip

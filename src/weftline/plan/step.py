@@ -41,6 +41,9 @@ class Layouts:
     num_micro_batches: FloatArray
     zero: FloatArray
     recompute: FloatArray
+    """RECOMPUTE_NONE, RECOMPUTE_SELECTIVE (attention scores) or RECOMPUTE_FULL."""
+    recompute_share: FloatArray
+    """Under RECOMPUTE_FULL the share of a stage's layers computed again, else 0."""
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -68,6 +71,10 @@ class Device:
     low_peak_flops: Number
     """Peak of the precision that GEMMs train in; equal to ``peak_flops`` for bf16."""
     memory_bandwidth_bytes_per_s: Number
+    watts_per_tflops: Number = 1e3
+    """Design power over the bf16 peak, W s/TFLOP; very large where it is not published."""
+    fp4: Number = 0.0
+    """1 where GEMMs run in fp4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +106,8 @@ class Compiled:
     edp_gather_bytes: FloatArray
     optimizer_bytes: FloatArray
     """Bytes the optimizer step reads and writes."""
+    all_to_all_exposed: FloatArray
+    bubble_share: FloatArray
     weight_gradients: FloatArray
     """1, or 0 where weights are frozen (LoRA) and backward has one product for each forward."""
 
@@ -154,8 +163,10 @@ def compile_layouts(
     work = lower(model, keys, seq_len, causal_skip=frame.flash_attention)
     peak = cluster.peak_flops["bf16"]
     device = Device(
-        peak_flops=peak,
-        low_peak_flops=cluster.peak_flops.get(precision, peak),
+        peak_flops=peak * frame.compute_share,
+        low_peak_flops=cluster.peak_flops.get(precision, peak) * frame.compute_share,
+        watts_per_tflops=1e3 if cluster.tdp_w is None else cluster.tdp_w / (peak / 1e12),
+        fp4=float(precision == "fp4"),
         memory_bandwidth_bytes_per_s=cluster.memory_bandwidth_bytes_per_s,
     )
     count = float(len(model.layers))
@@ -193,6 +204,10 @@ def compile_layouts(
         edp_gather_bytes=expert * weights_sent * gathers,
         optimizer_bytes=(dense + expert) * (2 * frame.optimizer_bytes + frame.grad_bytes + 2)
         / np.where(layouts.zero >= 1, layouts.dp * layouts.cp, 1.0),
+        all_to_all_exposed=np.full(
+            len(layouts), frame.dispatch_share * (1 - frame.all_to_all_hidden)
+        ),
+        bubble_share=np.full(len(layouts), frame.bubble_share),
         weight_gradients=np.ones(len(layouts)),
     )  # fmt: skip
 
@@ -236,7 +251,8 @@ class KeyTimes:
 def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes:
     """Forward time of every key's operators, [3 slots, K] each.
 
-    GEMM: the larger of FLOP over the reachable rate and bytes over bandwidth. Attention: FLOP time
+    GEMM: the larger of FLOP over the reachable rate and bytes over bandwidth; the rate falls with
+    small shapes and where design power does not hold full clocks. Attention: FLOP time
     plus, where scores go through memory, their bytes. Everything else: bytes.
     """
     c, key = constants, work.key
@@ -246,14 +262,18 @@ def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes
         np.asarray(_at(device.low_peak_flops, key)) > np.asarray(_at(device.peak_flops, key)) * 1.01
     )
     peak = np.where(low, _at(device.low_peak_flops, key), _at(device.peak_flops, key))
-    reach = _at(c.gemm_efficiency, key) * np.where(low, _at(c.lowp_efficiency, key), 1.0)
+    narrow = np.where(_at(device.fp4, key), _at(c.fp4_efficiency, key), _at(c.lowp_efficiency, key))
+    watts = _at(device.watts_per_tflops, key)
+    clocks = watts**4 / (watts**4 + _at(c.power_half_w, key) ** 4)
+    reach = _at(c.gemm_efficiency, key) * np.where(low, narrow, 1.0) * clocks
     bandwidth = _at(device.memory_bandwidth_bytes_per_s, key) * _at(c.memory_efficiency, key)
     bytes_s = work.nbytes / bandwidth
     is_gemm, is_attention = work.kind == GEMM, work.kind == ATTENTION
     gemm_s = np.where(is_gemm, np.maximum(work.flops / (peak * reach * fill), bytes_s), 0.0)
     attention_s = np.where(
         is_attention,
-        work.flops / (_at(device.peak_flops, key) * _at(c.attention_efficiency, key)) + bytes_s,
+        work.flops / (_at(device.peak_flops, key) * _at(c.attention_efficiency, key) * clocks)
+        + bytes_s,
         0.0,
     )
     memory_s = np.where(is_gemm | is_attention, 0.0, bytes_s * _at(c.traffic, key))
@@ -279,7 +299,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     x, lay, c, key = compiled, compiled.layouts, constants, compiled.key
     t = time_operators(x.work, x.device, c)
     back_attention = np.where(x.flash, _BACKWARD_FLASH, 2.0)
-    full = (lay.recompute == RECOMPUTE_FULL).astype(np.float64)
+    full = lay.recompute_share
     selective = (lay.recompute == RECOMPUTE_SELECTIVE).astype(np.float64)
 
     gemm, attention, memory = t.gemm_s[:, key], t.attention_s[:, key], t.memory_s[:, key]
@@ -300,9 +320,8 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     cp_pass = np.where(
         lay.cp > 1, x.cp_cost.latency_s + x.cp_cost.seconds(x.work.cp_bytes[key], up, out), 0.0
     ) * (1 - c.dp_overlap)
-    ep_pass = np.where(
-        lay.ep > 1, 2 * x.ep_cost.seconds(x.work.ep_bytes[key], up, out), 0.0
-    ) * (1 - c.ep_overlap) * imbalance  # fmt: skip
+    ep_raw = np.where(lay.ep > 1, 2 * x.ep_cost.seconds(x.work.ep_bytes[key], up, out), 0.0)
+    ep_pass = ep_raw * x.all_to_all_exposed * (1 - c.ep_overlap) * imbalance
     layer_device = forward[LAYER] + backward[LAYER] + again
     layer_comm = (2 + full) * (tp_pass + ep_pass) + 3 * cp_pass
     # A layer never takes less than the host needs to launch it, forward, backward and again.
@@ -321,7 +340,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     )
     sends = np.where(lay.pp > 1, x.pp_cost.seconds(x.pp_bytes, up, out), 0.0)
     pp_s = 2 * sends * ((lay.pp - 1) + micro * lay.vp * (1 - c.pp_overlap))
-    bubble = (lay.pp - 1) / lay.vp * mean_stage
+    bubble = (lay.pp - 1) / lay.vp * mean_stage * x.bubble_share
     imbalance_s = micro * (slowest - mean_stage)
 
     window = np.where(lay.zero >= 3, micro, 1.0) * mean_stage

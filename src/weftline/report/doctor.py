@@ -12,9 +12,11 @@ from typing import Literal
 
 from weftline import __version__
 from weftline.errors import WeftlineError
-from weftline.report.text import table
+from weftline.report.text import wrapped
 
 Status = Literal["ok", "missing", "broken"]
+_NAME, _STATUS = 13, 9
+_HANG = " " * (_NAME + _STATUS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +116,11 @@ def render_doctor(checks: tuple[Check, ...]) -> str:
         first = f"Ready; optional parts missing: {', '.join(c.name for c in missing)}"
     else:
         first = "Ready."
-    rows = [(c.name, c.status, c.detail, "" if c.status == "ok" else c.hint) for c in checks]
-    return "\n".join([first, "", *table(("", "", "", ""), rows)[1:]])
+    lines = [first, ""]
+    for c in checks:
+        detail = c.detail if c.status == "ok" or not c.hint else f"{c.detail}: {c.hint}"
+        lines += wrapped(f"{c.name:<{_NAME}}{c.status:<{_STATUS}}{detail}", hang=_HANG)
+    return "\n".join(lines)
 
 
 def to_json(checks: tuple[Check, ...]) -> str:

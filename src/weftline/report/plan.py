@@ -118,7 +118,8 @@ def _degrees(c: Candidate) -> str:
 def _search(plan: Plan) -> list[str]:
     s = plan.search
     lines = [
-        f"{s.evaluated:,} layouts tried on {s.accelerators} accelerators, "
+        f"{s.evaluated:,} layouts tried on {s.accelerators} accelerator"
+        f"{'' if s.accelerators == 1 else 's'}, "
         f"{s.rejected.get('memory', 0):,} did not fit in memory."
     ]
     if plan.without_plan:
@@ -155,11 +156,12 @@ def render_explanation(plan: Plan) -> str:
             )
     lines += ["", "Network"]
     for level in plan.cluster.levels:
-        lines.append(
-            f"  {level.name}: {level.size:,} chips, "
+        lines += wrapped(
+            f"{level.name}: {level.size:,} chips, "
             f"{level.bandwidth_bytes_per_s / 1e9:,.4g} GB/s a chip one way, "
-            f"{level.latency_s * 1e6:.3g} us a hop ({level.basis})"
-        )
+            f"{level.latency_s * 1e6:.3g} us a hop ({level.basis})",
+            indent="  ", hang="  ",
+        )  # fmt: skip
     lines += ["", "What each number rests on"]
     for name, estimate in plan.estimates.items():
         lines += wrapped(

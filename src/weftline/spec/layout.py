@@ -38,6 +38,8 @@ class Layout:
     zero: int = 1
     """ZeRO stage: 0 splits nothing, 1 optimizer states, 2 also gradients, 3 also weights (FSDP)."""
     recompute: Recompute = "none"
+    recompute_layers: int = 0
+    """Layers of a stage computed again where ``recompute`` is full (Megatron's block method)."""
     order: tuple[Axis, ...] = DEFAULT_ORDER
 
     @property
