@@ -31,6 +31,9 @@ def train(
     objective: str = "cost-time",
     precision: str = "bf16",
     framework: str = "megatron-core",
+    optimizer: str = "adamw",
+    offload: bool = False,
+    overlap: bool = True,
     json: Annotated[bool, Parameter(negative="")] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> int:
@@ -65,7 +68,13 @@ def train(
     precision
         Of the matrix products: bf16, fp8, fp4, fp32.
     framework
-        megatron-core, torchtitan, maxtext, neuronx...
+        megatron-core, torchtitan, maxtext, neuronx, dualpipe...
+    optimizer
+        adamw, adamw-bf16, adafactor or muon.
+    offload
+        Keep optimizer states in host memory.
+    overlap
+        Hide communication behind compute where the framework can.
     json
         Print the plan as JSON.
     output
@@ -80,6 +89,7 @@ def train(
         model=model, tokens=tokens, seq=seq, global_batch=global_batch, on=on, chips=chips,
         max_chips=max_chips, budget=budget, deadline=deadline, price=price, region=region,
         objective=objective, precision=precision, framework=framework,
+        optimizer=optimizer, offload=offload, overlap=overlap,
     )  # fmt: skip
     plan = plan_train(job, usd_per_chip_hour=own_price, progress=progress())
     if output is not None:
@@ -93,6 +103,7 @@ def _job(
     *, model: str, tokens: str, seq: str | None, global_batch: str | None, on: str,
     chips: str | None, max_chips: str | None, budget: str | None, deadline: str | None,
     price: str, region: str | None, objective: str, precision: str, framework: str,
+    optimizer: str, offload: bool, overlap: bool,
 ) -> tuple[Job, float | None]:  # fmt: skip
     """The options as a Job and the user's own price. Raises all mistakes at once."""
     from weftline.cli.options import Collector, choice
@@ -119,7 +130,7 @@ def _job(
     wanted = get(lambda: choice(objective, OBJECTIVES, "objective", where="--objective"))
     numbers = get(lambda: choice(precision, PRECISIONS, "precision", where="--precision"))
     names = get(lambda: _accelerators(on))
-    frame = get(lambda: _framework(framework))
+    frame = get(lambda: _framework(framework, optimizer))
     get.raise_all()
     if loaded is None or token_count is None:
         raise AssertionError("the collector raises before this")
@@ -130,6 +141,7 @@ def _job(
         chips=chip_count, max_chips=chip_limit, budget_usd=money, deadline_s=limit,
         price_type=price_type or "on-demand", region=region, objective=wanted or "cost-time",
         precision=numbers or "bf16", framework=frame or framework,
+        optimizer=optimizer, offload=offload, overlap=overlap,
     )  # fmt: skip
     return job, mine
 
@@ -172,8 +184,7 @@ def _accelerators(on: str) -> tuple[str, ...]:
     return tuple(id_ for id_ in found if id_ is not None)
 
 
-def _framework(name: str) -> str:
-    from weftline.cli.options import choice
-    from weftline.plan.frameworks import FRAMEWORKS
+def _framework(name: str, optimizer: str) -> str:
+    from weftline.plan.frameworks import recipe
 
-    return choice(name, tuple(FRAMEWORKS), "framework", where="--framework")
+    return recipe(name, optimizer=optimizer).name

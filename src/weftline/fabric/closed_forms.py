@@ -105,8 +105,9 @@ def gather_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -
 def all_to_all_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -> GroupCost:
     """Cost of an all-to-all in which each rank sends ``bytes`` in all, evenly to every member.
 
-    A level carries what leaves the level below: (size - inner) / size of the bytes. On a torus side
-    of ``k`` chips a shortest route takes k/4 hops in the mean, so each link carries so many flows.
+    A level carries what leaves the level below: (size - inner) / size of the bytes. On a torus the
+    busiest axis decides: of ``k`` ranks along it, a rank's own among them, a shortest route takes
+    k/4 hops in the mean on a ring, and k/4 of a rank's bytes cross the middle of a line.
     """
     spread = members_per_level(levels, size, stride)
     inner = np.ones_like(spread[0])
@@ -115,12 +116,16 @@ def all_to_all_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArra
     costs: list[FloatArray] = []
     below = 1
     for level, n in zip(levels, spread, strict=True):
-        rate = _group_rate(level, n, stride, inner, below)
-        crossing = np.where(n > 1, (total - inner) / total, 0.0)
-        if level.kind == "torus":
-            side = np.minimum(n, float(max(level.shape, default=level.size)))
-            crossing = crossing * np.maximum(side / 4, 1.0)
-        costs.append(crossing / rate)
+        if level.kind == "torus" and level.shape:
+            axes = _torus_axes(level, n, stride, inner, below)
+            busiest = np.zeros_like(n)
+            for ranks, links in axes:
+                load = np.where(ranks > 1, ranks / 4 / np.maximum(links, 1e-12), 0.0)
+                busiest = np.maximum(busiest, load)
+            costs.append(busiest / (level.bandwidth_bytes_per_s / (2 * len(level.shape))))
+        else:
+            crossing = np.where(n > 1, (total - inner) / total, 0.0)
+            costs.append(crossing / _group_rate(level, n, stride, inner, below))
         latency = latency + level.latency_s * np.where(n > 1, np.minimum(n - 1, 8.0), 0.0)
         inner = inner * n
         below = level.size
@@ -158,7 +163,7 @@ def _group_rate(
     """Bytes a second one chip can send inside its group at this level, before efficiency.
 
     Switches and Clos networks give the whole egress. A full mesh of ``size`` chips has one link to
-    each other, so ``n`` members see (n-1)/(size-1) of it. On a torus the group owns the links of
+    each other, so ``n`` members see (n-1)/(size-1) of it. On a torus the group has the links of
     the axes it spans: both directions of an axis that closes on itself, one where it is a line.
     """
     full = np.full_like(n, level.bandwidth_bytes_per_s)
@@ -167,34 +172,51 @@ def _group_rate(
     if level.kind != "torus" or not level.shape:
         return full
     per_link = level.bandwidth_bytes_per_s / (2 * len(level.shape))
+    links = np.zeros_like(n)
+    for _, owned in _torus_axes(level, n, stride, inner, below):
+        links = links + owned
+    return per_link * np.where(links > 0, links, 1.0)
+
+
+def _torus_axes(
+    level: Level, n: FloatArray, stride: FloatArray, inner: FloatArray, below: int
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Of each axis: the group's ranks along it, and the links it has there, in link rates.
+
+    Ranks ``apart`` chips from each other share every link between them with the ``apart`` - 1
+    groups that lie in between and are as busy.
+    """
     first = np.maximum(np.asarray(stride, dtype=np.float64), 1.0) * inner / max(below, 1)
     first = np.maximum(first, 1.0)
     last = first * n
-    links = np.zeros_like(n)
+    found: list[tuple[FloatArray, FloatArray]] = []
     reach = 1.0
     for side in level.shape:
-        span = np.minimum(last, reach * side) / np.maximum(first, reach)
-        whole = span >= side * (1 - 1e-9)
-        links = links + np.where(span > 1, np.where(whole & (side > 2), 2.0, 1.0), 0.0)
+        apart = np.maximum(first / reach, 1.0)
+        ranks = np.maximum(np.minimum(last / reach, side) / apart, 1.0)
+        closed = (ranks * apart >= side * (1 - 1e-9)) & (side > 2) & (not level.open_sides)
+        owned = np.where(ranks > 1, np.where(closed, 2.0, 1.0) / apart, 0.0)
+        found.append((ranks, owned))
         reach *= side
-    return per_link * np.maximum(links, 1.0)
+    return found
 
 
 def torus_shape(chips: int, dims: int, multiple: int = 1) -> tuple[int, ...]:
     """The most cubic ``dims``-dimensional torus of exactly ``chips`` chips, sides ascending.
 
-    Sides are multiples of ``multiple`` where that is possible at all (TPU cubes are 4x4x4).
+    All sides are multiples of ``multiple`` where that is possible (TPU cubes are 4x4x4); a slice
+    smaller than a cube is simply the most cubic: 2x2x1, 2x2x2, 2x2x4.
     """
     best: tuple[int, ...] | None = None
     for shape in _factorisations(chips, dims):
-        rank = (sum(side % multiple != 0 for side in shape), max(shape) / min(shape), shape)
-        if best is None or rank < (
-            sum(side % multiple != 0 for side in best),
-            max(best) / min(best),
-            best,
-        ):
+        if best is None or _cubic_rank(shape, multiple) < _cubic_rank(best, multiple):
             best = shape
     return best if best is not None else (1,) * (dims - 1) + (chips,)
+
+
+def _cubic_rank(shape: tuple[int, ...], multiple: int) -> tuple[bool, float, tuple[int, ...]]:
+    whole = all(side % multiple == 0 for side in shape)
+    return not whole, max(shape) / min(shape), shape
 
 
 def _factorisations(n: int, dims: int, least: int = 1) -> list[tuple[int, ...]]:

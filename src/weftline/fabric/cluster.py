@@ -101,8 +101,13 @@ def _scale_up(acc: Accelerator, chips: int, rate: float, domain: int) -> Level:
         dims = {"torus2d": 2, "torus3d": 3, "ring": 1}[acc.topology_kind]
         shape = torus_shape(size, dims, 4 if dims == 3 else 1)
         hop = _NEURONLINK_HOP_S if acc.vendor == "aws" else _HOP_S["torus"]
+        # TPU slices close on themselves only at full sides: 16 in two dimensions, whole 4x4x4 cubes
+        # in three (fabric facts `tpu_v5e`, `tpu_v4`).
+        whole = all(side == 16 for side in shape) if dims == 2 else all(s % 4 == 0 for s in shape)
+        is_open = acc.vendor == "google" and not whole
         return Level(name=f"{'x'.join(map(str, shape))} torus", kind="torus", size=size,
-                     bandwidth_bytes_per_s=rate, latency_s=hop, shape=shape)  # fmt: skip
+                     bandwidth_bytes_per_s=rate, latency_s=hop, shape=shape,
+                     open_sides=is_open)  # fmt: skip
     kind = "full-mesh" if acc.topology_kind in ("fully_connected", "mesh") else "switch"
     # A full mesh used in part keeps the links between the chips that take part.
     if kind == "full-mesh" and size < domain:

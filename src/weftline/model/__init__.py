@@ -2,7 +2,7 @@
 
 from weftline.model.ir import Attention, Layer, Model, Operator
 from weftline.model.load import bundled_models, load_model
-from weftline.model.table import parameter_table
+from weftline.model.rows import parameter_table
 
 __all__ = [
     "Attention",

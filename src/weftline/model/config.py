@@ -312,9 +312,7 @@ class HFConfig:
             f"`num_attention_heads` {heads} does not divide by `num_key_value_heads` {kv_heads}",
             hint="each key-value head serves the same number of query heads",
         )  # fmt: skip
-        return heads, kv_heads, self.int_or(
-            "head_dim", default_head_dim or max(1, hidden // heads)
-        )
+        return heads, kv_heads, self.int_or("head_dim", default_head_dim or max(1, hidden // heads))
 
     def expert_counts(self, experts_key: str, top_k_key: str) -> tuple[Int, Int]:
         """(experts, experts a token is routed to), checked against each other."""

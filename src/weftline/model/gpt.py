@@ -160,4 +160,4 @@ def _flag(key: str, text: str, errors: list[InputError]) -> bool:
 
 
 def _error(what: str, *, hint: str | None = None) -> InputError:
-    return InputError(what, where="model gpt:", hint=hint)
+    return InputError(what, where="gpt", hint=hint)

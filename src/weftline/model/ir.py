@@ -40,9 +40,9 @@ class Attention:
     """The shape of one score-and-value product.
 
     ``qk_dim`` and ``v_dim`` are per head. What a query sees of ``c`` tokens before and at it is
-    ``min(ceil(c / compress), topk or inf)`` cached entries, limited to the last ``window`` tokens
-    where ``window`` is set; ``extra`` entries (attention sinks kept as keys, a local window beside
-    a compressed global part) come on top.
+    ``min(floor(c / compress), topk or inf)`` cached entries, limited to the last ``window`` tokens
+    where ``window`` is set; ``local_window`` recent tokens come on top. Without ``causal`` a
+    window reaches as far to both sides.
     """
 
     heads: int
@@ -68,36 +68,32 @@ class Attention:
 
         ``masked=False`` counts the full rectangle, as a FLOP counter that does not know the mask.
         """
-        s = float(seq_len)
+        s = int(seq_len)
+        if s < 1:
+            return 0.0
         if not masked:
-            return (
-                s
-                if self.cross or self.compress == 1
-                else s / self.compress + (min(s, self.local_window) if self.local_window else 0.0)
-            )
-        if not self.causal or self.cross:
-            return s if self.window is None else min(s, 2.0 * self.window + 1.0)
-        context = _mean_of_prefix(s, self.chunk, self.window, self.topk, self.compress)
+            local = min(s, self.local_window) if self.local_window and self.compress > 1 else 0
+            return float(s if self.cross else s // self.compress + local)
+        if self.cross:
+            return float(s)
+        if not self.causal:
+            reach = s - 1 if self.window is None else min(s - 1, self.window)
+            return (s * (1 + 2 * reach) - reach * (reach + 1)) / s
+        whole, rest = divmod(s, self.chunk) if self.chunk else (0, s)
+        seen = whole * self._causal_sum(self.chunk or 0) + self._causal_sum(rest)
         if self.local_window is not None:
-            context += _mean_of_prefix(s, None, self.local_window, None, 1)
-        return context
+            full = min(s, self.local_window)
+            seen += full * (full + 1) // 2 + (s - full) * full
+        return seen / s
 
-
-def _mean_of_prefix(
-    s: float, chunk: int | None, window: int | None, topk: int | None, compress: int
-) -> float:
-    """Mean over i = 1..s of min(i / compress, cap): the closed form of a clipped triangle."""
-    if chunk is not None and chunk < s:
-        whole, rest = divmod(s, chunk)
-        tokens = whole * chunk * (chunk + 1) / 2 + rest * (rest + 1) / 2
-        return tokens / s
-    caps = [float(c) for c in (window,) if c is not None]
-    if topk is not None:
-        caps.append(float(topk) * compress)
-    cap = min(caps, default=s)
-    if cap >= s:
-        return (s + 1) / 2 / compress
-    return (cap * (cap + 1) / 2 + (s - cap) * cap) / s / compress
+    def _causal_sum(self, n: int) -> int:
+        """Entries that queries 1 to ``n`` of one chunk see in sum: min(c, cap) // compress each."""
+        cap = n if self.window is None else min(n, self.window)
+        if self.topk is not None:
+            cap = min(cap, self.topk * self.compress)
+        blocks, rest = divmod(cap, self.compress)
+        growing = self.compress * blocks * (blocks - 1) // 2 + blocks * (rest + 1)
+        return growing + (n - cap) * blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from weftline.errors import InputError, UnknownNameError
+from weftline.errors import InputError, InternalError, UnknownNameError
 from weftline.model.config import HFConfig
-from weftline.model.families import BUILDERS, REFUSED
+from weftline.model.families import BUILDERS, REFUSED, Builder
 from weftline.model.gpt import PREFIX, gpt_model
 from weftline.model.ir import Model
 
@@ -76,7 +76,7 @@ def load_model(spec: str | Path) -> Model:
         if short := _names().get(text.lower()):
             return _bundled(short)
     path = Path(spec)
-    if not path.exists():
+    if not _exists(path):
         if isinstance(spec, Path) or path.suffix == ".json":
             raise InputError(
                 f"`{spec}` does not exist", hint="give a config.json or a model's name"
@@ -91,6 +91,25 @@ def load_model(spec: str | Path) -> Model:
     return load_config(HFConfig.read(path, name=name))
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long for a file name, or a NUL in it
+        return False
+
+
+def _built(builder: Builder, config: HFConfig) -> Model:
+    try:
+        return builder(config)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        config.check()  # what was noted explains it better
+        raise InputError(
+            f"a field is not of the form that `{config.model_type}` has: {error}",
+            where=config.source,
+            hint="compare the file with the published config.json of the same family",
+        ) from error
+
+
 def load_config(config: HFConfig) -> Model:
     """The model of a config that is already read."""
     kind = config.model_type
@@ -99,7 +118,7 @@ def load_config(config: HFConfig) -> Model:
     if config.section:
         config.notes.append("language model only: vision, audio and their projectors left out")
     if kind in BUILDERS:
-        return BUILDERS[kind](config)
+        return _built(BUILDERS[kind], config)
     if kind in REFUSED:
         config.mistake("model_type", f"`{kind}` cannot be counted exactly: {REFUSED[kind]}")
     elif not kind:
@@ -113,7 +132,7 @@ def load_config(config: HFConfig) -> Model:
             "model_type", f"model type `{kind}` is not known", hint=near or "see docs/models.md"
         )
     config.check()
-    raise AssertionError("unreachable: a mistake was noted")
+    raise InternalError("a config without a builder passed its check")
 
 
 @lru_cache(maxsize=64)

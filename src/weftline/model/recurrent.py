@@ -1,8 +1,8 @@
-"""Blocks with a recurrent state: Mamba-2, gated delta net, Kimi delta attention.
+"""Blocks of the delta rule: gated delta net, Kimi delta attention.
 
 FLOP of a scan are those of the plain recurrence, from what is done to each value of the state in
-one token: decay it (1), add an outer product (2), read it with a vector (2); the delta rule reads
-it once more (2). Chunked kernels do more work to use matrix units; how much is theirs to say.
+one token: decay it (1), read it with the key (2), add an outer product (2), read it with the query
+(2). Chunked kernels do more work to use matrix units; how much is theirs to say.
 """
 
 from __future__ import annotations
@@ -10,35 +10,10 @@ from __future__ import annotations
 from weftline.model.blocks import conv, elementwise, gemm, norm, scan
 from weftline.model.ir import Operator
 
-__all__ = ["gated_delta_net", "kda", "mamba2"]
+__all__ = ["gated_delta_net", "kda"]
 
 Ops = tuple[Operator, ...]
-_LINEAR_FLOPS = 5.0
 _DELTA_FLOPS = 7.0
-
-
-def mamba2(
-    *, hidden: int, heads: int, head_dim: int, state: int, groups: int, kernel: int,
-    bias: bool = False, conv_bias: bool = True, gated_norm: bool = True, pre_norm: bool = True,
-) -> Ops:  # fmt: skip
-    """Mamba-2: one input projection to gate, values, B, C and step sizes; scan; output.
-
-    Own parameters of the scan are decay, skip and step bias, one each a head.
-    """
-    inner = heads * head_dim
-    channels = inner + 2 * groups * state
-    flops = _LINEAR_FLOPS * heads * head_dim * state
-    ops: list[Operator] = [*norm("mamba.norm", hidden)] if pre_norm else []
-    ops += [
-        gemm("mamba.in", hidden, inner + channels + heads, shard="column", bias=bias),
-        conv("mamba.conv", channels, kernel, bias=conv_bias),
-        scan("mamba.scan", heads=heads, key_dim=state, value_dim=head_dim, parameters=3 * heads,
-             flops_per_token=flops, read=channels + heads),
-    ]  # fmt: skip
-    if gated_norm:
-        ops += norm("mamba.out_norm", inner)
-    ops.append(gemm("mamba.out", inner, hidden, shard="row", bias=bias))
-    return tuple(ops)
 
 
 def gated_delta_net(

@@ -105,6 +105,6 @@ PRIOR = Constants(
 """Where a fit starts and what a group without rows falls back to; stated as ``assumed``."""
 
 
-def with_values(base: Constants, **changes: Number) -> Constants:
-    """``base`` with some constants replaced (what-if)."""
-    return replace(base, **changes)
+def without_overlap(base: Constants) -> Constants:
+    """``base`` with no communication hidden."""
+    return replace(base, tp_overlap=0.0, dp_overlap=0.0, pp_overlap=0.0, ep_overlap=0.0)

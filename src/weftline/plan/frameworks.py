@@ -8,7 +8,7 @@ bf16; MaxText keeps fp32 weights and moments sharded over its fsdp axis.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weftline.errors import UnknownNameError
 
@@ -26,8 +26,16 @@ class Framework:
     """Bytes of one gradient as accumulated."""
     reduce_bytes: float = 2.0
     """Bytes of one gradient as sent in data-parallel reduction."""
-    optimizer_bytes: float = 12.0
-    """Bytes of master weight and optimizer states of one parameter."""
+    master_bytes: float = 4.0
+    """Bytes of the fp32 master copy of one weight, where weights are narrower."""
+    state_bytes: float = 8.0
+    """Bytes of optimizer states of one parameter."""
+    optimizer_flops_per_width: float = 0.0
+    """FLOP of the optimizer a parameter and unit of hidden size (Muon's matrix iterations)."""
+    offload: bool = False
+    """Master weights and states live in host memory and are updated there."""
+    zero_bubble: bool = False
+    """Whether it has a zero-bubble schedule beside 1F1B."""
     default_zero: int = 1
     zero_stages: tuple[int, ...] = (1,)
     fully_sharded: bool = False
@@ -50,6 +58,16 @@ class Framework:
     compute_share: float = 1.0
     """Share of the chip's cores that compute; the rest drive communication."""
 
+    @property
+    def optimizer_bytes(self) -> float:
+        """Bytes of master weight and optimizer states of one parameter, wherever they live."""
+        return self.master_bytes + self.state_bytes
+
+    @property
+    def resident_bytes(self) -> float:
+        """The part of them that lives in the chip's memory."""
+        return 0.0 if self.offload else self.optimizer_bytes
+
 
 FRAMEWORKS: dict[str, Framework] = {
     f.name: f
@@ -65,13 +83,14 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(name="megatron-lm-2022", flash_attention=False, default_zero=0, zero_stages=(0,)),
         Framework(
             name="torchtitan",
+            zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
             fragmentation=0.25,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=4.0,
-            optimizer_bytes=8.0,
+            master_bytes=0.0,
             default_zero=3,
             zero_stages=(2, 3),
         ),
@@ -81,7 +100,7 @@ FRAMEWORKS: dict[str, Framework] = {
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=2.0,
-            optimizer_bytes=8.0,
+            master_bytes=0.0,
             default_zero=3,
             zero_stages=(3,),
             context_bytes=1.0e9,
@@ -109,3 +128,29 @@ def framework(name: str) -> Framework:
     if found is None:
         raise UnknownNameError("framework", name, FRAMEWORKS)
     return found
+
+
+OPTIMIZERS: dict[str, tuple[float, float]] = {
+    "adamw": (8.0, 0.0),
+    "adamw-bf16": (4.0, 0.0),
+    "adafactor": (0.02, 0.0),
+    "muon": (4.0, 30.0),
+}
+"""Bytes of state a parameter, FLOP a parameter and unit of hidden size, beside AdamW's few.
+
+AdamW: two fp32 (or bf16) moments. Adafactor (arXiv:1804.04235): a row and a column vector a matrix,
+no momentum. Muon (arXiv:2502.16982): one fp32 momentum; five Newton-Schulz iterations of three
+products on an m x n matrix, of 2 m n min(m, n) FLOP each, are 30 min(m, n) FLOP a parameter."""
+
+
+def recipe(name: str, *, optimizer: str = "adamw", offload: bool = False) -> Framework:
+    """A framework with an optimizer. Raises UnknownNameError for either."""
+    if optimizer not in OPTIMIZERS:
+        raise UnknownNameError(
+            "optimizer", optimizer, OPTIMIZERS, where="--optimizer",
+            hint=f"one of {', '.join(OPTIMIZERS)}",
+        )  # fmt: skip
+    state, flops = OPTIMIZERS[optimizer]
+    return replace(
+        framework(name), state_bytes=state, optimizer_flops_per_width=flops, offload=offload
+    )

@@ -7,13 +7,16 @@ over tp * cp * dp.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
 import numpy as np
 import numpy.typing as npt
 
 from weftline.model import Model
 from weftline.plan.frameworks import Framework
 from weftline.plan.step import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
-from weftline.spec import DEFAULT_ORDER, RECOMPUTES, Cluster, Layout
+from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, Layout, Schedule
 
 BoolArray = npt.NDArray[np.bool_]
 MAX_TP = 64
@@ -28,6 +31,12 @@ def attention_heads(model: Model) -> int:
     """The smallest number of heads of any layer: what tensor parallelism must divide."""
     heads = [op.attention.heads for op in model.operators if op.attention is not None]
     return min((h for h in heads if h >= 4), default=model.hidden // 64)
+
+
+def kv_heads(model: Model) -> int:
+    """The smallest number of key and value heads of any layer: what Ulysses must divide."""
+    heads = [op.attention.kv_heads for op in model.operators if op.attention is not None]
+    return min(heads, default=1)
 
 
 def enumerate_layouts(
@@ -72,9 +81,47 @@ def enumerate_layouts(
         "tp": tp[base_i], "cp": cp[base_i], "dp": dp[base_i], "pp": pp[base_i], "ep": ep[base_i],
         "vp": vp, "micro_batch": micro[index], "num_micro_batches": num[index],
         "zero": zero_f, "recompute": again_f,
-        "recompute_share": np.zeros(len(again_f)),
+        "recompute_share": np.zeros(len(again_f)), "etp": np.ones(len(again_f)),
+        "shard": cp[base_i] * dp[base_i], "pp_inner": np.zeros(len(again_f)),
+        "zero_bubble": np.zeros(len(again_f)), "ulysses": np.zeros(len(again_f)),
     }  # fmt: skip
-    return Layouts(**{k: v[keep].astype(np.float64) for k, v in columns.items()})
+    plain = Layouts(**{k: v[keep].astype(np.float64) for k, v in columns.items()})
+    return _variants(plain, model, cluster, frame)
+
+
+def _variants(plain: Layouts, model: Model, cluster: Cluster, frame: Framework) -> Layouts:
+    """Beside each plain layout what else it could be, where that changes anything.
+
+    Expert-tensor parallelism for experts under tp; Ulysses where heads divide; HSDP that shards
+    inside the scale-up domain; pipeline neighbours inside it; a zero-bubble schedule.
+    """
+    found = [plain]
+    domain = float(cluster.levels[0].size)
+    if model.is_moe:
+        split = (plain.tp > 1) & (np.mod(plain.tp * plain.cp * plain.dp, plain.ep * plain.tp) == 0)
+        some = plain.take(split)
+        found.append(replace(some, etp=some.tp))
+    inside = np.maximum(domain / plain.tp, 1.0)
+    hybrid = (plain.zero >= 3) & (plain.ep == 1) & (inside < plain.shard) & (inside > 1)
+    some = plain.take(hybrid & (np.mod(plain.shard, inside) == 0))
+    found.append(replace(some, shard=np.maximum(domain / some.tp, 1.0)))
+    near = (plain.pp > 1) & (plain.dp > 1) & (plain.cp == 1) & (plain.ep == 1)
+    some = plain.take(near & (plain.tp * plain.pp <= domain))
+    found.append(replace(some, pp_inner=np.ones(len(some))))
+    heads = kv_heads(model)
+    some = plain.take((plain.cp > 1) & (np.mod(heads, plain.tp * plain.cp) == 0))
+    found.append(replace(some, ulysses=np.ones(len(some))))
+    if frame.zero_bubble:
+        some = plain.take((plain.pp > 1) & (plain.vp == 1))
+        found.append(replace(some, zero_bubble=np.ones(len(some))))
+    return concatenate(found)
+
+
+def concatenate(parts: Sequence[Layouts]) -> Layouts:
+    """Columns of several as one."""
+    return Layouts(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Layouts)}
+    )
 
 
 def _degrees(
@@ -119,8 +166,18 @@ def layout_at(layouts: Layouts, index: int, layers: int) -> Layout:
         **row,
         recompute=RECOMPUTES[int(layouts.recompute[index])],
         recompute_layers=round(float(layouts.recompute_share[index]) * stage),
-        order=DEFAULT_ORDER,
+        etp=int(layouts.etp[index]),
+        shard=int(layouts.shard[index]) if row["zero"] >= 1 else 0,
+        schedule=_schedule(layouts, index),
+        context="ulysses" if layouts.ulysses[index] else "ring",
+        order=PIPELINE_INSIDE if layouts.pp_inner[index] else DEFAULT_ORDER,
     )
+
+
+def _schedule(layouts: Layouts, index: int) -> Schedule:
+    if layouts.zero_bubble[index]:
+        return "zero-bubble"
+    return "interleaved" if layouts.vp[index] > 1 else "1f1b"
 
 
 def columns_of(layout: Layout, layers: int) -> Layouts:
@@ -136,4 +193,9 @@ def columns_of(layout: Layout, layers: int) -> Layouts:
         num_micro_batches=column(layout.num_micro_batches), zero=column(layout.zero),
         recompute=column(RECOMPUTES.index(layout.recompute)),
         recompute_share=np.array([min(layout.recompute_layers / stage, 1.0)]),
+        etp=column(layout.etp),
+        shard=column(layout.shard or layout.cp * layout.dp),
+        pp_inner=column(layout.order.index("pp") < layout.order.index("dp")),
+        zero_bubble=column(layout.schedule == "zero-bubble"),
+        ulysses=column(layout.context == "ulysses"),
     )  # fmt: skip

@@ -111,7 +111,8 @@ def memory_of(
     lay = layouts
     dense, expert = parameters_per_chip(model, lay)
     stage = lay.tp * lay.cp * lay.dp
-    dense_ranks, expert_ranks = lay.dp * lay.cp, stage / lay.ep
+    # HSDP splits over the shard group only.
+    dense_ranks, expert_ranks = lay.shard, stage / (lay.ep * lay.etp)
 
     def held(per_parameter: float, from_stage: int) -> FloatArray:
         split = lay.zero >= from_stage
@@ -129,7 +130,7 @@ def memory_of(
     else:
         weights = held(frame.weight_bytes, 3) + np.where(lay.zero >= 3, 4.0 * per_layer, 0.0)
         gradients = held(frame.grad_bytes, 2)
-    optimizer = held(frame.optimizer_bytes, 1)
+    optimizer = held(frame.resident_bytes, 1)
     activations = _activations(model, frame, lay, seq_len, dropout)
     tokens = lay.micro_batch * seq_len / lay.cp
     # The last stage holds logits but few activations: they add up only where it is the first, too.

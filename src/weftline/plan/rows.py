@@ -222,7 +222,8 @@ def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
             tp=tp, cp=1, dp=dp, pp=pp, ep=1, vp=1, micro_batch=micro,
             num_micro_batches=batch // (dp * micro), zero=0,
             recompute=RECOMPUTE_NONE if single else RECOMPUTE_FULL,
-            recompute_share=0.0 if single else 1.0,
+            recompute_share=0.0 if single else 1.0, etp=1, shard=dp, pp_inner=0, zero_bubble=0,
+            ulysses=0,
         ),
         stated=True,
         seq_len=seq,
@@ -434,7 +435,8 @@ def _candidates(
     return _layouts(
         tp=tp, cp=cp, dp=dp, pp=pp, ep=ep, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
         num_micro_batches=per_rank / micro, zero=zero, recompute=r,
-        recompute_share=(r == RECOMPUTE_FULL).astype(float),
+        recompute_share=(r == RECOMPUTE_FULL).astype(float), etp=1, shard=cp * dp, pp_inner=0,
+        zero_bubble=0, ulysses=0,
     )  # fmt: skip
 
 

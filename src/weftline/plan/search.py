@@ -7,7 +7,7 @@ the best one. Across them the objective decides; deadline and budget are limits,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,12 +16,13 @@ from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import Model
 from weftline.plan.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
-from weftline.plan.constants import FloatArray
+from weftline.plan.constants import FloatArray, without_overlap
 from weftline.plan.frameworks import Framework
 from weftline.plan.layouts import enumerate_layouts, layout_at
 from weftline.plan.memory import Memory, fit_recompute, memory_of
 from weftline.plan.residual import features_of
-from weftline.plan.step import IntArray, Layouts, StepTime, compile_layouts, time_step
+from weftline.plan.step import IntArray, Layouts, compile_layouts
+from weftline.plan.timing import StepTime, time_step
 from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 15
@@ -111,6 +112,8 @@ def search(
             tally.without[acc.id] = f"has no {job.precision} peak"
             continue
         constants = constants_for(acc.id, frame.name)
+        if not job.overlap:
+            constants = replace(constants, constants=without_overlap(constants.constants))
         hits, reasons = 0, [""]
         for cluster in clusters:
             found, reason = best_on(model, job, frame, cluster, constants, tally)

@@ -27,7 +27,7 @@ from weftline.cost import (
 )
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
-from weftline.plan.frameworks import framework
+from weftline.plan.frameworks import recipe
 from weftline.plan.offers import Offer
 from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.search import Found, Tally, search
@@ -74,7 +74,7 @@ def plan_train(
     cannot be, UnknownNameError for names, NoFeasiblePlanError with the nearest miss.
     """
     model = model or load_model(job.model)
-    frame = framework(job.framework)
+    frame = recipe(job.framework, optimizer=job.optimizer, offload=job.offload)
     _check(job, model)
     chosen = _accelerators(job)
     tally = search(model, job, frame, chosen, progress=progress)

@@ -34,6 +34,7 @@ class Keys:
     tp: FloatArray
     cp: FloatArray
     ep: FloatArray
+    etp: FloatArray
     micro_batch: FloatArray
 
     def __len__(self) -> int:
@@ -66,6 +67,8 @@ class Work:
     """Tensor-parallel reduce-scatter + all-gather pairs in a mean layer's forward pass."""
     cp_bytes: FloatArray
     """[K] keys and values a context-parallel rank receives in a mean layer's forward pass."""
+    heads_bytes: FloatArray
+    """[K] queries, keys, values and outputs a rank sends in Ulysses' all-to-alls of a layer."""
     ep_bytes: FloatArray
     """[K] what one chip sends in one dispatch (or combine) of a mean layer."""
 
@@ -96,6 +99,7 @@ def lower(
     layers = max(len(model.layers), 1)
     collectives = sum(_row_parallel_outputs(layer.operators) for layer in model.layers) / layers
     cp_values = sum(_kv_values(layer.operators) for layer in model.layers) / layers
+    heads_values = sum(_head_values(layer.operators) for layer in model.layers) / layers
     top_k = sum(_routed_values(layer.operators) for layer in model.layers) / layers
     return Work(
         keys=k_count,
@@ -114,6 +118,7 @@ def lower(
         tp_bytes=tokens * model.hidden * bytes_per_value,
         tp_collectives=collectives,
         cp_bytes=tokens * (keys.cp - 1) * cp_values / keys.tp * bytes_per_value,
+        heads_bytes=tokens * heads_values / keys.tp * bytes_per_value,
         ep_bytes=tokens / keys.tp * top_k * bytes_per_value,
     )
 
@@ -152,6 +157,15 @@ def _row_parallel_outputs(operators: Iterable[Operator]) -> int:
 def _kv_values(operators: Iterable[Operator]) -> int:
     return sum(
         a.kv_values_per_token for op in operators if (a := op.attention) is not None and not a.cross
+    )
+
+
+def _head_values(operators: Iterable[Operator]) -> int:
+    """Values of queries, keys, values and outputs of one token."""
+    return sum(
+        (a.heads + a.kv_heads) * (a.qk_dim + a.v_dim)
+        for op in operators
+        if (a := op.attention) is not None and not a.cross
     )
 
 
@@ -224,8 +238,11 @@ def _lower_grouped(
     op: Operator, keys: Keys, tokens: FloatArray, bytes_per_value: float
 ) -> dict[str, FloatArray]:
     local = np.maximum(op.experts / keys.ep, 1.0)
-    m = tokens / keys.tp * op.experts_per_token / local
-    n, k = float(op.out_features), float(op.in_features)
-    return {"m": m, "n": np.full_like(m, n), "k": np.full_like(m, k), "batch": local,
+    # Expert-tensor parallelism gathers the tokens of etp ranks and splits each expert's features.
+    m = tokens / keys.tp * op.experts_per_token * keys.etp / local
+    column = op.name.endswith("up")
+    n = np.full_like(m, float(op.out_features)) / (keys.etp if column else 1.0)
+    k = np.full_like(m, float(op.in_features)) / (1.0 if column else keys.etp)
+    return {"m": m, "n": n, "k": k, "batch": local,
                 "flops": 2.0 * m * n * k * local,
                 "nbytes": (m * n + n * k + m * k) * local * bytes_per_value}  # fmt: skip

@@ -11,13 +11,22 @@ from weftline.spec.job import (
     Precision,
     PriceType,
 )
-from weftline.spec.layout import DEFAULT_ORDER, RECOMPUTES, Axis, Layout, Recompute
+from weftline.spec.layout import (
+    DEFAULT_ORDER,
+    PIPELINE_INSIDE,
+    RECOMPUTES,
+    Axis,
+    Layout,
+    Recompute,
+    Schedule,
+)
 from weftline.spec.measurement import Measurement
 from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
 
 __all__ = [
     "DEFAULT_ORDER",
     "OBJECTIVES",
+    "PIPELINE_INSIDE",
     "PRECISIONS",
     "PRICE_TYPES",
     "RECOMPUTES",
@@ -37,5 +46,6 @@ __all__ = [
     "PriceType",
     "Recompute",
     "Rejection",
+    "Schedule",
     "SearchStats",
 ]

@@ -24,6 +24,8 @@ class Level:
     latency_s: float
     shape: tuple[int, ...] = ()
     """Torus: sides, in the order of its physical axes."""
+    open_sides: bool = False
+    """Torus whose axes are lines: a slice too small for its wrap-around links."""
     basis: str = "datasheet"
 
 

@@ -36,6 +36,11 @@ class Job:
     region: str | None = None
     objective: Objective = "cost-time"
     framework: str = "megatron-core"
+    optimizer: str = "adamw"
+    offload: bool = False
+    """Keep optimizer states in host memory and update them there."""
+    overlap: bool = True
+    """Hide communication behind compute as the framework can; False adds all of it up."""
 
     @property
     def tokens_per_step(self) -> int:

@@ -10,9 +10,11 @@ from weftline.errors import InputError, InputErrors
 
 Recompute = Literal["none", "selective", "full"]
 Axis = Literal["tp", "cp", "dp", "pp"]
+Schedule = Literal["1f1b", "interleaved", "zero-bubble"]
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
 DEFAULT_ORDER: tuple[Axis, ...] = ("tp", "cp", "dp", "pp")
+PIPELINE_INSIDE: tuple[Axis, ...] = ("tp", "cp", "pp", "dp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,13 @@ class Layout:
     recompute: Recompute = "none"
     recompute_layers: int = 0
     """Layers of a stage computed again where ``recompute`` is full (Megatron's block method)."""
+    etp: int = 1
+    """Tensor parallelism inside an expert: 1, or tp."""
+    shard: int = 0
+    """Ranks over which ZeRO splits: 0 for all of cp * dp, fewer under HSDP."""
+    schedule: Schedule = "1f1b"
+    context: Literal["ring", "ulysses"] = "ring"
+    """Context parallelism: keys and values go round, or heads are exchanged."""
     order: tuple[Axis, ...] = DEFAULT_ORDER
 
     @property
@@ -63,7 +72,7 @@ class Layout:
             raise IndexError(f"rank {rank} is outside 0..{self.chips - 1}")
         found: dict[str, int] = {a: rank // self.stride(a) % getattr(self, a) for a in self.order}
         within_stage = found["tp"] + self.tp * (found["cp"] + self.cp * found["dp"])
-        return {**found, "ep": within_stage % self.ep}
+        return {**found, "ep": within_stage // self.etp % self.ep}
 
     def short(self) -> str:
         """``TP8 PP16 DP128``: only degrees above one, ``single chip`` if there are none."""
@@ -78,7 +87,7 @@ class Layout:
         """Raise InputErrors with every reason why this layout cannot run the job."""
         wrong: list[InputError] = []
         degrees = " * ".join(f"{a}={getattr(self, a)}" for a in ("tp", "cp", "dp", "pp"))
-        for name in ("tp", "cp", "dp", "pp", "ep", "vp", "micro_batch", "num_micro_batches"):
+        for name in ("tp", "cp", "dp", "pp", "ep", "etp", "vp", "micro_batch", "num_micro_batches"):
             if getattr(self, name) < 1:
                 wrong.append(InputError(f"{name} is {getattr(self, name)}: at least 1 is needed"))
         if wrong:
@@ -101,9 +110,17 @@ class Layout:
             )  # fmt: skip
         if self.vp > 1 and self.pp < 2:
             wrong.append(InputError(f"vp={self.vp} without pipeline stages", hint="set pp above 1"))
-        if (self.tp * self.cp * self.dp) % self.ep:
+        if self.etp not in (1, self.tp):
+            wrong.append(InputError(f"etp={self.etp} is neither 1 nor tp={self.tp}"))
+        if self.shard and (self.cp * self.dp) % self.shard:
             wrong.append(
-                InputError(f"ep={self.ep} does not divide tp * cp * dp = "
+                InputError(f"shard={self.shard} does not divide cp * dp = {self.cp * self.dp}")
+            )
+        if (self.schedule == "interleaved") != (self.vp > 1):
+            wrong.append(InputError(f"schedule {self.schedule} with vp={self.vp}"))
+        if (self.tp * self.cp * self.dp) % (self.ep * self.etp):
+            wrong.append(
+                InputError(f"ep * etp = {self.ep * self.etp} does not divide tp * cp * dp = "
                            f"{self.tp * self.cp * self.dp}")
             )  # fmt: skip
         if self.zero not in (0, 1, 2, 3):

@@ -1,4 +1,4 @@
-"""Gemma 4, text part: windows and wide global heads in turn, experts beside a dense feed-forward."""
+"""Gemma 4, text part: windows and wide global heads in turn, experts beside a dense block."""
 
 from __future__ import annotations
 

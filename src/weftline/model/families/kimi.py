@@ -57,9 +57,7 @@ def _delta_attention(config: HFConfig, linear: dict[str, Any], hidden: int) -> O
     sizes = {
         "head_dim": linear.get("head_dim", config.int_or("linear_head_dim", 128)),
         "heads": linear.get("num_heads", config.int_or("linear_num_heads", 32)),
-        "kernel": linear.get(
-            "short_conv_kernel_size", config.int_or("linear_conv_kernel_dim", 4)
-        ),
+        "kernel": linear.get("short_conv_kernel_size", config.int_or("linear_conv_kernel_dim", 4)),
     }
     for key, value in sizes.items():
         good = isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -116,7 +114,8 @@ def kimi_linear(config: HFConfig) -> Model:
     def build(kind: tuple[str, str]) -> tuple[str, Ops]:
         mixer = "kda" if kind[0] == _KINDS[0] else "mla"
         signature = f"{mixer}+{'mlp' if kind[1] == 'dense' else 'moe'}"
-        before, between = (), ()
+        before: Ops = ()
+        between: Ops = ()
         if residuals:
             before, between = _residual("attn.residual", hidden), _residual("mlp.residual", hidden)
         return signature, (*before, *blocks[kind[0]], *between, *feed[kind[1]])

@@ -10,6 +10,9 @@ from weftline.model.ir import Model, Operator
 
 __all__ = ["FAMILY", "mimo", "mimo_v2_flash"]
 
+_KINDS: Final = ("full_attention", "sliding_attention")
+_FORWARDS: Final = ("dense", "sparse")
+
 
 def mimo(config: HFConfig) -> Model:
     """Qwen2's layers: biases on queries, keys and values, none on the output."""
@@ -66,22 +69,26 @@ def mimo_v2_flash(config: HFConfig) -> Model:
     full = _attention(config, hidden, sliding=False)
     sliding = _attention(config, hidden, sliding=True)
     pattern = config.list_or("hybrid_layer_pattern", [0] * layers, length=layers)
+    kinds = config.kinds("layer_types", _KINDS, layers, [_KINDS[bool(p)] for p in pattern])
     sparse = config.list_or("moe_layer_freq", [0] + [1] * (layers - 1), length=layers)
+    forwards = config.kinds(
+        "mlp_layer_types", _FORWARDS, layers, [_FORWARDS[bool(m)] for m in sparse]
+    )
     tied = config.bool_or("tie_word_embeddings", False)
     config.check()
     config.notes.append("next-token-prediction modules left out")
 
-    def build(kind: tuple[bool, bool]) -> tuple[str, tuple[Operator, ...]]:
-        mixer, attention = ("swa", sliding) if kind[0] else ("gqa", full)
-        if not kind[1]:
+    def build(kind: tuple[str, str]) -> tuple[str, tuple[Operator, ...]]:
+        mixer, attention = ("swa", sliding) if kind[0] == _KINDS[1] else ("gqa", full)
+        if kind[1] == "dense":
             return f"{mixer}+mlp", (*attention, *gated_mlp(hidden, ffn))
         forward = moe(
             hidden=hidden, experts=experts, top_k=top_k, expert_ffn=expert_ffn, shared_ffn=shared
         )
         return f"{mixer}+moe", (*attention, *forward)
 
-    kinds = [(bool(p), bool(m)) for p, m in zip(pattern, sparse, strict=True)]
-    return assemble(config, hidden=hidden, vocab=vocab, layers=stack(kinds, build), tied=tied)
+    made = stack(list(zip(kinds, forwards, strict=True)), build)
+    return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
 
 
 FAMILY: Final = {"mimo": mimo, "mimo_v2_flash": mimo_v2_flash}

@@ -45,7 +45,9 @@ def minimax_m2(config: HFConfig) -> Model:
     return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
 
 
-def _indexer(config: HFConfig, hidden: int, sparse: dict[str, Any]) -> tuple[tuple[Operator, ...], int]:
+def _indexer(
+    config: HFConfig, hidden: int, sparse: dict[str, Any]
+) -> tuple[tuple[Operator, ...], int]:
     """The block indexer's operators, and how many tokens it lets a query see."""
 
     def size(key: str, default: int) -> int:
@@ -82,7 +84,9 @@ def minimax_m3(config: HFConfig) -> Model:
     rotary = config.int_or("rotary_dim", 64)
     sparse = config.get("sparse_attention_config") or {}
     config.require(
-        isinstance(sparse, dict), "sparse_attention_config", "`sparse_attention_config` is no object"
+        isinstance(sparse, dict),
+        "sparse_attention_config",
+        "`sparse_attention_config` is no object",
     )
     sparse = sparse if isinstance(sparse, dict) else {}
     indexer, seen = _indexer(config, hidden, sparse)

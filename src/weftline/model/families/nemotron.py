@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from weftline.model.blocks import assemble, gated_mlp, gemm, gqa_attention, mlp, moe, norm, stack
 from weftline.model.config import HFConfig
+from weftline.model.families.mamba import mamba2_mixer
 from weftline.model.ir import Model, Operator
-from weftline.model.recurrent import mamba2
 
 __all__ = ["FAMILY", "nemotron_h", "nemotron_nas"]
 
@@ -36,13 +36,19 @@ def _pattern(config: HFConfig) -> tuple[str, ...]:
 
 
 def _mamba(config: HFConfig, hidden: int) -> Ops:
-    bias = config.bool_or("use_bias", False)
-    return mamba2(
-        hidden=hidden, heads=config.int("mamba_num_heads"), head_dim=config.int("mamba_head_dim"),
-        state=config.int("ssm_state_size"), groups=config.int("n_groups"),
-        kernel=config.int_or("conv_kernel", 4), bias=bias,
-        conv_bias=config.bool_or("use_conv_bias", True),
+    heads, groups = config.int("mamba_num_heads"), config.int("n_groups")
+    config.require(
+        heads % groups == 0, "n_groups",
+        f"`mamba_num_heads` {heads} does not divide by `n_groups` {groups}",
+        hint="each group of B and C serves the same number of heads",
     )  # fmt: skip
+    mixer = mamba2_mixer(
+        hidden=hidden, heads=heads, head_dim=config.int("mamba_head_dim"),
+        state=config.int("ssm_state_size"), groups=groups,
+        kernel=config.int_or("conv_kernel", 4), chunk=config.int_or("chunk_size", 128),
+        bias=config.bool_or("use_bias", False), conv_bias=config.bool_or("use_conv_bias", True),
+    )  # fmt: skip
+    return (*norm("ssm.norm", hidden), *mixer)
 
 
 def _attention(config: HFConfig, hidden: int) -> Ops:
@@ -153,7 +159,8 @@ def _block(config: HFConfig, i: int, block: Any, hidden: int, heads: int) -> tup
         good = isinstance(width, (int, float)) and not isinstance(width, bool) and 0 < width < 1e3
         config.require(good, "block_configs", f"block {i}: `ffn_mult` must be a number above 0")
         # As in DeciLM: two thirds of twice the multiple, rounded up to a multiple of 256.
-        inner = int(2 * (width if good else 1) * hidden / 3)
+        multiple = float(width) if good and width else 1.0
+        inner = int(2 * multiple * hidden / 3)
         forward = -(-inner // 256) * 256
     return mixer, forward
 
