@@ -21,7 +21,15 @@ from weftline.catalog import user_data_dir
 from weftline.errors import InputError
 from weftline.plan.constants import FIELDS, Constants, FloatArray
 from weftline.plan.fit import Fitted, Levels, constants_of, fit_pool
-from weftline.plan.residual import LABELS, Features, Residual, kernel_from_json, kernel_to_json
+from weftline.plan.residual import (
+    LABELS,
+    Features,
+    Residual,
+    code_of,
+    kernel_from_json,
+    kernel_to_json,
+    labels_of,
+)
 from weftline.plan.rows import Row, read_rows
 from weftline.spec.serialize import write_text
 
@@ -71,7 +79,7 @@ def constants_for(accelerator: str, framework: str) -> GroupConstants:
     """
     levels, residual = calibrated(PUBLISHED)
     group = f"{accelerator}/{framework}"
-    rows = int(np.count_nonzero(residual.rows.labels[:, LABELS.index("group")] == group))
+    rows = int(np.count_nonzero(residual.rows.labels[:, LABELS.index("group")] == code_of(group)))
     if group in levels.groups:
         logits, basis = levels.groups[group], f"calibrated n={rows}"
     elif framework in levels.frameworks:
@@ -92,7 +100,7 @@ def _pool_from(raw: dict[str, Any]) -> tuple[Levels, Residual]:
     )
     rows = raw["rows"]
     features = Features(
-        labels=np.array([r["labels"] for r in rows], dtype=np.str_),
+        labels=np.array([[code_of(t) for t in r["labels"]] for r in rows], dtype=np.int64),
         numbers=np.array([r["numbers"] for r in rows], dtype=np.float64),
     )
     residual = np.array([float(r["residual"]) for r in rows])
@@ -122,12 +130,15 @@ def pool_to_json(fitted: Fitted, rows: Sequence[Row]) -> dict[str, Any]:
         "rows": [
             {
                 "id": row.id,
-                "labels": [str(t) for t in labels],
+                "labels": labels_of(
+                    row.model, row.cluster, group=row.group, version=row.framework,
+                    precision=row.recipe,
+                ),
                 "numbers": [round(float(v), _DIGITS) for v in numbers],
                 "residual": round(float(value), _DIGITS),
             }
-            for row, labels, numbers, value in zip(
-                rows, residual.rows.labels, residual.rows.numbers, residual.residual, strict=True
+            for row, numbers, value in zip(
+                rows, residual.rows.numbers, residual.residual, strict=True
             )
         ],
     }  # fmt: skip

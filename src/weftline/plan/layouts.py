@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from weftline.model import Model
 from weftline.plan.frameworks import Framework
+from weftline.plan.once import once_per_model
 from weftline.plan.step import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
 from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, Layout, Schedule
 
@@ -27,12 +28,14 @@ UNEVEN_LIMIT = 1.125
 """A pipeline may give its longest stage at most this much more than an even share."""
 
 
+@once_per_model
 def attention_heads(model: Model) -> int:
     """The smallest number of heads of any layer: what tensor parallelism must divide."""
     heads = [op.attention.heads for op in model.operators if op.attention is not None]
     return min((h for h in heads if h >= 4), default=model.hidden // 64)
 
 
+@once_per_model
 def kv_heads(model: Model) -> int:
     """The smallest number of key and value heads of any layer: what Ulysses must divide."""
     heads = [op.attention.kv_heads for op in model.operators if op.attention is not None]

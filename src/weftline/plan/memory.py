@@ -14,6 +14,7 @@ import numpy as np
 from weftline.model import Layer, Model, Operator
 from weftline.plan.constants import FloatArray
 from weftline.plan.frameworks import Framework
+from weftline.plan.once import once_per_model
 from weftline.plan.step import (
     RECOMPUTE_FULL,
     RECOMPUTE_SELECTIVE,
@@ -50,6 +51,7 @@ class SavedValues:
     """The layer's input alone: all that full recomputation keeps."""
 
 
+@once_per_model
 def saved_values(model: Model, frame: Framework, seq_len: int, *, dropout: bool) -> SavedValues:
     """Bytes saved a token by a mean layer of ``model`` at 2 bytes a value."""
     totals = np.zeros(3)

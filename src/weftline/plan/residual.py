@@ -9,6 +9,8 @@ in ``data/``; nothing is corrected that no measured row speaks for.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +19,7 @@ import numpy as np
 
 from weftline.model import Model
 from weftline.plan.constants import FloatArray
-from weftline.plan.step import Layouts
+from weftline.plan.step import IntArray, Layouts
 from weftline.spec import Cluster
 
 LABELS: Final = (
@@ -34,9 +36,10 @@ NUMBERS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Rows as the process sees them: ``labels`` [n, labels] of text, ``numbers`` [n, numbers]."""
+    """Rows as the process sees them: ``labels`` [n, labels] coded, ``numbers`` [n, numbers]."""
 
-    labels: np.ndarray[Any, np.dtype[np.str_]]
+    labels: IntArray
+    """Codes of texts (:func:`code_of`): equal where the texts are."""
     numbers: FloatArray
 
     def __len__(self) -> int:
@@ -45,6 +48,12 @@ class Features:
     def take(self, index: np.ndarray[Any, np.dtype[Any]]) -> Features:
         """Some of the rows."""
         return Features(labels=self.labels[index], numbers=self.numbers[index])
+
+
+@functools.cache
+def code_of(text: str) -> int:
+    """A number that stands for a label; 56 bits of BLAKE2, so that no two labels meet."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,23 +94,30 @@ class Kernel:
         return float((self.labels**2).sum() + self.near**2 + self.near_in_group**2)
 
 
+def labels_of(
+    model: Model, cluster: Cluster, *, group: str, version: str, precision: str
+) -> tuple[str, ...]:
+    """What runs of one job on one cluster share with others, in the order of ``LABELS``."""
+    chip = f"{cluster.accelerator} {cluster.memory_bytes / 1e9:.0f}GB"
+    return (
+        chip, group, version, model.name, f"{chip}|{model.name}",
+        f"{chip}|{model.name}|{precision}", precision, f"{version}|{precision}",
+        f"{version}|{model.name}",
+    )  # fmt: skip
+
+
 def features_of(
     model: Model, cluster: Cluster, layouts: Layouts, *, group: str, version: str, precision: str,
     seq_len: int,
 ) -> Features:  # fmt: skip
     """Features of layouts of one job on one cluster, one row a layout."""
-    chip = f"{cluster.accelerator} {cluster.memory_bytes / 1e9:.0f}GB"
-    labels = (
-        chip, group, version, model.name, f"{chip}|{model.name}",
-        f"{chip}|{model.name}|{precision}", precision, f"{version}|{precision}",
-        f"{version}|{model.name}",
-    )  # fmt: skip
+    labels = labels_of(model, cluster, group=group, version=version, precision=precision)
     n = len(layouts)
     fixed = (seq_len, cluster.chips, model.parameters, len(model.layers), model.hidden)
     columns = [getattr(layouts, name) for name in NUMBERS[:8]]
     numbers = np.stack([*columns, *(np.full(n, float(v)) for v in fixed)], axis=1)
     return Features(
-        labels=np.tile(np.array(labels, dtype=np.str_), (n, 1)),
+        labels=np.tile(np.array([code_of(text) for text in labels]), (n, 1)),
         numbers=np.log2(np.maximum(numbers, 0.5)),
     )
 

@@ -27,7 +27,7 @@ from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 15
 """Layouts timed at once: their columns stay in a core's cache."""
-SHORTLIST = 256
+SHORTLIST = 128
 """Fastest layouts of a cluster that the residual process ranks again."""
 COUNTS_TRIED = 6
 """Where the count is free: the largest allowed and so many halvings of it."""

@@ -20,6 +20,7 @@ from weftline.fabric.closed_forms import GroupCost, all_to_all_cost, gather_cost
 from weftline.model import Model
 from weftline.plan.constants import FloatArray, Number
 from weftline.plan.frameworks import Framework
+from weftline.plan.once import once_per_model
 from weftline.plan.workload import Keys, Work, lower
 from weftline.spec import Cluster
 
@@ -176,8 +177,6 @@ def compile_layouts(
     )
     count = float(len(model.layers))
     middle, edge = split_layers(count, layouts.pp)
-    moe_layers = sum(any(op.kind == "grouped_gemm" for op in layer.operators)
-                     for layer in model.layers)  # fmt: skip
     stage_chips = layouts.tp * layouts.cp * layouts.dp
     dense, expert = parameters_per_chip(model, layouts)
     levels = cluster.levels
@@ -200,7 +199,7 @@ def compile_layouts(
         chips=stage_chips * layouts.pp,
         flash=frame.flash_attention,
         low_precision=cluster.peak_flops.get(precision, peak) > peak * 1.01,
-        moe_fraction=np.full(len(layouts), moe_layers / max(count, 1.0)),
+        moe_fraction=np.full(len(layouts), _moe_fraction(model)),
         tp_cost=gather_cost(levels, layouts.tp, np.ones_like(layouts.tp)),
         cp_cost=gather_cost(levels, layouts.cp, layouts.tp),
         heads_cost=all_to_all_cost(levels, layouts.cp, layouts.tp),
@@ -232,14 +231,27 @@ def compile_layouts(
     )  # fmt: skip
 
 
+@once_per_model
+def _parameters(model: Model) -> tuple[float, float, float, float]:
+    """Parameters of layers without experts, of experts, of the embedding and of the head."""
+    expert = float(sum(layer.expert_parameters for layer in model.layers))
+    dense = float(sum(layer.parameters for layer in model.layers)) - expert
+    ends = float(sum(op.parameters for op in model.embedding))
+    return dense, expert, ends, float(sum(op.parameters for op in model.head))
+
+
+@once_per_model
+def _moe_fraction(model: Model) -> float:
+    """Share of the layers that route to experts."""
+    moe = sum(any(op.kind == "grouped_gemm" for op in layer.operators) for layer in model.layers)
+    return moe / max(len(model.layers), 1)
+
+
 def parameters_per_chip(model: Model, layouts: Layouts) -> tuple[FloatArray, FloatArray]:
     """Dense and expert parameters one chip of the fullest stage holds before ZeRO, [n] each."""
     layers = max(len(model.layers), 1)
-    expert = float(sum(layer.expert_parameters for layer in model.layers))
-    dense = float(sum(layer.parameters for layer in model.layers)) - expert
+    dense, expert, ends, head = _parameters(model)
     middle, edge = split_layers(float(layers), layouts.pp)
-    ends = float(sum(op.parameters for op in model.embedding))
-    head = float(sum(op.parameters for op in model.head))
     if model.tied_embeddings:
         head_extra = float(model.vocab * model.hidden)
         head_stage = head + np.where(layouts.pp > 1, head_extra, 0.0)

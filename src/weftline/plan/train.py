@@ -29,6 +29,7 @@ from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
 from weftline.plan.frameworks import recipe
 from weftline.plan.offers import Offer
+from weftline.plan.once import once_per_model
 from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.search import Found, Tally, search
 from weftline.spec import (
@@ -124,12 +125,17 @@ def _accelerators(job: Job) -> list[Accelerator]:
     return [a for a in accelerators().values() if a.trains and a.purchasable]
 
 
+@once_per_model
+def _flops_per_token(model: Model, seq_len: int) -> float:
+    return model.training_flops_per_token(seq_len)
+
+
 def _offer(
     found: Found, job: Job, model: Model, day: datetime.date, usd_per_chip_hour: float | None
 ) -> Offer:
     chips = found.cluster.chips
     train_time_s = found.step_time_s * job.steps
-    flops = model.training_flops_per_token(job.seq_len) * job.tokens_per_step
+    flops = _flops_per_token(model, job.seq_len) * job.tokens_per_step
     mfu = flops / found.step_time_s / chips / found.cluster.peak_flops["bf16"]
     price = None
     if usd_per_chip_hour is None:

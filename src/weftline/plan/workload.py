@@ -11,13 +11,14 @@ Legend: ``K`` keys, ``O`` operators; flat arrays have length ``K * O``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from weftline.model import Model, Operator
+from weftline.plan.once import once_per_model
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -96,11 +97,7 @@ def lower(
     def flat(name: str) -> FloatArray:
         return np.stack([np.broadcast_to(c[name], (k_count,)) for c in columns], axis=1).ravel()
 
-    layers = max(len(model.layers), 1)
-    collectives = sum(_row_parallel_outputs(layer.operators) for layer in model.layers) / layers
-    cp_values = sum(_kv_values(layer.operators) for layer in model.layers) / layers
-    heads_values = sum(_head_values(layer.operators) for layer in model.layers) / layers
-    top_k = sum(_routed_values(layer.operators) for layer in model.layers) / layers
+    exchanged = _exchanged(model)
     return Work(
         keys=k_count,
         key=np.repeat(np.arange(k_count), o_count),
@@ -116,13 +113,39 @@ def lower(
         low_precision=np.tile(np.array([_can_be_low_precision(op) for op in ops]), k_count),
         layer_tokens=tokens,
         tp_bytes=tokens * model.hidden * bytes_per_value,
-        tp_collectives=collectives,
-        cp_bytes=tokens * (keys.cp - 1) * cp_values / keys.tp * bytes_per_value,
-        heads_bytes=tokens * heads_values / keys.tp * bytes_per_value,
-        ep_bytes=tokens / keys.tp * top_k * bytes_per_value,
+        tp_collectives=exchanged.collectives,
+        cp_bytes=tokens * (keys.cp - 1) * exchanged.kv_values / keys.tp * bytes_per_value,
+        heads_bytes=tokens * exchanged.head_values / keys.tp * bytes_per_value,
+        ep_bytes=tokens / keys.tp * exchanged.routed_values * bytes_per_value,
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exchanged:
+    """What a mean layer exchanges for one token, in values."""
+
+    collectives: float
+    kv_values: float
+    head_values: float
+    routed_values: float
+
+
+@once_per_model
+def _exchanged(model: Model) -> _Exchanged:
+    layers = max(len(model.layers), 1)
+
+    def mean(count: Callable[[Iterable[Operator]], int]) -> float:
+        return sum(count(layer.operators) for layer in model.layers) / layers
+
+    return _Exchanged(
+        collectives=mean(_row_parallel_outputs),
+        kv_values=mean(_kv_values),
+        head_values=mean(_head_values),
+        routed_values=mean(_routed_values),
+    )
+
+
+@once_per_model
 def _weighted_operators(model: Model) -> tuple[list[Operator], list[int], list[float]]:
     """Distinct operators with their slot and how many a mean layer has of them."""
     counts: dict[Operator, int] = {}
