@@ -8,19 +8,37 @@ from typing import Annotated
 from cyclopts import Parameter
 
 
-def explain(plan: Path, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def explain(
+    plan: Path,
+    *,
+    what_if: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Where the time, memory and money of a plan go, and what each number rests on.
 
     Parameters
     ----------
     plan
         A file written by `weftline plan ... -o`.
+    what_if
+        Turn knobs: tp=4,micro_batch=2 or precision=fp8 or scale_out=2x.
     json
         Print the plan as JSON.
     """
+    import json as json_module
+    from dataclasses import asdict
+
     from weftline.report.plan import render_explanation
     from weftline.spec.serialize import plan_to_json, read_plan
 
     found = read_plan(plan)
+    if what_if is not None:
+        from weftline.plan.whatif import parse_changes
+        from weftline.plan.whatif import what_if as turn
+        from weftline.report.whatif import render_what_if
+
+        answer = asdict(turn(found, parse_changes(what_if)))
+        print(json_module.dumps(answer, indent=1) if json else render_what_if(answer, found))
+        return 0
     print(plan_to_json(found) if json else render_explanation(found))
     return 0

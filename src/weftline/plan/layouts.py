@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from weftline.errors import InputError, InputErrors
 from weftline.model import Model
 from weftline.plan.frameworks import Framework
 from weftline.plan.once import once_per_model
@@ -202,3 +203,21 @@ def columns_of(layout: Layout, layers: int) -> Layouts:
         zero_bubble=column(layout.schedule == "zero-bubble"),
         ulysses=column(layout.context == "ulysses"),
     )  # fmt: skip
+
+
+def check_model(layout: Layout, model: Model) -> None:
+    """Raise InputErrors where a model cannot be cut as ``layout`` says."""
+    wrong: list[InputError] = []
+    heads = attention_heads(model)
+    if heads % layout.tp:
+        wrong.append(InputError(f"tp={layout.tp} does not divide {heads} attention heads",
+                                hint="tensor parallelism splits whole heads"))  # fmt: skip
+    if layout.context == "ulysses" and kv_heads(model) % (layout.tp * layout.cp):
+        wrong.append(
+            InputError(f"Ulysses over cp={layout.cp} does not divide {kv_heads(model)} key heads "
+                       f"left by tp={layout.tp}", hint="use context=ring")
+        )  # fmt: skip
+    if layout.ep > 1 and (not model.is_moe or model.experts % layout.ep):
+        wrong.append(InputError(f"ep={layout.ep} does not divide {model.experts} experts"))
+    if wrong:
+        raise wrong[0] if len(wrong) == 1 else InputErrors(wrong)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weftline.catalog import PriceChoice
@@ -18,3 +20,26 @@ class Offer:
     price: PriceChoice | None
     cost_usd: float | None
     energy_j: float | None
+
+
+def pareto_front(offers: Sequence[Offer]) -> list[Offer]:
+    """Offers that no other beats in time, cost and energy at once, fastest first.
+
+    What is unknown (no price, no design power) counts as infinitely much, so an offer without a
+    price stays only where it is the fastest or the most frugal.
+    """
+
+    def known(value: float | None) -> float:
+        return math.inf if value is None else value
+
+    points = [(o.train_time_s, known(o.cost_usd), known(o.energy_j)) for o in offers]
+    front = [
+        offer
+        for offer, point in zip(offers, points, strict=True)
+        if not any(_dominates(other, point) for other in points)
+    ]
+    return sorted(front, key=lambda o: (o.train_time_s, known(o.cost_usd)))
+
+
+def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b

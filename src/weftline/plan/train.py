@@ -28,7 +28,7 @@ from weftline.cost import (
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
 from weftline.plan.frameworks import recipe
-from weftline.plan.offers import Offer
+from weftline.plan.offers import Offer, pareto_front
 from weftline.plan.once import once_per_model
 from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.search import Found, Tally, search
@@ -293,6 +293,7 @@ def _plan(
         why=why_of(best.found, quote, model),
         flips=flips_of(list(by_chip.values()), job),
         ranking=tuple(ranking),
+        pareto=tuple(_candidate(o, job) for o in pareto_front(allowed)),
         without_plan=tuple(without),
         search=SearchStats(
             evaluated=tally.evaluated,

@@ -9,6 +9,7 @@ from weftline.spec import Candidate, Estimate, Plan
 from weftline.units import format_bytes, format_count, format_duration, format_usd
 
 RANKS_SHOWN = 12
+FRONT_SHOWN = 6
 
 
 def render_plan(plan: Plan) -> str:
@@ -21,7 +22,10 @@ def render_plan(plan: Plan) -> str:
         lines += ["", "What would flip it"]
         for text in plan.flips:
             lines += wrapped(text, indent="  ", hang="  ")
-    lines += ["", *_ranking(plan), "", *_search(plan)]
+    lines += ["", *_ranking(plan)]
+    if len(plan.pareto) > 1:
+        lines += ["", *_trade_offs(plan)]
+    lines += ["", *_search(plan)]
     return "\n".join(lines)
 
 
@@ -98,6 +102,22 @@ def _ranking(plan: Plan) -> list[str]:
     if more > 0:
         lines.append(f"   and {more} more in --json")
     return lines
+
+
+def _trade_offs(plan: Plan) -> list[str]:
+    """The Pareto front, thinned to a few lines from the fastest to the cheapest."""
+    front = plan.pareto
+    step = max(1, -(-len(front) // FRONT_SHOWN))
+    shown = sorted({*range(0, len(front), step), len(front) - 1})
+    rows = [
+        (c.accelerator, f"{c.chips:,}", format_duration(c.train_time_s),
+         "-" if c.cost_usd is None else format_usd(c.cost_usd),
+         "-" if c.energy_j is None else _kwh(c.energy_j))
+        for c in (front[i] for i in shown)
+    ]  # fmt: skip
+    title = f"Nothing is better in time, cost and energy at once ({len(shown)} of {len(front)})"
+    header = ("accelerator", "chips", "time", "cost", "energy")
+    return [title, *table(header, rows, right=frozenset({1, 2, 3, 4}))]
 
 
 def _row(rank: int, c: Candidate) -> tuple[str, ...]:

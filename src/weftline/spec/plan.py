@@ -95,6 +95,9 @@ class Plan:
     why: tuple[str, ...]
     flips: tuple[str, ...]
     ranking: tuple[Candidate, ...]
+    """The best of each accelerator, best first."""
+    pareto: tuple[Candidate, ...]
+    """Over all accelerators and counts: no other is better in time, cost and energy at once."""
     without_plan: tuple[Rejection, ...]
     search: SearchStats
 
