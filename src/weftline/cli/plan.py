@@ -130,7 +130,8 @@ def _job(
     wanted = get(lambda: choice(objective, OBJECTIVES, "objective", where="--objective"))
     numbers = get(lambda: choice(precision, PRECISIONS, "precision", where="--precision"))
     names = get(lambda: _accelerators(on))
-    frame = get(lambda: _framework(framework, optimizer))
+    frame = get(lambda: _framework(framework))
+    states = get(lambda: _optimizer(optimizer))
     get.raise_all()
     if loaded is None or token_count is None:
         raise AssertionError("the collector raises before this")
@@ -141,7 +142,7 @@ def _job(
         chips=chip_count, max_chips=chip_limit, budget_usd=money, deadline_s=limit,
         price_type=price_type or "on-demand", region=region, objective=wanted or "cost-time",
         precision=numbers or "bf16", framework=frame or framework,
-        optimizer=optimizer, offload=offload, overlap=overlap,
+        optimizer=states or optimizer, offload=offload, overlap=overlap,
     )  # fmt: skip
     return job, mine
 
@@ -184,7 +185,15 @@ def _accelerators(on: str) -> tuple[str, ...]:
     return tuple(id_ for id_ in found if id_ is not None)
 
 
-def _framework(name: str, optimizer: str) -> str:
-    from weftline.plan.frameworks import recipe
+def _framework(name: str) -> str:
+    from weftline.cli.options import choice
+    from weftline.plan.frameworks import FRAMEWORKS
 
-    return recipe(name, optimizer=optimizer).name
+    return choice(name, tuple(FRAMEWORKS), "framework", where="--framework")
+
+
+def _optimizer(name: str) -> str:
+    from weftline.cli.options import choice
+    from weftline.plan.frameworks import OPTIMIZERS
+
+    return choice(name, tuple(OPTIMIZERS), "optimizer", where="--optimizer")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,26 +31,30 @@ Number = float | FloatArray
 
 @dataclass(frozen=True, slots=True)
 class GroupCost:
-    """Cost of moving bytes inside groups, one entry a group; levels work as a pipeline."""
+    """Cost of moving bytes inside groups, one entry a group."""
 
     latency_s: FloatArray
     up_s_per_byte: FloatArray
     """Seconds a byte inside the scale-up domain, at link rate."""
     out_s_per_byte: FloatArray
     """Seconds a byte beyond it, at link rate."""
+    at_once: bool = False
+    """Both parts of the network work at the same time (all-to-all), not one after the other."""
 
     def seconds(self, nbytes: Number, up_efficiency: Number, out_efficiency: Number) -> FloatArray:
         """Time to move ``nbytes``; efficiencies are the share of link rate really reached."""
-        slowest = np.maximum(
-            self.up_s_per_byte / up_efficiency, self.out_s_per_byte / out_efficiency
-        )
-        out: FloatArray = self.latency_s + nbytes * slowest
-        return out
+        up, out = self.up_s_per_byte / up_efficiency, self.out_s_per_byte / out_efficiency
+        per_byte = np.maximum(up, out) if self.at_once else up + out
+        seconds: FloatArray = self.latency_s + nbytes * per_byte
+        return seconds
 
     def take(self, index: IntArray) -> GroupCost:
         """The cost of some of the groups."""
         return GroupCost(
-            self.latency_s[index], self.up_s_per_byte[index], self.out_s_per_byte[index]
+            self.latency_s[index],
+            self.up_s_per_byte[index],
+            self.out_s_per_byte[index],
+            self.at_once,
         )
 
 
@@ -84,8 +88,9 @@ def members_per_level(
 def gather_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -> GroupCost:
     """Cost of an all-gather or a reduce-scatter of ``bytes`` over each group.
 
-    Levels work as a pipeline, so the slowest decides: at a level with ``n`` members, each standing
-    for ``inner`` chips of the group, a chip moves (n-1)/n of its ``1/inner`` share.
+    Levels work one after the other: at a level with ``n`` members, each standing for ``inner``
+    chips of the group, a chip moves (n-1)/n of its ``1/inner`` share. A perfect pipeline would take
+    only the slower part; measured runs whose groups cross nodes do not show one.
     """
     spread = members_per_level(levels, size, stride)
     inner = np.ones_like(spread[0])
@@ -129,7 +134,7 @@ def all_to_all_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArra
         latency = latency + level.latency_s * np.where(n > 1, np.minimum(n - 1, 8.0), 0.0)
         inner = inner * n
         below = level.size
-    return _by_reach(latency, costs)
+    return replace(_by_reach(latency, costs), at_once=True)
 
 
 def send_cost(levels: Sequence[Level], stride: FloatArray) -> GroupCost:

@@ -105,7 +105,11 @@ def _pool_from(raw: dict[str, Any]) -> tuple[Levels, Residual]:
     )
     residual = np.array([float(r["residual"]) for r in rows])
     return levels, Residual(
-        kernel_from_json(raw["kernel"]), features, residual, [str(r["id"]) for r in rows]
+        kernel_from_json(raw["kernel"]),
+        features,
+        residual,
+        extra_noise=np.array([float(r.get("extra_noise", 0.0)) for r in rows]),
+        ids=[str(r["id"]) for r in rows],
     )
 
 
@@ -136,9 +140,14 @@ def pool_to_json(fitted: Fitted, rows: Sequence[Row]) -> dict[str, Any]:
                 ),
                 "numbers": [round(float(v), _DIGITS) for v in numbers],
                 "residual": round(float(value), _DIGITS),
+                "extra_noise": round(float(extra), _DIGITS),
             }
-            for row, numbers, value in zip(
-                rows, residual.rows.numbers, residual.residual, strict=True
+            for row, numbers, value, extra in zip(
+                rows,
+                residual.rows.numbers,
+                residual.residual,
+                residual.extra_noise,
+                strict=True,
             )
         ],
     }  # fmt: skip

@@ -21,6 +21,8 @@ from weftline.plan.step import Compiled
 
 RIDGE_ALL, RIDGE_BELOW = 0.15, 0.7
 """Pull towards the level above, in units of ln(time) per logit of a constant."""
+FAR = 3.0
+"""Standard deviations beyond which a row is given less weight."""
 OUTLIER = 0.2
 """Errors of ln(time) beyond this count linearly: one bad row does not bend the constants."""
 _LOW = np.array([BOUNDS[name][0] for name in FIELDS])
@@ -133,13 +135,32 @@ def fit_pool(rows: Sequence[Row], compiled: Sequence[Compiled] | None = None) ->
     levels = fit_levels(rows, compiled)
     measured = np.array([row.measured_s or np.nan for row in rows])
     residual = np.log(measured / physics_seconds(rows, compiled, levels))
-    features = row_features(rows)
-    return Fitted(
-        levels=levels, residual=Residual(fit_kernel(features, residual), features, residual)
-    )
+    return Fitted(levels=levels, residual=fit_residual(row_features(rows), residual))
 
 
-def fit_kernel(features: Features, residual: FloatArray, *, iterations: int = 20) -> Kernel:
+def fit_residual(features: Features, residual: FloatArray) -> Residual:
+    """The residual process, with rows that all others contradict given less weight.
+
+    A row further than ``FAR`` standard deviations from what the others say gets that distance as
+    noise of its own, and the kernel is fitted again: a heavy tail by two Gaussians.
+    """
+    first = Residual(fit_kernel(features, residual), features, residual)
+    mean, deviation = first.left_out()
+    gap = np.abs(residual - mean)
+    extra = np.where(gap > FAR * deviation / first.widening, gap, 0.0)
+    if not extra.any():
+        return first
+    kernel = fit_kernel(features, residual, extra_noise=extra)
+    return Residual(kernel, features, residual, extra_noise=extra)
+
+
+def fit_kernel(
+    features: Features,
+    residual: FloatArray,
+    *,
+    extra_noise: FloatArray | None = None,
+    iterations: int = 20,
+) -> Kernel:
     """The kernel that maximises the marginal likelihood of the residuals, with weak priors."""
     from scipy.optimize import minimize
 
@@ -148,6 +169,7 @@ def fit_kernel(features: Features, residual: FloatArray, *, iterations: int = 20
     square = (features.numbers[:, None, :] - features.numbers[None, :, :]) ** 2
     start = _kernel_start()
     eye = np.eye(len(features))
+    own = 0.0 if extra_noise is None else np.diag(extra_noise**2)
     group = LABELS.index("group")
 
     def cost(theta: FloatArray) -> tuple[float, FloatArray]:
@@ -156,7 +178,7 @@ def fit_kernel(features: Features, residual: FloatArray, *, iterations: int = 20
         weights = np.exp(-2 * theta[len(LABELS) + 3 :])
         near = np.exp(-0.5 * square @ weights)
         near_scale = sd[len(LABELS)] ** 2 * same_floats[group] + sd[len(LABELS) + 1] ** 2
-        covariance = near_scale * near + (sd[len(LABELS) + 2] ** 2 + 1e-9) * eye
+        covariance = near_scale * near + (sd[len(LABELS) + 2] ** 2 + 1e-9) * eye + own
         for q, shared in enumerate(same_floats):
             covariance = covariance + sd[q] ** 2 * shared
         inverse = np.linalg.inv(covariance)

@@ -55,9 +55,11 @@ def join(compiled: Sequence[Compiled]) -> Compiled:
                 )  # fmt: skip
             case GroupCost():
                 parts[f.name] = GroupCost(
-                    *(np.concatenate([getattr(v, g.name) for v in values])
-                      for g in fields(GroupCost))
-                )  # fmt: skip
+                    np.concatenate([v.latency_s for v in values]),
+                    np.concatenate([v.up_s_per_byte for v in values]),
+                    np.concatenate([v.out_s_per_byte for v in values]),
+                    values[0].at_once,
+                )
             case np.ndarray():
                 parts[f.name] = np.concatenate(values)
             case _:

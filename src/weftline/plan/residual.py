@@ -32,6 +32,9 @@ NUMBERS: Final = (
     "parameters", "layers", "hidden",
 )  # fmt: skip
 """Base-2 logarithms; each has a length scale of its own."""
+Z90: Final = 1.6449
+"""Half width of a central 90 % interval of a normal error, in standard deviations."""
+MIN_ROWS_TO_WIDEN: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,15 +137,35 @@ class Residual:
     """The process conditioned on measured rows."""
 
     def __init__(
-        self, kernel: Kernel, rows: Features, residual: FloatArray, ids: Sequence[str] = ()
+        self,
+        kernel: Kernel,
+        rows: Features,
+        residual: FloatArray,
+        *,
+        extra_noise: FloatArray | None = None,
+        ids: Sequence[str] = (),
     ) -> None:
         self.kernel = kernel
         self.rows = rows
         self.residual = residual
+        self.extra_noise = np.zeros(len(rows)) if extra_noise is None else extra_noise
+        """Standard deviation that single rows have beyond the noise: outliers weigh less."""
         self.ids = tuple(ids)
-        covariance = kernel.covariance(rows, rows) + np.eye(len(rows)) * kernel.noise**2
-        self._inverse = np.linalg.inv(covariance)
+        noise = kernel.noise**2 + self.extra_noise**2
+        self._inverse = np.linalg.inv(kernel.covariance(rows, rows) + np.diag(noise))
         self._weights: FloatArray = self._inverse @ residual
+        self.widening = self._widening()
+
+    def _widening(self) -> float:
+        """By how much bands must grow for 90 % of its own rows, each left out, to lie in theirs."""
+        if len(self.rows) < MIN_ROWS_TO_WIDEN:
+            return 1.0
+        mean, deviation = self._left_out()
+        n = len(self.rows)
+        # The rank that holds for a new row too, as in conformal prediction (arXiv:1905.02928).
+        rank = min(int(np.ceil((n + 1) * 0.9)), n) - 1
+        apart = np.sort(np.abs(self.residual - mean) / deviation)
+        return max(float(apart[rank]) / Z90, 1.0)
 
     def at(self, features: Features) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of ln(measured / predicted) for each row of ``features``."""
@@ -155,7 +178,7 @@ class Residual:
         mean: FloatArray = cross @ self._weights
         known = np.einsum("ij,jk,ik->i", cross, self._inverse, cross, optimize=True)
         variance = np.maximum(self.kernel.variance - known, 0.0) + self.kernel.noise**2
-        return mean, np.sqrt(variance)
+        return mean, np.sqrt(variance) * self.widening
 
     def mean(self, features: Features) -> FloatArray:
         """The mean alone: all that a ranking of many layouts needs."""
@@ -174,8 +197,13 @@ class Residual:
 
     def left_out(self) -> tuple[FloatArray, FloatArray]:
         """The same for its own rows, each predicted from all others (chapter 5.4.2)."""
+        mean, deviation = self._left_out()
+        return mean, deviation * self.widening
+
+    def _left_out(self) -> tuple[FloatArray, FloatArray]:
         diagonal = np.diag(self._inverse)
-        return self.residual - self._weights / diagonal, np.sqrt(1 / diagonal)
+        variance = np.maximum(1 / diagonal - self.extra_noise**2, self.kernel.noise**2)
+        return self.residual - self._weights / diagonal, np.sqrt(variance)
 
     def index_of(self, features: Features, residual: FloatArray) -> list[int | None]:
         """Which of its own rows each given one is: same features, same measured residual."""

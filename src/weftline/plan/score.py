@@ -18,11 +18,9 @@ from weftline.plan.calibration import calibrated, pool_of
 from weftline.plan.constants import FloatArray
 from weftline.plan.fit import fit_pool, physics_seconds, row_features
 from weftline.plan.predict import compile_row
+from weftline.plan.residual import Z90
 from weftline.plan.rows import Row, Unpredicted
 from weftline.plan.step import Compiled
-
-Z90 = 1.6449
-"""Half width of a central 90 % interval of a normal error, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

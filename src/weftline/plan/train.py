@@ -31,6 +31,7 @@ from weftline.plan.frameworks import recipe
 from weftline.plan.offers import Offer, pareto_front
 from weftline.plan.once import once_per_model
 from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
+from weftline.plan.residual import Z90
 from weftline.plan.search import Found, Tally, search
 from weftline.spec import (
     Candidate,
@@ -46,8 +47,6 @@ from weftline.spec import (
 from weftline.units import format_duration, format_usd
 
 CATALOG_DATE = "2026-11-21"
-Z90 = 1.645
-"""Half width of a 90 % interval in standard deviations of a normal error."""
 DEFAULT_SEQ_LEN = 8192
 _BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
 """Tokens a step by active parameters, where the user states no batch: Llama 3 trained 8B and 70B
