@@ -133,7 +133,7 @@ class Compiled:
     optimizer_flops: FloatArray
     offload_s: FloatArray
     """Gradients down, update in host memory, weights up, where states are offloaded."""
-    all_to_all_exposed: FloatArray
+    dispatch_share: FloatArray
     bubble_share: FloatArray
     weight_gradients: FloatArray
     """1, or 0 where weights are frozen (LoRA) and backward has one product for each forward."""
@@ -223,9 +223,7 @@ def compile_layouts(
         optimizer_flops=owned * frame.optimizer_flops_per_width * model.hidden,
         offload_s=owned * (OFFLOAD_LINK_BYTES / OFFLOAD_LINK_BYTES_PER_S
                            + OFFLOAD_HOST_BYTES / OFFLOAD_HOST_BYTES_PER_S) * frame.offload,
-        all_to_all_exposed=np.full(
-            len(layouts), frame.dispatch_share * (1 - frame.all_to_all_hidden)
-        ),
+        dispatch_share=np.full(len(layouts), frame.dispatch_share),
         bubble_share=np.full(len(layouts), frame.bubble_share),
         weight_gradients=np.ones(len(layouts)),
     )  # fmt: skip

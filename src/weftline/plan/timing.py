@@ -206,7 +206,7 @@ def _exchanges(x: Compiled, c: Constants) -> tuple[FloatArray, FloatArray, Float
     routed = np.where(lay.ep > 1, 2 * x.ep_cost.seconds(x.work.ep_bytes[key], up, out), 0.0)
     split = np.where(lay.etp > 1, 2 * x.etp_cost.seconds(x.etp_bytes, up, out), 0.0)
     imbalance = np.where(x.moe_fraction > 0, c.expert_imbalance, 1.0)
-    ep_s = (routed + split) * x.all_to_all_exposed * (1 - c.ep_overlap) * imbalance
+    ep_s = (routed + split) * x.dispatch_share * (1 - c.ep_overlap) * imbalance
     return tp_s, cp_s, ep_s
 
 
