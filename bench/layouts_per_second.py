@@ -43,7 +43,7 @@ print(count / (time.perf_counter() - start))
 
 
 def layouts_for_bench(repeats: int) -> tuple[object, object, object, Layouts]:
-    """Every legal layout of Llama 3.1 405B on 16,384 H100s over several batches, ``repeats`` times."""
+    """Every legal layout of Llama 3.1 405B on 16,384 H100s over several batches, repeated."""
     model, frame = load_model("llama-3.1-405b"), framework("megatron-core")
     cluster = cluster_of("h100-sxm", 16384)
     parts = [

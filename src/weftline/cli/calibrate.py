@@ -8,12 +8,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from weftline.cli.options import Json
+
 
 def calibrate(
     *,
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     reset: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Fit the constants to measured runs of your own, beside the shipped ones.
 
@@ -23,8 +25,6 @@ def calibrate(
         CSV of your runs, with the columns of published runs.
     reset
         Forget your own calibration and go back to the shipped one.
-    json
-        Print what was fitted as JSON.
     """
     import json as json_module
     from dataclasses import asdict

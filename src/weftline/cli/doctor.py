@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from cyclopts import Parameter
+from weftline.cli.options import Json
 
 
-def doctor(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """What works on this machine, what is missing, and what each missing thing is for.
-
-    Parameters
-    ----------
-    json
-        Print the findings as JSON.
-    """
+def doctor(*, json: Json = False) -> int:
+    """What works on this machine, what is missing, and what each missing thing is for."""
     from weftline.report.doctor import examine, render_doctor, to_json
 
     findings = examine()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from weftline.cli.options import Json
 
 
 def explain(
     plan: Path,
     *,
     what_if: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Where the time, memory and money of a plan go, and what each number rests on.
 
@@ -22,8 +21,6 @@ def explain(
         A file written by `weftline plan ... -o`.
     what_if
         Turn knobs: tp=4,micro_batch=2 or precision=fp8 or scale_out=2x.
-    json
-        Print the plan as JSON.
     """
     import json as json_module
     from dataclasses import asdict

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from cyclopts import Parameter
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
 from weftline.units import parse_usd
 
 T = TypeVar("T")
+Json = Annotated[bool, Parameter(negative="", help="Print the answer as JSON.")]
+"""The flag that every command has."""
 
 
 class Collector:

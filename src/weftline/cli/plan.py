@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from weftline.cli.options import Json
+
 if TYPE_CHECKING:
     from weftline.spec import Job, PriceType
 
@@ -34,8 +36,10 @@ def train(
     optimizer: str = "adamw",
     offload: bool = False,
     overlap: bool = True,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    json: Json = False,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="Write the plan to this file.")
+    ] = None,
 ) -> int:
     """Chip, count, parallelism, time and price to train MODEL.
 
@@ -75,10 +79,6 @@ def train(
         Keep optimizer states in host memory.
     overlap
         Hide communication behind compute where the framework can.
-    json
-        Print the plan as JSON.
-    output
-        Write the plan to this file.
     """
     from weftline.cli.progress import progress
     from weftline.plan import plan_train

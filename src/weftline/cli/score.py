@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
+
+from weftline.cli.options import Json
 
 app = App(name="score", help="Hold predictions against measurements.", help_format="plaintext")
 
@@ -19,7 +21,7 @@ def training(
     folds: int = 5,
     seeds: int = 3,
     max_mape: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Predicted and measured step time of every run in a CSV file.
 
@@ -41,8 +43,6 @@ def training(
         With --held-out: how many random cuts, seeds 0, 1, ...
     max_mape
         Exit with 4 if the mean error is above this: 12%.
-    json
-        Print all rows as JSON.
     """
     import json as json_module
 

@@ -62,8 +62,15 @@ def calibrated(pool: str) -> tuple[Levels, Residual]:
     path = own if own.is_file() else DATA / f"calibration_{pool}.json"
     if not path.is_file():
         raise InputError(f"no calibration for `{pool}`")
-    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return _pool_from(raw)
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return _pool_from(raw)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"not a calibration: {type(error).__name__}",
+            where=str(path),
+            hint="`weftline calibrate --reset` removes your own and brings back the shipped one",
+        ) from None
 
 
 def user_file(pool: str) -> Path:

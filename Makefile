@@ -1,0 +1,115 @@
+# Everything a day here needs. Python >= 3.11 and make are enough; the rest lands in .venv.
+# `make` alone lists the targets.
+
+PLAN ?= plan train llama-3.1-70b --tokens 2T --on all --max-chips 1024
+VENV ?= .venv
+TESTS ?=
+UPGRADE ?=
+
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help plan setup test test-slow lint types fmt lock docs golden clean
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+PIP_TOOLS := pip-tools==7.6.2
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(UPGRADE)
+
+# Without its interpreter an environment counts as not installed, whatever the stamps say.
+$(shell test -x $(BIN)/python || rm -f $(RUNTIME) $(DEV))
+
+# The first interpreter that runs, is new enough and can make environments.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c '$(USABLE)' >/dev/null 2>&1 && echo "$$python" && break; done)
+
+say = @echo "==> $(1)" >&2
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+plan: $(RUNTIME)  ## a first answer; PLAN="plan train ..." asks for another
+	@$(BIN)/weftline $(PLAN)
+
+setup: $(DEV)  ## make .venv with everything the tests need
+
+test: $(DEV) lint types  ## lint, types, then the whole suite
+	$(call say,tests)
+	@$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+
+test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
+	$(call say,slow tests)
+	@$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
+
+lint: $(DEV)  ## ruff and the arrows between rooms
+	$(call say,ruff check)
+	@$(BIN)/ruff check --quiet .
+	$(call say,ruff format --check)
+	@$(BIN)/ruff format --quiet --check .
+	$(call say,import contracts)
+	@report=$$($(BIN)/lint-imports 2>&1) || { echo "$$report" >&2; exit 1; }
+
+types: $(DEV)  ## mypy, strict
+	$(call say,mypy)
+	@$(BIN)/mypy --no-error-summary
+
+fmt: $(DEV)  ## format, and fix what ruff can fix
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+docs: $(RUNTIME)  ## write the generated pages of docs/ anew
+	@$(BIN)/python docs/generate.py
+
+golden: $(DEV) docs  ## accept the command surface as it is now
+	@WEFTLINE_UPDATE_SURFACE=1 $(BIN)/python -m pytest tests/unit/test_command_surface.py
+
+clean:  ## remove .venv and every cache
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache
+	@find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ] || ! "$$python" -c '$(USABLE)' 2>/dev/null; then \
+		echo "error: weftline needs Python 3.11 or newer with its venv module" >&2; \
+		echo "  tried: $${python:-python3.11 python3.12 python3.13 python3}" >&2; \
+		echo >&2; \
+		echo "hint: install one (Debian: python3 python3-venv), or make PYTHON=/path/to/python" >&2; \
+		exit 1; \
+	fi; \
+	echo "==> $(VENV) with $$("$$python" --version)" >&2; \
+	"$$python" -m venv --clear $(VENV)
+
+$(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
+	$(call say,runtime packages from requirements.lock)
+	@$(PIP) install --require-hashes -r requirements.lock
+	$(call say,weftline itself)
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(RUNTIME) requirements-dev.lock
+	$(call say,test packages from requirements-dev.lock)
+	@$(PIP) install -r requirements-dev.lock
+	@touch $@
+
+# torch has several builds of one version, each with its own needs and hashes: the lock for the
+# tests names the version alone, without hashes and without the packages of one vendor's build.
+lock: | $(BIN)/python  ## pin again; UPGRADE=--upgrade takes new versions
+	$(call say,requirements.lock)
+	@$(PIP) install $(PIP_TOOLS)
+	@$(COMPILE) --generate-hashes -o requirements.lock pyproject.toml requirements.in
+	$(call say,requirements-dev.lock)
+	@sed -n 's/^\([A-Za-z0-9._-]*==[^ ;\\]*\).*/\1/p' requirements.lock > $(VENV)/pins.txt
+	@$(COMPILE) --no-annotate -c $(VENV)/pins.txt -o $(VENV)/dev.txt \
+		pyproject.toml requirements.in requirements-dev.in
+	@{ echo "# No hashes: torch is pinned by version alone, because several builds carry it."; \
+		sed -e '/^[a-z0-9]/!d' -e '/^nvidia-/d' -e '/^triton/d' -e '/^cuda-/d' \
+			-e 's/^\(torch==[0-9.]*\).*/\1/' $(VENV)/dev.txt; } > requirements-dev.lock

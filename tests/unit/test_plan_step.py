@@ -1,0 +1,226 @@
+"""Work and step time against formulas written out by hand, one operator and layout at a time."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from weftline.fabric import cluster_of
+from weftline.model import load_model
+from weftline.plan.constants import FIELDS, PRIOR, Constants
+from weftline.plan.frameworks import FRAMEWORKS
+from weftline.plan.layouts import columns_of, enumerate_layouts
+from weftline.plan.step import compile_layouts
+from weftline.plan.timing import StepTime, time_step
+from weftline.plan.workload import ATTENTION, GEMM, LAYER, Keys, Work, lower
+from weftline.spec import Cluster, Layout, Schedule
+
+LLAMA = load_model("llama-3.1-8b")
+HIDDEN, LAYERS, HEADS, KV_HEADS, DIM, FFN, VOCAB = 4096, 32, 32, 8, 128, 14336, 128256
+CORE = FRAMEWORKS["megatron-core"]
+PERFECT = Constants(
+    **{
+        name: float(name.endswith("_efficiency") or name in ("traffic", "expert_imbalance"))
+        for name in FIELDS
+    }
+)
+"""Every efficiency one, every loss and overlap nothing."""
+
+
+def keys(tp: float, cp: float, micro_batch: float) -> Keys:
+    def one(value: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.array([value])
+
+    return Keys(tp=one(tp), cp=one(cp), ep=one(1.0), etp=one(1.0), micro_batch=one(micro_batch))
+
+
+def products(work: Work, slot: int = LAYER) -> set[tuple[float, float, float]]:
+    """(m, n, k) of the matrix products of one slot."""
+    at = np.flatnonzero((work.kind == GEMM) & (work.slot == slot))
+    return {(float(work.m[i]), float(work.n[i]), float(work.k[i])) for i in at}
+
+
+def layer_flops(work: Work, kind: int) -> float:
+    at = (work.kind == kind) & (work.slot == LAYER)
+    return float((work.flops[at] * work.weight[at]).sum())
+
+
+@pytest.mark.parametrize("tp", [1, 4, 8])
+@pytest.mark.parametrize("cp", [1, 2])
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_a_llama_layer_is_lowered_as_by_hand(tp: int, cp: int, micro_batch: int) -> None:
+    sequence = 8192
+    work = lower(LLAMA, keys(tp, cp, micro_batch), sequence)
+    tokens = micro_batch * sequence / cp
+    assert products(work) == {
+        (tokens, (HEADS + 2 * KV_HEADS) * DIM / tp, HIDDEN),
+        (tokens, HIDDEN, HEADS * DIM / tp),
+        (tokens, 2 * FFN / tp, HIDDEN),
+        (tokens, HIDDEN, FFN / tp),
+    }
+    weights = HIDDEN * ((HEADS + 2 * KV_HEADS) * DIM + HEADS * DIM + 3 * FFN)
+    assert layer_flops(work, GEMM) == pytest.approx(2 * weights * tokens / tp)
+    # Queries see (s + 1) / 2 keys in the mean; scores and values take 2 FLOP a multiply-add each.
+    seen = (sequence + 1) / 2
+    assert layer_flops(work, ATTENTION) == pytest.approx(4 * HEADS * DIM * seen * tokens / tp)
+
+
+def test_the_head_is_the_only_product_outside_the_layers() -> None:
+    work = lower(LLAMA, keys(4, 1, 1), 8192)
+    outside = set().union(*(products(work, slot) for slot in (1, 2)))
+    assert outside == {(8192.0, VOCAB / 4, HIDDEN)}
+
+
+def test_kernels_that_do_not_skip_the_mask_compute_the_whole_square() -> None:
+    masked, whole = (
+        layer_flops(lower(LLAMA, keys(1, 1, 1), 4096, causal_skip=skip), ATTENTION)
+        for skip in (True, False)
+    )
+    assert whole / masked == pytest.approx(2 * 4096 / 4097)
+
+
+@pytest.mark.parametrize(("tp", "cp"), [(1, 1), (8, 1), (4, 2)])
+def test_bytes_on_the_wire_are_those_of_the_buffers(tp: int, cp: int) -> None:
+    work = lower(LLAMA, keys(tp, cp, 2), 8192)
+    tokens = 2 * 8192 / cp
+    assert work.tp_bytes[0] == tokens * HIDDEN * 2
+    assert float(np.asarray(work.tp_collectives).ravel()[0]) == 2  # after attention and after MLP
+    assert work.cp_bytes[0] == (cp - 1) * tokens * 2 * KV_HEADS * DIM / tp * 2
+
+
+def test_experts_share_the_tokens_that_are_routed_to_them() -> None:
+    model = load_model("mixtral-8x7b")
+    work = lower(model, replace(keys(1, 1, 1), ep=np.array([4.0])), 4096)
+    grouped = np.flatnonzero(work.batch > 1)
+    experts = [i for i in grouped if work.kind[i] == GEMM]
+    assert {(work.m[i], work.batch[i]) for i in experts} == {(4096 * 2 / 2, 2.0)}
+    routed = sum(float(work.flops[i] * work.weight[i]) for i in experts)
+    # A rank with 2 of 8 experts serves four ranks' tokens: as many as its own send out.
+    assert routed == pytest.approx(2 * 4096 * 2 * 3 * 4096 * 14336)
+
+
+def roofline(sequence: int, batch: int, cluster: Cluster) -> tuple[float, float]:
+    """Seconds of GEMMs and of attention of one forward pass on one chip at its peaks."""
+    peak, rate = cluster.peak_flops["bf16"], cluster.memory_bandwidth_bytes_per_s
+    tokens = batch * sequence
+
+    def gemm(m: float, n: float, k: float) -> float:
+        return max(2 * m * n * k / peak, 2 * (m * n + n * k + m * k) / rate)
+
+    layer = (
+        gemm(tokens, (HEADS + 2 * KV_HEADS) * DIM, HIDDEN)
+        + gemm(tokens, HIDDEN, HEADS * DIM)
+        + gemm(tokens, 2 * FFN, HIDDEN)
+        + gemm(tokens, HIDDEN, FFN)
+    )
+    attention = 4 * HEADS * DIM * (sequence + 1) / 2 * tokens / peak
+    moved = 2 * tokens * DIM * (2 * HEADS + 2 * KV_HEADS) / rate
+    return LAYERS * layer + gemm(tokens, VOCAB, HIDDEN), LAYERS * (attention + moved)
+
+
+@pytest.mark.parametrize(("sequence", "batch"), [(8192, 1), (2048, 4), (128, 1)])
+def test_one_perfect_chip_takes_the_roofline(sequence: int, batch: int) -> None:
+    cluster = cluster_of("h100-sxm", 1)
+    found = step(Layout(micro_batch=batch), cluster, PERFECT, seq_len=sequence)
+    gemm_s, attention_s = roofline(sequence, batch, cluster)
+    assert found.gemm_s[0] == pytest.approx(3 * gemm_s)
+    # Forward has two products, flash attention's backward pass five.
+    assert found.attention_s[0] == pytest.approx(3.5 * attention_s)
+    for part in ("tp_s", "cp_s", "ep_s", "pp_s", "dp_s", "bubble_s", "imbalance_s", "recompute_s"):
+        assert getattr(found, part)[0] == 0, part
+
+
+def step(
+    layout: Layout, cluster: Cluster, constants: Constants = PRIOR, *, seq_len: int = 8192,
+    model: str = "llama-3.1-8b", framework: str = "megatron-core", precision: str = "bf16",
+) -> StepTime:  # fmt: skip
+    loaded = load_model(model)
+    compiled = compile_layouts(
+        loaded, cluster, FRAMEWORKS[framework], columns_of(layout, len(loaded.layers)),
+        seq_len=seq_len, precision=precision,
+    )  # fmt: skip
+    return time_step(compiled, constants)
+
+
+@pytest.mark.parametrize(("pp", "vp", "micro_batches"), [(2, 1, 8), (4, 1, 16), (4, 2, 16)])
+def test_the_bubble_is_that_of_interleaved_1f1b(pp: int, vp: int, micro_batches: int) -> None:
+    schedule: Schedule = "interleaved" if vp > 1 else "1f1b"
+    layout = Layout(pp=pp, vp=vp, num_micro_batches=micro_batches, schedule=schedule)
+    found = step(layout, cluster_of("h100-sxm", pp))
+    busy = sum(
+        float(getattr(found, part)[0])
+        for part in ("gemm_s", "attention_s", "memory_bound_s", "recompute_s", "host_s", "tp_s")
+    )
+    # Narayanan et al. 2021, section 2.2: (p - 1) / (m v) of the time without a bubble.
+    assert found.bubble_s[0] / busy == pytest.approx((pp - 1) / (micro_batches * vp))
+
+
+def test_data_parallel_exchange_is_at_least_two_passes_over_the_gradients() -> None:
+    cluster = cluster_of("h100-sxm", 8)
+    found = step(Layout(dp=8), cluster, PERFECT)
+    rate = cluster.levels[0].bandwidth_bytes_per_s
+    reduce = LLAMA.parameters * CORE.reduce_bytes * 7 / 8 / rate
+    gather = LLAMA.parameters * 2 * 7 / 8 / rate
+    assert found.dp_s[0] == pytest.approx(reduce + gather, rel=0.01)
+
+
+def test_tensor_parallel_exchange_is_four_gathers_and_four_scatters_a_layer() -> None:
+    cluster = cluster_of("h100-sxm", 8)
+    found = step(Layout(tp=8), cluster, PERFECT)
+    buffer = 8192 * HIDDEN * 2
+    level = cluster.levels[0]
+    one = buffer * 7 / 8 / level.bandwidth_bytes_per_s + 6 * level.latency_s  # a double tree of 8
+    assert found.tp_s[0] == pytest.approx(LAYERS * 8 * one)
+
+
+@pytest.mark.parametrize("again", [32, 8])
+def test_full_recomputation_runs_its_layers_once_more(again: int) -> None:
+    cluster = cluster_of("h100-sxm", 1)
+    none = step(Layout(micro_batch=2), cluster, PERFECT)
+    full = step(Layout(micro_batch=2, recompute="full", recompute_layers=again), cluster, PERFECT)
+    gemm, attention = roofline(8192, 2, cluster)
+    head = 2 * 2 * 8192 * VOCAB * HIDDEN / cluster.peak_flops["bf16"]
+    norms = none.memory_bound_s[0] / 3
+    least = (gemm - head + attention) * again / LAYERS
+    assert least <= full.recompute_s[0] <= least + norms
+    assert full.total_s[0] - none.total_s[0] == pytest.approx(full.recompute_s[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "chip", "chips", "seq"),
+    [
+        ("llama-3.1-8b", "h100-sxm", 16, 16384),
+        ("mixtral-8x7b", "mi300x", 16, 4096),
+        ("llama-3.1-8b", "tpu-v5p", 32, 8192),
+    ],
+)
+def test_many_layouts_at_once_are_each_one_alone(
+    model: str, chip: str, chips: int, seq: int
+) -> None:
+    loaded, cluster = load_model(model), cluster_of(chip, chips)
+    layouts = enumerate_layouts(loaded, cluster, CORE, global_batch=64, seq_len=seq)
+    together = time_step(
+        compile_layouts(loaded, cluster, CORE, layouts, seq_len=seq, precision="bf16"), PRIOR
+    )
+    for index in range(0, len(layouts), max(1, len(layouts) // 40)):
+        alone = time_step(
+            compile_layouts(
+                loaded, cluster, CORE, layouts.take(np.array([index])), seq_len=seq,
+                precision="bf16",
+            ),
+            PRIOR,
+        )  # fmt: skip
+        for part in fields(StepTime):
+            assert getattr(alone, part.name)[0] == pytest.approx(
+                getattr(together, part.name)[index], rel=1e-12, abs=1e-15
+            ), (part.name, index)
+
+
+def test_fp8_speeds_up_matrix_products_alone() -> None:
+    cluster = cluster_of("h100-sxm", 8)
+    wide, low = (step(Layout(dp=8), cluster, precision=p) for p in ("bf16", "fp8"))
+    assert low.gemm_s[0] < wide.gemm_s[0]
+    assert low.attention_s[0] == wide.attention_s[0]
+    assert low.memory_bound_s[0] == wide.memory_bound_s[0]
