@@ -172,7 +172,7 @@ def a_plan() -> Plan:
             date="2026-11-01", source="aws",
         ),
         why=("fastest",), flips=("a price above $3/h",),
-        pareto=(),
+        pareto=(), framework="megatron-core",
         ranking=(Candidate(accelerator="h100", chips=16, layout=layout, step_time_s=1.5, mfu=0.4,
                            memory_bytes=60e9, train_time_s=1e5, cost_usd=None, energy_j=None),),
         without_plan=(Rejection(accelerator="l4", reason="memory"),),

@@ -32,7 +32,7 @@ def train(
     region: str | None = None,
     objective: str = "cost-time",
     precision: str = "bf16",
-    framework: str = "megatron-core",
+    framework: str = "auto",
     optimizer: str = "adamw",
     offload: bool = False,
     overlap: bool = True,
@@ -72,7 +72,7 @@ def train(
     precision
         Of the matrix products: bf16, fp8, fp4, fp32.
     framework
-        megatron-core, torchtitan, maxtext, neuronx, dualpipe...
+        megatron-core, torchtitan, maxtext, neuronx... or auto: each maker's own.
     optimizer
         adamw, adamw-bf16, adafactor or muon.
     offload
@@ -187,9 +187,9 @@ def _accelerators(on: str) -> tuple[str, ...]:
 
 def _framework(name: str) -> str:
     from weftline.cli.options import choice
-    from weftline.plan.frameworks import FRAMEWORKS
+    from weftline.plan.frameworks import AUTO, FRAMEWORKS
 
-    return choice(name, tuple(FRAMEWORKS), "framework", where="--framework")
+    return choice(name, (AUTO, *FRAMEWORKS), "framework", where="--framework")
 
 
 def _optimizer(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from weftline.errors import UnknownNameError
+from weftline.errors import InputError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,8 @@ class Framework:
     """One framework family, apart from its version."""
 
     name: str
+    vendors: tuple[str, ...] = ("nvidia",)
+    """Whose chips it runs on; the first framework of the table that runs on a chip is its own."""
     flash_attention: bool = True
     sequence_parallel: bool = True
     weight_bytes: float = 2.0
@@ -70,7 +72,12 @@ class Framework:
 FRAMEWORKS: dict[str, Framework] = {
     f.name: f
     for f in (
-        Framework(name="megatron-core", reduce_bytes=4.0, zero_stages=(1, 3)),
+        Framework(
+            name="megatron-core",
+            vendors=("nvidia", "amd", "intel", "meta", "microsoft"),
+            reduce_bytes=4.0,
+            zero_stages=(1, 3),
+        ),
         Framework(
             name="megatron-lm-2021",
             flash_attention=False,
@@ -81,6 +88,7 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(name="megatron-lm-2022", flash_attention=False, default_zero=0, zero_stages=(0,)),
         Framework(
             name="torchtitan",
+            vendors=("nvidia", "amd", "intel"),
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
@@ -94,6 +102,7 @@ FRAMEWORKS: dict[str, Framework] = {
         ),
         Framework(
             name="maxtext",
+            vendors=("google", "nvidia"),
             fully_sharded=True,
             weight_bytes=4.0,
             grad_bytes=4.0,
@@ -115,7 +124,9 @@ FRAMEWORKS: dict[str, Framework] = {
             bubble_share=0.5,
             compute_share=112 / 132,
         ),
-        Framework(name="neuronx", default_zero=1, zero_stages=(1,), context_bytes=1.5e9),
+        Framework(
+            name="neuronx", vendors=("aws",), default_zero=1, zero_stages=(1,), context_bytes=1.5e9
+        ),
     )
 }
 
@@ -139,6 +150,24 @@ OPTIMIZERS: dict[str, tuple[float, float]] = {
 AdamW: two fp32 (or bf16) moments. Adafactor (arXiv:1804.04235): a row and a column vector a matrix,
 no momentum. Muon (arXiv:2502.16982): one fp32 momentum; five Newton-Schulz iterations of three
 products on an m x n matrix, of 2 m n min(m, n) FLOP each, are 30 min(m, n) FLOP a parameter."""
+
+
+AUTO: str = "auto"
+
+
+def framework_for(name: str, vendor: str) -> str:
+    """The framework to use on a vendor's chips: ``name``, or under ``auto`` the vendor's own.
+
+    Raises InputError where ``name`` does not run there.
+    """
+    if name == AUTO:
+        found = next((f.name for f in FRAMEWORKS.values() if vendor in f.vendors), None)
+        if found is None:
+            raise InputError(f"no framework is known for chips of {vendor}")
+        return found
+    if vendor not in framework(name).vendors:
+        raise InputError(f"{name} does not run on chips of {vendor}")
+    return name
 
 
 def recipe(name: str, *, optimizer: str = "adamw", offload: bool = False) -> Framework:

@@ -17,7 +17,7 @@ from weftline.fabric import cluster_of
 from weftline.model import Model
 from weftline.plan.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
 from weftline.plan.constants import FloatArray, without_overlap
-from weftline.plan.frameworks import Framework
+from weftline.plan.frameworks import Framework, framework_for, recipe
 from weftline.plan.layouts import enumerate_layouts, layout_at
 from weftline.plan.memory import Memory, fit_recompute, memory_of
 from weftline.plan.residual import features_of
@@ -38,6 +38,7 @@ class Found:
     """The best layout on one cluster, with the numbers that decided."""
 
     cluster: Cluster
+    framework: str
     constants: GroupConstants
     layout: Layout
     step_time_s: float
@@ -92,7 +93,6 @@ def counts_for(job: Job, acc: Accelerator) -> tuple[int, ...]:
 def search(
     model: Model,
     job: Job,
-    frame: Framework,
     accelerators: Sequence[Accelerator],
     *,
     progress: Callable[[str, float], None] | None = None,
@@ -103,6 +103,8 @@ def search(
         if progress is not None:
             progress(acc.id, done / len(accelerators))
         try:
+            name = framework_for(job.framework, acc.vendor)
+            frame = recipe(name, optimizer=job.optimizer, offload=job.offload)
             counts = counts_for(job, acc)
             clusters = [cluster_of(acc, count) for count in counts]
         except InputError as error:
@@ -181,6 +183,7 @@ def best_on(
     return (
         Found(
             cluster=cluster,
+            framework=frame.name,
             constants=constants,
             layout=layout,
             step_time_s=float(corrected[best]),

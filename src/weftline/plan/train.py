@@ -27,7 +27,7 @@ from weftline.cost import (
 )
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
-from weftline.plan.frameworks import recipe
+from weftline.plan.frameworks import AUTO, recipe
 from weftline.plan.offers import Offer, pareto_front
 from weftline.plan.once import once_per_model
 from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
@@ -74,10 +74,11 @@ def plan_train(
     cannot be, UnknownNameError for names, NoFeasiblePlanError with the nearest miss.
     """
     model = model or load_model(job.model)
-    frame = recipe(job.framework, optimizer=job.optimizer, offload=job.offload)
+    if job.framework != AUTO:
+        recipe(job.framework, optimizer=job.optimizer)  # names are checked before the search
     _check(job, model)
     chosen = _accelerators(job)
-    tally = search(model, job, frame, chosen, progress=progress)
+    tally = search(model, job, chosen, progress=progress)
     if not tally.found:
         raise _nothing_fits(model, tally)
     day = today or datetime.date.fromisoformat(CATALOG_DATE)
@@ -283,6 +284,7 @@ def _plan(
         parameters=model.parameters,
         active_parameters=model.active_parameters,
         cluster=best.found.cluster,
+        framework=best.found.framework,
         layout=best.found.layout,
         estimates=estimates,
         step_parts=step_parts(best.found),

@@ -60,11 +60,12 @@ def what_if(plan: Plan, changes: Mapping[str, str]) -> WhatIf:
     Raises InputError(s) for values that cannot be and layouts that cannot run.
     """
     model = load_model(plan.job.model)
-    job, cluster = _job(plan.job, changes), _cluster(plan.cluster, changes)
+    asked = replace(plan.job, framework=plan.framework)
+    job, cluster = _job(asked, changes), _cluster(plan.cluster, changes)
     layout = _layout(plan.layout, changes, job, cluster)
     layout.check(chips=cluster.chips, global_batch=job.global_batch, layers=len(model.layers))
     check_model(layout, model)
-    before_s, _ = _evaluate(model, plan.job, plan.cluster, plan.layout)
+    before_s, _ = _evaluate(model, asked, plan.cluster, plan.layout)
     after_s, after_bytes = _evaluate(model, job, cluster, layout)
     told = plan.estimates["step_time"].value
     # The plan's own number stays as it is: the change is applied as a ratio.

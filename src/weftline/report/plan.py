@@ -45,7 +45,7 @@ def _best(plan: Plan) -> list[str]:
             f"{job.model} ({format_count(plan.parameters)} parameters), "
             f"{format_count(job.tokens)} tokens, {job.precision}, batch {job.global_batch:,} x "
             f"{job.seq_len:,} = dp {lay.dp} x micro-batch {lay.micro_batch} x "
-            f"{lay.num_micro_batches}, ZeRO-{lay.zero}, {job.framework}",
+            f"{lay.num_micro_batches}, ZeRO-{lay.zero}, {plan.framework}",
             indent="      ",
         ),
     ]

@@ -35,7 +35,8 @@ class Job:
     price_type: PriceType = "on-demand"
     region: str | None = None
     objective: Objective = "cost-time"
-    framework: str = "megatron-core"
+    framework: str = "auto"
+    """``auto`` is what each maker's chips are usually trained with."""
     optimizer: str = "adamw"
     offload: bool = False
     """Keep optimizer states in host memory and update them there."""

@@ -86,6 +86,7 @@ class Plan:
     parameters: int
     active_parameters: int
     cluster: Cluster
+    framework: str
     layout: Layout
     estimates: Mapping[str, Estimate]
     step_parts: tuple[Part, ...]
