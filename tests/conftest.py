@@ -1,10 +1,17 @@
-"""Settings of the suite: property tests are seeded in CI and never fail for being slow."""
+"""Settings of the suite: property tests are seeded in CI and never fail for being slow.
+
+One thread for linear algebra: the suite already runs on every core, and threads of two workers that
+wait for each other cost it twice the time.
+"""
 
 from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile(
     "house", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))

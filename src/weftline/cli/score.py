@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from weftline.cli.options import Json
 
@@ -16,7 +16,7 @@ app = App(name="score", help="Hold predictions against measurements.", help_form
 def training(
     rows: Path,
     *,
-    held_out: bool = False,
+    held_out: Annotated[bool, Parameter(negative="")] = False,
     by: Literal["random", "accelerator", "model"] = "random",
     folds: int = 5,
     seeds: int = 3,

@@ -29,7 +29,8 @@ class Constants:
     fp4_efficiency: Number
     """The same for fp4."""
     power_half_w: Number
-    """Design power a bf16 TFLOP/s at which clocks under load halve: w^4 / (w^4 + half^4)."""
+    """Design power a bf16 TFLOP/s below which power bounds the rate: clocks under load are
+    (1 + (half / w)^4)^(-1/4), so that a rate rises with the peak up to tdp / half."""
     attention_efficiency: Number
     """Fraction of the bf16 peak that fused attention reaches."""
     memory_efficiency: Number
@@ -65,7 +66,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "gemm_half_size": (4.0, 1024.0),
     "lowp_efficiency": (0.3, 1.0),
     "fp4_efficiency": (0.15, 1.0),
-    "power_half_w": (0.02, 0.8),
+    "power_half_w": (0.05, 1.2),
     "attention_efficiency": (0.08, 0.8),
     "memory_efficiency": (0.4, 0.95),
     "traffic": (0.5, 6.0),
@@ -87,7 +88,7 @@ PRIOR = Constants(
     gemm_half_size=96.0,
     lowp_efficiency=0.8,
     fp4_efficiency=0.6,
-    power_half_w=0.3,
+    power_half_w=0.4,
     attention_efficiency=0.4,
     memory_efficiency=0.8,
     traffic=1.5,

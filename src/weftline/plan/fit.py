@@ -21,6 +21,8 @@ from weftline.plan.step import Compiled
 
 RIDGE_ALL, RIDGE_BELOW = 0.15, 0.7
 """Pull towards the level above, in units of ln(time) per logit of a constant."""
+KERNEL_REACH = 5.0
+"""How far the kernel's logarithms may go from their priors: a factor of 150."""
 FAR = 3.0
 """Standard deviations beyond which a row is given less weight."""
 OUTLIER = 0.2
@@ -194,7 +196,11 @@ def fit_kernel(
         by_scale = np.einsum("ij,ijk->k", outer * near_scale * near, square) * weights
         return float(value), np.concatenate([np.array(parts), by_scale]) + gap
 
-    found = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    # Bounds far beyond anything meant keep the covariance from becoming singular on the way.
+    found = minimize(
+        cost, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations},
+        bounds=[(at - KERNEL_REACH, at + KERNEL_REACH) for at in start],
+    )  # fmt: skip
     return _kernel_of(found.x)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Framework:
     """Whose chips it runs on; the first framework of the table that runs on a chip is its own."""
     flash_attention: bool = True
     sequence_parallel: bool = True
+    value_bytes: float = 2.0
+    """Bytes of an activation: 2, or 4 in fp32."""
     weight_bytes: float = 2.0
     """Bytes of one weight as computed with."""
     grad_bytes: float = 4.0
@@ -170,14 +173,28 @@ def framework_for(name: str, vendor: str) -> str:
     return name
 
 
-def recipe(name: str, *, optimizer: str = "adamw", offload: bool = False) -> Framework:
-    """A framework with an optimizer. Raises UnknownNameError for either."""
+def recipe(
+    name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16"
+) -> Framework:
+    """A framework with an optimizer. Raises UnknownNameError for either.
+
+    In fp32 weights are their own master copy, and activations take twice the bytes; fp8 and fp4
+    change the products alone, as Transformer Engine does.
+    """
     if optimizer not in OPTIMIZERS:
         raise UnknownNameError(
             "optimizer", optimizer, OPTIMIZERS, where="--optimizer",
             hint=f"one of {', '.join(OPTIMIZERS)}",
         )  # fmt: skip
     state, flops = OPTIMIZERS[optimizer]
-    return replace(
+    found = replace(
         framework(name), state_bytes=state, optimizer_flops_per_width=flops, offload=offload
     )
+    if precision == "fp32":
+        return replace(found, value_bytes=4.0, weight_bytes=4.0, master_bytes=0.0)
+    return found
+
+
+def recipe_of(job: Job, name: str) -> Framework:
+    """The framework called ``name`` with all that ``job`` asks of it."""
+    return recipe(name, optimizer=job.optimizer, offload=job.offload, precision=job.precision)

@@ -57,10 +57,10 @@ def saved_values(model: Model, frame: Framework, seq_len: int, *, dropout: bool)
     totals = np.zeros(3)
     for layer in model.layers:
         totals += _layer_saved(layer, model, frame, seq_len, dropout)
+    totals *= frame.value_bytes / 2
     sharded, sequence, attention = (totals / max(len(model.layers), 1)).tolist()
-    return SavedValues(
-        sharded=sharded, sequence=sequence, attention=attention, residual=2.0 * model.hidden
-    )
+    residual = frame.value_bytes * model.hidden
+    return SavedValues(sharded=sharded, sequence=sequence, attention=attention, residual=residual)
 
 
 def _layer_saved(

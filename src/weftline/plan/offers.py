@@ -18,6 +18,8 @@ class Offer:
     train_time_s: float
     mfu: float
     price: PriceChoice | None
+    known_instead: str
+    """Where there is no price: what the catalogue knows of other ways to pay."""
     cost_usd: float | None
     energy_j: float | None
 

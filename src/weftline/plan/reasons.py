@@ -125,10 +125,11 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
         said.append(f"the time of {name} is within the error of both estimates: measure a step")
     for other in ranked[1:]:
         if other.cost_usd is None and other.train_time_s < best.train_time_s:
+            instead = f"; {other.known_instead}" if other.known_instead else ""
+            faster = best.train_time_s / other.train_time_s
             said.append(
-                f"{other.found.cluster.accelerator} is "
-                f"{best.train_time_s / other.train_time_s:.2g}x faster but has no "
-                f"{job.price_type} price"
+                f"{other.found.cluster.accelerator} is {faster:.2g}x faster but has no "
+                f"{job.price_type} price{instead}"
             )
             break
     return tuple(said)

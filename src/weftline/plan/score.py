@@ -113,16 +113,22 @@ def score_held_out(
         )
     compiled = [compile_row(row) for row in known]
     out: list[Scored] = []
+    # Whole groups need no chance to be cut: one pass is all there is.
+    seeds = seeds[:1] if by is not None else seeds
     plans = [(seed, f) for seed in seeds for f in _folds(known, folds, seed, by)]
     for done, (_, test) in enumerate(plans):
         if progress is not None:
             progress(f"fit {done + 1} of {len(plans)}", done / len(plans))
         out += _score_fold(known, compiled, test)
-    what = "accelerators or models" if by else f"random fifths ({folds} folds)"
     return Score(
         rows=tuple(out),
         unpredicted=tuple(left),
-        how=f"fitted without them, {what} left out whole, seeds {', '.join(map(str, seeds))}",
+        how=(
+            f"{len(plans)} groups, each left out whole"
+            if by is not None
+            else f"{folds} random folds, seeds {', '.join(map(str, seeds))}"
+        )
+        + ", predicted by a fit that has not seen them",
     )
 
 

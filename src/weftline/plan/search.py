@@ -17,7 +17,7 @@ from weftline.fabric import cluster_of
 from weftline.model import Model
 from weftline.plan.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
 from weftline.plan.constants import FloatArray, without_overlap
-from weftline.plan.frameworks import Framework, framework_for, recipe
+from weftline.plan.frameworks import Framework, framework_for, recipe_of
 from weftline.plan.layouts import enumerate_layouts, layout_at
 from weftline.plan.memory import Memory, fit_recompute, memory_of
 from weftline.plan.residual import features_of
@@ -27,6 +27,8 @@ from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 15
 """Layouts timed at once: their columns stay in a core's cache."""
+USABLE_MEMORY = 0.95
+"""Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
 SHORTLIST = 128
 """Fastest layouts of a cluster that the residual process ranks again."""
 COUNTS_TRIED = 6
@@ -103,8 +105,7 @@ def search(
         if progress is not None:
             progress(acc.id, done / len(accelerators))
         try:
-            name = framework_for(job.framework, acc.vendor)
-            frame = recipe(name, optimizer=job.optimizer, offload=job.offload)
+            frame = recipe_of(job, framework_for(job.framework, acc.vendor))
             counts = counts_for(job, acc)
             clusters = [cluster_of(acc, count) for count in counts]
         except InputError as error:
@@ -147,11 +148,10 @@ def best_on(
             f"no degrees multiply to {cluster.chips} chips and divide a batch of "
             f"{job.global_batch} sequences"
         )
-    layouts = fit_recompute(
-        model, frame, layouts, seq_len=job.seq_len, capacity_bytes=cluster.memory_bytes
-    )
+    usable = USABLE_MEMORY * cluster.memory_bytes
+    layouts = fit_recompute(model, frame, layouts, seq_len=job.seq_len, capacity_bytes=usable)
     memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
-    fits = memory.total_bytes <= cluster.memory_bytes
+    fits = memory.total_bytes <= usable
     tally.out_of_memory += int(np.count_nonzero(~fits))
     tally.feasible += int(np.count_nonzero(fits))
     if not bool(fits.any()):

@@ -166,7 +166,9 @@ def compile_layouts(
 ) -> Compiled:
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
-    work = lower(model, keys, seq_len, causal_skip=frame.flash_attention)
+    work = lower(
+        model, keys, seq_len, bytes_per_value=frame.value_bytes, causal_skip=frame.flash_attention
+    )
     peak = cluster.peak_flops["bf16"]
     device = Device(
         peak_flops=peak * frame.compute_share,

@@ -82,13 +82,13 @@ def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes
     c, key = constants, work.key
     half = _at(c.gemm_half_size, key)
     fill = work.m / (work.m + half) * work.n / (work.n + half) * work.k / (work.k + half)
-    low = work.low_precision & (
-        np.asarray(_at(device.low_peak_flops, key)) > np.asarray(_at(device.peak_flops, key)) * 1.01
-    )
-    peak = np.where(low, _at(device.low_peak_flops, key), _at(device.peak_flops, key))
+    bf16, own = _at(device.peak_flops, key), _at(device.low_peak_flops, key)
+    low = work.low_precision & (np.asarray(own) > np.asarray(bf16) * 1.01)
+    # fp32 slows every product; narrower formats serve only those that stand them.
+    peak = np.where(low, own, np.minimum(own, bf16))
     narrow = np.where(_at(device.fp4, key), _at(c.fp4_efficiency, key), _at(c.lowp_efficiency, key))
     watts = _at(device.watts_per_tflops, key)
-    clocks = watts**4 / (watts**4 + _at(c.power_half_w, key) ** 4)
+    clocks = (1 + (_at(c.power_half_w, key) / watts) ** 4) ** -0.25
     reach = _at(c.gemm_efficiency, key) * np.where(low, narrow, 1.0) * clocks
     bandwidth = _at(device.memory_bandwidth_bytes_per_s, key) * _at(c.memory_efficiency, key)
     bytes_s = work.nbytes / bandwidth

@@ -137,14 +137,15 @@ def _offer(
     train_time_s = found.step_time_s * job.steps
     flops = _flops_per_token(model, job.seq_len) * job.tokens_per_step
     mfu = flops / found.step_time_s / chips / found.cluster.peak_flops["bf16"]
-    price = None
+    price, known_instead = None, ""
     if usd_per_chip_hour is None:
         try:
             price = best_price(
                 found.cluster.accelerator, job.price_type, today=day, region=job.region
             )
-        except InputError:
-            price = None  # shown as "no price": the plan still has a time
+        except InputError as error:
+            # The plan still has a time; what is known of other ways to pay is shown with it.
+            known_instead = error.hint or ""
     rate = usd_per_chip_hour if price is None else price.usd_per_chip_hour
     energy = _energy(found, price, train_time_s)
     return Offer(
@@ -152,6 +153,7 @@ def _offer(
         train_time_s=train_time_s,
         mfu=mfu,
         price=price,
+        known_instead=known_instead,
         cost_usd=None if rate is None else rate * chips * train_time_s / _HOUR_S,
         energy_j=None if energy is None else energy[0].joules,
     )
@@ -213,17 +215,18 @@ def _ranked(offers: Sequence[Offer], job: Job) -> list[Offer]:
 
 def _misses(offer: Offer, job: Job) -> str | None:
     """Which of the user's limits an offer breaks, in words; None if none."""
+    said: list[str] = []
     if job.deadline_s is not None and offer.train_time_s > job.deadline_s:
-        return (
+        said.append(
             f"takes {format_duration(offer.train_time_s)}, "
             f"deadline {format_duration(job.deadline_s)}"
         )
     if job.budget_usd is not None:
         if offer.cost_usd is None:
-            return "has no price to hold against the budget"
-        if offer.cost_usd > job.budget_usd:
-            return f"costs {format_usd(offer.cost_usd)}, budget {format_usd(job.budget_usd)}"
-    return None
+            said.append("has no price to hold against the budget")
+        elif offer.cost_usd > job.budget_usd:
+            said.append(f"costs {format_usd(offer.cost_usd)}, budget {format_usd(job.budget_usd)}")
+    return " and ".join(said) or None
 
 
 def _describe(offer: Offer) -> str:

@@ -13,7 +13,7 @@ from weftline.errors import InputError, UnknownNameError
 from weftline.model import Model, load_model
 from weftline.plan.calibration import PUBLISHED, calibrated, constants_for
 from weftline.plan.constants import without_overlap
-from weftline.plan.frameworks import recipe
+from weftline.plan.frameworks import recipe_of
 from weftline.plan.layouts import check_model, columns_of
 from weftline.plan.memory import memory_of
 from weftline.plan.residual import features_of
@@ -86,7 +86,7 @@ def what_if(plan: Plan, changes: Mapping[str, str]) -> WhatIf:
 
 def _evaluate(model: Model, job: Job, cluster: Cluster, layout: Layout) -> tuple[float, float]:
     """Step time in seconds and memory in bytes of one layout."""
-    frame = recipe(job.framework, optimizer=job.optimizer, offload=job.offload)
+    frame = recipe_of(job, job.framework)
     found = constants_for(cluster.accelerator, frame.name)
     constants = found.constants if job.overlap else without_overlap(found.constants)
     columns = columns_of(layout, len(model.layers))

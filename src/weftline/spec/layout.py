@@ -103,7 +103,8 @@ class Layout:
                     hint="dp * micro-batch must divide the global batch",
                 )
             )
-        if self.pp * self.vp > layers:
+        # Embedding and loss may each count as a layer, so the ends can hold one less.
+        if self.pp * self.vp > layers + 2:
             wrong.append(
                 InputError(f"pp={self.pp} * vp={self.vp} stages for {layers} layers",
                            hint="a stage holds at least one layer")
