@@ -136,10 +136,13 @@ def test_latency_counts_the_cheaper_of_ring_and_tree() -> None:
     np.testing.assert_allclose(found, np.array([0, 1, 3, 6, 12]) * 1e-6)
 
 
-def test_seconds_take_the_slower_side_and_the_latency() -> None:
-    cost = gather_cost(switched(8, 64), one(64), one(1))
-    up, out = float(cost.up_s_per_byte[0]), float(cost.out_s_per_byte[0])
-    assert cost.seconds(1e9, 0.8, 0.5)[0] == pytest.approx(1e9 * max(up / 0.8, out / 0.5))
+def test_a_gather_takes_both_sides_and_an_all_to_all_the_slower_one() -> None:
+    for cost_of, combined in ((gather_cost, sum), (all_to_all_cost, max)):
+        cost = cost_of(switched(8, 64), one(64), one(1))
+        up, out = float(cost.up_s_per_byte[0]), float(cost.out_s_per_byte[0])
+        assert cost.seconds(1e9, 0.8, 0.5)[0] == pytest.approx(
+            1e9 * combined((up / 0.8, out / 0.5))
+        )
     both = gather_cost(switched(8, 64), np.array([8.0, 64.0]), np.ones(2))
     taken = both.take(np.array([1]))
     assert taken.seconds(1e9, 1.0, 1.0)[0] == both.seconds(1e9, 1.0, 1.0)[1]
