@@ -43,6 +43,8 @@ def run(argv: list[str]) -> int:
 
     try:
         result = app(argv, exit_on_error=False, print_error=False)
+        # Here and not at exit, where a pipe that closed could no longer be told from a fault.
+        sys.stdout.flush()
     except WeftlineError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
