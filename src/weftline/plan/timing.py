@@ -17,6 +17,9 @@ from weftline.plan.workload import ATTENTION, FIRST, GEMM, LAST, LAYER, Work
 
 ZERO_BUBBLE_SHARE = 1 / 3
 """ZB-H1 over 1F1B where forward and both halves of backward take as long (arXiv:2401.10241)."""
+TILE = 128.0
+"""Rows and columns of an output tile, on tensor cores and 128-wide systolic arrays alike: what a
+product falls short of whole tiles is computed and thrown away."""
 _BACKWARD_FLASH = 2.5
 """Flash attention recomputes scores: five products where forward has two (arXiv:2307.08691)."""
 
@@ -76,7 +79,7 @@ def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes
     """Forward time of every key's operators, [3 slots, K] each.
 
     GEMM: the larger of FLOP over the reachable rate and bytes over bandwidth; the rate falls with
-    small shapes and where design power does not hold full clocks. Attention: FLOP time
+    small shapes, with part-filled tiles, and where design power does not hold full clocks. Attention: FLOP time
     plus, where scores go through memory, their bytes. Everything else: bytes.
     """
     c, key = constants, work.key
@@ -93,7 +96,10 @@ def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes
     bandwidth = _at(device.memory_bandwidth_bytes_per_s, key) * _at(c.memory_efficiency, key)
     bytes_s = work.nbytes / bandwidth
     is_gemm, is_attention = work.kind == GEMM, work.kind == ATTENTION
-    gemm_s = np.where(is_gemm, np.maximum(work.flops / (peak * reach * fill), bytes_s), 0.0)
+    padded = (np.ceil(work.m / TILE) * TILE / work.m) * (np.ceil(work.n / TILE) * TILE / work.n)
+    gemm_s = np.where(
+        is_gemm, np.maximum(work.flops * padded / (peak * reach * fill), bytes_s), 0.0
+    )
     attention_s = np.where(
         is_attention,
         work.flops / (_at(device.peak_flops, key) * _at(c.attention_efficiency, key) * clocks)
