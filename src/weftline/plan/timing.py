@@ -79,8 +79,8 @@ def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes
     """Forward time of every key's operators, [3 slots, K] each.
 
     GEMM: the larger of FLOP over the reachable rate and bytes over bandwidth; the rate falls with
-    small shapes, with part-filled tiles, and where design power does not hold full clocks. Attention: FLOP time
-    plus, where scores go through memory, their bytes. Everything else: bytes.
+    small shapes, with part-filled tiles, and where design power does not hold full clocks.
+    Attention: FLOP time plus, where scores go through memory, their bytes. Everything else: bytes.
     """
     c, key = constants, work.key
     half = _at(c.gemm_half_size, key)
