@@ -58,7 +58,10 @@ def calibrate_from(path: Path) -> Calibrated:
     _refuse_contradictions(known, path)
     before = _mape(known)
     pools = {pool_of(row) for row in known}
-    fitted = fit_pools([r for r in [*shipped_rows(), *known] if pool_of(r) in pools])
+    # A shipped run that the user gives again must not count twice.
+    own = {(row.id, row.group, row.measured_s) for row in known}
+    shipped = [r for r in shipped_rows() if (r.id, r.group, r.measured_s) not in own]
+    fitted = fit_pools([r for r in [*shipped, *known] if pool_of(r) in pools])
     files = []
     for pool, content in fitted.items():
         target = user_file(pool)
