@@ -239,6 +239,9 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     framework = (record.get("framework") or "").strip()
     if re.search("async ?tp", record.get("notes") or "", flags=re.IGNORECASE):
         framework += " with asynchronous TP"
+    if mlperf := re.search(r"training_results_(v\d+\.\d+)", record.get("source") or ""):
+        # The same names a year apart are other software: the round stands for the version.
+        framework += f" (MLPerf {mlperf.group(1)})"
 
     def give_up(reason: str) -> Unpredicted:
         return Unpredicted(id=name, accelerator=listed, framework=framework, reason=reason)
