@@ -63,12 +63,22 @@ def variants(
 
 
 def by_hand(
-    *, chips: int, batch: int, layers: int, heads: int, experts: int, seq: int, zeros: Sequence[int]
+    *,
+    chips: int,
+    batch: int,
+    layers: int,
+    heads: int,
+    keys: int,
+    experts: int,
+    seq: int,
+    zeros: Sequence[int],
 ) -> Iterator[Layout]:
     """The rules of docs/plan.md as nested loops over every plain layout that could be."""
     powers = [1 << i for i in range(11)]
     for tp, cp, ep in itertools.product(powers, powers, powers):
         if tp > chips or heads % tp or cp > chips or (cp > 1 and seq // cp < 4096):
+            continue
+        if keys % tp or (cp > 1 and seq % (2 * cp)) or seq % (cp * tp):
             continue
         if ep > experts or experts % ep:
             continue
@@ -113,6 +123,7 @@ def test_enumeration_finds_what_nested_loops_find(
         replace(layout, recompute=again)
         for plain in by_hand(
             chips=chips, batch=batch, layers=len(model.layers), heads=attention.heads,
+            keys=attention.kv_heads,
             experts=max(model.experts, 1), seq=seq, zeros=kind.zero_stages,
         )
         for layout in variants(

@@ -87,7 +87,7 @@ def test_bytes_on_the_wire_are_those_of_the_buffers(tp: int, cp: int) -> None:
     tokens = 2 * 8192 / cp
     assert work.tp_bytes[0] == tokens * HIDDEN * 2
     assert float(np.asarray(work.tp_collectives).ravel()[0]) == 2  # after attention and after MLP
-    assert work.cp_bytes[0] == (cp - 1) * tokens * 2 * KV_HEADS * DIM / tp * 2
+    assert work.cp_bytes[0] == cp * tokens * 2 * KV_HEADS * DIM / tp * 2
 
 
 def test_experts_share_the_tokens_that_are_routed_to_them() -> None:

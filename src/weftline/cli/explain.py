@@ -35,7 +35,7 @@ def explain(
         from weftline.report.whatif import render_what_if
 
         answer = asdict(turn(found, parse_changes(what_if)))
-        print(json_module.dumps(answer, indent=1) if json else render_what_if(answer, found))
+        print(json_module.dumps(answer, indent=1) if json else render_what_if(answer))
         return 0
     print(plan_to_json(found) if json else render_explanation(found))
     return 0

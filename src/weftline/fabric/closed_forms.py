@@ -104,7 +104,10 @@ def gather_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -
         latency = latency + level.latency_s * hops
         inner = inner * n
         below = level.size
-    return _by_reach(latency, costs)
+    beyond = np.zeros_like(costs[0])
+    for cost in costs[1:]:
+        beyond = beyond + cost
+    return GroupCost(latency, costs[0], beyond)
 
 
 def all_to_all_cost(levels: Sequence[Level], size: FloatArray, stride: FloatArray) -> GroupCost:

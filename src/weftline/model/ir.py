@@ -257,10 +257,13 @@ class Model:
     def training_flops_per_token(self, seq_len: int) -> float:
         """Model FLOP a token of training: three times forward (backward is two), no recomputation.
 
-        Attention counts the full rectangle, as in PaLM's appendix B and Megatron's reporting, so
-        that MFU compares with published figures.
+        Causal attention counts the full rectangle, as in PaLM's appendix B and Megatron's
+        reporting, so that MFU compares with published figures; windowed, chunked, compressed and
+        top-k attention count what they really see.
         """
-        return 3.0 * self.forward_flops_per_token(seq_len, masked=False)
+        return 3.0 * sum(
+            op.forward_flops_per_token(seq_len, masked=_is_sparse(op)) for op in self.operators
+        )
 
     def kv_bytes(self, context_len: int, *, bytes_per_value: float = 2.0) -> float:
         """Bytes of cached keys and values one sequence of ``context_len`` tokens holds."""
@@ -289,3 +292,11 @@ class Model:
     def state_bytes(self, *, bytes_per_value: float = 4.0) -> float:
         """Bytes of recurrent and convolution state a sequence holds, whatever its length."""
         return sum(op.state_values for op in self.operators) * bytes_per_value
+
+
+def _is_sparse(op: Operator) -> bool:
+    """Whether a query of this attention sees less than all tokens before it."""
+    a = op.attention
+    return a is not None and (
+        a.window is not None or a.chunk is not None or a.topk is not None or a.compress > 1
+    )

@@ -39,6 +39,8 @@ class Framework:
     """FLOP of the optimizer a parameter and unit of hidden size (Muon's matrix iterations)."""
     offload: bool = False
     """Master weights and states live in host memory and are updated there."""
+    replicates_kv: bool = False
+    """Whether tensor parallelism may exceed the key heads, each then held by several ranks."""
     zero_bubble: bool = False
     """Whether it has a zero-bubble schedule beside 1F1B."""
     default_zero: int = 1
@@ -105,6 +107,7 @@ FRAMEWORKS: dict[str, Framework] = {
         ),
         Framework(
             name="maxtext",
+            replicates_kv=True,
             vendors=("google", "nvidia"),
             fully_sharded=True,
             weight_bytes=4.0,
@@ -128,7 +131,12 @@ FRAMEWORKS: dict[str, Framework] = {
             compute_share=112 / 132,
         ),
         Framework(
-            name="neuronx", vendors=("aws",), default_zero=1, zero_stages=(1,), context_bytes=1.5e9
+            name="neuronx",
+            vendors=("aws",),
+            replicates_kv=True,
+            default_zero=1,
+            zero_stages=(1,),
+            context_bytes=1.5e9,
         ),
     )
 }

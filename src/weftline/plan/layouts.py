@@ -52,6 +52,10 @@ def enumerate_layouts(
     dp = chips // (tp * cp * pp)
     legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
     legal &= np.mod(tp * cp * dp, ep) == 0
+    # A ring needs two equal halves a rank (causal balance), sequence parallelism equal shares.
+    legal &= (cp == 1) | (np.mod(seq_len, 2 * cp) == 0)
+    if frame.sequence_parallel:
+        legal &= np.mod(seq_len, cp * tp) == 0
     tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
 
     micro = np.array([m for m in (1, 2, 4, 8, MAX_MICRO_BATCH) if m <= global_batch])
@@ -132,8 +136,10 @@ def _degrees(
     model: Model, cluster: Cluster, frame: Framework, seq_len: int
 ) -> tuple[npt.NDArray[np.int64], ...]:
     chips, layers = cluster.chips, len(model.layers)
-    heads = attention_heads(model)
+    heads, keys = attention_heads(model), kv_heads(model)
     tps = [t for t in _powers(min(MAX_TP, chips)) if heads % t == 0 and model.hidden % t == 0]
+    if not frame.replicates_kv and keys > 1:
+        tps = [t for t in tps if keys % t == 0]
     cps = [c for c in _powers(chips) if c == 1 or seq_len // c >= TOKENS_PER_CP_RANK]
     pps = [p for p in range(1, min(layers, chips) + 1) if p == 1 or frame.pipeline]
     pps = [p for p in pps if chips % p == 0 and _even_enough(layers, p)]

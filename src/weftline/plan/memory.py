@@ -126,17 +126,16 @@ def memory_of(
     if frame.fully_sharded:
         shards = dense / dense_ranks + expert / expert_ranks
         # ZeRO-3 gathers two layers at a time; below it the whole stage stays gathered.
-        gathered = 2.0 * np.where(lay.zero >= 3, 2 * per_layer, dense + expert)
+        gathered = frame.value_bytes * np.where(lay.zero >= 3, 2 * per_layer, dense + expert)
         weights = frame.weight_bytes * shards + gathered
         gradients = frame.grad_bytes * np.where(lay.zero >= 3, shards, dense + expert)
     else:
-        weights = held(frame.weight_bytes, 3) + np.where(lay.zero >= 3, 4.0 * per_layer, 0.0)
+        weights = held(frame.weight_bytes, 3) + np.where(
+            lay.zero >= 3, 2 * frame.value_bytes * per_layer, 0.0
+        )
         gradients = held(frame.grad_bytes, 2)
     optimizer = held(frame.resident_bytes, 1)
-    activations = _activations(model, frame, lay, seq_len, dropout)
-    tokens = lay.micro_batch * seq_len / lay.cp
-    # The last stage holds logits but few activations: they add up only where it is the first, too.
-    logits = np.where(lay.pp > 1, 0.0, tokens * model.vocab / lay.tp * frame.logits_bytes)
+    activations, logits = _activations(model, frame, lay, seq_len, dropout)
     overhead = frame.context_bytes + frame.fragmentation * (activations + gradients + logits)
     total = weights + gradients + optimizer + activations + logits + overhead
     return Memory(
@@ -150,28 +149,72 @@ def memory_of(
     )
 
 
-def _activations(
-    model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout: bool
-) -> FloatArray:
-    """Activations in flight on the first stage, which holds the most micro-batches.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stages:
+    """Activations by stage, linear in the share of layers computed again; bytes."""
 
-    1F1B keeps min(p, n) micro-batches there; interleaving adds (p - 1) / (p v) of them
-    (arXiv:2205.05198, section 4.2.3).
+    layer: FloatArray
+    """One layer's activations of one micro-batch, kept whole."""
+    bare: FloatArray
+    """The same layer's input alone: what full recomputation keeps."""
+    counts: tuple[FloatArray, FloatArray, FloatArray]
+    """Layers times micro-batches on the first, second and last stage."""
+    extra: tuple[FloatArray, FloatArray, FloatArray]
+    """What a stage holds beside layers: embedding output, logits."""
+
+
+def _stages(model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout: bool) -> _Stages:
+    """The stages that can be fullest.
+
+    The first keeps the most micro-batches, the second may have more layers, the last has the
+    logits; a single stage is all three.
     """
     saved = saved_values(model, frame, seq_len, dropout=dropout)
     tokens = lay.micro_batch * seq_len / lay.cp
     sequence_split = lay.tp if frame.sequence_parallel else np.ones_like(lay.tp)
     attention = saved.attention / lay.tp * np.where(lay.recompute == RECOMPUTE_SELECTIVE, 0.0, 1.0)
-    layer = tokens * (saved.sharded / lay.tp + saved.sequence / sequence_split + attention)
-    bare = tokens * saved.residual / sequence_split
-    kept = lay.recompute_share * bare + (1 - lay.recompute_share) * layer
     middle, edge = split_layers(float(len(model.layers)), lay.pp)
-    on_stage = np.where(lay.pp > 1, np.minimum(middle, np.maximum(edge, 1)), middle)
-    interleaved = np.where(lay.vp > 1, 1 + (lay.pp - 1) / (lay.pp * lay.vp), 1.0)
-    in_flight = np.minimum(lay.pp * interleaved, lay.num_micro_batches)
-    working = np.where(lay.recompute_share > 0, layer, 0.0)
-    embedding = tokens * model.hidden * (1.0 if dropout else 0.0) / sequence_split * in_flight
-    return kept * on_stage * in_flight + working + embedding
+    ends = np.where(lay.pp > 1, edge, middle)
+    embedding = tokens * model.hidden * (1.0 if dropout else 0.0) / sequence_split
+    logits = tokens * model.vocab / lay.tp * frame.logits_bytes
+    first = embedding * _in_flight(lay, 0)
+    return _Stages(
+        layer=tokens * (saved.sharded / lay.tp + saved.sequence / sequence_split + attention),
+        bare=tokens * saved.residual / sequence_split,
+        counts=(
+            ends * _in_flight(lay, 0),
+            np.where(lay.pp > 2, middle * _in_flight(lay, 1), 0.0),
+            ends * _in_flight(lay, lay.pp - 1),
+        ),
+        extra=(first, np.zeros_like(first), logits + np.where(lay.pp > 1, 0.0, first)),
+    )
+
+
+def _activations(
+    model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Activations and logits of the stage where the two together are largest."""
+    stages = _stages(model, frame, lay, seq_len, dropout)
+    kept = stages.layer - lay.recompute_share * (stages.layer - stages.bare)
+    working = np.where(lay.recompute_share > 0, stages.layer, 0.0)
+    held = [kept * c + e for c, e in zip(stages.counts, stages.extra, strict=True)]
+    early = np.maximum(held[0], held[1])
+    tokens = lay.micro_batch * seq_len / lay.cp
+    logits = tokens * model.vocab / lay.tp * frame.logits_bytes
+    at_end = held[2] >= early
+    return np.where(at_end, held[2] - logits, early) + working, np.where(at_end, logits, 0.0)
+
+
+def _in_flight(lay: Layouts, stage: FloatArray | int) -> FloatArray:
+    """Micro-batches whose activations a stage holds at most.
+
+    1F1B: p - i on stage i. Interleaved: 2 (p - 1 - i) + (v - 1) p + 1 chunks of 1/v
+    (arXiv:2104.04473, section 2.2, counted as Megatron-LM's warm-up does). Never more than there
+    are.
+    """
+    plain = lay.pp - stage
+    chunks = 2 * (lay.pp - 1 - stage) + (lay.vp - 1) * lay.pp + 1
+    return np.minimum(np.where(lay.vp > 1, chunks / lay.vp, plain), lay.num_micro_batches)
 
 
 def fit_recompute(
@@ -182,30 +225,22 @@ def fit_recompute(
     Layouts that fit as they are, and those that do not fit even with every layer computed again,
     stay as they are; the others get the least whole number of layers a stage.
     """
-    as_is = memory_of(model, frame, layouts, seq_len=seq_len).total_bytes
-    every = replace(
-        layouts,
-        recompute=np.full(len(layouts), float(RECOMPUTE_FULL)),
-        recompute_share=np.ones(len(layouts)),
-    )
-    least = memory_of(model, frame, every, seq_len=seq_len).total_bytes
+    memory = memory_of(model, frame, layouts, seq_len=seq_len)
+    stages = _stages(model, frame, layouts, seq_len, dropout=False)
+    lossy = 1 + frame.fragmentation
+    # Every stage is linear in the share, so the least share is the largest that any stage asks.
+    fixed = memory.total_bytes - lossy * (memory.activations_bytes + memory.logits_bytes)
+    budget = (capacity_bytes - fixed) / lossy - stages.layer
+    gain = np.maximum(stages.layer - stages.bare, 1e-9)
+    share = np.zeros(len(layouts))
+    for count, extra in zip(stages.counts, stages.extra, strict=True):
+        over = stages.layer * count + extra - budget
+        share = np.maximum(share, over / (gain * np.maximum(count, 1e-9)))
     stage, _ = split_layers(float(len(model.layers)), layouts.pp)
-    saved = np.maximum(as_is - least, 1.0)
-    working = _working_bytes(model, frame, layouts, seq_len)
-    share = np.ceil(np.clip((as_is + working - capacity_bytes) / (saved + working), 0, 1) * stage)
-    share = np.minimum(share / stage, 1.0)
-    helps = (as_is > capacity_bytes) & (layouts.recompute_share == 0)
+    share = np.minimum(np.ceil(share * stage - 1e-9) / stage, 1.0)
+    helps = (memory.total_bytes > capacity_bytes) & (layouts.recompute_share == 0)
     return replace(
         layouts,
         recompute=np.where(helps, float(RECOMPUTE_FULL), layouts.recompute),
         recompute_share=np.where(helps, share, layouts.recompute_share),
     )
-
-
-def _working_bytes(model: Model, frame: Framework, lay: Layouts, seq_len: int) -> FloatArray:
-    """What one layer holds while it is computed again."""
-    saved = saved_values(model, frame, seq_len, dropout=False)
-    tokens = lay.micro_batch * seq_len / lay.cp
-    sequence_split = lay.tp if frame.sequence_parallel else np.ones_like(lay.tp)
-    one = tokens * ((saved.sharded + saved.attention) / lay.tp + saved.sequence / sequence_split)
-    return one * (1 + frame.fragmentation)

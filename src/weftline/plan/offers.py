@@ -20,8 +20,15 @@ class Offer:
     price: PriceChoice | None
     known_instead: str
     """Where there is no price: what the catalogue knows of other ways to pay."""
+    availability: float
+    """Share of wall time that makes progress."""
     cost_usd: float | None
     energy_j: float | None
+
+    @property
+    def effective_time_s(self) -> float:
+        """The run with failures and checkpoints, seconds."""
+        return self.train_time_s / self.availability
 
 
 def pareto_front(offers: Sequence[Offer]) -> list[Offer]:

@@ -25,14 +25,12 @@ from weftline.plan.step import IntArray, Layouts, compile_layouts
 from weftline.plan.timing import StepTime, time_step
 from weftline.spec import Cluster, Job, Layout
 
-CHUNK = 1 << 15
+CHUNK = 1 << 13
 """Layouts timed at once: their columns stay in a core's cache."""
 USABLE_MEMORY = 0.95
 """Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
 SHORTLIST = 128
 """Fastest layouts of a cluster that the residual process ranks again."""
-COUNTS_TRIED = 6
-"""Where the count is free: the largest allowed and so many halvings of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,8 @@ class Tally:
 
 
 def counts_for(job: Job, acc: Accelerator) -> tuple[int, ...]:
-    """Chip counts to try on one accelerator: whole hosts, within what the user allows.
+    """Chip counts to try on one accelerator: powers of two of whole hosts, within what is allowed,
+    and three quarters of the next one where that is allowed, too.
 
     Raises InputError when not even one host is allowed.
     """
@@ -87,8 +86,10 @@ def counts_for(job: Job, acc: Accelerator) -> tuple[int, ...]:
             where="--max-chips",
             hint=f"allow at least {host}",
         )
-    top = host * (1 << ((limit // host).bit_length() - 1))
-    counts = {top >> i for i in range(COUNTS_TRIED + 1) if top >> i >= host}
+    hosts = limit // host
+    counts = {host << i for i in range(hosts.bit_length())}
+    # Powers of two leave up to half of what is allowed unused: three of them use more.
+    counts |= {3 * host << i for i in range(hosts.bit_length()) if 3 << i <= hosts < 4 << i}
     return tuple(sorted(counts, reverse=True))
 
 

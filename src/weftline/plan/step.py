@@ -188,8 +188,12 @@ def compile_layouts(
     dp_stride = layouts.tp * np.where(layouts.pp_inner > 0, layouts.pp, 1.0)
     expert_ranks = layouts.ep * layouts.etp
     gathers = np.where(zero3, 2 * layouts.num_micro_batches, 1.0)
-    owned = (dense + expert) / np.where(layouts.zero >= 1, layouts.shard, 1.0)
-    weights_sent = np.where(layouts.zero == 0, frame.reduce_bytes, 2.0)
+    split = layouts.zero >= 1
+    owned = dense / np.where(split, layouts.shard, 1.0)
+    owned = owned + expert / np.where(split, stage_chips / expert_ranks, 1.0)
+    # Sharded gradients are reduced for every micro-batch: there is nowhere to keep whole ones.
+    reductions = np.where(zero3, layouts.num_micro_batches, 1.0)
+    weights_sent = np.where(layouts.zero == 0, frame.reduce_bytes, frame.value_bytes)
     return Compiled(
         work=work,
         device=device,
@@ -214,9 +218,9 @@ def compile_layouts(
         ),
         etp_cost=gather_cost(levels, layouts.etp, np.ones_like(layouts.tp)),
         pp_bytes=work.tp_bytes[key] / layouts.tp,
-        dp_reduce_bytes=dense * frame.reduce_bytes,
+        dp_reduce_bytes=dense * frame.reduce_bytes * reductions,
         dp_gather_bytes=dense * weights_sent * gathers,
-        edp_reduce_bytes=expert * frame.reduce_bytes,
+        edp_reduce_bytes=expert * frame.reduce_bytes * reductions,
         edp_gather_bytes=expert * weights_sent * gathers,
         replica_bytes=np.where(layouts.shard < layouts.cp * layouts.dp, 1.0, 0.0)
         * dense * frame.reduce_bytes / layouts.shard,

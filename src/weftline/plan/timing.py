@@ -184,7 +184,7 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
     tp_s, cp_s, ep_s = _exchanges(x, c)
     passes = 2 + full
     device = forward[LAYER] + backward[LAYER] + again
-    exchanged = passes * (tp_s + ep_s) + 3 * cp_s
+    exchanged = passes * (tp_s + ep_s) + (passes + 1) * cp_s
     # A layer never takes less than the host needs to launch it, forward, backward and again.
     host = np.maximum(passes * c.host_layer_s - device - exchanged, 0.0)
     return _Stage(
@@ -192,7 +192,7 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
         recompute_s=again,
         host_s=host,
         tp_s=passes * tp_s,
-        cp_s=3 * cp_s,
+        cp_s=(passes + 1) * cp_s,
         ep_s=passes * ep_s,
         layer_s=device + exchanged + host,
         first_s=forward[FIRST] + backward[FIRST],

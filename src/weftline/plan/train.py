@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from weftline import __version__
 from weftline.catalog import (
@@ -57,7 +58,7 @@ _HOUR_S = 3600.0
 def default_batch(model: Model, seq_len: int) -> int:
     """Sequences a step where the user states none; a power of two."""
     tokens = next(t for least, t in _BATCH_TOKENS if model.active_parameters >= least)
-    return max(1, tokens // seq_len)
+    return 1 << (max(1, tokens // seq_len).bit_length() - 1)
 
 
 def plan_train(
@@ -154,6 +155,7 @@ def _offer(
         mfu=mfu,
         price=price,
         known_instead=known_instead,
+        availability=goodput(chips, model.parameters).availability,
         cost_usd=None if rate is None else rate * chips * train_time_s / _HOUR_S,
         energy_j=None if energy is None else energy[0].joules,
     )
@@ -216,16 +218,17 @@ def _ranked(offers: Sequence[Offer], job: Job) -> list[Offer]:
 def _misses(offer: Offer, job: Job) -> str | None:
     """Which of the user's limits an offer breaks, in words; None if none."""
     said: list[str] = []
-    if job.deadline_s is not None and offer.train_time_s > job.deadline_s:
+    if job.deadline_s is not None and offer.effective_time_s > job.deadline_s:
         said.append(
-            f"takes {format_duration(offer.train_time_s)}, "
+            f"takes {format_duration(offer.effective_time_s)} with failures, "
             f"deadline {format_duration(job.deadline_s)}"
         )
     if job.budget_usd is not None:
         if offer.cost_usd is None:
             said.append("has no price to hold against the budget")
-        elif offer.cost_usd > job.budget_usd:
-            said.append(f"costs {format_usd(offer.cost_usd)}, budget {format_usd(job.budget_usd)}")
+        elif offer.cost_usd / offer.availability > job.budget_usd:
+            cost = format_usd(offer.cost_usd / offer.availability)
+            said.append(f"costs {cost} with failures, budget {format_usd(job.budget_usd)}")
     return " and ".join(said) or None
 
 
@@ -235,7 +238,9 @@ def _describe(offer: Offer) -> str:
 
 
 def _nothing_fits(model: Model, tally: Tally) -> NoFeasiblePlanError:
-    reasons = [f"{name} {reason}" for name, reason in tally.without.items()]
+    # What only lacked memory came closer than what cannot run at all.
+    missed = sorted(tally.without.items(), key=lambda item: not item[1].startswith("needs"))
+    reasons = [f"{name} {reason}" for name, reason in missed]
     return NoFeasiblePlanError(
         f"no layout of {model.name} runs on any of {len(tally.without)} accelerators "
         f"({tally.evaluated:,} layouts tried, {tally.out_of_memory:,} out of memory)",
@@ -246,7 +251,7 @@ def _nothing_fits(model: Model, tally: Tally) -> NoFeasiblePlanError:
 
 def _limits_missed(ranked: Sequence[Offer], job: Job) -> NoFeasiblePlanError:
     def excess(offer: Offer) -> float:
-        late = offer.train_time_s / job.deadline_s if job.deadline_s is not None else 0.0
+        late = offer.effective_time_s / job.deadline_s if job.deadline_s is not None else 0.0
         dear = 0.0
         if job.budget_usd is not None:
             dear = math.inf if offer.cost_usd is None else offer.cost_usd / job.budget_usd
@@ -367,7 +372,7 @@ def _estimates(
         "tokens_per_s": Estimate.within(
             job.tokens_per_step / found.step_time_s, "tokens/s", spread, basis
         ),
-        "mfu": Estimate.within(offer.mfu, "of the bf16 peak", spread, basis),
+        "mfu": _mfu(offer.mfu, spread, basis, job.precision),
         "train_time": run,
         "memory": Estimate.within(
             float(found.memory.total_bytes[0]), "B", 0.1, "counted; allocator overhead assumed"
@@ -408,16 +413,22 @@ def _estimates(
     energy = _energy(found, offer.price, effective.value)
     if energy is not None:
         joules, ground = energy
+        # The band holds the draw's and the time's: energy is their product.
+        least, most = effective.low / effective.value, effective.high / effective.value
         estimates["energy"] = Estimate(
-            value=joules.joules, unit="J", low=joules.low_joules, high=joules.high_joules,
-            basis=f"{ground}; mean draw assumed",
+            value=joules.joules, unit="J", low=joules.low_joules * least,
+            high=joules.high_joules * most, basis=f"{ground}; mean draw assumed",
         )  # fmt: skip
         ratio = joules.kgco2e / joules.joules
-        estimates["carbon"] = Estimate(
-            value=joules.kgco2e, unit="kgCO2e", low=joules.low_joules * ratio,
-            high=joules.high_joules * ratio, basis=ground,
-        )  # fmt: skip
+        estimates["carbon"] = estimates["energy"].scaled(ratio, "kgCO2e")
     return estimates, tuple(parts)
+
+
+def _mfu(value: float, spread: float, basis: str, precision: str) -> Estimate:
+    """MFU, whose band ends at the peak where products run in bf16."""
+    found = Estimate.within(value, "of the bf16 peak", spread, basis)
+    top = max(1.0, value) if precision == "bf16" else found.high
+    return replace(found, high=min(found.high, top))
 
 
 def _cost(rate: Estimate, chips: int, run: Estimate) -> Estimate:

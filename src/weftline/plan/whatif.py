@@ -9,14 +9,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from weftline.catalog import accelerator
 from weftline.errors import InputError, UnknownNameError
 from weftline.model import Model, load_model
 from weftline.plan.calibration import PUBLISHED, calibrated, constants_for
 from weftline.plan.constants import without_overlap
-from weftline.plan.frameworks import recipe_of
+from weftline.plan.frameworks import framework, framework_for, recipe_of
 from weftline.plan.layouts import check_model, columns_of
 from weftline.plan.memory import memory_of
 from weftline.plan.residual import features_of
+from weftline.plan.search import USABLE_MEMORY
 from weftline.plan.step import compile_layouts
 from weftline.plan.timing import time_step
 from weftline.spec import PRECISIONS, RECOMPUTES, Cluster, Job, Layout, Plan
@@ -36,6 +38,8 @@ class WhatIf:
     step_time_s: tuple[float, float]
     memory_bytes: tuple[float, float]
     fits: bool
+    capacity_bytes: float
+    """What a chip has, with the changes."""
     train_time_s: tuple[float, float]
     cost_usd: tuple[float, float] | None
 
@@ -62,7 +66,8 @@ def what_if(plan: Plan, changes: Mapping[str, str]) -> WhatIf:
     model = load_model(plan.job.model)
     asked = replace(plan.job, framework=plan.framework)
     job, cluster = _job(asked, changes), _cluster(plan.cluster, changes)
-    layout = _layout(plan.layout, changes, job, cluster)
+    layout = _layout(plan.layout, changes, job, cluster, len(model.layers))
+    _check_recipe(job, cluster, layout)
     layout.check(chips=cluster.chips, global_batch=job.global_batch, layers=len(model.layers))
     check_model(layout, model)
     before_s, _ = _evaluate(model, asked, plan.cluster, plan.layout)
@@ -78,10 +83,25 @@ def what_if(plan: Plan, changes: Mapping[str, str]) -> WhatIf:
         layout=layout,
         step_time_s=(told, step),
         memory_bytes=(plan.estimates["memory"].value, after_bytes),
-        fits=after_bytes <= cluster.memory_bytes,
+        fits=after_bytes <= USABLE_MEMORY * cluster.memory_bytes,
+        capacity_bytes=cluster.memory_bytes,
         train_time_s=(run, run * ratio),
         cost_usd=None if cost is None else (cost.value, cost.value * ratio),
     )
+
+
+def _check_recipe(job: Job, cluster: Cluster, layout: Layout) -> None:
+    """Raise InputError for what the framework or the chip does not have."""
+    name = framework_for(job.framework, accelerator(cluster.accelerator).vendor)
+    if job.precision not in cluster.peak_flops:
+        raise InputError(
+            f"{cluster.accelerator} has no {job.precision} peak", where="--what-if",
+            hint=f"it has {', '.join(cluster.peak_flops)}",
+        )  # fmt: skip
+    if layout.schedule == "zero-bubble" and (layout.pp == 1 or not framework(name).zero_bubble):
+        raise InputError(
+            f"no zero-bubble schedule in {name} with pp={layout.pp}", where="--what-if"
+        )
 
 
 def _evaluate(model: Model, job: Job, cluster: Cluster, layout: Layout) -> tuple[float, float]:
@@ -103,19 +123,32 @@ def _evaluate(model: Model, job: Job, cluster: Cluster, layout: Layout) -> tuple
     return float(seconds[0]), float(memory.total_bytes[0])
 
 
-def _layout(layout: Layout, changes: Mapping[str, str], job: Job, cluster: Cluster) -> Layout:
+def _layout(
+    layout: Layout, changes: Mapping[str, str], job: Job, cluster: Cluster, layers: int
+) -> Layout:
     given: dict[str, Any] = {}
+    stages = int(changes["pp"]) if changes.get("pp", "").isdigit() else layout.pp
+    stage_layers = -(-layers // max(stages, 1))
     for name in LAYOUT_KNOBS:
         if name in changes:
             given[name] = _value(name, changes[name])
     if "vp" in given and "schedule" not in given:
         given["schedule"] = "interleaved" if given["vp"] > 1 else "1f1b"
+    if "recompute" in given and "recompute_layers" not in given:
+        given["recompute_layers"] = stage_layers if given["recompute"] == "full" else 0
+    if given.get("recompute_layers") and "recompute" not in given:
+        given["recompute"] = "full"
+    if given.get("recompute_layers", 0) > stage_layers:
+        asked = given["recompute_layers"]
+        raise InputError(
+            f"recompute_layers={asked}: a stage has {stage_layers} layers", where="--what-if"
+        )
     new = replace(layout, **given)
     if "dp" not in given:
         new = replace(new, dp=max(1, cluster.chips // (new.tp * new.cp * new.pp)))
     if "num_micro_batches" not in given:
         new = replace(new, num_micro_batches=max(1, job.global_batch // (new.dp * new.micro_batch)))
-    if "shard" not in given:
+    if "shard" not in given and {"tp", "cp", "dp", "pp"} & given.keys():
         new = replace(new, shard=0)
     return new
 

@@ -67,7 +67,7 @@ class Work:
     tp_collectives: float | FloatArray
     """Tensor-parallel reduce-scatter + all-gather pairs in a mean layer's forward pass."""
     cp_bytes: FloatArray
-    """[K] keys and values a context-parallel rank receives in a mean layer's forward pass."""
+    """[K] keys and values of the whole context on one rank in a mean layer: the gathered buffer."""
     heads_bytes: FloatArray
     """[K] queries, keys, values and outputs a rank sends in Ulysses' all-to-alls of a layer."""
     ep_bytes: FloatArray
@@ -114,7 +114,11 @@ def lower(
         layer_tokens=tokens,
         tp_bytes=tokens * model.hidden * bytes_per_value,
         tp_collectives=exchanged.collectives,
-        cp_bytes=tokens * (keys.cp - 1) * exchanged.kv_values / keys.tp * bytes_per_value,
+        cp_bytes=tokens
+        * keys.cp
+        * exchanged.kv_values
+        / np.minimum(keys.tp, exchanged.kv_heads)
+        * bytes_per_value,
         heads_bytes=tokens * exchanged.head_values / keys.tp * bytes_per_value,
         ep_bytes=tokens / keys.tp * exchanged.routed_values * bytes_per_value,
     )
@@ -126,6 +130,7 @@ class _Exchanged:
 
     collectives: float
     kv_values: float
+    kv_heads: float
     head_values: float
     routed_values: float
 
@@ -140,6 +145,9 @@ def _exchanged(model: Model) -> _Exchanged:
     return _Exchanged(
         collectives=mean(_row_parallel_outputs),
         kv_values=mean(_kv_values),
+        kv_heads=float(
+            min((op.attention.kv_heads for op in model.operators if op.attention), default=1)
+        ),
         head_values=mean(_head_values),
         routed_values=mean(_routed_values),
     )
@@ -179,7 +187,9 @@ def _row_parallel_outputs(operators: Iterable[Operator]) -> int:
 
 def _kv_values(operators: Iterable[Operator]) -> int:
     return sum(
-        a.kv_values_per_token for op in operators if (a := op.attention) is not None and not a.cross
+        a.kv_heads * (a.qk_dim + a.v_dim)
+        for op in operators
+        if (a := op.attention) is not None and not a.cross
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from weftline.report.text import table, wrapped
-from weftline.spec import Plan
 from weftline.units import format_bytes, format_duration, format_usd
 
 
-def render_what_if(answer: dict[str, Any], plan: Plan) -> str:
+def render_what_if(answer: dict[str, Any]) -> str:
     """The change first, then the numbers before and after, at 80 columns."""
     before, after = answer["step_time_s"]
     said = ", ".join(f"{name}={value}" for name, value in answer["changes"].items())
@@ -17,7 +16,7 @@ def render_what_if(answer: dict[str, Any], plan: Plan) -> str:
     speed = "slower" if change > 0 else "faster"
     verdict = "" if answer["fits"] else ", and it does not fit in memory"
     lines = wrapped(f"With {said}: {abs(change):.1%} {speed}{verdict}", hang="  ")
-    have = plan.cluster.memory_bytes
+    have = answer["capacity_bytes"]
     rows = [
         ("step time", format_duration(before), format_duration(after)),
         ("training time", *(format_duration(v) for v in answer["train_time_s"])),
