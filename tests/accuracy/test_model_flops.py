@@ -10,9 +10,6 @@ meta device has no scores to route by. Llama 4 (all experts computed for every t
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +25,8 @@ CONFIGS = Path(weftline.model.__file__).with_name("configs")
 SAME_CLASS = {"kimi_k2": "deepseek_v3", "mimo": "qwen2", "minimax_m3": "minimax_m3_vl_text"}
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers warns about kernels that are not installed and about its own arguments."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@pytest.fixture(scope="module")
-def transformers() -> Any:
-    with quiet():
-        module = pytest.importorskip("transformers")
-        module.logging.set_verbosity_error()
-    return module
+# transformers warns about kernels that are not installed and about its own arguments.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def reference(transformers: Any, name: str) -> Any:
@@ -49,7 +34,7 @@ def reference(transformers: Any, name: str) -> Any:
     for key in ("auto_map", "quantization_config"):
         fields.pop(key, None)
     kind = fields.pop("model_type")
-    with quiet(), torch.device("meta"):
+    with torch.device("meta"):
         config = transformers.AutoConfig.for_model(SAME_CLASS.get(kind, kind), **fields)
         try:
             model = transformers.AutoModelForCausalLM.from_config(config)
@@ -69,7 +54,7 @@ def counted(transformers: Any, name: str, seq_len: int) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = reference(transformers, name)
-    with quiet(), torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad():
         arguments = {"input_ids": torch.zeros(1, seq_len, dtype=torch.long), "use_cache": False}
         if not name.startswith("gpt-oss"):
             arguments["attention_mask"] = torch.zeros(1, 1, seq_len, seq_len)

@@ -6,9 +6,6 @@ Nothing is downloaded and no weight is made: both sides start from the bundled c
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +39,8 @@ NAMES = [
 UNTIED_T5 = [name for name in NAMES if name.startswith("t5-v1.1")]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers warns about kernels that are not installed and about its own arguments."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@pytest.fixture(scope="module")
-def transformers() -> Any:
-    with quiet():
-        module = pytest.importorskip("transformers")
-        module.logging.set_verbosity_error()
-    return module
+# transformers warns about kernels that are not installed and about its own arguments.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def reference(transformers: Any, name: str, **changes: Any) -> Any:
@@ -64,7 +49,7 @@ def reference(transformers: Any, name: str, **changes: Any) -> Any:
     fields = fields.get("text_config", fields) | changes
     kind = fields.pop("model_type")
     fields.pop("torch_dtype", None)
-    with quiet(), torch.device("meta"):
+    with torch.device("meta"):
         config = transformers.AutoConfig.for_model(kind, **fields)
         config._attn_implementation = "eager"
         config._experts_implementation = "batched_mm"
@@ -144,7 +129,7 @@ def counted(transformers: Any, name: str, seq_len: int) -> dict[str, float]:
 
     model = reference(transformers, name)
     kind = model.config.model_type
-    with quiet(), torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad():
         tokens = torch.zeros(1, seq_len, dtype=torch.long)
         mask = torch.zeros(1, 1, seq_len, seq_len)
         arguments: dict[str, Any] = {"input_ids": tokens}

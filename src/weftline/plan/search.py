@@ -64,8 +64,6 @@ class Tally:
     evaluated: int = 0
     feasible: int = 0
     out_of_memory: int = 0
-    least_bytes: float = float("inf")
-    """Least memory any layout needed, over what its chip has, when nothing fitted."""
     found: list[Found] = field(default_factory=list)
     without: dict[str, str] = field(default_factory=dict)
 
@@ -157,7 +155,6 @@ def best_on(
     tally.feasible += int(np.count_nonzero(fits))
     if not bool(fits.any()):
         least = float(memory.total_bytes.min())
-        tally.least_bytes = min(tally.least_bytes, least / cluster.memory_bytes)
         return None, (
             f"needs at least {least / 1e9:,.0f} GB a chip on {cluster.chips:,} chips, "
             f"has {cluster.memory_bytes / 1e9:,.0f}"
