@@ -36,7 +36,8 @@ class BundledModel:
     published_active: float | None = None
     """Active parameters a token its makers state."""
     basis: str | None = None
-    """``card`` (model card or paper) or ``name`` (rounded, in the model's name)."""
+    """``card`` (as makers state it, recalled and not read again), ``name`` (rounded, in the
+    model\'s name) or ``reported`` (by others; the makers\' own page was not seen)."""
     source: str | None = None
     """Where the shape comes from, if not from the index's common source."""
 

@@ -24,8 +24,9 @@ mask, as Megatron-LM and PaLM report it. KV is the 16-bit cache one more token n
 is full; state is what recurrent layers keep a sequence, in 32 bits.
 
 *Published* is the total the makers state, on a model card or in a paper (card) or only rounded in
-the model's name (name). A total with a vision tower or next-token-prediction modules is larger than
-ours, which leaves them out.
+the model's name (name). Card totals are recalled, not read again for this table; *reported* ones
+come from others than the makers, whose own page was not seen. A total with a vision tower or
+next-token-prediction modules is larger than ours, which leaves them out.
 
 """
 _COLUMNS: Final = {
