@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test test-slow lint types fmt lock docs golden clean
+.PHONY: help plan setup test test-slow crash lint types fmt lock docs golden clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -48,6 +48,9 @@ test: $(DEV) lint types  ## lint, types, then the whole suite
 test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)
 	@$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
+
+crash: $(DEV)  ## every crash state of long histories, 1,000 rounds of kill -9, every fault
+	@$(BIN)/python -m pytest tests/crash
 
 lint: $(DEV)  ## ruff and the arrows between rooms
 	$(call say,ruff check)
