@@ -10,6 +10,10 @@ reduce-scatter and all-gather.
 Sources: the bandwidth bound 2(N-1)/N * M/B of nccl-tests' PERFORMANCE.md; the hierarchical and
 torus forms follow from applying it per level with the chip's egress at that level; latencies are
 alpha times the hops of the cheaper of ring and double binary tree, as NCCL's tuner counts them.
+
+This is the planner's form: groups, no algorithm named. ``evaluators.closed_form`` times one named
+schedule on one network; where both speak of the same (a level whole, no latency) they agree, and
+with the evaluators that look at every link: tests hold them together.
 """
 
 from __future__ import annotations

@@ -1,0 +1,96 @@
+"""``weftline import``: a cluster's own description as a fabric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from weftline.cli.options import Json
+
+
+def import_fabric(
+    file: Path,
+    *,
+    chip: str | None = None,
+    chips_per_node: int | None = None,
+    link: str | None = None,
+    oversubscription: float = 1.0,
+    kind: str | None = None,
+    to: str = "weftline",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    json: Json = False,
+) -> int:
+    """A cluster's own topology file as a fabric, joined with the catalogue's link speeds.
+
+    Reads Slurm's topology.conf and topology.yaml, EC2 DescribeInstanceTopology,
+    GCE and OCI host topology, Kubernetes node labels, volcano, topograph, InfraGraph,
+    ASTRA-sim networks, networkx JSON, ibnetdiscover and Tenstorrent meshes.
+
+    Parameters
+    ----------
+    file
+        The file; its format is told from its content.
+    chip
+        Accelerator of the hosts: h100, trn2. Needed where the file has no speeds.
+    chips_per_node
+        Accelerators of one host; the chip's usual number if not given.
+    link
+        Speed one way of a chip's network link, in place of the catalogue's: 50GB/s.
+    oversubscription
+        How much less a switch's uplinks carry than what is below it.
+    kind
+        Which format the file is, where its content does not tell.
+    to
+        Format to write: weftline (what --on reads), networkx, infragraph,
+        astra-sim, tenstorrent, slurm-conf, slurm-yaml, kubernetes, ec2, gce, oci,
+        topograph, topograph-model, volcano, kueue.
+    output
+        Where to write it.
+    """
+    import json as json_module
+
+    from weftline.errors import InputError
+    from weftline.fabric.formats import files, topology_of
+    from weftline.fabric.formats.summary import summary_of
+    from weftline.report.fabric_import import render_import
+    from weftline.units import parse_rate_bytes_per_s
+
+    rate = None if link is None else parse_rate_bytes_per_s(link, where="--link")
+    found = files.import_fabric(file, kind=kind, link_bytes_per_s=rate)
+    topology = found.topology
+    if topology is None and chip is not None and found.description is not None:
+        topology = topology_of(
+            found.description, chip, chips_per_host=chips_per_node,
+            oversubscription=oversubscription, link_bytes_per_s=rate,
+        )  # fmt: skip
+    written = None
+    if output is not None:
+        text = _text(found.description, topology, to, str(file))
+        try:
+            output.write_text(text, "utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write `{output}`: {error.strerror}", where="-o") from error
+        written = str(output)
+    said = summary_of(found.format, found.description, topology) | {"written": written}
+    print(json_module.dumps(said, indent=1) if json else render_import(said))
+    return 0
+
+
+def _text(described: object, topology: object, to: str, file: str) -> str:
+    """What is written: the network where its format is asked for, else the description."""
+    from weftline.errors import InputError
+    from weftline.fabric.formats import Description, write_description, write_topology
+    from weftline.fabric.graph import Topology
+
+    networks = ("weftline", "networkx", "infragraph", "astra-sim", "tenstorrent")
+    if to in networks:
+        if not isinstance(topology, Topology):
+            raise InputError(f"`{file}` states no link speeds", where="--chip",
+                             hint="name the hosts' accelerator: --chip h100")  # fmt: skip
+        return write_topology(topology, to)
+    if not isinstance(described, Description):
+        raise InputError(f"`{file}` is a network of links, no description of hosts",
+                         where="--to", hint=f"--to one of {', '.join(networks)}")  # fmt: skip
+    return write_description(described, to)

@@ -1,0 +1,93 @@
+"""``weftline simulate placement``: a job's axes on a torus, by cost and beside the habits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from weftline.cli.options import Json
+
+
+def placement(
+    *,
+    on: str,
+    axes: str,
+    traffic: Annotated[list[str], Parameter(consume_multiple=True, negative="")],
+    link: str | None = None,
+    latency: str | None = None,
+    measure: Literal["links", "rings"] = "links",
+    json: Json = False,
+) -> int:
+    """Where each rank of a job goes on a torus or mesh, and what the usual orders would cost.
+
+    Parameters
+    ----------
+    on
+        The network: torus:8x8x16, tpu-v5p:4x4x8, or a file of `weftline import`.
+    axes
+        Parallel axes and sizes, outermost first: pp=2,dp=8,tp=4.
+    traffic
+        What an axis sends in a step: tp:all-reduce:64MB:128 is 128 all-reduces of
+        64 MB; several may follow; axes together are joined by +, dp+cp.
+    link
+        Speed one way of one link: 100GB/s, one value or one an axis.
+    latency
+        Of one link: 1us.
+    measure
+        What the collectives are: over all links of the part an axis spans, or rings
+        in rank order.
+    """
+    import json as json_module
+
+    from weftline.cli.options import Collector
+    from weftline.fabric.parse import parse_topology
+    from weftline.fabric.placement import AxisTraffic, compare
+    from weftline.report.placement import render_placement
+
+    collect = Collector()
+    sizes = collect(lambda: _axes(axes))
+    entries = [collect(lambda t=text: _traffic(t)) for text in traffic]  # type: ignore[misc]
+    topology = collect(lambda: parse_topology(on, link=link, latency=latency, where="--on"))
+    collect.raise_all()
+    if sizes is None or topology is None:
+        return 2
+    calls = [e for e in entries if isinstance(e, AxisTraffic)]
+    found = compare(sizes, topology, calls, measure)
+    found["network"] = topology.name
+    print(json_module.dumps(found, indent=1) if json else render_placement(found))
+    return 0
+
+
+def _axes(text: str) -> dict[str, int]:
+    from weftline.errors import InputError
+
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, size = part.strip().partition("=")
+        if not name or not size.isdigit() or int(size) < 1 or name in sizes:
+            raise InputError(f"`{part.strip()}` is no axis and size", where="--axes",
+                             hint="outermost first, each once: pp=2,dp=8,tp=4")  # fmt: skip
+        sizes[name] = int(size)
+    return sizes
+
+
+def _traffic(text: str) -> object:
+    from weftline.errors import InputError
+    from weftline.fabric.placement import AxisTraffic
+    from weftline.units import parse_bytes, parse_count
+
+    parts = text.split(":")
+    if len(parts) not in (3, 4):
+        raise InputError(f"`{text}` is no traffic", where="--traffic",
+                         hint="axis:collective:bytes:count, tp:all-reduce:64MB:128")  # fmt: skip
+    try:
+        return AxisTraffic(
+            axes=tuple(parts[0].split("+")),
+            collective=parts[1].lower().replace("_", "-"),  # type: ignore[arg-type]
+            size_bytes=parse_bytes(parts[2]),
+            count=parse_count(parts[3]) if len(parts) == 4 else 1,
+        )
+    except InputError as error:
+        error.where = error.where or "--traffic"
+        raise

@@ -1,0 +1,49 @@
+"""A placement in the terminal: which axis lies where, then what the habits would cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weftline.report.text import table, wrapped
+from weftline.units import format_duration
+
+AXIS_NAMES = "xyzwuv"
+
+
+def render_placement(found: dict[str, Any]) -> str:
+    """The placement of ``--json``, at 80 columns."""
+    grid = "x".join(map(str, found["grid"]))
+    box = "x".join(map(str, found["box"]))
+    used = "" if grid == box else f", on a {box} part of it"
+    lines = wrapped(f"{format_duration(found['cost_s'])} of communication a step on "
+                    f"{found['network']}{used}")  # fmt: skip
+    rows = []
+    for name, size in found["axes"].items():
+        parts = found["physical"].get(name, [])
+        where = ", ".join(
+            f"{AXIS_NAMES[a]}: {n}" + (f" every {apart}" if apart > 1 else "")
+            for a, n, apart in parts
+        )
+        cost = found["cost_by_axis_s"].get(name)
+        rows.append((name, str(size), where or "-",
+                     "-" if cost is None else format_duration(cost)))  # fmt: skip
+    lines += ["", *table(("axis", "ranks", "chips along each side", "time"), rows,
+                         right=frozenset({1, 3}))]  # fmt: skip
+    orders = []
+    for row in found["orders"]:
+        hops = row["hops_most"]
+        orders.append((
+            row["order"], _time(row["bucket_s"]), _time(row["ring_s"]),
+            row["note"] or ", ".join(f"{k} {v}" for k, v in hops.items()),
+        ))  # fmt: skip
+    header = ("order", "all links", "rings", "hops between neighbours")
+    lines += ["", *table(header, orders, right=frozenset({1, 2}))]
+    lines += ["", *wrapped("all links: collectives use every link of the part an axis spans; "
+                           "rings: each runs in rank order, routed axis by axis")]  # fmt: skip
+    looked = f"{found['looked_at']} arrangements looked at"
+    lines.append(looked if found["complete"] else f"{looked}; there are more")
+    return "\n".join(lines)
+
+
+def _time(value: float | None) -> str:
+    return "-" if value is None else format_duration(value)
