@@ -3,13 +3,18 @@
 Interval: T_c = T_s + sqrt(2 (T_f + T_r) T_s + T_s**2), which maximises availability with a recovery
 time (arXiv:2410.18124, equation for the optimal checkpoint period); Young's sqrt(2 T_s T_f) is its
 limit for T_s << T_r << T_f. T_s stall of one save, T_r recovery, T_f mean time between failures.
+The formulas themselves are ``burst/interval.py``'s.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
+
+from weftline.burst.interval import availability
+from weftline.burst.interval import nvidia_interval_s as checkpoint_interval_s
+
+__all__ = ["Goodput", "availability", "checkpoint_interval_s", "goodput"]
 
 FAILURES_PER_CHIP_DAY: Final = 0.474e-3
 FAILURES_LOW: Final = 2.34e-3 / 8
@@ -38,22 +43,6 @@ class Goodput:
     interval_s: float
     availability: float
     """Share of wall time that makes progress, 0 to 1."""
-
-
-def checkpoint_interval_s(stall_s: float, mtbf_s: float, recovery_s: float) -> float:
-    """The interval between saves that maximises availability; inputs and result in seconds."""
-    return stall_s + math.sqrt(2 * (mtbf_s + recovery_s) * stall_s + stall_s**2)
-
-
-def availability(stall_s: float, interval_s: float, mtbf_s: float, recovery_s: float) -> float:
-    """Share of wall time that makes progress.
-
-    Of every interval ``stall_s`` is lost to the save; of every failure, half an interval of work
-    and the recovery. First order in interval / mtbf, kept above zero by counting lost time against
-    the time between failures.
-    """
-    lost_per_failure = recovery_s + interval_s / 2
-    return (1 - stall_s / interval_s) * mtbf_s / (mtbf_s + lost_per_failure)
 
 
 def goodput(

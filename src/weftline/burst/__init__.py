@@ -1,0 +1,19 @@
+"""A checkpoint tier: memory, a log on local disk, and whatever holds copies behind it."""
+
+from weftline.burst.coordinate import CheckpointInfo
+from weftline.burst.options import Options, Retention
+from weftline.burst.plain import load, save
+from weftline.burst.restore import Target
+from weftline.burst.state import Shard
+from weftline.burst.store import Store
+
+__all__ = [
+    "CheckpointInfo",
+    "Options",
+    "Retention",
+    "Shard",
+    "Store",
+    "Target",
+    "load",
+    "save",
+]

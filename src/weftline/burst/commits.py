@@ -1,0 +1,171 @@
+"""Commit records: a checkpoint exists from the moment its record stands under its name.
+
+A record is written to a temporary file, synced, renamed, and its folder synced, under the lock that
+compaction and retention take as well; it names what every rank made durable before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from weftline.burst.envelope import open_either, seal_twice
+from weftline.burst.errors import (
+    BurstError,
+    CheckpointMissingError,
+    CorruptionError,
+    MismatchError,
+    StorageError,
+)
+from weftline.burst.files import Files, write_atomic
+from weftline.burst.record import Prepared
+from weftline.burst.state import check_word
+
+__all__ = ["Commit", "Commits", "check_step", "decode_commit"]
+
+_NAME: Final = re.compile(r"step-(\d{20})\.commit")
+_PIN: Final = re.compile(r"step-(\d{20})\.pin\.([A-Za-z0-9_.-]+)")
+
+
+class Commit(msgspec.Struct, array_like=True, frozen=True):
+    """The body of a commit record."""
+
+    store_id: str
+    step: int
+    sequence: int
+    """Grows with every commit to the store: the largest is the newest checkpoint."""
+    world: int
+    attempt: str
+    created_unix_s: float
+    """For people to read; nothing is decided by a clock."""
+    ranks: list[Prepared]
+    """One a rank, in the order of ranks."""
+
+
+def check_step(step: int, *, where: str | None = None) -> int:
+    """A step that can be stored. Raises MismatchError."""
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 10**18:
+        raise MismatchError(f"step {step!r} is not a whole number from 0 on", where=where)
+    return step
+
+
+def decode_commit(data: bytes, *, path: str = "commit record") -> Commit:
+    """A commit record from its bytes. Raises CorruptionError when neither copy is whole."""
+    return open_either("K", data, Commit, path=path)[0]
+
+
+class Commits:
+    """The ``commits`` folder of a store."""
+
+    def __init__(self, files: Files, folder: str) -> None:
+        self._files = files
+        self.folder = folder
+
+    def path(self, step: int) -> str:
+        """Where the record of a step stands."""
+        return f"{self.folder}/step-{step:020d}.commit"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock under which checkpoints are committed and dropped."""
+        file = self._files.open(f"{self.folder}/LOCK", "w")
+        try:
+            file.lock(exclusive=True, wait=True)
+            yield
+        finally:
+            file.close()
+
+    def steps(self) -> list[int]:
+        """Steps that have a record, in rising order."""
+        found = (_NAME.fullmatch(n) for n in self._files.list_dir(self.folder))
+        return [int(m[1]) for m in found if m]
+
+    def read(self, step: int) -> tuple[Commit, CorruptionError | None]:
+        """The record of a step, and the damage to one of its copies if there is any.
+
+        Raises CheckpointMissingError, or CorruptionError when neither copy is whole.
+        """
+        path = self.path(step)
+        try:
+            data = self._files.read_bytes(path)
+        except StorageError as e:
+            if e.errno != 2:
+                raise
+            raise self.missing(step) from e
+        try:
+            commit, damage = open_either("K", data, Commit, path=path)
+        except CorruptionError as e:
+            raise CorruptionError(
+                f"commit record: {e.what}", file=path, offset_bytes=e.offset_bytes, step=step
+            ) from e
+        if commit.step != step:
+            raise CorruptionError(f"record of step {commit.step} under this name", file=path)
+        return commit, damage
+
+    def missing(self, step: int | None) -> CheckpointMissingError:
+        """The error that says which checkpoints there are."""
+        steps = self.steps()
+        shown = ", ".join(map(str, steps[-8:])) if steps else "none"
+        what = "the store has no checkpoint" if step is None else f"no checkpoint of step {step}"
+        return CheckpointMissingError(what, where=self.folder, hint=f"committed steps: {shown}")
+
+    def all(self) -> tuple[list[Commit], list[BurstError]]:
+        """Every record that can be read, oldest commit first, and the errors of the others."""
+        commits: list[Commit] = []
+        errors: list[BurstError] = []
+        for step in self.steps():
+            try:
+                commits.append(self.read(step)[0])
+            except CheckpointMissingError:
+                continue  # dropped since the folder was listed
+            except CorruptionError as e:
+                errors.append(e)
+        return sorted(commits, key=lambda c: (c.sequence, c.step)), errors
+
+    def next_sequence(self) -> int:
+        """A number larger than that of any commit before, those that cannot be read included."""
+        commits, errors = self.all()
+        return 1 + max((c.sequence for c in commits), default=0) + (len(errors) << 20)
+
+    def write(self, commit: Commit) -> None:
+        """Put the record under its name; the checkpoint exists when this returns."""
+        write_atomic(self._files, self.path(commit.step), seal_twice("K", commit))
+
+    def remove(self, steps: list[int]) -> None:
+        """Take the records of these steps away, durably."""
+        for step in steps:
+            self._files.unlink(self.path(step))
+        if steps:
+            self._files.sync_dir(self.folder)
+
+    # --- pins -----------------------------------------------------------------------------------
+
+    def pins(self) -> dict[int, tuple[str, ...]]:
+        """Step -> who holds on to it."""
+        found: dict[int, tuple[str, ...]] = {}
+        for name in self._files.list_dir(self.folder):
+            if match := _PIN.fullmatch(name):
+                step = int(match[1])
+                found[step] = (*found.get(step, ()), match[2])
+        return found
+
+    def pin(self, step: int, owner: str) -> None:
+        """Keep a checkpoint until it is unpinned. Raises BadNameError, CheckpointMissingError."""
+        check_word(owner, what="owner")
+        with self.locked():
+            if not self._files.exists(self.path(step)):
+                raise self.missing(step)
+            path = f"{self.folder}/step-{step:020d}.pin.{owner}"
+            if not self._files.exists(path):
+                self._files.open(path, "x").close()
+                self._files.sync_dir(self.folder)
+
+    def unpin(self, step: int, owner: str) -> None:
+        """Let go; no error if it was not pinned."""
+        check_word(owner, what="owner")
+        self._files.unlink(f"{self.folder}/step-{step:020d}.pin.{owner}")
+        self._files.sync_dir(self.folder)

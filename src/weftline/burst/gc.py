@@ -1,0 +1,270 @@
+"""Giving space back: retention, freeing dead segments, rewriting those with little left alive.
+
+Order is what makes it safe: commit records go first (durable), then the index marks the saves as
+dropped (durable), and only then may a segment be written again. Records that are moved are synced
+and in the index before the place they came from is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from weftline.burst.commits import Commit
+from weftline.burst.errors import CorruptionError
+from weftline.burst.files import ALIGN_BYTES
+from weftline.burst.options import Retention
+from weftline.burst.reader import ChunkReader
+from weftline.burst.record import Chunk, PartEntry, Seal, chain
+from weftline.burst.state import Bytes1d
+from weftline.burst.view import View
+from weftline.burst.writer import Place, WriterLog
+
+if TYPE_CHECKING:
+    from weftline.burst.store import Store
+
+_WAITING: Final = 3
+"""Sealed saves that may wait for their commit, beside those in flight."""
+
+__all__ = ["GcReport", "Place", "collect", "collect_log", "dropped_by", "live_saves", "relocate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcReport:
+    """What a collection did."""
+
+    dropped: tuple[int, ...]
+    """Steps whose checkpoints are gone."""
+    freed_segments: int
+    """Segments that may be written again."""
+    moved_bytes: int
+    """Live records rewritten by compaction."""
+    returned_bytes: int
+    """Given back to the file system."""
+
+
+def dropped_by(commits: Sequence[Commit], retention: Retention, pinned: Iterable[int]) -> list[int]:
+    """Steps that retention lets go. ``commits`` are in the order of commit; the newest stays."""
+    if retention.last is None:
+        return []
+    keep = {c.step for c in commits[-max(1, retention.last) :]} | set(pinned)
+    every = retention.every
+    return [c.step for c in commits if c.step not in keep and not (every and c.step % every == 0)]
+
+
+def live_saves(view: View, log: WriterLog) -> Callable[[int], bool]:
+    """Which saves of a writer are wanted; the caller holds the lock of commits.
+
+    Committed ones, those in flight, and the few sealed after the newest committed one, which a
+    coordinator may be about to commit. While a commit record cannot be read, everything is.
+    """
+    commits, errors = view.commits.all()
+    saves = dict(log.seals)
+    dropped = {s for s, seal in saves.items() if seal is None}
+    if errors:
+        return lambda save: save not in dropped
+    wanted = {
+        r.save_id for c in commits for r in c.ranks
+        if r.store_id == view.store_id and r.writer == log.writer
+    }  # fmt: skip
+    newest = max(wanted, default=0)
+    waiting = sorted(s for s, seal in saves.items() if seal is not None and s > newest)
+    wanted.update(waiting[-(log.options.max_in_flight + _WAITING) :])
+    return lambda save: save in log.in_flight or (save in wanted and save not in dropped)
+
+
+def collect(store: Store, retention: Retention, drop: Sequence[int]) -> GcReport:
+    """Apply retention and ``drop`` to a store, then free and compact what no process holds."""
+    log = store.writing()
+    view = store.view
+    with view.commits.locked():
+        commits, _ = view.commits.all()
+        pins = view.commits.pins()
+        steps = dropped_by(commits, retention, pins)
+        for step in drop:
+            if step not in view.commits.steps():
+                raise view.commits.missing(step)
+            if step not in steps and step not in pins:
+                steps.append(step)
+        gone = [c for c in commits if c.step in steps]
+        view.commits.remove(sorted(steps))
+    reports = [collect_log(view, log, store.reader, gone)]
+    if gone:
+        others = [w for w in view.writers() if w != log.writer]
+        for other in others:
+            with store.borrowed(other) as idle:
+                if idle is not None:
+                    reports.append(collect_log(view, idle, store.reader, gone))
+    return GcReport(
+        dropped=tuple(sorted(steps)),
+        freed_segments=sum(r.freed_segments for r in reports),
+        moved_bytes=sum(r.moved_bytes for r in reports),
+        returned_bytes=sum(r.returned_bytes for r in reports),
+    )
+
+
+def collect_log(
+    view: View, log: WriterLog, reader: ChunkReader, gone: Sequence[Commit] = ()
+) -> GcReport:
+    """Free and compact one writer's log. ``gone``: commits that were just taken away."""
+    with log.upkeep:  # one thread at a time: two would rewrite the same segments
+        return _collect_log(view, log, reader, gone)
+
+
+def _collect_log(
+    view: View, log: WriterLog, reader: ChunkReader, gone: Sequence[Commit]
+) -> GcReport:
+    with view.commits.locked(), log.lock:
+        _mark_dropped(view, log, gone)
+        alive = live_saves(view, log)
+        if log.index.full:
+            log.index.flush(alive)
+        freed, returned = _free_dead(log, alive)
+        victims = _victims(log, alive)
+        moving = _chunks_in(log, alive, victims) if victims else {}
+    moved = 0
+    if moving:
+
+        def payload(chunk: Chunk) -> Bytes1d:
+            return reader.stored(log.writer, chunk)
+
+        moved = relocate(view, log, list(moving.values()), payload, log.about)
+        with view.commits.locked(), log.lock:
+            again, more = _free_dead(log, live_saves(view, log))
+            freed, returned = freed + again, returned + more
+    return GcReport(dropped=(), freed_segments=freed, moved_bytes=moved, returned_bytes=returned)
+
+
+def _mark_dropped(view: View, log: WriterLog, gone: Sequence[Commit]) -> None:
+    alive = live_saves(view, log)
+    taken = {
+        r.save_id for c in gone for r in c.ranks
+        if r.store_id == view.store_id and r.writer == log.writer
+    }  # fmt: skip
+    kept = {
+        r.save_id for c in view.commits.all()[0] for r in c.ranks if r.writer == log.writer
+    }  # a save may have been committed anew since
+    log.drop(
+        [
+            save
+            for save, seal in log.seals.items()
+            if seal is not None and (not alive(save) or (save in taken and save not in kept))
+        ]
+    )
+
+
+def _place(chunk: Chunk) -> Place:
+    return chunk.segment, chunk.epoch, chunk.offset_bytes
+
+
+def _chunks_in(
+    log: WriterLog, alive: Callable[[int], bool], segments: set[int]
+) -> dict[Place, Chunk]:
+    """The records that wanted saves have in these segments."""
+    saves = [
+        s for s, places in log.places.items()
+        if alive(s) and any(place[0] in segments for place in places)
+    ]  # fmt: skip
+    found: dict[Place, Chunk] = {}
+    for _, value in log.values(saves):
+        for top in value.chunks if isinstance(value, PartEntry) else [value.copy]:
+            for c in () if top is None else chain(top):
+                if c.segment in segments:
+                    found[_place(c)] = c
+    return found
+
+
+def _free_dead(log: WriterLog, alive: Callable[[int], bool]) -> tuple[int, int]:
+    if log.frozen:
+        return 0, 0
+    live = {segment for segment, _, _ in log.live_places(alive)}
+    held = log.log.held()
+    dead = [n for n in log.log.segments if n not in live and n not in held]
+    spare = log.options.spare_bytes
+    if spare is None:
+        newest = max((s.stored_bytes for s in log.seals.values() if s is not None), default=0)
+        spare = max(newest + newest // 2, log.log.reserved_bytes)
+    return log.log.free(dead, spare_bytes=spare)
+
+
+def _victims(log: WriterLog, alive: Callable[[int], bool]) -> set[int]:
+    """Segments that hold so little that rewriting it pays."""
+    if log.frozen:
+        return set()
+    live: dict[int, int] = {}
+    for (segment, _, _), size in log.live_places(alive).items():
+        live[segment] = live.get(segment, 0) + size
+    held = log.log.held()
+    return {
+        n for n, size in live.items()
+        if n not in held and n in log.log.segments
+        and size < log.options.compact_below * log.log.segments[n].capacity_bytes
+    }  # fmt: skip
+
+
+def relocate(
+    view: View,
+    log: WriterLog,
+    chunks: Sequence[Chunk],
+    payload: Callable[[Chunk], Bytes1d],
+    about: Callable[[Chunk], bytes],
+) -> int:
+    """Write records anew and point the index at them; returns the bytes moved.
+
+    ``payload`` gives the stored bytes of a record, ``about`` the description in its head. A record
+    that cannot be had stays where it is.
+    """
+    whole = sum(c.head_bytes + c.stored_bytes + ALIGN_BYTES for c in chunks)
+    scope = log.log.begin(whole)
+    moved: dict[Place, Chunk] = {}
+    try:
+        for chunk in chunks:
+            if not log.log.hold(scope, [chunk]):
+                continue
+            try:
+                said, data = about(chunk), payload(chunk)
+            except CorruptionError:
+                continue
+            moved[_place(chunk)] = log.place(scope, chunk, said, data)
+        log.log.sync(scope)
+        with view.commits.locked(), log.lock:
+            alive = live_saves(view, log)
+            touched = [
+                s for s, places in log.places.items()
+                if alive(s) and not moved.keys().isdisjoint(places)
+            ]  # fmt: skip
+            changed = []
+            for key, value in log.values(touched):
+                new = _moved_value(value, moved)
+                if new is not value:
+                    changed.append((key, msgspec.msgpack.encode(new)))
+            if changed:
+                log.index.append(changed)
+                log.forget_places(touched)
+            log.forget_moved()
+    finally:
+        log.log.end(scope)
+    return sum(c.head_bytes + c.stored_bytes for c in moved.values())
+
+
+def _moved_value(value: PartEntry | Seal, moved: dict[Place, Chunk]) -> PartEntry | Seal:
+    """The entry with the new places; the same object when nothing of it moved."""
+
+    def new(chunk: Chunk) -> Chunk:
+        base = None if chunk.base is None else new(chunk.base)
+        to = moved.get(_place(chunk), chunk)
+        if to is chunk and base is chunk.base:
+            return chunk
+        return msgspec.structs.replace(to, base=base)
+
+    if isinstance(value, Seal):
+        if value.copy is None or (copy := new(value.copy)) is value.copy:
+            return value
+        return msgspec.structs.replace(value, copy=copy)
+    chunks = [new(c) for c in value.chunks]
+    if all(a is b for a, b in zip(chunks, value.chunks, strict=True)):
+        return value
+    return msgspec.structs.replace(value, chunks=chunks)

@@ -1,0 +1,245 @@
+"""Loading through torch.distributed.checkpoint from a burst store: any world size, any sharding."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import torch
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.storage import StorageReader
+from torch.futures import Future
+
+from weftline.burst.errors import CheckpointMissingError
+from weftline.burst.pytorch.tensors import numpy_view
+from weftline.burst.pytorch.values import dtype_name, dtype_of, restore_special
+from weftline.burst.pytorch.writer import EXTRA_KEY
+from weftline.burst.restore import Target
+from weftline.burst.store import Store
+from weftline.burst.values import decode
+from weftline.burst.view import Source
+from weftline.errors import InputError
+
+
+class BurstStorageReader(StorageReader):
+    """Reads a checkpoint of the burst store at ``path`` for ``torch.distributed.checkpoint``.
+
+    ``step`` chooses the checkpoint, the newest one by default; ``sources`` are asked for what is
+    damaged here; ``verify=False`` skips checksums. Reads only the blocks that this rank asks for.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        step: int | None = None,
+        sources: Sequence[Source] = (),
+        verify: bool = True,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.step = step
+        self._sources = tuple(sources)
+        self._verify = verify
+        self._store: Store | None = None
+        self._step: int | None = None
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """Begin another load; ``checkpoint_id``, if given, is the path of the store."""
+        self.close()
+        if checkpoint_id:
+            self.path = os.fspath(checkpoint_id)
+
+    def store(self) -> Store:
+        """The store, open for reading."""
+        if self._store is None:
+            self._store = Store.open(self.path, read_only=True, sources=self._sources)
+        return self._store
+
+    def close(self) -> None:
+        """Close the store."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Names, shapes and blocks of the checkpoint; fixes which checkpoint this load reads."""
+        del args, kwargs
+        store = self.store()
+        self._step = newest_step(store) if self.step is None else self.step
+        return read_torch_metadata(store, self._step)
+
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing to do: the metadata holds no places."""
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Note which checkpoint this rank has found."""
+        return dataclasses.replace(plan, storage_data=self._step)
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Refuse to mix two checkpoints: one may be committed while the ranks start to load."""
+        found = sorted({p.storage_data for p in plans})
+        if len(found) > 1:
+            raise InputError(
+                f"the ranks found different newest checkpoints: {found}",
+                hint=f"pass step={found[0]}, or load when no one saves",
+            )
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Fill the tensors of this rank, blocks of one round in parallel."""
+        step = plan.storage_data
+        tensors: list[ReadItem] = []
+        for item in plan.items:
+            if item.type == LoadItemType.BYTE_IO:
+                self._read_plain(step, item, planner)
+            else:
+                tensors.append(item)
+        for batch in _rounds(tensors):
+            self._read_tensors(step, batch, planner)
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    def _read_plain(self, step: int, item: ReadItem, planner: LoadPlanner) -> None:
+        value = read_plain(self.store(), step, item.storage_index.fqn, verify=self._verify)
+        # The planner takes torch.save's bytes; they live in memory only, made here from a value
+        # that was decoded without pickle.
+        handed = io.BytesIO()
+        torch.save(value, handed)
+        handed.seek(0)
+        planner.load_bytes(item, handed)
+
+    def _read_tensors(self, step: int, batch: Sequence[ReadItem], planner: LoadPlanner) -> None:
+        store = self.store()
+        known = store.tensors(step)
+        into: dict[str, Target] = {}
+        late: list[tuple[torch.Tensor, torch.Tensor]] = []
+        done: list[tuple[ReadItem, torch.Tensor]] = []
+        for item in batch:
+            name = item.storage_index.fqn
+            wanted = planner.resolve_tensor(item).detach()
+            stored = dtype_of(known[name].dtype, name)
+            if tuple(wanted.shape) != tuple(item.lengths):
+                raise InputError(
+                    f"`{name}`: the planner wants {tuple(item.lengths)} into {tuple(wanted.shape)}"
+                )
+            view = numpy_view(wanted) if wanted.dtype == stored else None
+            if view is None:
+                # Another device or dtype: read beside it and let torch convert.
+                beside = torch.empty(tuple(item.lengths), dtype=stored)
+                late.append((wanted, beside))
+                view = numpy_view(beside)
+            if view is None:
+                raise InputError(f"`{name}`: dtype {dtype_name(stored)} has no host view")
+            into[name] = Target(data=view, offsets=_begin(item))
+            done.append((item, wanted))
+        store.load(step, into=into, verify=self._verify)
+        for wanted, beside in late:
+            wanted.copy_(beside)
+        for item, wanted in done:
+            planner.commit_tensor(item, wanted)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Whether it is a path."""
+        return "://" not in os.fspath(checkpoint_id)
+
+
+def _begin(item: ReadItem) -> tuple[int, ...]:
+    """Where the wanted block begins in the whole tensor."""
+    base = item.storage_index.offset
+    within = tuple(item.storage_offsets)
+    if base is None:
+        return within
+    return tuple(b + w for b, w in zip(base, within, strict=True))
+
+
+def _rounds(items: Sequence[ReadItem]) -> list[list[ReadItem]]:
+    """The items in rounds that name no tensor twice."""
+    rounds: list[list[ReadItem]] = []
+    met: dict[str, int] = {}
+    for item in items:
+        turn = met[item.storage_index.fqn] = met.get(item.storage_index.fqn, -1) + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(item)
+    return rounds
+
+
+def newest_step(store: Store) -> int:
+    """Step of the newest commit; raises CheckpointMissingError for an empty store."""
+    found = store.checkpoints()
+    if not found:
+        raise CheckpointMissingError(
+            "no checkpoint has been committed here", where=store.root, hint="save one first"
+        )
+    return found[-1].step
+
+
+def torch_extras(store: Store, step: int) -> list[dict[str, Any]]:
+    """What each rank's planner left, by rank; empty where torch did not write the checkpoint."""
+    info = next((c for c in store.checkpoints() if c.step == step), None)
+    if info is None:
+        steps = ", ".join(str(c.step) for c in store.checkpoints()) or "none"
+        raise CheckpointMissingError(
+            f"no checkpoint of step {step}", where=store.root, hint=f"there is: {steps}"
+        )
+    extras = [rank_extra(store, step, rank) for rank in range(info.world)]
+    if any(EXTRA_KEY not in extra for extra in extras):
+        return []
+    return [decode(extra[EXTRA_KEY], restore_special) for extra in extras]
+
+
+def rank_extra(store: Store, step: int, rank: int) -> dict[str, Any]:
+    """What one rank saved beside its tensors."""
+    data = store.manifest(step, rank).seal.extra
+    return msgspec.msgpack.decode(data, type=dict[str, Any]) if data else {}
+
+
+def read_plain(store: Store, step: int, name: str, *, verify: bool = True) -> Any:
+    """The value stored under ``name`` by the planner for something that is no tensor."""
+    return decode(store.read(step, name, verify=verify).tobytes(), restore_special)
+
+
+def read_torch_metadata(store: Store, step: int) -> Metadata:
+    """Torch's ``Metadata`` of a checkpoint; also for one that was saved without torch."""
+    extras = torch_extras(store, step)
+    plain = {name for extra in extras for name in extra["plain"]}
+    entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    for name, info in store.tensors(step).items():
+        if name in plain:
+            entries[name] = BytesStorageMetadata()
+            continue
+        blocks = {offsets: shape for _, offsets, shape in info.parts}
+        entries[name] = TensorStorageMetadata(
+            properties=TensorProperties(dtype=dtype_of(info.dtype, name)),
+            size=torch.Size(info.shape),
+            chunks=[
+                ChunkStorageMetadata(offsets=torch.Size(o), sizes=torch.Size(s))
+                for o, s in sorted(blocks.items())
+            ],
+        )
+    mappings = [extra["planner"] for extra in extras if extra["planner"] is not None]
+    merged: Any = mappings[0] if mappings else None
+    if mappings and all(isinstance(m, dict) for m in mappings):
+        merged = {key: value for m in reversed(mappings) for key, value in m.items()}
+    return Metadata(
+        state_dict_metadata=entries,
+        planner_data=merged,
+        storage_data={},
+        storage_meta=StorageMeta(checkpoint_id=store.root),
+    )

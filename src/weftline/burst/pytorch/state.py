@@ -1,0 +1,220 @@
+"""Whole state dicts in and out: nested dictionaries and lists of tensors and plain values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from weftline.burst.errors import CheckpointMissingError, MismatchError
+from weftline.burst.handle import SaveHandle
+from weftline.burst.options import Options
+from weftline.burst.pytorch.reader import (
+    BurstStorageReader,
+    newest_step,
+    rank_extra,
+    read_plain,
+    torch_extras,
+)
+from weftline.burst.pytorch.tensors import place_of, shard_of, tensor_of
+from weftline.burst.pytorch.values import dtype_of, restore_special, special
+from weftline.burst.pytorch.writer import BurstStorageWriter
+from weftline.burst.state import Shard
+from weftline.burst.store import Store
+from weftline.burst.values import Ref, decode, encode
+from weftline.errors import InputError
+
+TREE_KEY = "torch.state"
+"""Under this key of the manifest stands the state dict with a ``Ref`` for every tensor."""
+
+
+def save(
+    state: Any,
+    path: str | os.PathLike[str] | Store,
+    *,
+    step: int | None = None,
+    wait: bool = True,
+    options: Options | None = None,
+) -> SaveHandle | None:
+    """Save a state dict into the burst store at ``path`` (made if there is none).
+
+    ``state`` is any nesting of dictionaries, lists, tuples and sets of tensors and plain values;
+    tensors that are one object or share one block of memory are stored once and loaded as one.
+    ``step`` numbers the checkpoint: the newest plus one by default. With ``wait=False``, on an open
+    ``Store``, the call returns once the tensors are staged and may change; wait on the handle.
+    Under torch.distributed with more than one rank all ranks must call; then
+    torch.distributed.checkpoint divides the work and the call returns when it is committed (None).
+
+    Raises InputError for values that cannot be stored, and what :meth:`Store.save` raises.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        _save_distributed(state, path, step, options)
+        return None
+    if isinstance(path, Store):
+        return _save(state, path, step, wait=wait)
+    if not wait:
+        raise InputError(
+            "wait=False needs an open store", hint="with Store.open(path) as store: save(..., store"
+        )
+    with Store.open(os.fspath(path), options=options or Options()) as store:
+        return _save(state, store, step, wait=True)
+
+
+def load(
+    path: str | os.PathLike[str] | Store,
+    *,
+    step: int | None = None,
+    into: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    verify: bool = True,
+) -> Any:
+    """The state dict of a checkpoint, by default the newest; checksums are verified.
+
+    A checkpoint that many ranks wrote comes back whole. With ``into``, its tensors (DTensors too)
+    are filled in place and it is returned; under torch.distributed all ranks must call.
+
+    Raises what :meth:`Store.load` raises.
+    """
+    if into is not None:
+        place = path.root if isinstance(path, Store) else os.fspath(path)
+        reader = BurstStorageReader(place, step=step, verify=verify)
+        try:
+            from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+
+            dcp_load(into, storage_reader=reader)
+        finally:
+            reader.close()
+        return into
+    if isinstance(path, Store):
+        return _load(path, step, device, verify=verify)
+    with Store.open(os.fspath(path), read_only=True) as store:
+        return _load(store, step, device, verify=verify)
+
+
+def _save_distributed(
+    state: Any, path: str | os.PathLike[str] | Store, step: int | None, options: Options | None
+) -> None:
+    from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+
+    if not isinstance(state, dict):
+        raise InputError("with several ranks the state must be a dictionary")
+    if isinstance(path, Store):
+        writer = BurstStorageWriter(path.root, step=step, store=path)
+    else:
+        writer = BurstStorageWriter(path, step=step, options=options)
+    try:
+        dcp_save(state, storage_writer=writer)
+    finally:
+        writer.close()
+
+
+def _save(state: Any, store: Store, step: int | None, *, wait: bool) -> SaveHandle:
+    shards: dict[str, Shard] = {}
+    tree = _Flattener(shards).walk(state, ())
+    if step is None:
+        step = max((c.step for c in store.checkpoints()), default=-1) + 1
+    extra = {TREE_KEY: encode(tree, "state", special)}
+    return store.save(shards, step, extra=extra, wait=wait)
+
+
+class _Flattener:
+    """Puts the tensors of a tree aside and leaves a ``Ref`` in each place."""
+
+    def __init__(self, shards: dict[str, Shard]) -> None:
+        self._shards = shards
+        self._met: dict[tuple[Any, ...], str] = {}
+
+    def walk(self, value: Any, path: tuple[str, ...]) -> Any:
+        """``value`` with its tensors replaced."""
+        if isinstance(value, torch.Tensor):
+            return Ref(self._put(value, ".".join(path) or "tensor"))
+        if isinstance(value, Mapping) and not isinstance(value, dict):
+            value = dict(value)
+        if isinstance(value, dict):
+            return {k: self.walk(v, (*path, str(k))) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.walk(v, (*path, str(i))) for i, v in enumerate(value)]
+        if isinstance(value, tuple) and not isinstance(value, torch.Size):
+            return tuple(self.walk(v, (*path, str(i))) for i, v in enumerate(value))
+        return value
+
+    def _put(self, tensor: torch.Tensor, name: str) -> str:
+        if isinstance(tensor, DTensor):
+            shape, offsets = place_of(tensor)
+            shard = shard_of(tensor.to_local(), name, global_shape=shape, offsets=offsets)
+            same: tuple[Any, ...] = (id(tensor),)
+        else:
+            shard = shard_of(tensor, name)
+            same = (
+                tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype,
+                tensor.device,
+            )  # fmt: skip
+            if not tensor.numel():
+                same = (id(tensor),)
+        if same in self._met:
+            return self._met[same]
+        free, count = name, 1
+        while free in self._shards:
+            count += 1
+            free = f"{name}#{count}"
+        self._met[same] = free
+        self._shards[free] = shard
+        return free
+
+
+def _load(store: Store, step: int | None, device: str | torch.device, *, verify: bool) -> Any:
+    step = newest_step(store) if step is None else step
+    info = next((c for c in store.checkpoints() if c.step == step), None)
+    if info is None:
+        steps = ", ".join(str(c.step) for c in store.checkpoints()) or "none"
+        raise CheckpointMissingError(
+            f"no checkpoint of step {step}", where=store.root, hint=f"there is: {steps}"
+        )
+    loaded = store.load(step, verify=verify)
+    tensors = {
+        name: tensor_of(loaded[name], dtype_of(loaded.dtypes[name], name)).to(device)
+        for name in loaded
+    }
+    extra = rank_extra(store, step, 0)
+    if TREE_KEY in extra:
+        return _fill(decode(extra[TREE_KEY], restore_special), tensors)
+    return _from_planner(store, step, tensors, verify=verify)
+
+
+def _fill(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(tree, Ref):
+        return tensors[tree.name]
+    if isinstance(tree, dict):
+        return {k: _fill(v, tensors) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [_fill(v, tensors) for v in tree]
+    if isinstance(tree, tuple) and not isinstance(tree, torch.Size):
+        return tuple(_fill(v, tensors) for v in tree)
+    return tree
+
+
+def _from_planner(
+    store: Store, step: int, tensors: dict[str, torch.Tensor], *, verify: bool
+) -> dict[str, Any]:
+    """A checkpoint of torch.distributed.checkpoint, nested again as its planner flattened it."""
+    from torch.distributed.checkpoint._nested_dict import unflatten_state_dict
+
+    extras = torch_extras(store, step)
+    flat: dict[str, Any] = dict(tensors)
+    mappings: dict[str, Any] = {}
+    for extra in extras:
+        for name in extra["plain"]:
+            flat[name] = read_plain(store, step, name, verify=verify)
+        if isinstance(extra["planner"], dict):
+            mappings |= extra["planner"]
+    if not mappings:
+        return flat
+    if set(flat) - set(mappings):
+        raise MismatchError(
+            f"the planner's mapping lacks `{min(set(flat) - set(mappings))}`", where=store.root
+        )
+    nested: dict[str, Any] = unflatten_state_dict(flat, {name: mappings[name] for name in flat})
+    return nested

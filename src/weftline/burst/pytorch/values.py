@@ -1,0 +1,56 @@
+"""What torch and NumPy add to plain values: names of dtypes, sizes, devices, small arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from weftline.errors import InputError
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.bfloat16`` -> ``bfloat16``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str, where: str) -> torch.dtype:
+    """The torch dtype of that name; raises InputError where this torch has none."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise InputError(
+            f"`{where}` has dtype `{name}`, which torch {torch.__version__} does not know",
+            hint="load it with a newer torch, or export it without torch",
+        )
+    return found
+
+
+def special(value: Any) -> tuple[str, Any] | None:
+    """Values of torch and numpy that may stand in a state dict, as (tag, plain value)."""
+    if isinstance(value, torch.Size):
+        return "size", list(value)
+    if isinstance(value, torch.dtype):
+        return "dtype", dtype_name(value)
+    if isinstance(value, torch.device):
+        return "device", str(value)
+    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+        return "number", [value.dtype.str, value.tobytes()]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return "array", [value.dtype.str, list(value.shape), np.ascontiguousarray(value).tobytes()]
+    return None
+
+
+def restore_special(tag: str, value: Any) -> Any:
+    """The value that :func:`special` took apart; raises InputError for an unknown tag."""
+    if tag == "size":
+        return torch.Size(value)
+    if tag == "dtype":
+        return dtype_of(value, "a stored value")
+    if tag == "device":
+        return torch.device(value)
+    if tag == "number":
+        return np.frombuffer(value[1], dtype=np.dtype(value[0]))[0]
+    if tag == "array":
+        return np.frombuffer(value[2], dtype=np.dtype(value[0])).reshape(value[1]).copy()
+    raise InputError(f"a stored value of kind `{tag}` is not known here")

@@ -1,0 +1,293 @@
+"""One save on its way to the disk: chunks are written as they are staged, and sealed at the end.
+
+Encoding, hashing and writing run in a pool of threads, in calls that hold no GIL; the first writes
+start while the rest of the state is still being copied.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Final
+
+import blake3
+import msgspec
+import numpy as np
+import xxhash
+
+from weftline.burst.arena import Arena, Ready, aligned_buffer
+from weftline.burst.codec import encode
+from weftline.burst.errors import BurstError
+from weftline.burst.files import ALIGN_BYTES
+from weftline.burst.record import (
+    CODEC_XOR,
+    LARGE_BYTES,
+    Chunk,
+    PartEntry,
+    Prepared,
+    RankManifest,
+    Seal,
+    about_of,
+    chain,
+    digest_of,
+    head_bytes,
+    pack_head,
+)
+from weftline.burst.state import Bytes1d, Part, dtype_bytes
+from weftline.burst.writer import WriterLog, prepared_of
+
+__all__ = ["Request", "SaveSession"]
+
+_PACK_BYTES: Final = 4 << 20
+_local = threading.local()
+
+Placed = tuple[int, int, Chunk]
+"""Part, number of the chunk in it, and where it now stands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a save is, apart from its tensors."""
+
+    step: int
+    rank: int
+    world: int
+    attempt: str
+    extra: bytes
+
+
+@dataclass(slots=True)
+class _Job:
+    """One chunk on its way to the disk."""
+
+    part: int
+    index: int
+    raw: Bytes1d
+    room: Bytes1d
+    """The chunk's own memory in the arena, up to the next block; its bytes may be replaced."""
+
+
+class SaveSession:
+    """Made when a save begins; :meth:`finish` or :meth:`abort` must be called once."""
+
+    def __init__(
+        self,
+        log: WriterLog,
+        pool: ThreadPoolExecutor,
+        request: Request,
+        parts: Sequence[Part],
+        places: Sequence[int],
+        arena: Arena,
+    ) -> None:
+        self._log = log
+        self._pool = pool
+        self._request = request
+        self._places = places
+        self._arena = arena
+        self._nbytes = [p.nbytes for p in parts]
+        self._size = log.options.chunk_bytes
+        self._entries = [
+            PartEntry(
+                name=p.name, part=p.index, dtype=p.dtype, shape=p.shape,
+                global_shape=p.global_shape, offsets=p.offsets, chunk_bytes=self._size, chunks=[],
+            )
+            for p in parts
+        ]  # fmt: skip
+        self._futures: list[Future[list[Placed]]] = []
+        self._pack: list[_Job] = []
+        self._packed = 0
+        self._fresh: dict[tuple[bytes, int], Chunk] = {}
+        self.save_id = log.next_id()
+        self._scope = log.log.begin(self._expected())
+        log.in_flight.add(self.save_id)
+
+    def _expected(self) -> int:
+        """About how many bytes of segments the save takes, heads and manifest with it."""
+        total = 1 << 17
+        for nbytes, entry in zip(self._nbytes, self._entries, strict=True):
+            chunks = -(-nbytes // self._size)
+            step = 2 * ALIGN_BYTES if nbytes >= LARGE_BYTES else 512
+            total += nbytes + chunks * (step + 128) + len(entry.name) + 128
+        return total
+
+    # --- taking up --------------------------------------------------------------------------------
+
+    def submit(self, ready: Sequence[Ready]) -> None:
+        """These chunks stand in the arena: write them."""
+        for part, first, last in ready:
+            nbytes, at = self._nbytes[part], self._places[part]
+            large = nbytes >= LARGE_BYTES
+            for k in range(first, last):
+                length = min(self._size, nbytes - k * self._size)
+                start = at + k * self._size
+                room = -(-length // ALIGN_BYTES) * ALIGN_BYTES if large else length
+                memory = self._arena.bytes
+                job = _Job(part, k, memory[start : start + length], memory[start : start + room])
+                if large:
+                    self._futures.append(self._pool.submit(self._write_large, job))
+                else:
+                    self._pack.append(job)
+                    self._packed += length
+            if self._packed >= _PACK_BYTES:
+                self._flush_pack()
+
+    def _flush_pack(self) -> None:
+        if self._pack:
+            self._futures.append(self._pool.submit(self._write_pack, self._pack))
+        self._pack, self._packed = [], 0
+
+    def _draft(self, job: _Job) -> tuple[Chunk, bytes | None]:
+        """A chunk without its place, and its encoded bytes; or one that is stored already."""
+        log, options, raw = self._log, self._log.options, job.raw
+        entry = self._entries[job.part]
+        content = b""
+        if options.dedup:
+            content = blake3.blake3(raw).digest(16)
+            known = self._fresh.get((content, len(raw))) or log.known(content, len(raw))
+            if known is not None and log.log.hold(self._scope, chain(known)):
+                return known, None
+        width = dtype_bytes(entry.dtype)
+        base_chunk, base = self._base(entry, job.index, width)
+        codec, packed = encode(raw, width, method=options.compress, base=base)
+        raw_hash = xxhash.xxh3_64_intdigest(raw)
+        draft = Chunk(
+            segment=-1, epoch=0, offset_bytes=0, head_bytes=0,
+            stored_bytes=len(raw) if packed is None else len(packed), raw_bytes=len(raw),
+            codec=codec, seq=log.next_id(), raw_hash=raw_hash, content=content,
+            hash=raw_hash if packed is None else xxhash.xxh3_64_intdigest(packed),
+            base=base_chunk if codec & CODEC_XOR else None,
+        )  # fmt: skip
+        return draft, packed
+
+    def _base(
+        self, entry: PartEntry, index: int, width: int
+    ) -> tuple[Chunk | None, Bytes1d | None]:
+        """The same chunk of the previous save and its raw bytes, if a difference is allowed."""
+        if not self._log.options.delta:
+            return None, None
+        old = self._log.previous(entry.name, entry.part)
+        if old is None or (old.dtype, old.shape, old.chunk_bytes) != (
+            entry.dtype, entry.shape, entry.chunk_bytes,
+        ):  # fmt: skip
+            return None, None
+        base = old.chunks[index]
+        links = list(chain(base))
+        if len(links) > self._log.options.delta_chain_max:
+            return None, None
+        if not self._log.log.hold(self._scope, links):
+            return None, None
+        try:
+            return base, self._log.reader.raw(self._log.writer, base, width)
+        except BurstError:
+            return None, None  # a damaged base: store the chunk whole
+
+    def _write_large(self, job: _Job) -> list[Placed]:
+        draft, packed = self._draft(job)
+        if draft.segment >= 0:
+            return [(job.part, job.index, draft)]
+        if packed is not None:
+            job.room[: len(packed)] = np.frombuffer(packed, np.uint8)
+        whole = -(-draft.stored_bytes // ALIGN_BYTES) * ALIGN_BYTES
+        job.room[draft.stored_bytes : whole] = 0
+        about = about_of(self.save_id, self._entries[job.part], job.index, draft)
+        length = head_bytes(len(about), large=True)
+        segment, at = self._log.log.allocate(self._scope, length + whole)
+        chunk = msgspec.structs.replace(
+            draft, segment=segment.number, epoch=segment.epoch, offset_bytes=at, head_bytes=length
+        )
+        head = _head_buffer(length)
+        head[:] = np.frombuffer(pack_head(chunk, about), np.uint8)
+        self._log.log.write(segment, at, [memoryview(head), memoryview(job.room[:whole])])
+        if chunk.content:
+            self._fresh[chunk.content, chunk.raw_bytes] = chunk
+        return [(job.part, job.index, chunk)]
+
+    def _write_pack(self, jobs: Sequence[_Job]) -> list[Placed]:
+        """Several small chunks in one write."""
+        found: list[Placed] = []
+        items: list[tuple[_Job, Chunk, bytes, Bytes1d]] = []
+        total = 0
+        for job in jobs:
+            draft, packed = self._draft(job)
+            if draft.segment >= 0:
+                found.append((job.part, job.index, draft))
+                continue
+            about = about_of(self.save_id, self._entries[job.part], job.index, draft)
+            length = head_bytes(len(about), large=False)
+            payload = job.raw if packed is None else np.frombuffer(packed, np.uint8)
+            draft = msgspec.structs.replace(draft, head_bytes=length, offset_bytes=total)
+            items.append((job, draft, about, payload))
+            total += length + -(-draft.stored_bytes // 64) * 64
+        if not items:
+            return found
+        segment, at = self._log.log.allocate(self._scope, total)
+        buffer = aligned_buffer(-(-total // ALIGN_BYTES) * ALIGN_BYTES)
+        for job, draft, about, payload in items:
+            chunk = msgspec.structs.replace(
+                draft, segment=segment.number, epoch=segment.epoch,
+                offset_bytes=at + draft.offset_bytes,
+            )  # fmt: skip
+            start = draft.offset_bytes + draft.head_bytes
+            buffer[draft.offset_bytes : start] = np.frombuffer(pack_head(chunk, about), np.uint8)
+            buffer[start : start + draft.stored_bytes] = payload
+            found.append((job.part, job.index, chunk))
+        self._log.log.write(segment, at, [memoryview(buffer)])
+        return found
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def drain(self) -> list[PartEntry]:
+        """Until nothing reads the arena any more; raises the error of a write that failed."""
+        self._flush_pack()
+        wait(self._futures, return_when=FIRST_EXCEPTION)
+        for future in self._futures:
+            future.cancel()
+        wait(self._futures)
+        failed = [f for f in self._futures if not f.cancelled() and f.exception() is not None]
+        for future in failed:
+            future.result()
+        for part, _, chunk in sorted(
+            (item for f in self._futures for item in f.result()), key=lambda item: item[:2]
+        ):
+            self._entries[part].chunks.append(chunk)
+        return self._entries
+
+    def seal(self, entries: list[PartEntry]) -> Prepared:
+        """Sync and seal: on return this rank's share is durable."""
+        log, request = self._log, self._request
+        own = [c for e in entries for c in e.chunks if c.seq > self.save_id]
+        seal = Seal(
+            step=request.step, rank=request.rank, world=request.world, attempt=request.attempt,
+            store_id=log.store_id, writer=log.writer, save_id=self.save_id, parts=len(entries),
+            raw_bytes=sum(self._nbytes),
+            stored_bytes=sum({c.seq: c.stored_bytes for c in own}.values()),
+            digest=digest_of(entries), created_unix_s=time.time(), extra=request.extra,
+        )  # fmt: skip
+        copy = log.write_copy(RankManifest(seal, entries), self._scope)
+        seal = msgspec.structs.replace(seal, copy=copy)
+        log.log.sync(self._scope)
+        log.seal(seal, entries)
+        log.log.end(self._scope)
+        return prepared_of(seal)
+
+    def abort(self) -> None:
+        """Nothing more is written; what was becomes free space."""
+        for future in self._futures:
+            future.cancel()
+        wait(self._futures)
+        self.end()
+
+    def end(self) -> None:
+        """The save is over, committed or failed: hold on to nothing."""
+        self._log.log.end(self._scope)
+        self._log.in_flight.discard(self.save_id)
+
+
+def _head_buffer(length: int) -> Bytes1d:
+    have: Bytes1d | None = getattr(_local, "head", None)
+    if have is None or len(have) < length:
+        have = _local.head = aligned_buffer(max(length, 2 * ALIGN_BYTES))
+    return have[:length]

@@ -1,0 +1,397 @@
+"""A checkpoint store: save without stopping, commit whole or not at all, load what was written.
+
+with Store.open("ckpt") as store:
+    handle = store.save({"w": array}, step=100)   # returns after the copy
+    handle.wait()                                   # durable and committed
+    state = store.load()                            # the newest, every byte checked
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from weftline.burst.arena import Arena, ArenaPool, copy_parts, place_parts
+from weftline.burst.commits import Commit, check_step
+from weftline.burst.coordinate import (
+    CheckpointInfo,
+    await_ranks,
+    info_of,
+    pack_extra,
+    write_commit,
+)
+from weftline.burst.errors import BurstError, CommitError, MismatchError, StoreBusyError
+from weftline.burst.files import Files, RealFiles
+from weftline.burst.handle import SaveHandle
+from weftline.burst.identity import open_identity
+from weftline.burst.options import Options, Retention
+from weftline.burst.reading import StoreReader
+from weftline.burst.record import Prepared
+from weftline.burst.session import Request, SaveSession
+from weftline.burst.state import Part, State, check_word, parts_of
+from weftline.burst.view import Source, View
+from weftline.burst.writer import WriterLog
+
+if TYPE_CHECKING:
+    from weftline.burst.gc import GcReport
+
+__all__ = ["Store"]
+
+
+class Store(StoreReader):
+    """One folder of checkpoints. Made by :meth:`open`; usable from several threads."""
+
+    def __init__(self, root: str, view: View, files: Files, options: Options) -> None:
+        super().__init__(root, view, files, options)
+        self._files = files
+        self._savers = ThreadPoolExecutor(options.max_in_flight, thread_name_prefix="burst-save")
+        self._copiers = (
+            ThreadPoolExecutor(options.copy_threads - 1, thread_name_prefix="burst-copy")
+            if options.copy_threads > 1
+            else None
+        )
+        self._arenas = ArenaPool(
+            options.max_in_flight, shared=options.shared_arena, pinner=options.pinner
+        )
+        self._handles: list[SaveHandle] = []
+        self._running: list[Future[None]] = []
+        self._closed = False
+        self.log: WriterLog | None = None
+        """This process's own log; None when read-only."""
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        writer: str = "w0",
+        create: bool = True,
+        read_only: bool = False,
+        options: Options | None = None,
+        files: Files | None = None,
+        sources: Sequence[Source] = (),
+    ) -> Store:
+        """Open or create the store in a folder.
+
+        ``writer`` names this process's own log: processes that write at once need names of their
+        own. Raises NotAStoreError, NewerFormatError, StoreBusyError, BadNameError, StorageError.
+        """
+        files = RealFiles() if files is None else files
+        options = Options() if options is None else options
+        root = str(Path(path).resolve())
+        check_word(writer, what="writer name")
+        identity = open_identity(files, root, create=create and not read_only)
+        view = View(files, root, store_id=identity.store_id, sources=sources)
+        store = cls(root, view, files, options)
+        try:
+            if not read_only:
+                store.log = store._writer_log(writer)
+        except BaseException:
+            store._shut()
+            raise
+        return store
+
+    def _writer_log(self, writer: str) -> WriterLog:
+        """Take a writer's log up where its last process left it."""
+        from weftline.burst.gc import live_saves
+        from weftline.burst.verify import mend_index
+
+        log = WriterLog(
+            self._files, self.view.writers_folder, writer, store_id=self.view.store_id,
+            options=self.options, reader=self.reader, notices=self.notices,
+        )  # fmt: skip
+        try:
+            with self.view.commits.locked():
+                mend_index(self.view, log, self.notices)
+                log.recover(live_saves(self.view, log))
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    @contextmanager
+    def borrowed(self, writer: str) -> Iterator[WriterLog | None]:
+        """Another writer's log while no process holds it; None when one does."""
+        try:
+            log = self._writer_log(writer)
+        except StoreBusyError:
+            yield None
+            return
+        try:
+            yield log
+        finally:
+            log.close()
+
+    def writing(self) -> WriterLog:
+        """The log this process writes. Raises MismatchError when there is none."""
+        if self.log is None or self._closed:
+            raise MismatchError(
+                "the store is closed" if self._closed else "the store is open read-only",
+                where=self.root,
+                hint="open it again to write",
+            )
+        return self.log
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except BurstError:
+            if error is None:
+                raise
+
+    # --- saving -----------------------------------------------------------------------------------
+
+    def reserve(self, state_bytes: int) -> None:
+        """Get memory and disk blocks ready, so that the first saves run at full speed."""
+        self._arenas.reserve(state_bytes)
+        self.writing().log.reserve(2 * state_bytes)
+
+    def save(
+        self,
+        state: State,
+        step: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        attempt: str = "",
+        extra: Mapping[str, Any] | None = None,
+        wait: bool = False,
+    ) -> SaveHandle:
+        """Take a copy of ``state`` and write it in the background.
+
+        Returns after the copy; the state may then change. With ``world`` 1 the checkpoint is
+        committed when it is durable; otherwise it is prepared, and :meth:`commit` makes it whole.
+        At most ``max_in_flight`` saves are staged: a further one waits, and says how long. If an
+        earlier save failed and nobody asked, its error is raised here, once.
+
+        Raises BadNameError, MismatchError before anything is written.
+        """
+        self._raise_unseen()
+        log = self.writing()
+        check_step(step, where=self.root)
+        if not 0 <= rank < world:
+            raise MismatchError(f"rank {rank} of a world of {world}", where=self.root)
+        parts = parts_of(state, where=self.root)
+        request = Request(
+            step=step, rank=rank, world=world, attempt=attempt, extra=pack_extra(extra, self.root)
+        )
+        start = time.perf_counter()
+        arena, waited = self._arenas.acquire()
+        handle = SaveHandle(step=step, rank=rank, raw_bytes=sum(p.nbytes for p in parts))
+        handle.queue_wait_s = waited
+        try:
+            session = self._stage(log, request, parts, arena)
+        except BaseException:
+            self._arenas.release(arena)
+            raise
+        handle.stall_s = time.perf_counter() - start - waited
+        with self._lock:
+            self._handles = [h for h in self._handles if not h.done or h.unseen]
+            self._handles.append(handle)
+            self._running = [f for f in self._running if not f.done()]
+            self._running.append(
+                self._savers.submit(self._finish, session, request, arena, handle, start)
+            )
+        return handle.wait() if wait else handle
+
+    def _stage(
+        self, log: WriterLog, request: Request, parts: Sequence[Part], arena: Arena
+    ) -> SaveSession:
+        """Copy the state; what is copied is already being written while the rest is."""
+        places, nbytes = place_parts(parts)
+        arena.ensure(nbytes)
+        session = SaveSession(log, self.io_pool, request, parts, places, arena)
+        try:
+            for ready in copy_parts(
+                parts, places, arena, self._copiers,
+                threads=self.options.copy_threads, chunk_bytes=self.options.chunk_bytes,
+            ):  # fmt: skip
+                session.submit(ready)
+        except BaseException:
+            session.abort()
+            raise
+        return session
+
+    def _finish(
+        self,
+        session: SaveSession,
+        request: Request,
+        arena: Arena,
+        handle: SaveHandle,
+        start: float,
+    ) -> None:
+        """The background half of a save."""
+        try:
+            try:
+                entries = session.drain()
+            finally:
+                self._arenas.release(arena)
+            handle.prepared = session.seal(entries)
+            handle.stored_bytes = handle.prepared.stored_bytes
+            if request.world == 1:
+                self._commit(request.step, [handle.prepared])
+                handle.committed = True
+        except BaseException as e:
+            handle.error = e
+        session.end()
+        handle.finish(time.perf_counter() - start)
+        self._count(handle)
+        self._upkeep(committed=handle.committed)
+
+    def _upkeep(self, *, committed: bool) -> None:
+        """Retention and free space; a failure here harms no checkpoint, and is noted."""
+        from weftline.burst.gc import collect_log
+
+        retention = self.options.retention
+        try:
+            if committed and retention is not None:
+                self.gc(retention)
+            else:
+                collect_log(self.view, self.writing(), self.reader)
+        except BurstError as e:
+            with self._lock:
+                self._counters["upkeep_failed"] += 1
+            self.notices.append(f"upkeep: {e}")
+
+    def prepare(
+        self,
+        state: State,
+        step: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        attempt: str = "",
+        extra: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Save one rank's share and wait until it is durable; it is not committed for world > 1."""
+        handle = self.save(
+            state, step, rank=rank, world=world, attempt=attempt, extra=extra, wait=True
+        )
+        if handle.prepared is None:
+            raise CommitError(f"step {step} was not prepared", where=self.root)
+        return handle.prepared
+
+    def _count(self, handle: SaveHandle) -> None:
+        with self._lock:
+            c = self._counters
+            c["saves_failed" if handle.error else "saves"] += 1
+            for name in ("stall_s", "queue_wait_s", "durable_s", "raw_bytes", "stored_bytes"):
+                c[name] += getattr(handle, name)
+
+    def _raise_unseen(self) -> None:
+        with self._lock:
+            failed = [h for h in self._handles if h.done and h.unseen]
+        for handle in failed:
+            handle.wait()
+
+    # --- committing -------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        step: int,
+        *,
+        prepared: Sequence[Prepared] | None = None,
+        world: int | None = None,
+        attempt: str = "",
+        timeout_s: float = 600.0,
+    ) -> CheckpointInfo:
+        """Make a checkpoint whole: the record that names every rank's share, durable.
+
+        Give the ``prepared`` of all ranks (gathered by any means), or ``world`` and ``attempt`` to
+        wait for ranks that save to this same store; ``attempt`` must then be new for every try, so
+        that shares of an earlier, broken try are never taken. Raises CommitError.
+        """
+        self.writing()
+        check_step(step, where=self.root)
+        if prepared is None:
+            if world is None or not attempt:
+                raise CommitError(
+                    "to find the ranks of a checkpoint, `world` and `attempt` are needed",
+                    where=self.root,
+                    hint="give an attempt that is new for every run, or pass prepared=[...]",
+                )
+            prepared = await_ranks(self.view, step, world, attempt, timeout_s)
+        info = info_of(self._commit(step, prepared))
+        self._upkeep(committed=True)
+        return info
+
+    def _commit(self, step: int, prepared: Sequence[Prepared]) -> Commit:
+        commit = write_commit(self.view, step, prepared, self.log)
+        with self._lock:
+            self._counters["commits"] += 1
+        return commit
+
+    # --- upkeep -----------------------------------------------------------------------------------
+
+    def gc(self, retention: Retention | None = None, drop: Iterable[int] = ()) -> GcReport:
+        """Drop what retention lets go, and the steps in ``drop``; free and compact segments.
+
+        Pinned checkpoints stay. Raises CheckpointMissingError for a step that is not there.
+        """
+        from weftline.burst.gc import collect
+
+        return collect(self, retention or Retention(), tuple(drop))
+
+    def pin(self, step: int, owner: str = "user") -> None:
+        """Keep a checkpoint whatever retention says."""
+        self.view.commits.pin(step, owner)
+
+    def unpin(self, step: int, owner: str = "user") -> None:
+        """Let go of a pin."""
+        self.view.commits.unpin(step, owner)
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the store was opened; seconds and bytes, by name."""
+        with self._lock:
+            found = dict(self._counters)
+            found["queue"] = float(sum(not h.done for h in self._handles))
+        found["arena_bytes"] = float(self._arenas.nbytes)
+        return found
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Until every save in flight, and the upkeep after it, has ended.
+
+        Raises the first error that nobody has seen.
+        """
+        with self._lock:
+            handles = list(self._handles)
+            running = list(self._running)
+        for handle in handles:
+            handle.join()
+        for future in running:
+            future.result()
+        self._raise_unseen()
+
+    def close(self) -> None:
+        """Wait for saves in flight and close; raises the error of a save that nobody has seen."""
+        if self._closed:
+            return
+        try:
+            self.wait()
+        finally:
+            self._shut()
+
+    def _shut(self) -> None:
+        self._closed = True
+        self._savers.shutdown(wait=True)
+        self.io_pool.shutdown(wait=True)
+        if self._copiers is not None:
+            self._copiers.shutdown(wait=True)
+        self._arenas.close()
+        if self.log is not None:
+            self.log.close()
+        self.reader.close()

@@ -1,0 +1,360 @@
+"""``weftline burst``: save, look at, check, restore, keep and export checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from weftline.cli.burst_shared import Flag, Many, notes, out, plain, reading, share, source
+from weftline.cli.burst_tier import advise, bench, drain, peer
+from weftline.cli.options import Json
+
+app = App(
+    name="burst",
+    help="Checkpoints: from memory through a log on local disk to an object store.",
+    help_format="plaintext",
+)
+
+
+@app.command
+def save(
+    store: Path,
+    *files: Path,
+    step: int | None = None,
+    compress: Literal["zstd", "planes"] | None = None,
+    delta: Flag = False,
+    dedup: Flag = False,
+    writer: str = "w0",
+    json: Json = False,
+) -> int:
+    """Save tensor files as one checkpoint, committed when this returns.
+
+    Parameters
+    ----------
+    store
+        Folder of the store; made if it is new or empty.
+    files
+        .safetensors and .npz files, or folders of them.
+    step
+        Number of the checkpoint; by default one more than the newest.
+    compress
+        Lossless: zstd, or planes (bytes of equal significance, then zstd).
+    delta
+        Keep the difference to the checkpoint before, where it is smaller.
+    dedup
+        Store equal pieces once.
+    writer
+        Name of this process's log; processes that save at once need their own.
+    """
+    from weftline.burst import Options, Store
+    from weftline.burst.tensorfiles import read_state
+    from weftline.report.burst import render_saved
+
+    state, metadata = read_state(files)
+    options = Options(compress=compress, delta=delta, dedup=dedup)
+    with Store.open(store, writer=writer, options=options) as opened:
+        if step is None:
+            every = opened.checkpoints()
+            step = 1 + max((c.step for c in every), default=-1)
+        extra = {"metadata": metadata} if metadata else {}
+        handle = opened.save(state, step, extra=extra, wait=True)
+        notes(opened)
+        data = {
+            "store": opened.root, "step": step, "tensors": len(state), "stall_s": handle.stall_s,
+            "durable_s": handle.durable_s, "raw_bytes": handle.raw_bytes,
+            "stored_bytes": handle.stored_bytes, "committed": handle.committed,
+        }  # fmt: skip
+    out(data, render_saved, json=json)
+    return 0
+
+
+@app.command(name="ls")
+def ls(store: str, *, json: Json = False) -> int:
+    """List the checkpoints of a store, an object store or a peer.
+
+    Parameters
+    ----------
+    store
+        Folder of a store, or s3://bucket/prefix, gs://, az://, file:///, peer://host:port.
+    """
+    from dataclasses import asdict
+
+    from weftline.report.burst import render_list
+
+    if "://" in store:
+        found = [
+            {"step": c.step, "sequence": c.sequence, "world": len(c.ranks),
+             "raw_bytes": c.raw_bytes, "stored_bytes": c.stored_bytes,
+             "created_unix_s": c.created_unix_s}
+            for c in source(store).checkpoints()
+        ]  # fmt: skip
+    else:
+        with reading(store) as opened:
+            found = [asdict(c) for c in opened.checkpoints()]
+            notes(opened)
+    out({"where": store, "checkpoints": found}, render_list, json=json)
+    return 0
+
+
+@app.command
+def show(store: Path, *, step: int | None = None, json: Json = False) -> int:
+    """Show a checkpoint and the tensors in it.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    step
+        Which checkpoint; the newest by default.
+    """
+    from weftline.report.burst import render_checkpoint
+
+    with reading(store) as opened:
+        step = opened.read_commit(step).step
+        info = next(c for c in opened.checkpoints() if c.step == step)
+        loaded = opened.load(step, names=[])
+        tensors = [
+            {"name": name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.nbytes,
+             "blocks": len(t.parts)}
+            for name, t in sorted(opened.tensors(step).items())
+        ]  # fmt: skip
+        data = {
+            "where": opened.root, "step": step, "world": info.world, "raw_bytes": info.raw_bytes,
+            "stored_bytes": info.stored_bytes, "created_unix_s": info.created_unix_s,
+            "pinned": list(info.pinned), "extra": plain(loaded.extra), "tensors": tensors,
+        }  # fmt: skip
+    out(data, render_checkpoint, json=json)
+    return 0
+
+
+@app.command
+def verify(
+    store: Path,
+    *,
+    step: int | None = None,
+    from_: Annotated[tuple[str, ...], Parameter(name="--from", consume_multiple=False)] = (),
+    repair: Flag = False,
+    writer: str = "w0",
+    json: Json = False,
+) -> int:
+    """Read everything and check every byte; exits with 1 where there is damage.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    step
+        Only this checkpoint; all by default.
+    from_
+        Where copies are (peer://host:port, s3://bucket/prefix); can be given more than once.
+    repair
+        Mend what can be mended, from what is whole here and from the copies.
+    writer
+        With --repair: whose log is mended.
+    """
+    from dataclasses import asdict
+
+    from weftline.burst import Store
+    from weftline.burst.verify import repair_store
+    from weftline.report.burst import render_findings
+
+    sources = [source(url) for url in from_]
+    opened = Store.open(
+        store, create=False, read_only=not repair, writer=writer, sources=sources
+    )  # fmt: skip
+    with opened:
+        found = repair_store(opened, step) if repair else opened.verify(step)
+        notes(opened)
+        steps = [step] if step is not None else [c.step for c in opened.checkpoints()]
+        data = {"where": opened.root, "steps": steps, "findings": [asdict(f) for f in found]}
+    out(data, render_findings, json=json)
+    return 1 if any(not f.mended for f in found) else 0
+
+
+@app.command
+def restore(
+    store: str,
+    to: Path,
+    *,
+    step: int | None = None,
+    only: Many = (),
+    from_: Annotated[tuple[str, ...], Parameter(name="--from", consume_multiple=False)] = (),
+    no_verify: Flag = False,
+    json: Json = False,
+) -> int:
+    """Write a checkpoint's tensors into one file.
+
+    Parameters
+    ----------
+    store
+        Folder of the store; or peer://, s3://, ... where no local copy is left.
+    to
+        A .safetensors or .npz file; it must not exist.
+    step
+        Which checkpoint; the newest by default.
+    only
+        Names to restore, as patterns (model.*); can be given more than once.
+    from_
+        Where copies of damaged records are; can be given more than once.
+    no_verify
+        Skip the checksums.
+    """
+    import time
+
+    from weftline.burst import Store
+    from weftline.burst.export import select
+    from weftline.burst.imports import load_from
+    from weftline.burst.tensorfiles import check_target, write_state
+    from weftline.report.burst import render_restored
+
+    check_target(to)
+    start_s = time.perf_counter()
+    sources = [source(url) for url in from_]
+    if "://" in store:
+        origin = source(store)
+        names = select(origin.tensor_names(step), only) if only else None
+        loaded = load_from([origin, *sources], step, names, verify=not no_verify)
+    else:
+        with Store.open(store, create=False, read_only=True, sources=sources) as opened:
+            step = opened.read_commit(step).step
+            names = select(opened.tensors(step), only) if only else None
+            loaded = opened.load(step, names, verify=not no_verify)
+            notes(opened)
+    write_state(to, loaded)
+    data = {
+        "step": loaded.step, "to": str(to), "tensors": len(loaded), "verified": not no_verify,
+        "bytes": sum(a.nbytes for a in loaded.values()), "repaired": len(loaded.repaired),
+        "elapsed_s": time.perf_counter() - start_s,
+    }  # fmt: skip
+    out(data, render_restored, json=json)
+    return 0
+
+
+@app.command
+def gc(
+    store: Path,
+    *,
+    last: int | None = None,
+    every: int | None = None,
+    drop: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
+    writer: str = "w0",
+    json: Json = False,
+) -> int:
+    """Drop checkpoints, free their space, and compact what is left.
+
+    Pinned checkpoints and the newest always stay.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    last
+        Keep this many of the newest.
+    every
+        Keep those whose step is a multiple of this.
+    drop
+        Drop these steps.
+    writer
+        Whose log is collected.
+    """
+    from dataclasses import asdict
+
+    from weftline.burst import Retention, Store
+    from weftline.report.burst import render_gc
+
+    retention = Retention(last=last, every=every)
+    with Store.open(store, create=False, writer=writer) as opened:
+        report = opened.gc(retention, drop=drop)
+        notes(opened)
+        data = {**asdict(report), "kept": [c.step for c in opened.checkpoints()]}
+    out(data, render_gc, json=json)
+    return 0
+
+
+@app.command
+def pin(
+    store: Path,
+    step: int,
+    *,
+    owner: str = "user",
+    release: Flag = False,
+    json: Json = False,
+) -> int:
+    """Keep a checkpoint whatever retention says, or let go of it.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    step
+        Which checkpoint.
+    owner
+        Under whose name; it stays while anybody holds it.
+    release
+        Let go instead.
+    """
+    with reading(store) as opened:
+        opened.read_commit(step)
+        if release:
+            opened.unpin(step, owner)
+        else:
+            opened.pin(step, owner)
+        info = next(c for c in opened.checkpoints() if c.step == step)
+    data = {"step": step, "pinned": list(info.pinned)}
+    who = f"pinned by {', '.join(info.pinned)}" if info.pinned else "not pinned"
+    out(data, lambda _: f"Checkpoint {step} is {who}.", json=json)
+    return 0
+
+
+@app.command
+def export(
+    store: Path,
+    to: Path,
+    *,
+    step: int | None = None,
+    only: Many = (),
+    strip: str = "",
+    shard: str = "5GB",
+    companions: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Write safetensors files in Hugging Face's layout.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    to
+        Folder to write to; an export that is there is not overwritten.
+    step
+        Which checkpoint; the newest by default.
+    only
+        Names to export, as patterns (model.*); can be given more than once.
+    strip
+        Take this off the front of names (model.).
+    shard
+        Size of a file, before a new one is begun.
+    companions
+        Folder whose config and tokenizer files are copied along.
+    """
+    from dataclasses import asdict
+
+    from weftline.burst.export import export as export_to
+    from weftline.report.burst import render_export
+    from weftline.units import parse_bytes
+
+    size = int(parse_bytes(shard, where="--shard"))
+    with reading(store) as opened:
+        done = export_to(
+            opened, to, step=step, only=only, strip=strip, shard_bytes=size,
+            companions=companions, progress=share("exporting"),
+        )  # fmt: skip
+        notes(opened)
+    out(asdict(done), render_export, json=json)
+    return 0
+
+
+for _command in (drain, peer, bench, advise):
+    app.command(_command)

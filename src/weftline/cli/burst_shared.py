@@ -1,0 +1,62 @@
+"""What the commands of ``weftline burst`` share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from weftline.burst.remote import RemoteSource
+    from weftline.burst.store import Store
+
+Flag = Annotated[bool, Parameter(negative="")]
+Many = Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative="")]
+
+
+def reading(store: str | Path) -> Store:
+    """A store, opened to look only."""
+    from weftline.burst import Store
+
+    return Store.open(store, create=False, read_only=True)
+
+
+def source(url: str) -> RemoteSource:
+    """Checkpoints of an object store or a peer."""
+    from weftline.burst.remote import RemoteSource, open_objects
+
+    return RemoteSource(open_objects(url))
+
+
+def share(doing: str) -> Callable[[int, int], None]:
+    """A progress bar over bytes."""
+    from weftline.cli.progress import progress
+
+    show_share = progress()
+    return lambda done, total: show_share(doing, done / total if total else 1.0)
+
+
+def notes(store: Store) -> None:
+    """What did not go as asked, on stderr."""
+    for notice in store.notices:
+        print(f"note: {notice}", file=sys.stderr)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can show it."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return f"{len(value)} bytes" if isinstance(value, bytes) else value
+
+
+def out(data: Any, render: Callable[[Any], str], *, json: bool) -> None:
+    """The answer on stdout, rendered or as JSON."""
+    from json import dumps
+
+    print(dumps(data, indent=1, ensure_ascii=False) if json else render(data))
