@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -12,9 +14,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from cyclopts import App
 
-from weftline.cli.main import app
+from weftline.cli.main import COMMANDS, app
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "command_surface.txt"
@@ -59,3 +62,17 @@ def test_the_page_of_commands_is_current(tmp_path: Path) -> None:
     assert PAGE.read_text(encoding="utf-8") == (tmp_path / PAGE.name).read_text(encoding="utf-8"), (
         "run `make docs`"
     )
+
+
+@pytest.mark.parametrize(("name", "place", "text"), COMMANDS)
+def test_the_list_of_commands_says_what_they_say_themselves(
+    name: str, place: str, text: str
+) -> None:
+    """The texts stand apart from the commands, so that help need not import them."""
+    module, attribute = place.split(":")
+    found = getattr(importlib.import_module(f"weftline.cli.{module}"), attribute)
+    if isinstance(found, App):
+        assert (found.name[0], found.help) == (name, text)
+    else:
+        said = inspect.cleandoc(found.__doc__ or "").split("\n\n", 1)[0].replace("\n", " ")
+        assert said == text

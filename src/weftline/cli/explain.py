@@ -25,10 +25,20 @@ def explain(
     import json as json_module
     from dataclasses import asdict
 
+    from weftline.errors import InputError
     from weftline.report.plan import render_explanation
-    from weftline.spec.serialize import plan_to_json, read_plan
+    from weftline.spec import Plan
+    from weftline.spec.serialize import plan_to_json, read_any_plan
 
-    found = read_plan(plan)
+    found = read_any_plan(plan)
+    if not isinstance(found, Plan):
+        from weftline.report.serving import render_serve_explanation
+
+        if what_if is not None:
+            hint = "run `weftline plan serve` again with other options"
+            raise InputError("only plans for training turn knobs", where="--what-if", hint=hint)
+        print(plan_to_json(found) if json else render_serve_explanation(found))
+        return 0
     if what_if is not None:
         from weftline.plan.whatif import parse_changes
         from weftline.plan.whatif import what_if as turn

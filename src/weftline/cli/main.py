@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from cyclopts import App
 
 from weftline import __version__
-from weftline.cli.calibrate import calibrate
-from weftline.cli.catalog import app as catalog_app
-from weftline.cli.doctor import doctor
-from weftline.cli.explain import explain
-from weftline.cli.plan import app as plan_app
-from weftline.cli.score import app as score_app
 from weftline.errors import InputError, WeftlineError
 
 app = App(
@@ -24,12 +18,30 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
 )
-app.command(plan_app)
-app.command(catalog_app)
-app.command(explain)
-app.command(score_app)
-app.command(calibrate)
-app.command(doctor)
+# Each command is imported when it runs, so that `--help` costs the same however many there are. A
+# test holds these texts to what the commands themselves say.
+COMMANDS: Final = (
+    ("burst", "burst:app",
+     "Checkpoints: from memory through a log on local disk to an object store."),
+    ("calibrate", "calibrate:calibrate",
+     "Fit the constants to measured runs of your own, beside the shipped ones."),
+    ("catalog", "catalog:app",
+     "Chips, fabrics and prices: what is known, from where, how surely."),
+    ("doctor", "doctor:doctor",
+     "What works on this machine, what is missing, and what each missing thing is for."),
+    ("explain", "explain:explain",
+     "Where the time, memory and money of a plan go, and what each number rests on."),
+    ("export-schedule", "export_schedule:export_schedule",
+     "A collective as an MSCCL, MSCCL++ or Chakra file, proved before it is written."),
+    ("import", "import_fabric:import_fabric",
+     "A cluster's own topology file as a fabric, joined with the catalogue's link speeds."),
+    ("plan", "plan:app", "Find the best plan for a job."),
+    ("score", "score:app", "Hold predictions against measurements."),
+    ("simulate", "simulate:app",
+     "Simulate a collective or a serving system without the hardware."),
+)  # fmt: skip
+for _name, _place, _help in COMMANDS:
+    app.command(f"weftline.cli.{_place}", name=_name, help=_help)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

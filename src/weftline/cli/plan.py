@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from weftline.cli.options import Json
+from weftline.cli.plan_serve import serve
 
 if TYPE_CHECKING:
     from weftline.spec import Job, PriceType
 
 app = App(name="plan", help="Find the best plan for a job.", help_format="plaintext")
+app.command(serve)
 
 
 @app.command
@@ -125,11 +127,11 @@ def _job(
     limit = get(
         lambda: None if deadline is None else parse_duration_s(deadline, where="--deadline")
     )
-    mine, price_type = get(lambda: _price(price)) or (None, None)
-    get(lambda: _check_region(region))
+    mine, price_type = get(lambda: parse_price(price)) or (None, None)
+    get(lambda: check_region(region))
     wanted = get(lambda: choice(objective, OBJECTIVES, "objective", where="--objective"))
     numbers = get(lambda: choice(precision, PRECISIONS, "precision", where="--precision"))
-    names = get(lambda: _accelerators(on))
+    names = get(lambda: parse_accelerators(on))
     frame = get(lambda: _framework(framework))
     states = get(lambda: _optimizer(optimizer))
     get.raise_all()
@@ -147,7 +149,7 @@ def _job(
     return job, mine
 
 
-def _price(text: str) -> tuple[float | None, PriceType]:
+def parse_price(text: str) -> tuple[float | None, PriceType]:
     """The user's own price and, where it is none, the type of price to look up."""
     from weftline.cli.options import choice, own_price
     from weftline.spec import PRICE_TYPES
@@ -158,7 +160,7 @@ def _price(text: str) -> tuple[float | None, PriceType]:
     return None, choice(text, PRICE_TYPES, "price type", where="--price")
 
 
-def _check_region(region: str | None) -> None:
+def check_region(region: str | None) -> None:
     """Raise UnknownNameError for a region that no price is known of."""
     from weftline.catalog import prices
     from weftline.errors import UnknownNameError
@@ -169,7 +171,8 @@ def _check_region(region: str | None) -> None:
         raise UnknownNameError("region", region, sorted(known), where="--region", hint=hint)
 
 
-def _accelerators(on: str) -> tuple[str, ...]:
+def parse_accelerators(on: str) -> tuple[str, ...]:
+    """``h100,mi300x`` as catalogue names, nothing for ``all``. Raises all unknown names."""
     from weftline.catalog import accelerator
     from weftline.cli.options import Collector
     from weftline.errors import InputError

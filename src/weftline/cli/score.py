@@ -72,3 +72,113 @@ def training(
     if limit is not None and mape is not None and mape > limit:
         raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
     return 0
+
+
+@app.command
+def collectives(
+    rows: Path,
+    *,
+    held_out: Annotated[bool, Parameter(negative="")] = False,
+    max_median: str | None = None,
+    json: Json = False,
+) -> int:
+    """Predicted and measured time of every collective in a CSV file.
+
+    Parameters
+    ----------
+    rows
+        CSV with the columns of fabric/data/collectives_measured.csv.
+    held_out
+        Fit on the file's own rows, each machine left out whole in turn.
+    max_median
+        Exit with 4 if the median error is above this: 10%.
+    """
+    import json as json_module
+
+    from weftline.errors import ThresholdCrossedError
+    from weftline.fabric.score import read_collectives, score_collectives
+    from weftline.report.collective_score import render_collective_score
+    from weftline.units import parse_fraction
+
+    limit = None if max_median is None else 100 * parse_fraction(max_median, where="--max-median")
+    known, left = read_collectives(rows)
+    if held_out:
+        from weftline.fabric.fit import score_left_out
+
+        found = score_left_out(known, left)
+    else:
+        found = score_collectives(known, left)
+    print(json_module.dumps(found, indent=1) if json else render_collective_score(found))
+    median = found["summary"]["median_pct"]
+    if limit is not None and median is not None and median > limit:
+        raise ThresholdCrossedError(f"median error {median:.2f} % is above {limit:g} %")
+    return 0
+
+
+@app.command
+def serving(
+    rows: Path,
+    *,
+    held_out: Annotated[bool, Parameter(negative="")] = False,
+    by: Literal["model", "chip", "random"] = "model",
+    seed: int = 0,
+    chip: str | None = None,
+    model: str | None = None,
+    engine: str | None = None,
+    max_median: str | None = None,
+    json: Json = False,
+) -> int:
+    """Predicted and measured first-token time, time per token and throughput.
+
+    Rows the shipped calibration has seen are predicted with themselves left
+    out; with --held-out everything is fitted again without whole models (or
+    chips, or random parts) and scored on them.
+
+    Parameters
+    ----------
+    rows
+        CSV with the columns of silicon rows, of published rows, or of
+        per-request timings (`request_id`, `arrived_at`, ...).
+    held_out
+        Fit again on some rows of the file, score the rest, until each was left out.
+    by
+        With --held-out: leave out whole models (siblings together), whole chips or random parts.
+    seed
+        With --by random: how the parts are cut.
+    chip
+        Per-request timings: the machine, where the file's name does not tell.
+    model
+        Per-request timings: the model.
+    engine
+        Per-request timings: the engine.
+    max_median
+        Exit with 4 if the median error of time per token is above this: 10%.
+    """
+    import json as json_module
+
+    from weftline.errors import ThresholdCrossedError
+    from weftline.report.serving_score import render_serving_score
+    from weftline.serve.score_requests import first_line
+    from weftline.units import parse_fraction
+
+    limit = None if max_median is None else 100 * parse_fraction(max_median, where="--max-median")
+    head = "" if rows.suffix == ".gz" else first_line(rows)
+    if "request_id" in head:
+        from weftline.serve.score_requests import score_requests
+
+        found = score_requests(rows, chip=chip, model=model, engine=engine)
+    else:
+        from weftline.serve.rows import read_rows
+        from weftline.serve.score import score_held_out, score_rows
+
+        known, left = read_rows(rows)
+        found = (
+            score_held_out(known, left, by=by, seed=seed) if held_out else score_rows(known, left)
+        )
+    print(json_module.dumps(found, indent=1) if json else render_serving_score(found))
+    median = found["summary"]["tpot"]["median_pct"]
+    if limit is not None and median is not None and median > limit:
+        raise ThresholdCrossedError(
+            f"median error of time per token {median:.2f} % is above {limit:g} %"
+        )
+    return 0

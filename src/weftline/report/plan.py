@@ -148,6 +148,30 @@ def _search(plan: Plan) -> list[str]:
     return lines
 
 
+def _rank_map(plan: Plan) -> list[str]:
+    """Where the ranks run, in words; the map itself is in the plan."""
+    found = plan.rank_map
+    if found is None:
+        return []
+    parts = [
+        f"{name}: " + ", ".join(
+            f"{members} along axis {axis}" + (f", {apart} apart" if apart > 1 else "")
+            for axis, members, apart in spans
+        )
+        for name, spans in found.physical.items()
+        if spans
+    ]  # fmt: skip
+    jax = (
+        "JAX's rule refuses this shape" if found.jax_s is None
+        else f"by JAX's rule {format_duration(found.jax_s)}"
+    )  # fmt: skip
+    text = (
+        f"{'; '.join(parts)}. Exchanges take {format_duration(found.exchange_s)} a step so, "
+        f"nothing overlapped; {jax}. `rank_map` in the plan has the chip of each rank."
+    )
+    return ["", "Ranks on the torus", *wrapped(text, indent="  ", hang="  ")]
+
+
 def render_explanation(plan: Plan) -> str:
     """Where time, memory and money go, and what each number rests on."""
     lines = [*_best(plan), ""]
@@ -182,6 +206,7 @@ def render_explanation(plan: Plan) -> str:
             f"{level.latency_s * 1e6:.3g} us a hop ({level.basis})",
             indent="  ", hang="  ",
         )  # fmt: skip
+    lines += _rank_map(plan)
     lines += ["", "What each number rests on"]
     for name, estimate in plan.estimates.items():
         lines += wrapped(

@@ -22,9 +22,21 @@ from weftline.spec.layout import (
 )
 from weftline.spec.measurement import Measurement
 from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
+from weftline.spec.rank_map import RankMap
+from weftline.spec.serve_plan import (
+    METRICS,
+    Fleet,
+    Metric,
+    ServeCandidate,
+    ServeDemand,
+    ServePlan,
+    ServeSearch,
+    Target,
+)
 
 __all__ = [
     "DEFAULT_ORDER",
+    "METRICS",
     "OBJECTIVES",
     "PIPELINE_INSIDE",
     "PRECISIONS",
@@ -34,18 +46,26 @@ __all__ = [
     "Candidate",
     "Cluster",
     "Estimate",
+    "Fleet",
     "Job",
     "Layout",
     "Level",
     "Measurement",
+    "Metric",
     "Objective",
     "Part",
     "Plan",
     "Precision",
     "PriceQuote",
     "PriceType",
+    "RankMap",
     "Recompute",
     "Rejection",
     "Schedule",
     "SearchStats",
+    "ServeCandidate",
+    "ServeDemand",
+    "ServePlan",
+    "ServeSearch",
+    "Target",
 ]

@@ -9,6 +9,7 @@ from weftline.spec.cluster import Cluster
 from weftline.spec.estimate import Estimate
 from weftline.spec.job import Job
 from weftline.spec.layout import Layout
+from weftline.spec.rank_map import RankMap
 
 PLAN_FORMAT = 1
 
@@ -101,12 +102,23 @@ class Plan:
     """Over all accelerators and counts: no other is better in time, cost and energy at once."""
     without_plan: tuple[Rejection, ...]
     search: SearchStats
+    rank_map: RankMap | None = None
+    """Chips of the ranks where they form one torus; elsewhere rank r runs on chip r."""
 
     def rank(self, rank: int) -> dict[str, int | str]:
-        """Host, local chip and axis indices of one rank. Raises IndexError outside the plan."""
+        """Host, local chip and axis indices of one rank. Raises IndexError outside the plan.
+
+        With a rank map also ``chip`` and ``coordinate`` (``2,0,3``); the host is then that of the
+        chip, as chips are numbered.
+        """
         found = self.layout.coordinates(rank)
+        chip = rank if self.rank_map is None else self.rank_map.chips[rank]
         per_host = self.cluster.chips_per_host
-        return {"rank": rank, "host": rank // per_host, "local_chip": rank % per_host, **found}
+        place = {"rank": rank, "host": chip // per_host, "local_chip": chip % per_host}
+        if self.rank_map is None:
+            return {**place, **found}
+        at = ",".join(map(str, self.rank_map.coordinate(rank)))
+        return {**place, "chip": chip, "coordinate": at, **found}
 
     def _repr_html_(self) -> str:
         """How a notebook shows a plan: the terminal answer, in a monospaced block."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 
 from weftline.errors import InputError, InputErrors, InternalError
 from weftline.spec.plan import PLAN_FORMAT, Plan
+from weftline.spec.serve_plan import SERVE_PLAN_FORMAT, ServePlan
 
 MAX_PLAN_BYTES = 64 << 20
 
 
-def plan_to_json(plan: Plan) -> str:
+def plan_to_json(plan: Plan | ServePlan) -> str:
     """The plan as indented JSON, keys in the order of the nouns."""
-    return json.dumps(asdict(plan), indent=1, allow_nan=False)
+    text = json.dumps(asdict(plan), indent=1, allow_nan=False)
+    # A list of numbers on one line: the chips of 16,384 ranks are no 16,384 lines.
+    return re.sub(r"\[\n[\s\d,]+\]", lambda found: " ".join(found[0].split()), text)
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: Plan | ServePlan, path: Path) -> None:
     """Write atomically: a reader sees the old file or the whole new one. Raises InputError."""
     write_text(plan_to_json(plan) + "\n", path)
 
@@ -46,26 +50,62 @@ def write_text(text: str, path: Path) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in ``path``. Raises InputError(s): no file, not JSON, not a plan, another format."""
+    """The training plan in ``path``.
+
+    Raises InputError(s): no file, not JSON, not a plan, a plan for serving, another format.
+    """
+    return plan_from_json(_text_of(path), where=str(path))
+
+
+def read_any_plan(path: Path) -> Plan | ServePlan:
+    """The plan in ``path``, for training or serving. Raises InputError(s) as :func:`read_plan`."""
+    text = _text_of(path)
+    if isinstance(raw := _parsed(text, str(path)), dict) and raw.get("kind") == "serve":
+        return serve_plan_from_json(text, where=str(path))
+    return plan_from_json(text, where=str(path))
+
+
+def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
             raise InputError("too large for a plan", where=str(path))
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         hint = "make one with `weftline plan train MODEL ... -o plan.json`"
         raise InputError(error.strerror or "cannot read", where=str(path), hint=hint) from None
     except UnicodeDecodeError:
         raise InputError("not a text file", where=str(path)) from None
-    return plan_from_json(text, where=str(path))
 
 
-def plan_from_json(text: str, *, where: str = "plan") -> Plan:
-    """Parse and check a plan. Raises InputError(s) that name each wrong field."""
+def _parsed(text: str, where: str) -> Any:
     try:
-        raw: Any = json.loads(text)
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise InputError("not JSON", where=f"{where}:{line}") from None
+
+
+def serve_plan_from_json(text: str, *, where: str = "plan") -> ServePlan:
+    """Parse and check a serving plan. Raises InputError(s) that name each wrong field."""
+    raw = _parsed(text, where)
+    if not isinstance(raw, dict) or raw.get("kind") != "serve":
+        hint = "`weftline plan serve MODEL ... -o plan.json` writes one"
+        raise InputError("not a weftline plan for serving", where=where, hint=hint)
+    if raw.get("format") != SERVE_PLAN_FORMAT:
+        raise InputError(
+            f"plan format {raw.get('format')} is not known, this version reads "
+            f"{SERVE_PLAN_FORMAT}",
+            where=where, hint="make the plan again with this version",
+        )  # fmt: skip
+    found: ServePlan = _validated(ServePlan, raw, where)
+    return found
+
+
+def plan_from_json(text: str, *, where: str = "plan") -> Plan:
+    """Parse and check a training plan. Raises InputError(s) that name each wrong field."""
+    raw = _parsed(text, where)
+    if isinstance(raw, dict) and raw.get("kind") == "serve":
+        raise InputError("a plan for serving, one for training is needed", where=where)
     if not isinstance(raw, dict) or "format" not in raw or "layout" not in raw:
         raise InputError("not a weftline plan", where=where,
                          hint="a plan has `format`, `job`, `layout`...")  # fmt: skip
@@ -75,11 +115,17 @@ def plan_from_json(text: str, *, where: str = "plan") -> Plan:
             where=where,
             hint="make the plan again with this version",
         )
+    found: Plan = _validated(Plan, raw, where)
+    _check_layout(found, where)
+    return found
+
+
+def _validated(kind: Any, raw: Any, where: str) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
-    adapter = TypeAdapter(with_config(ConfigDict(extra="forbid"))(Plan))
+    adapter = TypeAdapter(with_config(ConfigDict(extra="forbid"))(kind))
     try:
-        found = adapter.validate_python(raw)
+        return adapter.validate_python(raw)
     except ValidationError as error:
         wrong = [
             InputError(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}", where=where)
@@ -88,8 +134,6 @@ def plan_from_json(text: str, *, where: str = "plan") -> Plan:
         raise (wrong[0] if len(wrong) == 1 else InputErrors(wrong)) from None
     except InternalError as error:  # an estimate outside its band: no plan of ours, an edited file
         raise InputError(error.what, where=where) from None
-    _check_layout(found, where)
-    return found
 
 
 def _check_layout(plan: Plan, where: str) -> None:

@@ -1,0 +1,220 @@
+"""A serving plan in the terminal: the answer first, then why, then the ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weftline.report.draw import cdf_lines, strip
+from weftline.report.text import table, wrapped
+from weftline.spec import Estimate, Fleet, ServeCandidate, ServePlan
+from weftline.units import format_bytes, format_count, format_duration, format_usd
+
+RANKS_SHOWN = 12
+
+
+def render_serve_plan(plan: ServePlan) -> str:
+    """The whole answer, at 80 columns; the first line starts with ``Best:``."""
+    lines = [*_best(plan), "", *_numbers(plan), "", "Why"]
+    for text in plan.why:
+        lines += wrapped(text, indent="  ", hang="  ")
+    if plan.flips:
+        lines += ["", "What would flip it"]
+        for text in plan.flips:
+            lines += wrapped(text, indent="  ", hang="  ")
+    lines += ["", *_ranking(plan.ranking)]
+    if len(plan.pareto) > 1:
+        lines += ["", "Nothing is better in cost, first token and time a token at once"]
+        lines += _ranking(plan.pareto)
+    lines += ["", *_search(plan)]
+    return "\n".join(lines)
+
+
+def _best(plan: ServePlan) -> list[str]:
+    f, d = plan.fleet, plan.demand
+    cost = plan.estimates.get("cost_per_hour")
+    money = f": {format_usd(cost.value)}/h" if cost is not None else ""
+    spare = f" + {f.spares} spare" if f.spares else ""
+    head = (
+        f"Best: {f.replicas}{spare} x {f.chips_per_replica} {f.accelerator}, {f.short()}, "
+        f"{f.engine}{money}"
+    )
+    seed = "" if d.seed is None else f", seed {d.seed}"
+    targets = ", ".join(t.short() for t in d.targets) or "no latency target"
+    cached = f", {d.cached_share:.1%} of prompts cached" if d.cached_share else ""
+    return [
+        *wrapped(head, hang="      "),
+        *wrapped(
+            f"{d.model} ({format_count(plan.parameters)} parameters), {d.traffic}, "
+            f"{d.rate_per_s:.4g} requests/s of {d.input_tokens:,.0f} + {d.output_tokens:,.0f} "
+            f"tokens{cached}{seed}; {targets}; {d.price_type}",
+            indent="      ",
+        ),
+    ]
+
+
+def _per_m(value: float) -> str:
+    return f"${value:,.3g}"
+
+
+def _joules(value: float) -> str:
+    return f"{value:,.3g} J"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.3g}/s"
+
+
+def _numbers(plan: ServePlan) -> list[str]:
+    rows = []
+    for label, key, show in (
+        ("first token, median", "ttft_p50", format_duration),
+        ("first token, p99", "ttft_p99", format_duration),
+        ("a token, median", "tpot_p50", format_duration),
+        ("a token, p99", "tpot_p99", format_duration),
+        ("last token, median", "e2e_p50", format_duration),
+        ("last token, p99", "e2e_p99", format_duration),
+        ("most requests", "rate_most", _rate),
+        ("goodput", "goodput", _rate),
+        ("cost an hour", "cost_per_hour", format_usd),
+        ("a million input tokens", "cost_per_m_input", _per_m),
+        ("a million output tokens", "cost_per_m_output", _per_m),
+        ("a million cached tokens", "cost_per_m_cached", _per_m),
+        ("energy an output token", "energy_per_output_token", _joules),
+    ):
+        e = plan.estimates.get(key)
+        if e is not None:
+            rows.append((label, show(e.value), f"{show(e.low)} to {show(e.high)}", _short(e)))
+    return table(("", "estimate", "90 % band", "rests on"), rows, right=frozenset({1}))
+
+
+def _short(estimate: Estimate) -> str:
+    return estimate.basis.split(";")[0].split(":")[0]
+
+
+def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
+    names: list[str] = []
+    for c in candidates:
+        names += [name for name in c.reached if name not in names]
+    rows = []
+    for i, c in enumerate(candidates[:RANKS_SHOWN], 1):
+        f = c.fleet
+        rows.append((
+            str(i), f.accelerator, f"{f.chips:,}",
+            "-" if c.usd_per_hour is None else format_usd(c.usd_per_hour),
+            "" if c.meets else "misses",
+            *(format_duration(c.reached[n]) if n in c.reached else "-" for n in names),
+            f"{f.short()} {f.engine}",
+        ))  # fmt: skip
+    header = ["", "accelerator", "chips", "an hour", "", *names, "fleet"]
+    if all(c.meets for c in candidates[:RANKS_SHOWN]):
+        header, rows = header[:4] + header[5:], [r[:4] + r[5:] for r in rows]
+    last = len(header) - 1
+    lines = table(header, rows, right=frozenset({0, 2, *range(3, last)}))
+    more = len(candidates) - RANKS_SHOWN
+    return [*lines, f"   and {more} more in --json"] if more > 0 else lines
+
+
+def _search(plan: ServePlan) -> list[str]:
+    s = plan.search
+    lines = wrapped(
+        f"{s.screened:,} configurations of {s.chips} accelerators screened, {s.simulated} fleets "
+        f"simulated on {plan.demand.requests:,} requests each in {s.seconds:.3g} s.",
+        hang="  ",
+    )
+    if plan.without_plan:
+        names = ", ".join(r.accelerator for r in plan.without_plan)
+        lines += wrapped(f"Not in the ranking: {names} (`weftline explain` says why).", hang="  ")
+    return lines
+
+
+def fleet_words(fleet: Fleet) -> str:
+    """Everything one would have to configure, in a sentence."""
+    degrees = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in fleet.layout.items() if v > 1)
+    cache = "prefix cache on" if fleet.prefix_cache else "prefix cache off"
+    return (
+        f"{fleet.engine}, {degrees or 'one chip'}, weights {fleet.weights}, KV {fleet.kv}, at most "
+        f"{fleet.max_batch} sequences and {fleet.chunk_tokens:,} tokens an iteration, {cache}, "
+        f"{fleet.routing} routing"
+    )
+
+
+def render_serve_explanation(plan: ServePlan) -> str:
+    """Where time, memory and money go, and what each number rests on."""
+    lines = [*_best(plan), *wrapped(fleet_words(plan.fleet), indent="      "), ""]
+    step = sum(p.value for p in plan.step_parts) or 1.0
+    lines += [f"One decode step at the mean batch: {format_duration(step)}"]
+    lines += table(
+        ("", "time", "share", "rests on"),
+        [(p.name, format_duration(p.value), f"{p.value / step:.1%}", p.basis)
+         for p in plan.step_parts],
+        right=frozenset({1, 2}),
+    )  # fmt: skip
+    memory = sum(p.value for p in plan.memory_parts) or 1.0
+    lines += ["", f"Memory the engine takes on a chip: {format_bytes(memory)}"]
+    lines += table(
+        ("", "bytes", "share", "rests on"),
+        [(p.name, format_bytes(p.value), f"{p.value / memory:.1%}", p.basis)
+         for p in plan.memory_parts],
+        right=frozenset({1, 2}),
+    )  # fmt: skip
+    lines += ["", "While it serves"]
+    lines += table(("", "mean"), [(k.replace("_", " "), f"{v:,.3g}")
+                                  for k, v in plan.occupancy.items()],
+                   right=frozenset({1}))  # fmt: skip
+    if plan.price is not None:
+        lines += ["", "Price"]
+        lines += wrapped(
+            f"{format_usd(plan.price.usd_per_chip_hour.value)} a chip-hour, "
+            f"{plan.price.price_type}: {plan.price.note or plan.price.source} "
+            f"({plan.price.usd_per_chip_hour.basis})",
+            indent="  ", hang="  ",
+        )  # fmt: skip
+    lines += ["", "What each number rests on"]
+    for name, e in plan.estimates.items():
+        lines += wrapped(f"{name.replace('_', ' ')} [{e.unit}]: {e.basis}", indent="  ", hang="  ")
+    if plan.without_plan:
+        lines += ["", "Accelerators not in the ranking"]
+        for r in plan.without_plan:
+            lines += wrapped(f"{r.accelerator}: {r.reason}", indent="  ", hang="  ")
+    return "\n".join(lines)
+
+
+def render_simulation(answer: Mapping[str, Any]) -> str:
+    """One simulated configuration: numbers, curves and occupancy over time, at 80 columns.
+
+    ``answer`` is what `simulate serving --json` prints.
+    """
+    lines = wrapped(answer["head"], hang="  ")
+    lines += wrapped(answer["traffic"], indent="  ")
+    if answer["unservable"]:
+        lines += wrapped(
+            f"{answer['unservable']:,} requests are longer than the KV memory of a replica",
+            indent="  ",
+        )
+    rows = [
+        (label, *(format_duration(answer[key][p]) for p in ("p50", "p90", "p99", "mean")))
+        for label, key in (("first token", "ttft_s"), ("a token", "tpot_s"),
+                           ("last token", "e2e_s"), ("in the queue", "queue_s"))
+        if answer[key]
+    ]  # fmt: skip
+    lines += ["", *table(("", "median", "p90", "p99", "mean"), rows,
+                         right=frozenset({1, 2, 3, 4}))]  # fmt: skip
+    facts = [
+        ("requests a second served", f"{answer['requests_per_s']:,.4g}"),
+        ("output tokens a second", f"{answer['output_tokens_per_s']:,.4g}"),
+        ("prompt tokens a second", f"{answer['input_tokens_per_s']:,.4g}"),
+        ("prompt tokens found in the cache", f"{answer['cached_share']:.1%}"),
+        ("requests thrown out and computed again", f"{answer['thrown_out']:,}"),
+        ("busy", f"{answer['busy_share']:.0%}"),
+        ("simulated in", f"{answer['wall_s']:.2f} s"),
+    ]
+    lines += ["", *table(("", ""), facts, right=frozenset({1}))[1:]]
+    for label, key in (("first token", "ttft_s"), ("a token", "tpot_s")):
+        if answer[key]:
+            lines += ["", f"Share of requests by {label}", *cdf_lines(answer[key]["curve"])]
+    line = answer["timeline"]
+    lines += ["", f"Over time, one mark is {format_duration(line['mark_s'])}"]
+    for label, key in (("batch", "running"), ("queue", "waiting"), ("KV full", "kv_share")):
+        lines.append(strip(label, line[key], percent=key == "kv_share"))
+    return "\n".join(lines)

@@ -1,0 +1,159 @@
+"""The engine model's constants: a few shared by all, and how engines and chips depart from them.
+
+Constants live as one vector of logarithms (:class:`Layout` names its slots), so that a fit can pull
+every departure to zero and every base to its physical start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from weftline.serve.closed_form import Constants
+from weftline.serve.parts import PARTS
+
+__all__ = ["ENGINES", "SLOTS", "START", "Traits", "constants_of", "pull_of", "start_of"]
+
+FloatArray = npt.NDArray[np.float64]
+
+ENGINES: Final = ("sglang", "trtllm", "vllm")
+TRAITS: Final = (*ENGINES, "hopper", "disagg", "early")
+"""What departs: the engine, the chip's generation, pools of their own, runs before 2025-12."""
+START: Final[Mapping[str, float]] = {
+    "gemm_block": 1.2, "gemm_quantised": 1.0, "gemm_plain": 1.0, "quantise": 1.0, "head": 1.0,
+    "moe_block": 1.0, "moe": 1.0, "moe_spread": 0.1, "moe_route": 2.0, "decode_attention": 1.0,
+    "prefill_attention": 1.0, "scan": 1.0, "elementwise": 1.5, "all_reduce": 1.0, "exchange": 0.6,
+    "kernels": 1.0, "layers": 3.0, "iteration": 0.5, "sequences": 1.5, "tokens": 0.5,
+}  # fmt: skip
+"""Where coefficients start and what holds them: measured kernels cost what they cost."""
+DEPARTING: Final = (
+    "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "moe_spread",
+    "decode_attention", "all_reduce", "exchange", "kernels", "iteration", "sequences",
+)  # fmt: skip
+PREFILLING: Final = (
+    "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
+    "kernels", "layers", "iteration", "prefill_attention",
+)  # fmt: skip
+"""Parts that may cost other multiples in a prefill: large shapes, and no captured graph."""
+PREFILL_DEPARTING: Final = ("gemm_block", "moe", "kernels", "iteration")
+PER_ENGINE: Final[Mapping[str, float]] = {
+    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
+    "wait_prefills": 0.05, "wait_short": 1.2, "feed": 0.8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What of a row decides its constants; arrays of one length."""
+
+    flags: FloatArray
+    """[n, traits] one where the trait holds."""
+    drafted: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def take(self, index: npt.NDArray[Any]) -> Traits:
+        """Some of the rows."""
+        return Traits(flags=self.flags[index], drafted=self.drafted[index])
+
+    @classmethod
+    def of(cls, engine: Sequence[str], chip: Sequence[str], apart: Sequence[bool],
+           early: Sequence[bool], drafted: Sequence[bool]) -> Traits:  # fmt: skip
+        """From what rows or configurations say."""
+        flags = np.stack([
+            *(np.array([e == name for e in engine], dtype=float) for name in ENGINES),
+            np.array([c.startswith(("h100", "h200", "h800", "gh200", "a100")) for c in chip],
+                     dtype=float),
+            np.asarray(apart, dtype=float), np.asarray(early, dtype=float),
+        ], axis=1)  # fmt: skip
+        return cls(flags=flags, drafted=np.asarray(drafted, dtype=bool))
+
+
+def _slots() -> tuple[tuple[str, float, float], ...]:
+    """Name, start (logarithm) and pull of every constant."""
+    found = [(f"part.{p}", float(np.log(START[p])), 0.5) for p in PARTS]
+    found += [(f"{t}.{p}", 0.0, 7.0) for t in TRAITS for p in DEPARTING]
+    found += [(f"prefill.{p}", float(np.log(30.0)) if p == "kernels" else 0.0, 0.5)
+              for p in PREFILLING]  # fmt: skip
+    found += [(f"prefill.{e}.all", 0.0, 0.4) for e in (*ENGINES, "hopper", "early")]
+    found += [(f"prefill.{e}.{p}", 0.0, 0.3 if p == "kernels" else 1.2) for e in ENGINES
+              for p in PREFILL_DEPARTING]  # fmt: skip
+    found += [(f"{n}.{e}", float(np.log(v)), 0.5) for n, v in PER_ENGINE.items() for e in ENGINES]
+    found += [("drafted.prefill", float(np.log(1.3)), 0.5)]
+    found += [("tokens_per_step", float(np.log(2.53)), 0.5), ("transfer", float(np.log(2e10)), 1.0)]
+    return tuple(found)
+
+
+SLOTS: Final = _slots()
+_AT: Final = {name: i for i, (name, _, _) in enumerate(SLOTS)}
+
+
+def start_of() -> FloatArray:
+    """Where every constant starts, as logarithms."""
+    return np.array([s for _, s, _ in SLOTS])
+
+
+def pull_of() -> FloatArray:
+    """How strongly each is held there, in errors of ln(time) a unit of its logarithm."""
+    return np.array([p for _, _, p in SLOTS])
+
+
+def constants_of(vector: FloatArray, traits: Traits) -> Constants:
+    """The constants of rows with these traits."""
+    n = len(PARTS)
+    base = np.tile(vector[:n], (len(traits), 1))
+    for j, trait in enumerate(TRAITS):
+        for p in DEPARTING:
+            base[:, PARTS.index(p)] += traits.flags[:, j] * vector[_AT[f"{trait}.{p}"]]
+    prefill = base.copy()
+    for p in PREFILLING:
+        prefill[:, PARTS.index(p)] += vector[_AT[f"prefill.{p}"]]
+    engines = traits.flags[:, : len(ENGINES)]
+    for j, e in enumerate(ENGINES):
+        for p in PREFILL_DEPARTING:
+            prefill[:, PARTS.index(p)] += engines[:, j] * vector[_AT[f"prefill.{e}.{p}"]]
+    chip_parts = [i for i, p in enumerate(PARTS) if p not in ("kernels", "layers", "iteration")]
+    for e in (*ENGINES, "hopper", "early"):
+        along = traits.flags[:, TRAITS.index(e)] * vector[_AT[f"prefill.{e}.all"]]
+        prefill[:, chip_parts] += along[:, None]
+    known = engines.sum(1) > 0
+    per: dict[str, FloatArray] = {}
+    for name in PER_ENGINE:
+        own = np.array([vector[_AT[f"{name}.{e}"]] for e in ENGINES])
+        per[name] = np.exp(np.where(known, engines @ own, own.mean()))
+    host = [PARTS.index(p) for p in ("kernels", "layers", "iteration")]
+    prefill[:, host] += np.where(traits.drafted, vector[_AT["drafted.prefill"]], 0.0)[:, None]
+    return Constants(
+        parts=np.exp(base), prefill_parts=np.exp(prefill),
+        cluster=per["cluster"], mixing=per["mixing"],
+        host_mixing=per["host_mixing"],
+        tokens_per_step=np.where(traits.drafted, np.exp(vector[_AT["tokens_per_step"]]), 1.0),
+        front_end_s=per["front_end_s"], wait_steps=per["wait_steps"],
+        wait_prefills=per["wait_prefills"], wait_short=per["wait_short"] - 1.0, feed=per["feed"],
+        transfer_bytes_per_s=np.full(len(traits), np.exp(vector[_AT["transfer"]])),
+    )  # fmt: skip
+
+
+def to_json(vector: FloatArray) -> dict[str, float]:
+    """Constants by name (not logarithms)."""
+    return {name: float(f"{np.exp(v):.5g}") for (name, _, _), v in zip(SLOTS, vector, strict=True)}
+
+
+def from_json(raw: Mapping[str, float]) -> FloatArray:
+    """The inverse of :func:`to_json`; a constant the file lacks starts where the fit starts."""
+    return np.array([np.log(float(raw[n])) if n in raw else start for n, start, _ in SLOTS])
+
+
+def profiled_of() -> FloatArray:
+    """Constants for chips whose tables are profiles of an engine's own layers: all as timed."""
+    vector = start_of()
+    for name, _, _ in SLOTS:
+        if name.startswith("prefill."):
+            vector[_AT[name]] = 0.0
+    vector[_AT["part.elementwise"]] = 0.0
+    return vector

@@ -1,0 +1,89 @@
+"""Serving engines: what is calibrated of each, and how it schedules and charges the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from weftline.errors import InputError, UnknownNameError
+
+__all__ = ["PROFILES", "EngineProfile", "profile", "require_formats"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProfile:
+    """What is known of one engine beside its fitted constants."""
+
+    name: str
+    title: str
+    calibrated: bool
+    """Whether its constants were fitted on measured rows; others take the mean of those."""
+    chunk_tokens: int
+    """Tokens of one iteration, by default."""
+    max_batch: int
+    front_end_s: float
+    """Used where ``calibrated`` is false."""
+    vendors: tuple[str, ...]
+    """Makers of chips it runs on."""
+    formats: tuple[str, ...]
+    """Number formats of weights it serves."""
+    basis: str
+
+
+_NVIDIA_FORMATS: Final = ("bf16", "fp16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4")
+
+PROFILES: Final[Mapping[str, EngineProfile]] = {
+    p.name: p
+    for p in (
+        EngineProfile(
+            name="vllm", title="vLLM", calibrated=True, chunk_tokens=8192, max_batch=256,
+            front_end_s=0.02, vendors=("nvidia", "amd", "google", "intel"),
+            formats=_NVIDIA_FORMATS, basis="fitted on measured rows",
+        ),
+        EngineProfile(
+            name="sglang", title="SGLang", calibrated=True, chunk_tokens=8192, max_batch=512,
+            front_end_s=0.1, vendors=("nvidia", "amd"), formats=_NVIDIA_FORMATS,
+            basis="fitted on measured rows",
+        ),
+        EngineProfile(
+            name="trtllm", title="TensorRT-LLM", calibrated=True, chunk_tokens=8192, max_batch=512,
+            front_end_s=0.03, vendors=("nvidia",), formats=_NVIDIA_FORMATS,
+            basis="fitted on measured rows",
+        ),
+        EngineProfile(
+            name="jetstream", title="JetStream", calibrated=False, chunk_tokens=8192,
+            max_batch=256, front_end_s=0.02, vendors=("google",), formats=("bf16", "int8", "fp8"),
+            basis="assumed as vLLM's; throughput checked on published TPU rows",
+        ),
+        EngineProfile(
+            name="neuron", title="Transformers NeuronX", calibrated=False, chunk_tokens=8192,
+            max_batch=64, front_end_s=0.01, vendors=("aws",), formats=("bf16", "fp16", "int8"),
+            basis="assumed; checked on published Inferentia2 and Trainium1 rows",
+        ),
+    )
+}  # fmt: skip
+
+
+def profile(name: str) -> EngineProfile:
+    """An engine by name; raises UnknownNameError with the nearest names."""
+    if name not in PROFILES:
+        raise UnknownNameError("engine", name, PROFILES)
+    return PROFILES[name]
+
+
+def require_formats(engine: str, chip_vendor: str, chip: str, formats: tuple[str, ...]) -> None:
+    """Raise InputError where the engine does not run on the chip or serve one of the formats."""
+    own = profile(engine)
+    if chip_vendor not in own.vendors:
+        fitting = ", ".join(p.name for p in PROFILES.values() if chip_vendor in p.vendors)
+        raise InputError(
+            f"{own.title} does not run on {chip}", where="engine",
+            hint=f"engines for this chip: {fitting}" if fitting else None,
+        )  # fmt: skip
+    for name in formats:
+        if name not in own.formats:
+            raise InputError(
+                f"{own.title} does not serve {name} weights", where="gemm_dtype",
+                hint="it serves " + ", ".join(own.formats),
+            )  # fmt: skip

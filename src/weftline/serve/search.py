@@ -1,0 +1,309 @@
+"""The capacity search: the cheapest fleet that keeps its promises, why, and what would flip it.
+
+The closed form screens everything; the simulation confirms the cheapest of each chip, with as many
+replicas as the percentiles really need; spares, dollars and joules are put on top.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+from weftline.catalog import Accelerator, accelerator
+from weftline.errors import InputError, NoFeasiblePlanError
+from weftline.serve.confirm import Run, least_replicas, most_rate, tuned
+from weftline.serve.economics import Market, power_w, spares_of
+from weftline.serve.screen import Option, Screened, Space, screen
+from weftline.serve.simulate import Routing
+from weftline.serve.traffic import Traffic, at_rate, extended, gamma
+from weftline.spec import (
+    Fleet,
+    Rejection,
+    ServeCandidate,
+    ServeDemand,
+    ServePlan,
+    ServeSearch,
+    Target,
+)
+from weftline.units import format_duration
+
+CONFIRMED: Final = 10
+"""Chips whose cheapest configuration is simulated, cheapest by the closed form first."""
+SECOND_LOOKS: Final = 3
+"""Chips of which other configurations are simulated too."""
+LEAST_REQUESTS, MOST_REQUESTS = 1500, 30_000
+LEAST_SPAN_S: Final = 120.0
+LIVES: Final = 12.0
+"""Length of a synthetic run in lives of a typical request, ``LEAST_SPAN_S`` at least."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked: the model, its traffic, and how it may be served."""
+
+    model: str
+    targets: tuple[Target, ...]
+    rate_per_s: float
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    spread: float = 0.0
+    """Sigma of log-normal lengths; 0 for equal ones. Only without a trace."""
+    burstiness: float = 1.0
+    trace: Traffic | None = None
+    """Real requests, already at ``rate_per_s``."""
+    seed: int = 0
+    price_type: str = "on-demand"
+    region: str | None = None
+    own_price: float | None = None
+    """US dollars a chip-hour."""
+    routing: Routing = "least-loaded"
+    space: Space = field(default_factory=Space)
+    max_chips: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """One simulated fleet with its money."""
+
+    option: Option
+    chip: Accelerator
+    market: Market
+    run: Run
+    fleet: Fleet
+    usd_per_hour: float | None
+    power_w: tuple[float, float, float] | None
+    demand: ServeDemand
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Cheapest first; fleets without a price by their number of chips, behind the others."""
+        cost = math.inf if self.usd_per_hour is None else self.usd_per_hour
+        return (0.0 if self.run.meets else 1.0, cost, float(self.fleet.chips))
+
+    def candidate(self, note: str = "") -> ServeCandidate:
+        """As the plan keeps it."""
+        rate, out = self.demand.rate_per_s, self.demand.output_tokens
+        usd = None if self.usd_per_hour is None else self.usd_per_hour / 3600.0 / rate / out * 1e6
+        watts = self.power_w
+        return ServeCandidate(
+            fleet=self.fleet, usd_per_hour=self.usd_per_hour, usd_per_m_output=usd,
+            joules_per_token=None if watts is None else watts[0] / rate / out,
+            reached=self.run.reached, goodput_share=self.run.goodput_share,
+            meets=self.run.meets, simulated=True, note=note,
+        )  # fmt: skip
+
+
+def plan_serve(question: Question, *, progress: Progress | None = None) -> ServePlan:
+    """The plan for a question.
+
+    Raises NoFeasiblePlanError with the nearest miss and what limits it, InputError(s) for what
+    cannot be (an engine that does not run on the named chip, an unknown model).
+    """
+    from weftline.serve.search_answer import no_plan, plan_of
+
+    say = progress or _quiet
+    began = time.perf_counter()
+    demand = demand_of(question)
+    found = screen(question.model, demand, question.space, tails_of(question))
+    say(f"{found.evaluated:,} configurations screened, {len(found.meeting)} chips may do")
+    if not found.meeting:
+        raise no_plan(question, demand, found, ())
+    markets = {
+        name: Market(accelerator(name), question.price_type, question.region, question.own_price)
+        for name in {*found.meeting, *found.nearest}
+    }  # fmt: skip
+    traffic, trace = traffic_of(question, found)
+    demand = replace(demand, requests=traffic.requests)
+    confirmed, simulated = _confirm(question, demand, found, markets, traffic, trace, say)
+    meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
+    if not meeting:
+        raise no_plan(question, demand, found, confirmed)
+    best = meeting[0]
+    rate = most_rate(
+        best.option.config, traffic, question.targets, best.run.replicas,
+        routing=question.routing, trace=trace,
+    )  # fmt: skip
+    stats = ServeSearch(
+        screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
+        simulated=simulated, seconds=round(time.perf_counter() - began, 2),
+    )  # fmt: skip
+    return plan_of(question, demand, found, sorted(confirmed, key=lambda c: c.rank), rate, stats)
+
+
+def _quiet(text: str) -> None:
+    del text
+
+
+def demand_of(question: Question) -> ServeDemand:
+    """The demand in means, the form that the closed form understands."""
+    trace = question.trace
+    mean_in = question.input_tokens if trace is None else float(trace.prefill_tokens.mean())
+    mean_out = question.output_tokens if trace is None else float(trace.decode_tokens.mean())
+    if min(mean_in, mean_out) < 1:
+        raise InputError(
+            "prompts and answers have at least one token", hint="--input 2000 --output 400"
+        )
+    cached = 0.0
+    if trace is not None and trace.hash_ids is not None and question.space.prefix_cache:
+        from weftline.serve.prefix import prefix_use
+
+        cached = prefix_use(trace).ideal_hit_rate
+    return ServeDemand(
+        model=question.model, rate_per_s=question.rate_per_s, input_tokens=mean_in,
+        traffic=trace.name if trace is not None else _name(question), output_tokens=mean_out,
+        cached_share=cached, targets=question.targets,
+        price_type="given" if question.own_price is not None else question.price_type,
+        region=question.region, requests=0, seed=None if trace is not None else question.seed,
+    )  # fmt: skip
+
+
+def tails_of(question: Question) -> dict[float, float]:
+    """Prompt tokens at the percentiles of the targets, where prompts differ."""
+    percentiles = {t.percentile for t in question.targets if t.percentile >= 90}
+    if question.trace is not None:
+        lengths = question.trace.prefill_tokens
+        return {p: float(np.percentile(lengths, p)) for p in percentiles}
+    if question.spread == 0:
+        return {}
+    # Log-normal with the mean held, as traffic.lengths draws it.
+    normal = NormalDist(-(question.spread**2) / 2, question.spread)
+    return {p: question.input_tokens * math.exp(normal.inv_cdf(p / 100)) for p in percentiles}
+
+
+def _name(question: Question) -> str:
+    return "Poisson" if question.burstiness == 1 else f"Gamma {question.burstiness:g}"
+
+
+def traffic_of(question: Question, found: Screened) -> tuple[Traffic, bool]:
+    """(the requests to simulate, whether they are a trace).
+
+    A trace is played as it is, cut or repeated to a number that gives sound percentiles.
+    """
+    if question.trace is not None:
+        trace = question.trace
+        least = max(trace.requests, int(question.rate_per_s * LEAST_SPAN_S))
+        if min(least, MOST_REQUESTS) == trace.requests:
+            return trace, True
+        return at_rate(extended(trace, min(least, MOST_REQUESTS)), question.rate_per_s), True
+    life = min(
+        o.ttft_s + o.tpot_s * question.output_tokens for opts in found.meeting.values()
+        for o in opts
+    )  # fmt: skip
+    wanted = question.rate_per_s * max(LEAST_SPAN_S, LIVES * life)
+    n = int(min(MOST_REQUESTS, max(LEAST_REQUESTS, wanted)))
+    return gamma(
+        question.rate_per_s, n, prefill_tokens=round(question.input_tokens),
+        decode_tokens=round(question.output_tokens), burstiness=question.burstiness,
+        seed=question.seed, spread=question.spread,
+    ), False  # fmt: skip
+
+
+def _confirm(
+    question: Question, demand: ServeDemand, found: Screened, markets: dict[str, Market],
+    traffic: Traffic, trace: bool, say: Progress,
+) -> tuple[list[Confirmed], int]:  # fmt: skip
+    """Simulate the cheapest configurations; (fleets, runs made)."""
+
+    def guess(option: Option) -> float:
+        chips = option.group_chips * option.replicas(demand.rate_per_s)
+        market = markets[option.config.chip]
+        if not market.known:
+            return 1e12 + chips
+        return market.cheapest(chips, option.group_chips)[0]
+
+    best = sorted(((min(guess(o) for o in opts), name) for name, opts in found.meeting.items()))
+    looks: list[Option] = []
+    for place, (_, name) in enumerate(best[:CONFIRMED]):
+        ordered = sorted(found.meeting[name], key=guess)
+        looks += ordered if place < SECOND_LOOKS else ordered[:1]
+    confirmed: list[Confirmed] = []
+    runs = 0
+    for look in sorted(looks, key=guess):
+        option = look
+        start = option.replicas(demand.rate_per_s)
+        most = None
+        if question.max_chips is not None:
+            most = question.max_chips // option.group_chips
+            if most < 1:
+                continue
+        try:
+            config, tunings = tuned(
+                option.config, traffic, question.targets, min(start, most or start),
+                routing=question.routing, trace=trace,
+            )  # fmt: skip
+        except NoFeasiblePlanError as error:  # the engine's memory is counted more closely there
+            say(f"{option.config.chip}: {error.what}")
+            continue
+        option = replace(option, config=config)
+        run, made = least_replicas(
+            config, traffic, question.targets, start, routing=question.routing, trace=trace,
+            most=most,
+        )  # fmt: skip
+        runs += tunings + made
+        confirmed.append(_priced(question, demand, option, run, markets[option.config.chip]))
+        say(f"{option.config.chip}: {run.replicas} x {option.group_chips} chips simulated")
+    return confirmed, runs
+
+
+def _priced(question: Question, demand: ServeDemand, option: Option, run: Run,
+            market: Market) -> Confirmed:  # fmt: skip
+    """A simulated fleet with spares, dollars and watts."""
+    chip = accelerator(option.config.chip)
+    fleet = fleet_of(option, run.replicas, question.routing)
+    usd = market.cheapest(fleet.chips, option.group_chips)[0] if market.known else None
+    outcome = run.outcome
+    workers = run.replicas * option.config.decode_workers
+    line = outcome.timeline
+    span = max(1e-9, float(outcome.arrived_s[-1]))
+    busy = float(line.busy.sum() * line.width_s) / (span * workers)
+    return Confirmed(
+        option=option, chip=chip, market=market, run=run, fleet=fleet, usd_per_hour=usd,
+        power_w=power_w(chip, fleet.chips, min(1.0, busy)), demand=demand,
+    )  # fmt: skip
+
+
+def fleet_of(option: Option, replicas: int, routing: Routing) -> Fleet:
+    """The fleet as the plan keeps it."""
+    c = option.config
+    layout = {"tp": c.tp, "pp": c.pp, "dp": c.dp, "ep": c.ep}
+    if c.prefill is not None:
+        layout |= {
+            "prefill_workers": c.prefill.workers, "prefill_tp": c.prefill.tp,
+            "prefill_dp": c.prefill.dp, "prefill_ep": c.prefill.ep,
+            "decode_workers": c.decode_workers,
+        }  # fmt: skip
+    return Fleet(
+        accelerator=c.chip, engine=c.engine, replicas=replicas,
+        spares=spares_of(replicas, option.group_chips), chips_per_replica=option.group_chips,
+        layout=layout, weights=option.weights, experts=option.experts,
+        kv=c.kv_dtype,
+        max_batch=c.max_batch, chunk_tokens=c.chunk_tokens, prefix_cache=c.prefix_cache,
+        routing=routing,
+    )  # fmt: skip
+
+
+def reasons_of(found: Screened, confirmed: Sequence[Confirmed]) -> tuple[Rejection, ...]:
+    """Why a chip is not in the ranking."""
+    shown = {c.chip.id for c in confirmed}
+    said = [Rejection(accelerator=k, reason=v) for k, v in sorted(found.reasons.items())]
+    for name, option in sorted(found.nearest.items()):
+        if name in shown:
+            continue
+        if name in found.meeting:
+            said.append(Rejection(accelerator=name, reason="dearer by the closed form"))
+            continue
+        c = option.config
+        said.append(Rejection(accelerator=name, reason=(
+            f"nearest: {c.engine} {c.gemm_dtype} tp {c.tp}, first token "
+            f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token "
+            f"({option.worst:.2g} x a target)"
+        )))  # fmt: skip
+    return tuple(said)

@@ -1,0 +1,204 @@
+"""What one token and one sequence cost a model: its operators grouped, ready for array arithmetic.
+
+A :class:`Work` is made once a model. Equal operators of equal layers become one entry with a
+count, so that timing a step is a dozen array expressions however many layers there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from weftline.model import Attention, Model, Operator, load_model
+
+_LAUNCHED = ("gemm", "grouped_gemm", "attention", "scan", "conv")
+
+__all__ = ["Experts", "Gemm", "Mixer", "Scan", "Work", "work_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """``count`` equal dense products, ``in_features`` -> ``out_features``."""
+
+    count: int
+    in_features: int
+    out_features: int
+    split_in: bool
+    """Row-parallel: input features are split over tensor-parallel ranks."""
+    split_out: bool
+    """Column- or vocabulary-parallel: output features are split."""
+    mixer: bool = False
+    """Of an attention or recurrent mixer, whose format can differ from the feed-forward's."""
+    head: bool = False
+    """The output projection to the vocabulary: once a sequence that yields a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """``count`` equal layers of routed experts."""
+
+    count: int
+    hidden: int
+    inter: int
+    experts: int
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixer:
+    """``count`` equal attention cores."""
+
+    count: int
+    heads: int
+    kv_heads: int
+    qk_dim: int
+    v_dim: int
+    latent: int
+    """Width of MLA's cached latent (0 for attention with keys and values)."""
+    rope: int
+    """Rotary width cached beside the latent."""
+    window: int | None
+    topk: int | None
+    compress: int
+    kv_values_per_token: int
+
+    def seen(self, context: float) -> float:
+        """Entries one query attends to after ``context`` tokens."""
+        entries = context / self.compress
+        if self.window is not None:
+            entries = min(entries, self.window)
+        return min(entries, self.topk) if self.topk is not None else entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """``count`` equal recurrent mixers (Mamba-2, gated delta net)."""
+
+    count: int
+    state_values: int
+    width: int
+    flops_per_token: float
+    kind: str
+    """``gdn`` or ``mamba2``, from the operator's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A model as the serving engine sees it."""
+
+    name: str
+    hidden: int
+    vocab: int
+    layers: int
+    gemms: tuple[Gemm, ...]
+    experts: tuple[Experts, ...]
+    mixers: tuple[Mixer, ...]
+    scans: tuple[Scan, ...]
+    elementwise_values: float
+    """Values read and written by norms, activations, rotary and gates, a token, all layers."""
+    sharded_elementwise_values: float
+    """The part of them that tensor parallelism splits."""
+    kernels: int
+    """Products, attention and scans of one forward pass: what is launched after fusion."""
+    reductions: int
+    """All-reduces of one forward pass under tensor parallelism."""
+    dense_parameters: int
+    expert_parameters: int
+    embedding_parameters: int
+    state_values: int
+    is_mla: bool
+
+    @property
+    def kv_values_per_token(self) -> float:
+        """Values one more token adds to the cache while no window is full."""
+        return sum(m.count * m.kv_values_per_token / m.compress for m in self.mixers)
+
+
+def _mixer(a: Attention, count: int) -> Mixer:
+    mla = a.kv_values_per_token < min(2 * a.kv_heads * a.v_dim, 1025)
+    rope = 64 if mla else 0
+    return Mixer(
+        count=count, heads=a.heads, kv_heads=a.kv_heads, qk_dim=a.qk_dim, v_dim=a.v_dim,
+        latent=a.kv_values_per_token - rope if mla else 0, rope=rope, window=a.window or a.chunk,
+        topk=a.topk, compress=a.compress, kv_values_per_token=a.kv_values_per_token,
+    )  # fmt: skip
+
+
+def _scan(op: Operator, count: int) -> Scan:
+    return Scan(
+        count=count, state_values=op.state_values, width=op.out_features,
+        flops_per_token=op.scan_flops_per_token, kind=op.name.partition(".")[0],
+    )  # fmt: skip
+
+
+def _experts(layers: Counter[tuple[int, ...]]) -> tuple[Experts, ...]:
+    return tuple(
+        Experts(count=n, hidden=h, inter=i, experts=e, top_k=k)
+        for (h, i, e, k), n in layers.items()
+    )
+
+
+def _reductions(model: Model) -> int:
+    """Row-parallel products whose sums must meet: one a mixer and one a feed-forward, as run."""
+    return sum(
+        sum(op.kind == "gemm" and op.shard == "row" and "shared" not in op.name
+            for op in layer.operators)
+        + any(op.kind == "grouped_gemm" for op in layer.operators)
+        for layer in model.layers
+    )  # fmt: skip
+
+
+def _work(model: Model) -> Work:
+    gemms: Counter[tuple[int, int, str, bool, bool]] = Counter()
+    experts: Counter[tuple[int, ...]] = Counter()
+    mixers: Counter[Attention] = Counter()
+    scans: Counter[Operator] = Counter()
+    values = sharded = 0.0
+    kernels = 0
+    for layer in model.layers:
+        for op in layer.operators:
+            kernels += op.kind in _LAUNCHED and not op.name.startswith("indexer")
+            if op.kind == "gemm":
+                # MLA is run absorbed when decoding: its key/value up-projection costs the same
+                # products either way and stays in the list.
+                mixer = not op.name.startswith(("mlp", "moe"))
+                gemms[op.in_features, op.out_features, op.shard, mixer, False] += 1
+            elif op.kind == "grouped_gemm" and op.name.endswith("down"):
+                experts[op.out_features, op.in_features, op.experts, op.experts_per_token] += 1
+            elif op.kind == "attention" and op.attention is not None:
+                mixers[op.attention] += 1
+            elif op.kind == "scan":
+                scans[op] += 1
+            elif op.kind in ("norm", "elementwise", "conv"):
+                moved = float(op.in_features + op.out_features)
+                values += moved
+                sharded += moved if op.shard != "replicated" else 0.0
+    for op in model.head:
+        if op.kind == "gemm":
+            gemms[op.in_features, op.out_features, op.shard, False, True] += 1
+    every = list(model.operators)
+    routed = sum(op.parameters for op in every if op.kind == "grouped_gemm")
+    table = sum(op.parameters for op in model.embedding)
+    return Work(
+        name=model.name, hidden=model.hidden, vocab=model.vocab, layers=len(model.layers),
+        gemms=tuple(
+            Gemm(count=n, in_features=i, out_features=o, split_in=s == "row",
+                 split_out=s in ("column", "vocab") or head, mixer=mixer, head=head)
+            for (i, o, s, mixer, head), n in gemms.items()
+        ),
+        experts=_experts(experts),
+        mixers=tuple(_mixer(a, n) for a, n in mixers.items()),
+        scans=tuple(_scan(op, n) for op, n in scans.items()),
+        elementwise_values=values, sharded_elementwise_values=sharded, kernels=kernels,
+        reductions=_reductions(model), dense_parameters=model.parameters - routed - table,
+        expert_parameters=routed, embedding_parameters=table,
+        state_values=sum(op.state_values for op in every),
+        is_mla=any(a.kv_values_per_token < min(2 * a.kv_heads * a.v_dim, 1025) for a in mixers),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def work_of(name: str) -> Work:
+    """The work of a model by any name :func:`weftline.model.load_model` takes."""
+    return _work(load_model(name))

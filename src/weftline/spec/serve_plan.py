@@ -1,0 +1,157 @@
+"""A ServePlan: the cheapest fleet found for a stream of requests, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from weftline.spec.estimate import Estimate
+from weftline.spec.plan import Part, PriceQuote, Rejection
+from weftline.units import format_duration
+
+SERVE_PLAN_FORMAT = 1
+Metric = Literal["ttft", "tpot", "e2e"]
+METRICS: tuple[Metric, ...] = ("ttft", "tpot", "e2e")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One promise: the ``percentile`` of a metric stays at or under ``limit_s`` seconds."""
+
+    metric: Metric
+    percentile: float
+    """50 for the median, 99 for one request in a hundred."""
+    limit_s: float
+
+    def short(self) -> str:
+        """``p99 ttft 500 ms``."""
+        return f"p{self.percentile:g} {self.metric} {format_duration(self.limit_s)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeDemand:
+    """What is to be served, as asked."""
+
+    model: str
+    traffic: str
+    """Poisson, a trace's name..."""
+    rate_per_s: float
+    """Mean requests a second."""
+    input_tokens: float
+    """Mean tokens of a prompt."""
+    output_tokens: float
+    cached_share: float
+    """Share of prompt tokens that a prefix cache finds, 0 where none is used."""
+    targets: tuple[Target, ...]
+    price_type: str
+    region: str | None
+    requests: int
+    """How many the simulation ran."""
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """So many replicas of one configuration."""
+
+    accelerator: str
+    engine: str
+    replicas: int
+    """Needed for the targets; of a disaggregated fleet, groups of prefill and decode workers."""
+    spares: int
+    """Beside those, so that failures do not break the targets."""
+    chips_per_replica: int
+    layout: Mapping[str, int]
+    """tp, pp, dp, ep, prefill_workers, prefill_tp, decode_workers..."""
+    weights: str
+    """Number format of the matrix products."""
+    experts: str
+    """Number format of routed experts; as ``weights`` for a dense model."""
+    kv: str
+    max_batch: int
+    chunk_tokens: int
+    prefix_cache: bool
+    routing: str
+
+    @property
+    def chips(self) -> int:
+        """All chips, spares included."""
+        return (self.replicas + self.spares) * self.chips_per_replica
+
+    def short(self) -> str:
+        """``TP4 fp8``: degrees above one, then the number format."""
+        degrees = [f"{n.upper()}{v}" for n, v in self.layout.items() if v > 1 and "_" not in n]
+        pools = ""
+        if self.layout.get("prefill_workers"):
+            pools = f" {self.layout['prefill_workers']}P{self.layout.get('decode_workers', 1)}D"
+        return f"{' '.join(degrees) or '1 chip'}{pools} {self.weights}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeCandidate:
+    """One row of the ranking: a fleet, what it gives and costs; latencies as simulated, seconds."""
+
+    fleet: Fleet
+    usd_per_hour: float | None
+    usd_per_m_output: float | None
+    """US dollars a million output tokens when all cost is put on them."""
+    joules_per_token: float | None
+    """A token of output."""
+    reached: Mapping[str, float]
+    """Target (``p99 ttft``) -> seconds."""
+    goodput_share: float
+    """Share of requests that meet every target's limit."""
+    meets: bool
+    simulated: bool
+    """False where only the closed form has looked at it."""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSearch:
+    """How much was looked at."""
+
+    screened: int
+    """Configurations the closed form has answered."""
+    chips: int
+    """Kinds of accelerator tried."""
+    simulated: int
+    """Fleets the discrete-event simulation has run."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServePlan:
+    """The demand, the fleet, every estimate and what it rests on.
+
+    ``estimates`` holds ttft_p50, ttft_p99, tpot_p50, tpot_p99, e2e_p50, e2e_p99, rate_most
+    (requests a second the fleet could take), goodput, cost_per_hour, cost_per_m_input,
+    cost_per_m_output, cost_per_m_cached, energy_per_output_token; a key is absent where nothing is
+    known (no price).
+    """
+
+    format: int = SERVE_PLAN_FORMAT
+    kind: Literal["serve"] = "serve"
+    weftline: str
+    catalog_date: str
+    demand: ServeDemand
+    parameters: int
+    active_parameters: int
+    fleet: Fleet
+    estimates: Mapping[str, Estimate]
+    step_parts: tuple[Part, ...]
+    """Of one decode step at the mean load, seconds."""
+    memory_parts: tuple[Part, ...]
+    """Of one chip, bytes."""
+    price: PriceQuote | None
+    why: tuple[str, ...]
+    flips: tuple[str, ...]
+    ranking: tuple[ServeCandidate, ...]
+    """The cheapest of each accelerator that meets the targets, then the nearest misses."""
+    pareto: tuple[ServeCandidate, ...]
+    """No other is better in cost, first-token time and time per token at once."""
+    without_plan: tuple[Rejection, ...]
+    search: ServeSearch
+    occupancy: Mapping[str, float] = field(default_factory=dict)
+    """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""

@@ -1,0 +1,178 @@
+"""The engine model: what it must obey whatever its constants are."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
+from weftline.serve.calibration import constants_for, width_of
+from weftline.serve.closed_form import Load, compile_load, solve
+from weftline.serve.config import PoolConfig, ServingConfig
+from weftline.serve.intervals import band
+from weftline.serve.memory import memory
+from weftline.serve.parts import PARTS, Iteration, part_seconds, setting_of
+from weftline.serve.step import StepSurface, prefill_surface, surface
+from weftline.serve.work import work_of
+
+CONFIG = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4, gemm_dtype="fp8", kv_dtype="fp8")
+MODELS = ("llama-3.1-70b", "deepseek-r1", "gpt-oss-120b", "qwen3.5-397b-a17b", "glm-5")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_work_of_a_model_adds_up_to_its_parameters(model: str) -> None:
+    """Grouped products and experts hold every matrix weight the model's own count knows."""
+    from weftline.model import load_model
+
+    work, whole = work_of(model), load_model(model)
+    dense = sum(g.count * g.in_features * g.out_features for g in work.gemms)
+    experts = sum(e.count * e.experts * 3 * e.hidden * e.inter for e in work.experts)
+    assert dense + experts + work.embedding_parameters == pytest.approx(whole.parameters, rel=0.003)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_more_work_never_takes_less_time(model: str) -> None:
+    setting = setting_of(model, "b200", "fp8", "fp8", "fp8")
+    batch = np.array([1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    context = np.array([128.0, 1024, 8192, 65536])
+    for c in context:
+        found = part_seconds(
+            setting, Iteration.of(tokens=batch, sequences=batch, context=c, tp=8.0, moe_tp=8.0)
+        )
+        assert found.shape == (len(batch), len(PARTS))
+        assert (found >= 0).all()
+        assert (np.diff(found.sum(1)) > -1e-9).all()
+    longer = part_seconds(
+        setting, Iteration.of(tokens=8.0, sequences=8.0, context=context, tp=8.0, moe_tp=8.0)
+    ).sum(1)
+    assert (np.diff(longer) > -1e-9).all()
+
+
+def test_a_decode_step_is_never_faster_than_reading_what_it_must() -> None:
+    """Independent bound: weights and cache once over the memory's peak bandwidth."""
+    held = memory(CONFIG)
+    chip = setting_of("llama-3.1-70b", "h200", "fp8", "fp8", "fp8").operators.chip
+    s = surface(CONFIG)
+    for batch, context in ((1, 1000), (32, 4000), (128, 8000)):
+        read = 0.9 * held.weight_bytes + batch * context * held.kv_bytes_per_token
+        least = read / chip.bandwidth_bytes_per_s
+        assert s.step_s(0, 0, batch, batch * context) > 0.75 * least
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 300), context=st.integers(1, 30000), chunk=st.integers(1, 8192),
+    before=st.integers(0, 20000),
+)  # fmt: skip
+def test_the_surface_rises_and_mixes_additively(
+    batch: int, context: int, chunk: int, before: int
+) -> None:
+    s = _surface()
+    alone = s.step_s(0, 0, batch, batch * context)
+    both = s.step_s(chunk, before, batch, batch * context)
+    assert alone < both
+    assert s.step_s(0, 0, batch + 1, (batch + 1) * context) >= alone - 1e-12
+    assert s.step_s(chunk, before + 100, 0, 0) >= s.step_s(chunk, before, 0, 0) - 1e-12
+
+
+@cache
+def _surface() -> StepSurface:
+    return surface(CONFIG)
+
+
+def test_grid_points_of_the_surface_are_the_parts_themselves() -> None:
+    """The tables hold what composing the operators at that point gives."""
+    s = _surface()
+    setting = setting_of("llama-3.1-70b", "h200", "fp8", "fp8", "fp8")
+    k = constants_for(CONFIG).parts[0]
+    it = Iteration.of(tokens=64.0, sequences=64.0, context=4096.0, tp=4.0)
+    at = PARTS.index("decode_attention")
+    assert s.decode(64, 4096) == pytest.approx(part_seconds(setting, it)[0, at] * k[at])
+
+
+def test_littles_law_holds_in_the_closed_form() -> None:
+    """Independent of how the answer was found: in flight = rate x time in the system."""
+    setting = setting_of("llama-3.1-70b", "h200-sxm", "fp8", "fp8", "fp8")
+    load = Load.of(
+        input_tokens=2000.0, output_tokens=500.0, tp=4.0,
+        concurrency=np.array([1.0, 8, 64, 512, 4096]),
+    )  # fmt: skip
+    a = solve(compile_load(setting, load), constants_for(CONFIG))
+    requests_per_s = a.output_tokens_per_s * 4 / 500.0
+    in_flight = requests_per_s * (a.ttft_s + 499 * a.tpot_s)
+    assert in_flight == pytest.approx(load.concurrency, rel=1e-6)
+    assert (np.diff(a.tpot_s) > -1e-9).all()
+    assert (np.diff(a.ttft_s) > 0).all()
+    assert a.batch[-1] < 4096  # the cache holds fewer
+
+
+def test_a_prefill_pool_bounds_the_rate() -> None:
+    setting = setting_of("deepseek-r1", "gb200-nvl72", "nvfp4", "nvfp4", "fp8")
+    config = ServingConfig(
+        model="deepseek-r1", chip="gb200", engine="sglang", dp=8, ep=8, gemm_dtype="nvfp4",
+        kv_dtype="fp8", prefill=PoolConfig(tp=4),
+    )  # fmt: skip
+    k = constants_for(config)
+
+    def rate(feeders: float) -> float:
+        load = Load.of(
+            input_tokens=8000.0, output_tokens=200.0, concurrency=4000.0, dp=8.0, ep=8.0,
+            prefill_workers=feeders, prefill_tp=4.0, prefill_dp=1.0, prefill_ep=1.0,
+            prefill_moe_tp=4.0,
+        )  # fmt: skip
+        a = solve(compile_load(setting, load), k)
+        return float(a.output_tokens_per_s[0]) * (8 + 4 * feeders)
+
+    assert rate(2.0) == pytest.approx(2 * rate(1.0), rel=0.02)
+    assert rate(200.0) < 200 * rate(1.0)
+    assert prefill_surface(config).step_s(1024, 0, 0, 0) > 0
+
+
+def test_speculation_yields_more_tokens_and_eviction_keeps_fewer() -> None:
+    plain = ServingConfig(model="deepseek-r1", chip="b200", tp=8, gemm_dtype="fp8")
+    guess = ServingConfig(model="deepseek-r1", chip="b200", tp=8, gemm_dtype="fp8",
+                          spec_method="mtp", spec_tokens=2, spec_acceptance=0.5)  # fmt: skip
+    assert guess.tokens_per_step == pytest.approx(1 + 0.5 + 0.25)
+    assert surface(guess).step_s(0, 0, 8, 8000) > surface(plain).step_s(0, 0, 8, 8000)
+    short = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4, window=512, sinks=4)
+    wide = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4)
+    assert surface(short).decode(64, 32768) == pytest.approx(surface(wide).decode(64, 516), rel=0.1)
+    assert memory(short).capped_share == 1.0
+
+
+def test_pipeline_stages_share_weights_and_add_up() -> None:
+    one = ServingConfig(model="llama-3.1-405b", chip="h200", tp=8, gemm_dtype="fp8")
+    two = ServingConfig(model="llama-3.1-405b", chip="h200", tp=8, pp=2, gemm_dtype="fp8")
+    assert memory(two).weight_bytes == pytest.approx(memory(one).weight_bytes / 2)
+    assert memory(two).kv_capacity_tokens > 2 * memory(one).kv_capacity_tokens
+    assert surface(two).step_s(0, 0, 64, 64000) > surface(one).step_s(0, 0, 32, 32000)
+
+
+def test_what_does_not_fit_is_an_answer() -> None:
+    with pytest.raises(NoFeasiblePlanError, match="GB of weights a chip") as caught:
+        memory(ServingConfig(model="deepseek-r1", chip="h100", tp=4, gemm_dtype="fp8"))
+    assert "chips instead of 4" in str(caught.value.nearest)
+
+
+def test_mistakes_of_a_configuration_come_together() -> None:
+    with pytest.raises(InputErrors) as caught:
+        ServingConfig(model="llama-3.1-70b", chip="h200", engine="vlm", gemm_dtype="fp9", tp=0)
+    assert len(caught.value.errors) == 3
+    with pytest.raises(UnknownNameError, match="did you mean `vllm`"):
+        ServingConfig(model="llama-3.1-70b", chip="h200", engine="vlm")
+    with pytest.raises(InputError, match="ep 3 does not divide"):
+        ServingConfig(model="deepseek-r1", chip="h200", tp=8, ep=3)
+
+
+def test_intervals_are_wider_where_nothing_was_measured() -> None:
+    known = width_of("tpot", "vllm", "b200", seen=True)
+    new = width_of("tpot", "vllm", "b200", seen=False)
+    nowhere = width_of("tpot", "neuron", "trainium1", seen=False)
+    assert known < new <= nowhere
+    low, high, basis = band(CONFIG, "tpot")
+    assert low < 1 < high
+    assert "left out" in basis

@@ -1,0 +1,93 @@
+"""Measured rows: what files mean, what they leave unsaid, and how malformed ones are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from weftline.errors import InputError
+from weftline.serve.rows import Row, Unanswered, family_of, model_name, read_rows, silicon_row
+from weftline.serve.score_requests import read_requests
+
+BASE = {
+    "id": "a",
+    "silicon_data_source": "db-dump/2026-04-27; silicon_concurrency=64; measured=2026-04",
+    "backend": "vllm", "backend_version": "0.19.0", "model_path": "deepseek-ai/DeepSeek-R1",
+    "system": "b200_sxm", "precision": "fp4", "mode": "agg", "isl": "1024", "osl": "1024",
+    "gemm_quant_mode": "nvfp4", "moe_quant_mode": "nvfp4", "batch_size": "64", "tp_size": "8",
+    "pp_size": "1", "attention_dp_size": "1", "moe_tp_size": "8", "moe_ep_size": "1",
+    "silicon_ttft_ms": "100", "silicon_tpot_ms": "10",
+}  # fmt: skip
+
+
+def row(**changes: str) -> Row | Unanswered:
+    return silicon_row({**BASE, **changes}, "rows.csv:2", 2)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (("64", "1", "8", "8"), (8, 1, 8)),  # TP 8, EP 8, multiplied
+        (("1", "64", "8", "8"), (1, 8, 8)),  # the same with attention data parallelism
+        (("4", "4", "1", "16"), (1, 4, 4)),  # data parallelism over TP's ranks
+        (("8", "1", "8", "1"), (8, 1, 1)),
+    ],
+)
+def test_layouts_written_as_products_are_read_as_what_ran(
+    written: tuple[str, ...], meant: tuple[int, ...]
+) -> None:
+    found = row(
+        tp_size=written[0], attention_dp_size=written[1], moe_tp_size=written[2],
+        moe_ep_size=written[3],
+    )  # fmt: skip
+    assert isinstance(found, Row)
+    assert (found.layout.tp, found.layout.dp, found.layout.ep) == meant
+    assert found.chips in (4, 8)
+
+
+def test_throughput_is_littles_law() -> None:
+    found = row()
+    assert isinstance(found, Row)
+    each = 0.1 + (found.output_tokens - 1) * 0.01
+    assert found.output_tokens_per_s == pytest.approx(64 * found.output_tokens / each / 8)
+    assert found.derived
+
+
+def test_rows_that_do_not_state_their_configuration_say_what_is_missing() -> None:
+    pools = row(mode="disagg", prefill_num_workers="", decode_num_workers="")
+    assert isinstance(pools, Unanswered)
+    assert "workers" in pools.reason
+    whole = row(tp_size="36", moe_tp_size="36")
+    assert isinstance(whole, Unanswered)
+    assert not whole.stated
+    unknown = row(model_path="someone/unheard-of-9b")
+    assert isinstance(unknown, Unanswered)
+    assert unknown.stated
+
+
+def test_sibling_names_are_one_family() -> None:
+    names = ("deepseek-ai/DeepSeek-R1", "nvidia/DeepSeek-R1-NVFP4", "nvidia/DeepSeek-V3.1-NVFP4",
+             "deepseek-ai/DeepSeek-V3", "DeepSeek-R1-0528")  # fmt: skip
+    assert {family_of(model_name(n)) for n in names} == {"deepseek-v3"}
+    assert model_name("Qwen/Qwen3-235B-A22B-FP8") == "qwen3-235b-a22b"
+    assert model_name("meta-llama/Llama-3.1-70B") == "llama-3.1-70b"
+    assert model_name("zhipuai/GLM-5") == "glm-5"
+
+
+def test_malformed_files_name_line_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    cells = ",".join({**BASE, "silicon_ttft_ms": "fast"}.values())
+    file.write_text(",".join(BASE) + "\n" + cells + "\n")
+    with pytest.raises(InputError, match=r"`silicon_ttft_ms` is not a number: `fast`") as caught:
+        read_rows(file)
+    assert str(caught.value.where).endswith("rows.csv:2")
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="neither"):
+        read_rows(other)
+    requests = tmp_path / "requests.csv"
+    requests.write_text("request_id,arrived_at,num_prefill_tokens,num_decode_tokens,queue_s,ttft_s,"
+                        "e2e_s\nr,0,soon,1,0,0,0\n")  # fmt: skip
+    with pytest.raises(InputError, match="num_prefill_tokens"):
+        read_requests(requests)

@@ -1,0 +1,246 @@
+"""The capacity search and the two evaluators: what must hold whatever the calibration says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from weftline.catalog import accelerator
+from weftline.errors import NoFeasiblePlanError
+from weftline.serve.calibration import constants_for
+from weftline.serve.closed_form import Load, compile_load, solve
+from weftline.serve.config import PoolConfig, ServingConfig
+from weftline.serve.confirm import middle, run
+from weftline.serve.economics import Market, power_w, spares_of, token_costs
+from weftline.serve.parts import setting_of
+from weftline.serve.screen import Space, layouts_of
+from weftline.serve.search import Question, plan_serve
+from weftline.serve.simulate import simulate, simulate_requests
+from weftline.serve.step import surface
+from weftline.serve.traffic import Traffic, at_rate, bundled, poisson
+from weftline.spec import ServePlan, Target
+from weftline.spec.serialize import plan_to_json, serve_plan_from_json
+
+ONE = ServingConfig(model="llama-3.1-8b", chip="h100-sxm")
+TARGETS = (
+    Target(metric="ttft", percentile=99, limit_s=0.6),
+    Target(metric="tpot", percentile=50, limit_s=0.03),
+)
+ASKED = Question(
+    model="llama-3.1-8b", targets=TARGETS, rate_per_s=40.0, input_tokens=1000, output_tokens=200,
+    space=Space(chips=("h100", "l40s", "mi300x"), formats=("bf16",), max_replica_chips=2),
+)  # fmt: skip
+
+
+@cache
+def _plan() -> ServePlan:
+    return plan_serve(ASKED)
+
+
+# --- closed form and simulation ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0, 8.0])
+def test_closed_form_and_simulation_agree_where_both_apply(rate: float) -> None:
+    """Short prompts, long answers, no queue: the closed form's batch is the simulated one."""
+    traffic = poisson(rate, 1200, prefill_tokens=100, decode_tokens=1000, seed=1)
+    outcome = simulate(ONE, traffic)
+    counted = middle(outcome, trace=False)
+    in_flight = rate * float(outcome.e2e_s[counted].mean())  # Little's law
+    setting = setting_of(ONE.model, ONE.chip, "bf16", "bf16", "bf16")
+    load = Load.of(input_tokens=100, output_tokens=1000, concurrency=in_flight, max_batch=256)
+    answer = solve(compile_load(setting, load), constants_for(ONE))
+    assert answer.tpot_s[0] == pytest.approx(float(outcome.tpot_s[counted].mean()), rel=0.06)
+    assert answer.output_tokens_per_s[0] == pytest.approx(rate * 1000, rel=0.08)
+
+
+def test_alone_a_request_takes_its_steps_and_nothing_else() -> None:
+    """No queue and no company: the times are sums of the surface's own step times."""
+    s = surface(ONE)
+    none = Traffic(name="one", arrived_s=np.zeros(1), prefill_tokens=np.array([700]),
+                   decode_tokens=np.array([50]))  # fmt: skip
+    found = simulate(ONE, none)
+    first = s.front_end_s + s.step_s(700.0, 0.0, 0.0, 0.0)
+    rest = sum(s.step_s(0.0, 0.0, 1.0, 700.0 + k + 1.0) for k in range(49))
+    assert found.ttft_s[0] == pytest.approx(first, rel=1e-9)
+    assert found.e2e_s[0] == pytest.approx(first + rest, rel=1e-9)
+
+
+def test_disaggregation_hides_prompts_from_answers_and_pays_for_the_transfer() -> None:
+    traffic = poisson(6.0, 400, prefill_tokens=4000, decode_tokens=200, seed=5)
+    pools = replace(ONE, prefill=PoolConfig(workers=2, max_batch=4), decode_workers=1)
+    apart, together = simulate(pools, traffic), simulate(ONE, traffic, replicas=3)
+    assert np.nanpercentile(apart.tpot_s, 99) < np.nanpercentile(together.tpot_s, 99)
+    s = surface(pools)
+    transfer_s = 4000 * s.kv_bytes_per_token / s.kv_transfer_bytes_per_s
+    quiet = Traffic(name="one", arrived_s=np.zeros(1), prefill_tokens=np.array([4000]),
+                    decode_tokens=np.array([2]))  # fmt: skip
+    alone = simulate(pools, quiet)
+    step = s.step_s(0.0, 0.0, 1.0, 4001.0)
+    assert alone.tpot_s[0] == pytest.approx(transfer_s + step, rel=1e-6)
+
+
+def test_a_request_longer_than_the_cache_is_said_not_to_fit() -> None:
+    s = replace(surface(ONE), kv_capacity_tokens=2000.0)
+    found = simulate_requests(
+        s, np.zeros(2), np.array([1999, 100]), np.array([100, 5]), max_seqs=4, token_budget=512
+    )
+    assert found.fits.tolist() == [False, True]
+    assert math.isnan(found.ttft_s[0])
+    assert found.finished_s[1] > 0
+
+
+@pytest.mark.parametrize("routing", ["least-loaded", "prefix-aware"])
+def test_better_routing_is_better(routing: str) -> None:
+    trace = bundled("mooncake-conversation")
+    assert trace.hash_starts is not None
+    assert trace.hash_ids is not None
+    n = 1500
+    short = replace(
+        at_rate(trace, 6.0), arrived_s=at_rate(trace, 6.0).arrived_s[:n],
+        prefill_tokens=trace.prefill_tokens[:n], decode_tokens=trace.decode_tokens[:n],
+        hash_starts=trace.hash_starts[: n + 1], hash_ids=trace.hash_ids[: trace.hash_starts[n]],
+    )  # fmt: skip
+    config = replace(ONE, prefix_cache=True)
+    plain = simulate(config, short, replicas=8, routing="round-robin")
+    better = simulate(config, short, replicas=8, routing=routing)  # type: ignore[arg-type]
+    if routing == "prefix-aware":
+        assert better.cached_tokens.sum() > 1.2 * plain.cached_tokens.sum()
+    assert np.nanmean(better.ttft_s) < np.nanmean(plain.ttft_s)
+
+
+# --- money and spares ----------------------------------------------------------------------------
+
+
+def test_token_prices_add_up_to_the_bill() -> None:
+    usd_per_hour, rate = 30.0, 12.0
+    costs = token_costs(ONE, usd_per_hour=usd_per_hour, rate_per_s=rate, input_tokens=2000,
+                        output_tokens=400, cached_share=0.0, batch=32.0)  # fmt: skip
+    paid = rate * 3600 * (2000 * costs.input_usd + 400 * costs.output_usd) / 1e6
+    assert paid == pytest.approx(usd_per_hour, rel=1e-9)
+    cached = token_costs(ONE, usd_per_hour=usd_per_hour, rate_per_s=rate, input_tokens=2000,
+                         output_tokens=400, cached_share=0.5, batch=32.0)  # fmt: skip
+    paid = rate * 3600 * (1000 * cached.input_usd + 1000 * cached.cached_usd
+                          + 400 * cached.output_usd) / 1e6  # fmt: skip
+    assert paid == pytest.approx(usd_per_hour, rel=1e-9)
+    assert 0 < cached.cached_usd < cached.input_usd
+
+
+def test_spares_are_the_fewest_that_keep_enough_up() -> None:
+    rng = np.random.default_rng(0)
+    down = 1 - math.exp(-64 * 0.474e-3 / 24)
+    for replicas in (1, 10, 60):
+        spares = spares_of(replicas, 64)
+        lost = rng.binomial(replicas + spares, down, 200_000)
+        assert (lost <= spares).mean() >= 0.9985
+        if spares:
+            fewer = rng.binomial(replicas + spares - 1, down, 200_000)
+            assert (fewer <= spares - 1).mean() < 0.9995
+
+
+def test_whole_instances_are_paid() -> None:
+    market = Market(accelerator("h100"), "on-demand", None, None)
+    three, row = market.cheapest(3, 1)
+    assert row is not None
+    assert row.usd_per_hour is not None
+    assert three == pytest.approx(math.ceil(3 / row.chips) * row.usd_per_hour)
+    assert Market(accelerator("h100"), "on-demand", None, 2.0).cheapest(3, 1) == (6.0, None)
+
+
+def test_a_busy_fleet_draws_more_and_stays_under_its_design_power() -> None:
+    chip = accelerator("h100")
+    idle, busy = power_w(chip, 8, 0.0), power_w(chip, 8, 1.0)
+    assert idle is not None
+    assert busy is not None
+    assert 0 < idle[0] < busy[1] < busy[0] < busy[2]
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+def test_layouts_stay_within_the_machine() -> None:
+    for name in ("h100", "mi300x", "tpu-v5e", "gb200", "trn2"):
+        chip = accelerator(name)
+        for layout in layouts_of("deepseek-v3", chip, Space()):
+            assert layout["tp"] * layout["dp"] % layout["ep"] == 0
+            assert layout["tp"] <= max(chip.scale_up_domain or 1, chip.chips_per_host or 8)
+
+
+def test_the_plan_meets_its_targets_and_one_replica_less_does_not() -> None:
+    plan = _plan()
+    best = plan.ranking[0]
+    assert best.fleet == plan.fleet
+    assert all(best.reached[f"p{t.percentile:g} {t.metric}"] <= t.limit_s for t in TARGETS)
+    config = ServingConfig(
+        model=plan.demand.model, chip=plan.fleet.accelerator, engine=plan.fleet.engine,
+        tp=plan.fleet.layout["tp"], max_batch=plan.fleet.max_batch,
+        chunk_tokens=plan.fleet.chunk_tokens,
+    )  # fmt: skip
+    traffic = poisson(40.0, plan.demand.requests, prefill_tokens=1000, decode_tokens=200,
+                      seed=plan.demand.seed or 0)  # fmt: skip
+    fewer = plan.fleet.replicas - 1
+    for replicas, meets in ((plan.fleet.replicas, True), (fewer, False)):
+        if replicas:
+            found = run(config, traffic, TARGETS, replicas, routing="least-loaded", trace=False)
+            assert found.meets is meets
+
+
+def test_the_winner_is_the_cheapest_and_the_front_has_no_beaten_fleet() -> None:
+    plan = _plan()
+    costs = [c.usd_per_hour for c in plan.ranking if c.meets and c.usd_per_hour is not None]
+    assert costs == sorted(costs)
+    assert plan.pareto
+    assert min(c.usd_per_hour or math.inf for c in plan.pareto) == costs[0]
+    assert plan.why
+    assert any(text.startswith("rate:") for text in plan.flips)
+    assert {r.accelerator for r in plan.without_plan} | {
+        c.fleet.accelerator for c in plan.ranking
+    } == {"h100-sxm", "l40s", "mi300x"}
+
+
+def test_a_price_can_flip_the_winner() -> None:
+    """What the plan says of prices is true: below that price the second chip wins."""
+    plan = _plan()
+    flips = [text for text in plan.flips if text.startswith("price:")]
+    assert flips
+    second = flips[0].split()[1]
+    costs = {c.fleet.accelerator: c.usd_per_hour for c in plan.ranking if c.meets}
+    fleets = {c.fleet.accelerator: c.fleet for c in plan.ranking}
+    below = float(flips[0].split("$")[1].split()[0])
+    chips = fleets[second].chips
+    row = Market(accelerator(second), "on-demand", None, None).cheapest(chips, 1)[1]
+    assert row is not None
+    assert below * math.ceil(chips / row.chips) * row.chips == pytest.approx(
+        costs[plan.fleet.accelerator] or 0.0, rel=0.01
+    )
+
+
+def test_a_plan_is_the_same_after_a_round_trip() -> None:
+    plan = _plan()
+    assert serve_plan_from_json(plan_to_json(plan)) == plan
+
+
+def test_what_no_chip_can_do_says_what_limits_it() -> None:
+    with pytest.raises(NoFeasiblePlanError) as caught:
+        plan_serve(replace(ASKED, targets=(Target(metric="tpot", percentile=50, limit_s=1e-4),)))
+    assert caught.value.nearest is not None
+    assert "a token" in caught.value.nearest
+    assert "a decode step there takes" in (caught.value.hint or "")
+
+
+def test_a_model_that_fits_nowhere_says_what_is_missing() -> None:
+    small = Space(chips=("l40s",), formats=("bf16",), max_replica_chips=2)
+    with pytest.raises(NoFeasiblePlanError) as caught:
+        plan_serve(replace(ASKED, model="llama-3.1-405b", space=small))
+    assert "does not fit" in caught.value.what
+    assert "l40s" in (caught.value.nearest or "")
+
+
+def test_a_limit_on_chips_is_kept() -> None:
+    with pytest.raises(NoFeasiblePlanError) as caught:
+        plan_serve(replace(ASKED, rate_per_s=4000.0, max_chips=2))
+    assert "tightest target" in (caught.value.nearest or "")
