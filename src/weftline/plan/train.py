@@ -28,9 +28,10 @@ from weftline.cost import (
 )
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
-from weftline.plan.frameworks import AUTO, recipe
+from weftline.plan.frameworks import AUTO, recipe, recipe_of
 from weftline.plan.offers import Offer, pareto_front
 from weftline.plan.once import once_per_model
+from weftline.plan.rank_map import rank_map_of
 from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.residual import Z90
 from weftline.plan.search import Found, Tally, search
@@ -310,7 +311,11 @@ def _plan(
             rejected={"memory": tally.out_of_memory},
             accelerators=len({f.cluster.accelerator for f in tally.found}) + len(tally.without),
         ),
-    )
+        rank_map=rank_map_of(
+            model, best.found.cluster, recipe_of(job, best.found.framework), best.found.layout,
+            seq_len=job.seq_len, precision=job.precision,
+        ),
+    )  # fmt: skip
 
 
 def _candidate(offer: Offer, job: Job) -> Candidate:

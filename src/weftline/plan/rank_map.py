@@ -1,0 +1,125 @@
+"""The rank map of a plan whose chips form one torus: which rank runs where, by cost.
+
+The step's exchanges of the chosen layout (bytes and counts, as the step model has them) go to the
+fabric room's placement search. Where the chips are behind switches every order is as good as the
+next inside a level, and there is no map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from weftline.errors import InputError
+from weftline.fabric.graph import Topology
+from weftline.fabric.placement import (
+    AxisTraffic,
+    grid_speeds,
+    jax_placement,
+    place_layout,
+    traffic_of_layout,
+)
+from weftline.fabric.schedule import Collective
+from weftline.fabric.topologies import grid
+from weftline.model import Model
+from weftline.plan.frameworks import Framework
+from weftline.plan.layouts import columns_of
+from weftline.plan.step import Compiled, compile_layouts
+from weftline.spec import Cluster, Layout
+from weftline.spec.rank_map import RankMap
+
+
+def rank_map_of(
+    model: Model, cluster: Cluster, frame: Framework, layout: Layout, *, seq_len: int,
+    precision: str,
+) -> RankMap | None:  # fmt: skip
+    """The cheapest placement of ``layout`` on the cluster's torus; None where it is no torus.
+
+    Also None where the layout's ranks do not fill the torus, or cannot be laid on its sides.
+    """
+    torus = torus_of(cluster)
+    if torus is None or torus.ranks != layout.chips or layout.chips == 1:
+        return None
+    one = compile_layouts(
+        model,
+        cluster,
+        frame,
+        columns_of(layout, len(model.layers)),
+        seq_len=seq_len,
+        precision=precision,
+    )
+    traffic = traffic_of(one, layout)
+    if not traffic:
+        return None
+    try:
+        found = place_layout(layout, torus, traffic)
+    except InputError:  # groups that end unevenly, or sides that no product of degrees makes
+        return None
+    speeds = grid_speeds(torus)
+    named = traffic_of_layout(layout, traffic)
+    jax = jax_placement(found.axes, speeds, named, split=False)
+    return RankMap(
+        shape=speeds.grid.shape,
+        chips=tuple(found.rank_to_chip.tolist()),
+        physical=dict(found.physical),
+        exchange_s=found.cost_s,
+        jax_s=None if jax is None else jax.cost_s,
+        basis="closed forms on the torus, nothing overlapped",
+    )
+
+
+def torus_of(cluster: Cluster) -> Topology | None:
+    """The cluster as one torus or mesh; None where a level is something else.
+
+    Nested tori (a ring of instances that are 4x4 tori) become one grid, the outer axes first.
+    """
+    levels = [level for level in cluster.levels if level.size > 1]
+    if not levels or any(level.kind != "torus" or not level.shape for level in levels):
+        return None
+    shape: list[int] = []
+    links: list[float] = []
+    waits: list[float] = []
+    wraps: list[bool] = []
+    for level in reversed(levels):
+        sides = len(level.shape)
+        shape += level.shape
+        links += [level.bandwidth_bytes_per_s / (2 * sides)] * sides
+        waits += [level.latency_s] * sides
+        wraps += [not level.open_sides] * sides
+    return grid(shape, links, waits, wraps=wraps)
+
+
+def traffic_of(one: Compiled, layout: Layout) -> Sequence[AxisTraffic]:
+    """What each axis of one layout sends in a step; nccl-tests' sizes."""
+    key = int(one.key[0])
+    layers = float(one.stage_layers[0])
+    runs = float(layout.num_micro_batches)
+    pairs = float(_first(one.work.tp_collectives, key))
+    found: list[AxisTraffic] = []
+
+    def add(axes: tuple[str, ...], collective: Collective, size: float, count: float) -> None:
+        if size > 0 and count > 0:
+            found.append(
+                AxisTraffic(axes=axes, collective=collective, size_bytes=size, count=count)
+            )
+
+    # Forward and backward each: a gather and a scatter a pair, which make one all-reduce.
+    if layout.tp > 1:
+        add(("tp",), "all-reduce", float(one.work.tp_bytes[key]), 2 * pairs * layers * runs)
+    if layout.cp > 1:
+        add(("cp",), "all-gather", float(one.work.cp_bytes[key]), 3 * layers * runs)
+    if layout.ep > 1:
+        moe = float(one.moe_fraction[0]) * layers
+        add(("ep",), "all-to-all", float(one.work.ep_bytes[key]), 4 * moe * runs)
+    if layout.dp > 1:
+        add(("dp",), "reduce-scatter", float(one.dp_reduce_bytes[0]), 1.0)
+        add(("dp",), "all-gather", float(one.dp_gather_bytes[0]), 1.0)
+    if layout.pp > 1:
+        add(("pp",), "send", float(one.pp_bytes[0]), 2 * runs * layout.vp)
+    return found
+
+
+def _first(value: object, key: int) -> float:
+    array = np.asarray(value, dtype=float)
+    return float(array if array.ndim == 0 else array[key])
