@@ -4,7 +4,8 @@ Each writer is a process with a log of its own that saves as fast as it can; eac
 that loads a random committed checkpoint, again and again, and compares every byte with what that
 step must hold (its content follows from step and tensor alone). Retention drops old checkpoints
 under them. At the end every checkpoint that must still be there is loaded and compared. The yard-
-stick is one writer alone, in the same run, before and after.
+stick is one writer alone, in the same run, before and after. The clock runs from the moment when
+the last writer is ready: starting 32 interpreters on a few cores is not the store's work.
 
 Run: python bench/burst_many.py --dir FOLDER [--minutes 5] [--writers 16] [--readers 16]
 """
@@ -44,7 +45,7 @@ class Content:
         return self.tensors
 
 
-def write(path: str, number: int, nbytes: int, keep: int, end_s: float, told: Any) -> None:
+def write(path: str, number: int, nbytes: int, keep: int, end_s: Any, told: Any) -> None:
     """Save until the time is over; tell every step that was committed, or what went wrong."""
     from weftline.burst import Options, Retention, Store
 
@@ -56,7 +57,7 @@ def write(path: str, number: int, nbytes: int, keep: int, end_s: float, told: An
         with Store.open(path, writer=f"w{number}", options=options) as store:
             step = number * STEPS_A_WRITER
             told.put(("ready", number, 0))
-            while time.time() < end_s:
+            while time.time() < end_s.value:
                 handle = store.save(content.of(step), step, wait=True)
                 told.put(("committed", step, handle.raw_bytes))
                 step += 1
@@ -65,7 +66,7 @@ def write(path: str, number: int, nbytes: int, keep: int, end_s: float, told: An
         told.put(("failed", number, f"writer {number}: {error!r}"))
 
 
-def read(path: str, number: int, nbytes: int, pause_s: float, end_s: float, told: Any) -> None:
+def read(path: str, number: int, nbytes: int, pause_s: float, end_s: Any, told: Any) -> None:
     """Load random checkpoints until the time is over; tell how many, or what was wrong."""
     import numpy as np
 
@@ -78,7 +79,7 @@ def read(path: str, number: int, nbytes: int, pause_s: float, end_s: float, told
     try:
         while not Path(path, "BURST").exists():
             time.sleep(0.1)
-        while time.time() < end_s:
+        while time.time() < end_s.value:
             with Store.open(path, create=False, read_only=True) as store:
                 steps = [c.step for c in store.checkpoints()]
                 if not steps:
@@ -104,8 +105,7 @@ def run(path: str, writers: int, readers: int, seconds: float, args: Any) -> dic
     """One phase; bytes a second of committed state, reads, and what went wrong."""
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
-    started_s = time.time()
-    end_s = started_s + 8 + seconds if writers > 1 else started_s + 2 + seconds
+    end_s = context.Value("d", float("inf"))
     jobs = [
         context.Process(target=write, args=(path, n, args.bytes, args.keep, end_s, told))
         for n in range(writers)
@@ -117,7 +117,7 @@ def run(path: str, writers: int, readers: int, seconds: float, args: Any) -> dic
         job.start()
     committed: list[int] = []
     failures: list[str] = []
-    total = reads = dropped = left = 0
+    total = reads = dropped = left = ready = 0
     first_s = last_s = None
     left = writers + readers
     while left:
@@ -133,11 +133,15 @@ def run(path: str, writers: int, readers: int, seconds: float, args: Any) -> dic
             committed.append(_who)
             total += value
         elif kind == "ready":
-            first_s = time.time() if first_s is None else first_s
+            ready += 1
+            if ready == writers:
+                first_s, total = time.time(), 0
+                end_s.value = first_s + seconds
         else:
             left -= 1
             if kind == "failed":
                 failures.append(value)
+                end_s.value = min(end_s.value, time.time() + seconds)
             elif kind == "read":
                 reads, dropped = reads + value[0], dropped + value[1]
     for job in jobs:
@@ -204,13 +208,24 @@ def main() -> None:
     for text in wrong[:10]:
         print(f"  {text}")
     ratio = many["bytes_per_s"] / one if one else 0.0
+    both = (many["bytes_per_s"] + many["read_bytes_per_s"]) / one if one else 0.0
     print(
         f"written {format_rate(many['bytes_per_s'])} together, {format_rate(one)} by one alone: "
-        f"{ratio:.2f}; read at the same time {format_rate(many['read_bytes_per_s'])}"
+        f"{ratio:.2f}; read at the same time {format_rate(many['read_bytes_per_s'])}, with it {both:.2f}"
     )
     for phase in (before, many, after):
         phase.pop("steps")
-    print(json.dumps({"ratio": ratio, "wrong": wrong, "one": [before, after], "many": many}))
+    print(
+        json.dumps(
+            {
+                "ratio": ratio,
+                "with_reads": both,
+                "wrong": wrong,
+                "one": [before, after],
+                "many": many,
+            }
+        )
+    )
     sys.exit(1 if wrong else 0)
 
 

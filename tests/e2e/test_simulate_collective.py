@@ -77,6 +77,21 @@ def test_failed_links_are_the_seeds_and_cost_time(ask: Ask) -> None:
     assert whole["time_s"] < slow["time_s"] < 2.5 * whole["time_s"]
 
 
+def test_an_estimate_is_called_one_in_the_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [*COLLECTIVE, "all-reduce", "1GB", *TORUS, "--fail-links", "1", "--algorithm", "bucket"]
+    assert run([*asked, "--evaluator", "steps"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("about ")
+    assert "(an estimate: " in out.splitlines()[0]
+    assert run([*asked, "--evaluator", "steps", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["time_low_s"] < answer["time_s"] < answer["time_high_s"]
+    assert run([*asked, "--evaluator", "flow"]) == 0
+    out = capsys.readouterr().out
+    assert "an estimate" not in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
 @pytest.mark.parametrize("evaluator", ["flow", "events"])
 def test_evaluators_may_be_chosen(ask: Ask, evaluator: str) -> None:
     answer = ask(*COLLECTIVE, "all-gather", "64MB", "--on", "torus:4x4", "--link", "50GB/s",

@@ -293,6 +293,24 @@ def test_a_network_with_faults_gets_a_schedule_of_its_own() -> None:
     assert found.timing.time_s < by_name.timing.time_s
 
 
+def test_a_broadcast_on_a_torus_uses_all_links_of_the_root() -> None:
+    """Named algorithms use two of its six links; the bound counts all."""
+    torus = parse_topology("torus:4x4x4", "100GB/s", "1us")
+    found = choose(torus, "broadcast", 1e9)
+    assert found.schedule.algorithm == SYNTHESIZED
+    check(found.schedule, torus)  # type: ignore[arg-type]
+    assert found.timing.time_s < 1.05 * 1e9 / 600e9
+    assert choose(torus, "broadcast", 1e9, own=False).timing.time_s > 2 * found.timing.time_s
+
+
+def test_following_every_message_times_what_the_quick_evaluators_chose() -> None:
+    broken = fail_links(parse_topology("torus:4x4x8", "100GB/s", "1us"), 1)
+    quick = choose(broken, "all-reduce", 1e9, "bucket")
+    followed = choose(broken, "all-reduce", 1e9, "bucket", how="flow")
+    assert followed.timing.evaluator == "flow"
+    assert followed.pieces == quick.pieces
+
+
 def test_a_torus_with_a_failed_link_still_runs_every_algorithm() -> None:
     broken = fail_links(parse_topology("torus:4x4", "100GB/s", "1us"), 1, seed=3)
     whole = parse_topology("torus:4x4", "100GB/s", "1us")

@@ -1,13 +1,18 @@
 """Commit records: a checkpoint exists from the moment its record stands under its name.
 
-A record is written to a temporary file, synced, renamed, and its folder synced, under the lock that
-compaction and retention take as well; it names what every rank made durable before.
+A record is written to a temporary file, synced, renamed, and its folder synced; it names what every
+rank made durable before. Names in the folder change only under the lock that retention takes as
+well. The folder is synced outside of it, so that many writers share the wait for the disk: whoever
+acts on what he saw there (drops an older checkpoint, frees a record's data) syncs it first.
 """
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,13 +26,15 @@ from weftline.burst.errors import (
     MismatchError,
     StorageError,
 )
-from weftline.burst.files import Files, write_atomic
+from weftline.burst.files import Files
 from weftline.burst.record import Prepared
 from weftline.burst.state import check_word
 
 __all__ = ["Commit", "Commits", "check_step", "decode_commit"]
 
 _NAME: Final = re.compile(r"step-(\d{20})\.commit")
+_SETTLED_NS: Final = 100_000_000
+"""A file that changed less than this before it was read may change again within one clock tick."""
 _PIN: Final = re.compile(r"step-(\d{20})\.pin\.([A-Za-z0-9_.-]+)")
 
 
@@ -64,6 +71,8 @@ class Commits:
     def __init__(self, files: Files, folder: str) -> None:
         self._files = files
         self.folder = folder
+        self._known: dict[int, tuple[tuple[int, int, int, int], Commit]] = {}
+        self._lock = threading.Lock()
 
     def path(self, step: int) -> str:
         """Where the record of a step stands."""
@@ -93,7 +102,7 @@ class Commits:
         try:
             data = self._files.read_bytes(path)
         except StorageError as e:
-            if e.errno != 2:
+            if e.errno != errno.ENOENT:
                 raise
             raise self.missing(step) from e
         try:
@@ -106,6 +115,27 @@ class Commits:
             raise CorruptionError(f"record of step {commit.step} under this name", file=path)
         return commit, damage
 
+    def _read_cached(self, step: int) -> Commit:
+        """As :meth:`read`, from memory while the file is the one that was read before."""
+        path = self.path(step)
+        try:
+            stamp = self._files.stamp(path)
+        except StorageError as e:
+            if e.errno != errno.ENOENT:
+                raise
+            raise self.missing(step) from e
+        with self._lock:
+            have = self._known.get(step)
+        if have is not None and have[0] == stamp:
+            return have[1]
+        settled = time.time_ns() - max(stamp[2:]) > _SETTLED_NS
+        commit, damage = self.read(step)
+        # A record with a damaged copy is read again, and so is one that is put in place just now.
+        if damage is None and settled and self._files.stamp(path) == stamp:
+            with self._lock:
+                self._known[step] = (stamp, commit)
+        return commit
+
     def missing(self, step: int | None) -> CheckpointMissingError:
         """The error that says which checkpoints there are."""
         steps = self.steps()
@@ -117,9 +147,13 @@ class Commits:
         """Every record that can be read, oldest commit first, and the errors of the others."""
         commits: list[Commit] = []
         errors: list[BurstError] = []
-        for step in self.steps():
+        steps = self.steps()
+        with self._lock:
+            for step in self._known.keys() - set(steps):
+                del self._known[step]
+        for step in steps:
             try:
-                commits.append(self.read(step)[0])
+                commits.append(self._read_cached(step))
             except CheckpointMissingError:
                 continue  # dropped since the folder was listed
             except CorruptionError as e:
@@ -131,16 +165,43 @@ class Commits:
         commits, errors = self.all()
         return 1 + max((c.sequence for c in commits), default=0) + (len(errors) << 20)
 
-    def write(self, commit: Commit) -> None:
-        """Put the record under its name; the checkpoint exists when this returns."""
-        write_atomic(self._files, self.path(commit.step), seal_twice("K", commit))
+    @contextmanager
+    def draft(self, commit: Commit, owner: str) -> Iterator[Callable[[Commit], None]]:
+        """Get a record ready on disk; the function given puts it, or one like it, in its place.
+
+        Most of the work is done before the lock is taken: the file is there, with its blocks. The
+        checkpoint exists after :meth:`sync`. One draft at a time for each ``owner``.
+        """
+        path = f"{self.folder}/next-{owner}.tmp"
+        self._files.unlink(path)  # left over from a crash
+        file = self._files.open(path, "x")
+        try:
+            ready = seal_twice("K", commit)
+            file.write_at([ready], 0)
+            file.sync()
+
+            def place(final: Commit) -> None:
+                data = seal_twice("K", final)
+                if data != ready:
+                    if len(data) < len(ready):
+                        file.truncate(len(data))
+                    file.write_at([data], 0)
+                    file.sync()
+                self._files.rename(path, self.path(final.step))
+
+            yield place
+        finally:
+            file.close()
+            self._files.unlink(path)
+
+    def sync(self) -> None:
+        """Return when every name in the folder, there or gone, is on stable storage."""
+        self._files.sync_dir(self.folder)
 
     def remove(self, steps: list[int]) -> None:
-        """Take the records of these steps away, durably."""
+        """Take the records of these steps away; durable after :meth:`sync`."""
         for step in steps:
             self._files.unlink(self.path(step))
-        if steps:
-            self._files.sync_dir(self.folder)
 
     # --- pins -----------------------------------------------------------------------------------
 

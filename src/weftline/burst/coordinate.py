@@ -47,9 +47,7 @@ def info_of(commit: Commit, pinned: tuple[str, ...] = ()) -> CheckpointInfo:
     )  # fmt: skip
 
 
-def write_commit(
-    view: View, step: int, prepared: Sequence[Prepared], own: WriterLog | None
-) -> Commit:
+def write_commit(view: View, step: int, prepared: Sequence[Prepared], own: WriterLog) -> Commit:
     """Check that every rank is there, whole, and put the record under its name.
 
     ``own`` is this process's log, whose index need not be read anew. Raises CommitError; nothing
@@ -57,7 +55,17 @@ def write_commit(
     """
     ranks = sorted(prepared, key=lambda p: p.rank)
     _check_ranks(view, step, ranks)
-    with view.commits.locked():
+    with own.committing:
+        return _write_commit(view, step, ranks, own)
+
+
+def _write_commit(view: View, step: int, ranks: list[Prepared], own: WriterLog) -> Commit:
+    """Only the check and the rename need the lock; the disk is waited for before and after."""
+    commit = Commit(
+        store_id=view.store_id, step=step, sequence=view.commits.next_sequence(),
+        world=ranks[0].world, attempt=ranks[0].attempt, created_unix_s=time.time(), ranks=ranks,
+    )  # fmt: skip
+    with view.commits.draft(commit, own.writer) as place, view.commits.locked():
         for rank in ranks:
             if view.is_local(rank) and not _is_whole(view, rank, own):
                 raise CommitError(
@@ -65,18 +73,15 @@ def write_commit(
                     where=f"{view.writers_folder}/{rank.writer}",
                     hint="save the step again",
                 )
-        commit = Commit(
-            store_id=view.store_id, step=step, sequence=view.commits.next_sequence(),
-            world=ranks[0].world, attempt=ranks[0].attempt, created_unix_s=time.time(),
-            ranks=ranks,
-        )  # fmt: skip
-        view.commits.write(commit)
+        commit = msgspec.structs.replace(commit, sequence=view.commits.next_sequence())
+        place(commit)
+    view.commits.sync()
     return commit
 
 
-def _is_whole(view: View, rank: Prepared, own: WriterLog | None) -> bool:
+def _is_whole(view: View, rank: Prepared, own: WriterLog) -> bool:
     """Whether the index has all of this rank's share now; a save may have been dropped since."""
-    if own is None or own.writer != rank.writer:
+    if own.writer != rank.writer:
         return view.local_manifest(rank, fresh=True) is not None
     with own.lock:
         found = own.manifest(rank.save_id)

@@ -92,6 +92,9 @@ class Files(Protocol):
     def read_bytes(self, path: str) -> bytes:
         """The whole of a small file."""
 
+    def stamp(self, path: str) -> tuple[int, int, int, int]:
+        """Inode, length, and times of the last change of content and of inode, in ns."""
+
     def sync_dir(self, path: str) -> None:
         """Return when the names in this folder are on stable storage."""
 
@@ -308,6 +311,14 @@ class RealFiles:
             return Path(path).read_bytes()
         except OSError as e:
             raise storage_error(e, "read", path) from e
+
+    def stamp(self, path: str) -> tuple[int, int, int, int]:
+        """See :class:`Files`."""
+        try:
+            s = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+        except OSError as e:
+            raise storage_error(e, "look at", path) from e
+        return s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
     def sync_dir(self, path: str) -> None:
         """See :class:`Files`."""

@@ -1,8 +1,9 @@
 """Giving space back: retention, freeing dead segments, rewriting those with little left alive.
 
-Order is what makes it safe: commit records go first (durable), then the index marks the saves as
-dropped (durable), and only then may a segment be written again. Records that are moved are synced
-and in the index before the place they came from is free.
+Order is what makes it safe: newer commits are durable before an older record goes, records are gone
+for good before the index marks their saves as dropped, and only when that mark is durable may a
+segment be written again. The lock of commits is held to decide, not while the disk is waited for.
+Records that are moved are synced and in the index before the place they came from is free.
 """
 
 from __future__ import annotations
@@ -80,10 +81,16 @@ def collect(store: Store, retention: Retention, drop: Sequence[int]) -> GcReport
     """Apply retention and ``drop`` to a store, then free and compact what no process holds."""
     log = store.writing()
     view = store.view
+    seen, _ = view.commits.all()
+    if not drop and not dropped_by(seen, retention, view.commits.pins()):
+        return collect_log(view, log, store.reader)
+    view.commits.sync()  # only a checkpoint that stands for good may let an older one go
+    lasting = {(c.step, c.sequence) for c in seen}
     with view.commits.locked():
         commits, _ = view.commits.all()
         pins = view.commits.pins()
-        steps = dropped_by(commits, retention, pins)
+        settled = [c for c in commits if (c.step, c.sequence) in lasting]
+        steps = dropped_by(settled, retention, pins)
         for step in drop:
             if step not in view.commits.steps():
                 raise view.commits.missing(step)
@@ -117,14 +124,20 @@ def collect_log(
 def _collect_log(
     view: View, log: WriterLog, reader: ChunkReader, gone: Sequence[Commit]
 ) -> GcReport:
-    with view.commits.locked(), log.lock:
-        _mark_dropped(view, log, gone)
-        alive = live_saves(view, log)
+    unwanted = _unwanted(view, log, gone)
+    if unwanted or gone:
+        view.commits.sync()  # the records that are not there any more are gone for good
+    if unwanted:
+        with view.commits.locked(), log.lock:  # a commit may have come in between
+            log.drop(sorted(unwanted & _unwanted(view, log, gone)), sync=False)
+        log.index.sync()
+    with log.lock:
+        kept = _not_dropped(log)
         if log.index.full:
-            log.index.flush(alive)
-        freed, returned = _free_dead(log, alive)
-        victims = _victims(log, alive)
-        moving = _chunks_in(log, alive, victims) if victims else {}
+            log.index.flush(kept)
+        freed, returned = _free_dead(log, kept)
+        victims = _victims(log, kept)
+        moving = _chunks_in(log, kept, victims) if victims else {}
     moved = 0
     if moving:
 
@@ -132,28 +145,35 @@ def _collect_log(
             return reader.stored(log.writer, chunk)
 
         moved = relocate(view, log, list(moving.values()), payload, log.about)
-        with view.commits.locked(), log.lock:
-            again, more = _free_dead(log, live_saves(view, log))
+        with log.lock:
+            again, more = _free_dead(log, _not_dropped(log))
             freed, returned = freed + again, returned + more
     return GcReport(dropped=(), freed_segments=freed, moved_bytes=moved, returned_bytes=returned)
 
 
-def _mark_dropped(view: View, log: WriterLog, gone: Sequence[Commit]) -> None:
-    alive = live_saves(view, log)
-    taken = {
-        r.save_id for c in gone for r in c.ranks
-        if r.store_id == view.store_id and r.writer == log.writer
-    }  # fmt: skip
-    kept = {
-        r.save_id for c in view.commits.all()[0] for r in c.ranks if r.writer == log.writer
-    }  # a save may have been committed anew since
-    log.drop(
-        [
-            save
-            for save, seal in log.seals.items()
-            if seal is not None and (not alive(save) or (save in taken and save not in kept))
-        ]
-    )
+def _not_dropped(log: WriterLog) -> Callable[[int], bool]:
+    """Saves that hold on to their records: one is let go by the durable mark and nothing else."""
+    dropped = {s for s, seal in log.seals.items() if seal is None}
+    return lambda save: save not in dropped
+
+
+def _unwanted(view: View, log: WriterLog, gone: Sequence[Commit]) -> set[int]:
+    """Sealed saves that no commit record names and no coordinator may still commit."""
+    with log.lock:
+        alive = live_saves(view, log)
+        taken = {
+            r.save_id for c in gone for r in c.ranks
+            if r.store_id == view.store_id and r.writer == log.writer
+        }  # fmt: skip
+        if taken:  # a save may have been committed anew since
+            taken -= {
+                r.save_id for c in view.commits.all()[0] for r in c.ranks
+                if r.store_id == view.store_id and r.writer == log.writer
+            }  # fmt: skip
+        return {
+            save for save, seal in log.seals.items()
+            if seal is not None and (not alive(save) or save in taken)
+        }  # fmt: skip
 
 
 def _place(chunk: Chunk) -> Place:

@@ -245,8 +245,8 @@ class IndexWriter(Index):
             if name.endswith((".run", ".wal", ".tmp")) and name not in named:
                 self._files.unlink(f"{self.folder}/{name}")
 
-    def append(self, entries: Iterable[Entry]) -> None:
-        """Add entries in one step; on return they are durable."""
+    def append(self, entries: Iterable[Entry], *, sync: bool = True) -> None:
+        """Add entries in one step; on return they are durable, with ``sync``."""
         entries = list(entries)
         if self._broken is not None:
             raise self._broken
@@ -254,16 +254,23 @@ class IndexWriter(Index):
             raise StorageError("the index is closed", path=self.folder, errno_=0)
         frame = wal_frame(self.current.wals[-1], self._wal_sequence + 1, entries)
         self._wal.write_at([frame], self._wal_end)
+        if sync:
+            self.sync()
+        self._wal_sequence += 1
+        self._wal_end += len(frame)
+        self._recent.update(entries)
+        self._keys = None
+
+    def sync(self) -> None:
+        """Return when all that was appended is on stable storage."""
+        if self._wal is None:
+            return
         try:
             self._wal.sync()
         except StorageError as e:
             # After a failed sync nobody knows what is on the disk: never write on top of that.
             self._broken = e
             raise
-        self._wal_sequence += 1
-        self._wal_end += len(frame)
-        self._recent.update(entries)
-        self._keys = None
 
     @property
     def full(self) -> bool:

@@ -109,6 +109,7 @@ class Store(StoreReader):
         )  # fmt: skip
         try:
             with self.view.commits.locked():
+                self.view.commits.sync()  # what is gone there is gone for good
                 mend_index(self.view, log, self.notices)
                 log.recover(live_saves(self.view, log))
         except BaseException:
@@ -328,6 +329,7 @@ class Store(StoreReader):
         return info
 
     def _commit(self, step: int, prepared: Sequence[Prepared]) -> Commit:
+        assert self.log is not None  # noqa: S101  (both callers have asked for it)
         commit = write_commit(self.view, step, prepared, self.log)
         with self._lock:
             self._counters["commits"] += 1

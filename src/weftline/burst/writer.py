@@ -99,6 +99,8 @@ class WriterLog:
         self.reader = reader
         self.lock = threading.RLock()
         """Held while the index changes."""
+        self.committing = threading.Lock()
+        """Held by the thread that writes a commit record."""
         self.upkeep = threading.Lock()
         """Held by the thread that frees and compacts."""
         self._take(writers_folder)
@@ -199,16 +201,19 @@ class WriterLog:
                 live.update(places)
         return live
 
-    def drop(self, saves: Iterable[int]) -> None:
-        """Mark saves as dropped, durably: from now on they can never be committed."""
+    def drop(self, saves: Iterable[int], *, sync: bool = True) -> None:
+        """Mark saves as dropped: from now on they can never be committed.
+
+        Without ``sync`` the mark is durable, and space may be freed, after ``index.sync()``.
+        """
         marks = [(save_prefix(s), b"") for s in saves]
         if marks:
-            self.change(marks)
+            self.change(marks, sync=sync)
 
-    def change(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        """Add to the index or replace in it, in one durable step."""
+    def change(self, entries: Sequence[tuple[bytes, bytes]], *, sync: bool = True) -> None:
+        """Add to the index or replace in it, in one step, durable with ``sync``."""
         with self.lock:
-            self.index.append(entries)
+            self.index.append(entries, sync=sync)
             for key, value in entries:
                 self._note(int.from_bytes(key[:8], "big"), key, value)
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 app = App(name="catalog", help="Chips, fabrics and prices: what is known, from where, how surely.")
 
+# Its rooms are loaded when it runs.
+app.command(
+    "weftline.cli.catalog_fit:fit", name="fit",
+    help="How well chips suit MODEL: the time at their peaks over the time predicted, by part.",
+)  # fmt: skip
+
 ListKind = Literal["accelerators", "fabrics", "prices", "storage", "cpus", "sources"]
 ShowKind = Literal["accelerator", "fabric", "storage"]
 

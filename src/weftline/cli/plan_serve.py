@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from weftline.cli.options import Collector, Json, choice
+from weftline.cli.progress import compiling_notice
 from weftline.cli.serving_options import (
+    COMPILE_S,
     KEPT_SERVING,
     KEPT_TRAFFIC,
     ServingOptions,
@@ -64,7 +66,7 @@ def serve(
     precision
         Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
     price
-        on-demand, spot, reserved, capacity-block, or your own: $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, several, all, or your own: $2.50/h a chip.
     region
         Only prices of this region.
     max_chips
@@ -81,6 +83,7 @@ def serve(
         engine=engine, precision=precision, price=price, region=region, max_chips=max_chips,
         disaggregated=disaggregated, serving=serving,
     )  # fmt: skip
+    compiling_notice("weftline.serve.simulate_core", COMPILE_S)
     show = sys.stderr.isatty()
     plan = plan_serve(question, progress=(lambda t: print(t, file=sys.stderr)) if show else None)
     if file is not None:
@@ -96,7 +99,7 @@ def _question(
     max_chips: str | None, disaggregated: bool, serving: ServingOptions,
 ) -> Question:  # fmt: skip
     """The options as one value. Raises all mistakes at once."""
-    from weftline.cli.plan import check_region, parse_price
+    from weftline.cli.plan import check_region
     from weftline.cli.serving_options import parse_targets
     from weftline.model import load_model
     from weftline.serve.search import Question
@@ -110,7 +113,7 @@ def _question(
     space = get(lambda: _space(
         on=on, engine=engine, precision=precision, disaggregated=disaggregated, serving=serving,
     ))  # fmt: skip
-    mine, kind = get(lambda: parse_price(price)) or (None, "on-demand")
+    mine, kinds = get(lambda: _prices(price)) or (None, ("on-demand",))
     get(lambda: check_region(region))
     most = get(lambda: None if max_chips is None else parse_count(max_chips, where="--max-chips"))
     way = get(lambda: choice(serving.routing, ROUTINGS, "routing", where="--routing"))
@@ -121,9 +124,29 @@ def _question(
         model=model, targets=targets or (), rate_per_s=_rate(traffic, requests),
         input_tokens=parse_count(traffic.input), output_tokens=parse_count(traffic.output),
         spread=traffic.spread, burstiness=traffic.burstiness,
-        trace=requests if traffic.trace else None, seed=traffic.seed, price_type=kind,
+        trace=requests if traffic.trace else None, seed=traffic.seed, price_types=kinds,
         region=region, own_price=mine, routing=way, space=space, max_chips=most,
     )  # fmt: skip
+
+
+def _prices(text: str) -> tuple[float | None, tuple[str, ...]]:
+    """The user's own price a chip-hour, if it is one; else the types of price to look at."""
+    from weftline.catalog.prices import PRICE_TYPES
+    from weftline.cli.plan import parse_price
+
+    if text.strip().lower() == "all":
+        return None, PRICE_TYPES
+    if "," not in text:
+        mine, kind = parse_price(text)
+        return mine, (kind,)
+    names = _names(text, "")
+    get = Collector()
+    kinds = [
+        get(lambda n=name: choice(n, PRICE_TYPES, "price type", where="--price"))  # type: ignore[misc]
+        for name in names
+    ]
+    get.raise_all()
+    return None, tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
 
 
 def _rate(options: TrafficOptions, requests: Traffic) -> float:
@@ -139,12 +162,11 @@ def _space(
     *, on: str, engine: str, precision: str, disaggregated: bool, serving: ServingOptions
 ) -> Space:
     """What may be tried. Raises all mistakes at once, and where nothing named goes together."""
-    from weftline.catalog import accelerator
     from weftline.cli.plan import parse_accelerators
     from weftline.cli.serving_options import parse_speculation, parse_window
     from weftline.serve.config import DTYPES, KV_DTYPES
-    from weftline.serve.engines import PROFILES, require_formats
-    from weftline.serve.screen import Space, require_units
+    from weftline.serve.engines import PROFILES
+    from weftline.serve.screen import Space
 
     get = Collector()
     chips = get(lambda: parse_accelerators(on))
@@ -160,16 +182,30 @@ def _space(
     method, drafted, kept = get(lambda: parse_speculation(serving.speculate)) or ("none", 0, 0.7)
     tokens, sinks = get(lambda: parse_window(serving.window)) or (None, 0)
     get.raise_all()
-    for chip in chips or ():
-        get(lambda c=chip: require_units(accelerator(c), formats))  # type: ignore[misc]
-        for name in engines:
-            get(lambda n=name, c=chip: require_formats(n, accelerator(c).vendor, c, formats[:1]))  # type: ignore[misc]
-    get.raise_all()
-    return Space(
+    space = Space(
         chips=chips or (), engines=engines, formats=formats, kv=cache or "bf16",
         disaggregated=disaggregated, prefix_cache=serving.prefix_cache, window=tokens, sinks=sinks,
         spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
     )  # fmt: skip
+    _require_some(space)
+    return space
+
+
+def _require_some(space: Space) -> None:
+    """Raise all that stands in the way where no named chip goes with an engine and a format."""
+    from weftline.catalog import accelerator
+    from weftline.serve.engines import require_formats
+    from weftline.serve.screen import engines_and_formats, require_units
+
+    chips = [accelerator(name) for name in space.chips]
+    if any(engines_and_formats(chip, space) for chip in chips):
+        return
+    get = Collector()
+    for chip in chips:
+        get(lambda c=chip: require_units(c, space.formats))  # type: ignore[misc]
+        for engine in space.engines:
+            get(lambda e=engine, c=chip: require_formats(e, c.vendor, c.id, space.formats[:1]))  # type: ignore[misc]
+    get.raise_all()
 
 
 def _names(text: str, everything: str) -> list[str]:

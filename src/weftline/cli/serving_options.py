@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _PER_S = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
           "day": 86400.0}  # fmt: skip
 MAX_REQUESTS = 5_000_000
+COMPILE_S = 11
+"""What the simulation's loops take to be compiled, once, on one core of a server."""
 
 
 @Parameter(name="*")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from weftline.cli.options import Collector, Json, choice
+from weftline.cli.progress import compiling_notice
 from weftline.cli.serving_options import (
+    COMPILE_S,
     KEPT_SERVING,
     KEPT_TRAFFIC,
     ServingOptions,
@@ -107,6 +109,7 @@ def serving(
     get.raise_all()
     if played is None or config is None or way is None:
         raise AssertionError("the collector raises before this")
+    compiling_notice("weftline.serve.simulate_core", COMPILE_S)
     began = time.perf_counter()
     outcome = simulate(config, played, replicas=replicas, routing=way)
     wall_s = time.perf_counter() - began
@@ -128,8 +131,8 @@ def serving(
 
 def _config(model: str, layout: LayoutOptions, serving: ServingOptions) -> ServingConfig:
     """The configuration that the options describe. Raises all mistakes at once."""
-    from weftline.cli.serving_options import parse_speculation, parse_window
     from weftline.catalog import accelerator, accelerators
+    from weftline.cli.serving_options import parse_speculation, parse_window
     from weftline.errors import InputError
     from weftline.model import load_model
     from weftline.serve.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig

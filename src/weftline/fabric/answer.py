@@ -98,6 +98,8 @@ def _timed(topology: Topology, choice: Choice, size_bytes: float) -> dict[str, A
         "pieces": choice.pieces,
         "steps": timing.steps,
         "time_s": timing.time_s,
+        "time_low_s": timing.low_s,
+        "time_high_s": timing.high_s,
         "algbw_bytes_per_s": algorithm_bandwidth(size_bytes, timing.time_s),
         "busbw_bytes_per_s": bus_bandwidth(
             made.collective, topology.ranks, size_bytes, timing.time_s

@@ -194,6 +194,10 @@ def _broadcast(topology: Topology, size_bytes: float, root: int) -> list[tuple[f
         total = float(out.sum())
         sent = (topology.ranks - 1) * size_bytes
         found.append((sent / total, "sum", f"every byte to {topology.ranks - 1:,} chips"))
+        for members in _groups(topology):
+            rate = min(set_bandwidth(topology, members))
+            found.append((size_bytes / rate, "cut",
+                          f"{rate:.4g} bytes/s into each group of {len(members):,}"))  # fmt: skip
     if topology.ranks <= MAX_EXACT and not topology.is_symmetric:
         rest = [c for c in range(topology.ranks) if c != root]
         rates = [pair_bandwidth(topology, root, chip) for chip in rest]

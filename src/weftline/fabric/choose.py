@@ -219,7 +219,7 @@ def _pieces(name: str, topology: Topology, collective: Collective) -> tuple[int 
             return (None,)
         tried = BUCKET_PIECES
     elif name == "hierarchical":
-        tried = BUCKET_PIECES
+        tried = PIECES if collective == "broadcast" else BUCKET_PIECES
     elif name in ("double-binary-tree", "chain", "nvls", "in-network"):
         tried = PIECES
     else:
@@ -253,6 +253,8 @@ def flat_rows(name: str, topology: Topology, collective: Collective) -> int:
         return halves * ranks * (ranks - 1) * ways
     if name == "halving-doubling":
         return 0 if alike else halves * ranks * ranks.bit_length()
+    if name == "hierarchical" and collective == "broadcast":
+        return ranks * topology.levels[0]
     if name == "hierarchical":
         if topology.group is not None and symmetric:
             return 0

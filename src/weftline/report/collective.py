@@ -23,6 +23,8 @@ def render_collective(answer: dict[str, Any]) -> str:
     if len(answer["considered"]) > 1:
         lines += ["", *_considered(answer)]
     lines += ["", *_links(answer)]
+    if answer["evaluator"] == "steps" and answer["collective"] != "all-to-all":
+        lines += ["", "`--evaluator flow` follows every message: minutes on large networks."]
     if answer["bound_share"] < WORTH_A_TRY and answer["algorithm"] != "synthesized":
         lines += ["", *wrapped(_may_be_faster(answer))]
     if answer["network"]["basis"]:
@@ -39,9 +41,9 @@ def render_synthesis(answer: dict[str, Any]) -> str:
     """A synthesized schedule at 80 columns: its time, its certified gap, the best named one."""
     network = answer["network"]
     lines = wrapped(
-        f"{format_duration(answer['time_s'])}, {answer['ratio_to_bound']:.4f} x the bound: "
+        f"{_time(answer)}, {answer['ratio_to_bound']:.4f} x the bound: "
         f"{answer['collective']} of {format_bytes(answer['size_bytes'])} on {network['name']} "
-        f"({network['chips']:,} chips), synthesized",
+        f"({_chips(network)}), synthesized",
         hang="  ",
     )
     lines += ["", *_numbers(answer)]
@@ -69,11 +71,25 @@ def _may_be_faster(answer: dict[str, Any]) -> str:
 def _head(answer: dict[str, Any]) -> list[str]:
     network = answer["network"]
     return wrapped(
-        f"{format_duration(answer['time_s'])}, {100 * answer['bound_share']:.1f} % of the bound: "
+        f"{_time(answer)}, {100 * answer['bound_share']:.1f} % of the bound: "
         f"{answer['collective']} of {format_bytes(answer['size_bytes'])} on {network['name']} "
-        f"({network['chips']:,} chips) by {_named(answer)}",
+        f"({_chips(network)}) by {_named(answer)}",
         hang="  ",
     )
+
+
+def _time(answer: dict[str, Any]) -> str:
+    """The time, with its range where it is an estimate."""
+    if answer["exact"] or answer["time_low_s"] is None:
+        return format_duration(answer["time_s"])
+    low, high = format_duration(answer["time_low_s"]), format_duration(answer["time_high_s"])
+    if low == high:
+        return low
+    return f"about {format_duration(answer['time_s'])} (an estimate: {low} to {high})"
+
+
+def _chips(network: dict[str, Any]) -> str:
+    return f"{network['chips']:,} chip{'s' if network['chips'] != 1 else ''}"
 
 
 def _named(answer: dict[str, Any]) -> str:
@@ -224,12 +240,12 @@ def _versus(answer: dict[str, Any], other: dict[str, Any]) -> list[str]:
     mine, theirs = answer["time_s"], other["time_s"]
     name = other["network"]["name"]
     if mine <= 0 or theirs <= 0:
-        text = f"Against {name}: {format_duration(theirs)}"
+        text = f"Against {name}: {_time(other)}"
     else:
         factor = max(mine, theirs) / min(mine, theirs)
         word = "slower" if theirs > mine else "faster"
         text = (
-            f"Against {name}: {format_duration(theirs)} with {_named(other)}, {factor:.2f} x "
+            f"Against {name}: {_time(other)} with {_named(other)}, {factor:.2f} x "
             f"{word} ({100 * other['bound_share']:.1f} % of its bound)"
         )
     lines = wrapped(text, hang="  ")

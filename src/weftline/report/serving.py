@@ -34,6 +34,8 @@ def _best(plan: ServePlan) -> list[str]:
     f, d = plan.fleet, plan.demand
     cost = plan.estimates.get("cost_per_hour")
     money = f": {format_usd(cost.value)}/h" if cost is not None else ""
+    if plan.price is not None and ", " in d.price_type:
+        money += f" {plan.price.price_type}"
     spare = f" + {f.spares} spare" if f.spares else ""
     head = (
         f"Best: {f.replicas}{spare} x {f.chips_per_replica} {f.accelerator}, {f.short()}, "
@@ -97,6 +99,7 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
     for c in candidates:
         names += [name for name in c.reached if name not in names]
     rows = []
+    several = len({c.price_type for c in candidates if c.price_type}) > 1
     for i, c in enumerate(candidates[:RANKS_SHOWN], 1):
         f = c.fleet
         rows.append((
@@ -104,7 +107,7 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
             "-" if c.usd_per_hour is None else format_usd(c.usd_per_hour),
             "" if c.meets else "misses",
             *(format_duration(c.reached[n]) if n in c.reached else "-" for n in names),
-            f"{f.short()} {f.engine}",
+            f"{c.price_type + ', ' if several and c.price_type else ''}{f.short()} {f.engine}",
         ))  # fmt: skip
     header = ["", "accelerator", "chips", "an hour", "", *names, "fleet"]
     if all(c.meets for c in candidates[:RANKS_SHOWN]):
@@ -122,6 +125,11 @@ def _search(plan: ServePlan) -> list[str]:
         f"simulated on {plan.demand.requests:,} requests each in {s.seconds:.3g} s.",
         hang="  ",
     )
+    if plan.demand.cells > 1:
+        lines += wrapped(
+            f"Simulated was one of {plan.demand.cells:,} equal parts of the fleet, with its share "
+            "of the rate.", hang="  ",
+        )  # fmt: skip
     if plan.without_plan:
         names = ", ".join(r.accelerator for r in plan.without_plan)
         lines += wrapped(f"Not in the ranking: {names} (`weftline explain` says why).", hang="  ")

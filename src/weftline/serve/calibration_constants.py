@@ -41,7 +41,7 @@ PREFILLING: Final = (
 """Parts that may cost other multiples in a prefill: large shapes, and no captured graph."""
 PREFILL_DEPARTING: Final = ("gemm_block", "moe", "kernels", "iteration")
 PER_ENGINE: Final[Mapping[str, float]] = {
-    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
+    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0, "hold": 1.0,
     "wait_prefills": 0.05, "wait_short": 1.2, "feed": 0.8,
 }  # fmt: skip
 
@@ -134,7 +134,7 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
         host_mixing=per["host_mixing"],
         tokens_per_step=np.where(traits.drafted, np.exp(vector[_AT["tokens_per_step"]]), 1.0),
         front_end_s=per["front_end_s"], wait_steps=per["wait_steps"],
-        wait_prefills=per["wait_prefills"], wait_short=per["wait_short"] - 1.0, feed=per["feed"],
+        hold=per["hold"], wait_prefills=per["wait_prefills"], wait_short=per["wait_short"] - 1.0, feed=per["feed"],
         transfer_bytes_per_s=np.full(len(traits), np.exp(vector[_AT["transfer"]])),
     )  # fmt: skip
 

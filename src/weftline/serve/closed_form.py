@@ -53,6 +53,11 @@ class Load:
     """Sequences one replica may run."""
     queries: FloatArray
     """Tokens verified a step: 1, or 1 + drafted."""
+    poll_steps: FloatArray
+    """Decode iterations between two looks for new requests; 0 where every iteration looks."""
+    gather_steps: FloatArray
+    """Decode iterations a prompt is held back for others to join it, at most: for one on every
+    attention rank where there are several; 0 where none is held."""
     prefill_workers: FloatArray
     """0 where the same workers prefill and decode."""
     prefill_tp: FloatArray
@@ -65,7 +70,8 @@ class Load:
         """From numbers and arrays, broadcast; prefill layouts default to the decode ones."""
         d: dict[str, Any] = {
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
-            "queries": 1.0, "prefill_workers": 0.0, **values,
+            "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
+            **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
         for name in ("tp", "dp", "ep", "moe_tp"):
@@ -110,6 +116,8 @@ class Compiled:
     """Chips a decode worker, its share of prefill workers included."""
     kv_bytes: FloatArray
     """Bytes of cache a prompt hands over from prefill to decode."""
+    poll_steps: FloatArray
+    gather_steps: FloatArray
     fits: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -162,7 +170,7 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         feeders=load.prefill_workers / load.workers, output_tokens=load.output_tokens,
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
-        fits=held >= 1.0,
+        poll_steps=load.poll_steps, gather_steps=load.gather_steps, fits=held >= 1.0,
     )  # fmt: skip
 
 
@@ -186,6 +194,8 @@ class Constants:
     """Once a request: HTTP, tokenising, dispatch, the first answer's way back."""
     wait_steps: FloatArray
     """Decode iterations between arrival and the start of its prefill."""
+    hold: FloatArray
+    """Time that prompts are held back, over what polling and gathering alone make of it."""
     wait_prefills: FloatArray
     """Share of the other requests' prefills that a request waits for: bursts and their echoes."""
     wait_short: FloatArray
@@ -271,7 +281,8 @@ def solve(c: Compiled, k: Constants) -> Answer:
     burst = k.wait_prefills * np.maximum(c.asked - 1.0, 0.0) * c.batch_prompts**k.wait_short
     served = np.where(apart, whole / (c.batch_prompts * np.maximum(c.feeders, 1e-9) * c.ranks),
                       each)  # fmt: skip
-    unloaded = first + k.wait_steps * _decode_at(decode, share) + burst * served
+    waits = k.wait_steps + k.hold * _held_steps(c, k, c.largest * share)
+    unloaded = first + waits * _decode_at(decode, share) + burst * served
     # What does not run waits: Little's law on all that are in flight.
     ttft = np.maximum(unloaded, c.asked / rate - steps * tpot)
     rate = c.asked / (ttft + steps * tpot)
@@ -279,6 +290,19 @@ def solve(c: Compiled, k: Constants) -> Answer:
         ttft_s=ttft, tpot_s=tpot, output_tokens_per_s=rate * c.output_tokens / c.chips,
         batch=c.largest * share, decode_s=_decode_at(decode, share), prefill_s=prefill, load=load,
     )  # fmt: skip
+
+
+def _held_steps(c: Compiled, k: Constants, batch: FloatArray) -> FloatArray:
+    """Decode iterations a prompt is held back on average.
+
+    Who polls every n iterations finds a request n / 2 late. Who gathers waits from the first prompt
+    on until all ranks have one (the harmonic number of ranks times the time between arrivals at one
+    rank) or the limit is reached; of those that join later each waits half as long on average.
+    """
+    arrivals = batch * k.tokens_per_step / np.maximum(c.output_tokens, 1.0)  # an iteration
+    every = (np.log(c.ranks) + 0.5772 + 0.5 / c.ranks) * c.ranks / np.maximum(arrivals, 1e-9)
+    span = np.where(c.ranks > 1, np.minimum(c.gather_steps, every), c.gather_steps)
+    return np.asarray(0.5 * c.poll_steps + span * (0.5 + 0.5 / (1.0 + arrivals * span)))
 
 
 def _tpot(

@@ -26,6 +26,10 @@ MOST_GROWTH: Final = 4.0
 """Replicas are raised to this many times the closed form's number before giving up."""
 HARDLY: Final = 0.98
 MARGIN_S: Final = 1e-9
+MOST_REQUESTS: Final = 30_000
+"""Of one simulation in a search."""
+MOST_FACTOR: Final = 1e6
+"""How far above the asked rate the most that a fleet takes is looked for."""
 CHUNKS: Final = (2048, 512)
 """Smaller token budgets of an iteration that are tried where the engine's own breaks a target:
 prompts in smaller pieces hold up the answers of others for less time."""
@@ -170,19 +174,22 @@ def most_rate(
     routing: Routing, trace: bool,
 ) -> float:  # fmt: skip
     """Requests a second that a fleet could take within the targets, to about 3 %."""
-    from weftline.serve.traffic import at_rate
+    from weftline.serve.traffic import at_rate, extended
 
     rate = traffic.rate_per_s
 
     def meets(factor: float) -> bool:
-        sped = at_rate(traffic, rate * factor)
+        # As long a time as before: a burst shorter than an answer would show no queue.
+        n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
+        sped = at_rate(extended(traffic, n), rate * factor)
         return run(config, sped, targets, replicas, routing=routing, trace=trace).meets
 
-    low, high = 1.0, 1.15
-    while high < 3.0 and meets(high):
-        low, high = high, high * 1.15
+    low, step = 1.0, 1.15
+    while low * step < MOST_FACTOR and meets(low * step):
+        low, step = low * step, min(step**1.5, 8.0)
+    high = low * step
     while high - low > 0.03 * low:
-        middle_of = (low + high) / 2
+        middle_of = math.sqrt(low * high)
         if meets(middle_of):
             low = middle_of
         else:

@@ -21,6 +21,10 @@ IDLE_FRACTION: Final = 0.2
 of 700 W)."""
 REPAIR_S: Final = 3600.0
 """From a failure to a replica that serves again on another host, assumed: detect, replace, load."""
+SPOT_WARNING: Final = (
+    "spot: the provider may take instances back at minutes' notice, several at once; the spares "
+    "count failures only, so hold more, or keep the needed replicas on demand"
+)
 AVAILABILITY: Final = 0.999
 """Share of time in which at least the needed replicas must be up."""
 
@@ -35,6 +39,7 @@ class Market:
     def __init__(self, chip: Accelerator, price_type: str, region: str | None,
                  own: float | None) -> None:  # fmt: skip
         self.own = own
+        self.price_type = price_type if own is None else "given"
         self.choice: PriceChoice | None = None
         self.rows: tuple[Price, ...] = ()
         self.instead = ""
@@ -58,6 +63,11 @@ class Market:
     def known(self) -> bool:
         """Whether there is a price at all."""
         return self.own is not None or bool(self.rows)
+
+    @property
+    def warning(self) -> str:
+        """What the price does not pay for."""
+        return SPOT_WARNING if self.price_type == "spot" and self.own is None else ""
 
     def cheapest(self, chips: int, together: int) -> tuple[float, Price | None]:
         """(US dollars an hour, the row) for ``chips`` chips in instances of ``together`` or more.

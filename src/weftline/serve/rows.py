@@ -99,6 +99,10 @@ class Row:
     """``closed`` loop, ``offline`` (as fast as it goes) or ``static`` batch."""
     drafted: int = 0
     """Tokens drafted a step where the run is known to use multi-token prediction."""
+    poll_steps: int = 0
+    """Decode iterations between two looks for new requests, where the launch settings say so."""
+    gather_steps: int = 0
+    """Decode iterations a prompt is held back for others at most, where they say so."""
     ttft_s: float | None = None
     tpot_s: float | None = None
     output_tokens_per_s: float | None = None
@@ -248,6 +252,7 @@ def silicon_row(record: Mapping[str, str], where: str, number: int) -> Row | Una
         concurrency=concurrency, ttft_s=None if ttft is None else ttft / 1e3,
         tpot_s=None if tpot is None else tpot / 1e3, source=source, harness=harness,
         drafted=_DRAFTED if _drafts(record, source, measured, harness) else 0,
+        **(_held_back(record, layout, concurrency) if harness == "closed-loop" else {}),
     )  # fmt: skip
     return with_throughput(row)
 
@@ -292,6 +297,33 @@ def _drafts(record: Mapping[str, str], source: str, measured: str, harness: str)
     return record["backend"] == "trtllm" and "DeepSeek" in record["model_path"] and (
         version == "1.2.0rc6.post3" or (version == "1.1.0rc2.post2" and measured >= "2026-01")
     )  # fmt: skip
+
+
+def _held_back(
+    record: Mapping[str, str], layout: Layout, concurrency: float
+) -> dict[str, int]:
+    """How long prompts are held back on purpose, by the benchmark's public launch scripts.
+
+    InferenceX (Apache-2.0), ``benchmarks/single_node``: SGLang's ``--scheduler-recv-interval`` on
+    B200 and B300, TensorRT-LLM's ``attention_dp_config`` and ``batch_wait_timeout_iters``.
+    """
+    model, system = record["model_path"].lower(), record["system"]
+    if record["mode"] != "agg":
+        return {}
+    if record["backend"] == "sglang" and ("deepseek" in model or "qwen3.5" in model):
+        if system == "b300_sxm":
+            return {"poll_steps": 10}
+        if system == "b200_sxm":
+            always = "qwen3.5" in model and record["precision"] in ("fp4", "nvfp4")
+            return {"poll_steps": 30 if always or concurrency >= 16 else 10}
+    if record["backend"] == "trtllm" and layout.dp > 1:
+        if "deepseek" in model:
+            return {"gather_steps": 60}
+        return {"gather_steps": 50} if system.startswith("b") else {}
+    short = record["isl"] == record["osl"] == "1024" and layout.tp < 8
+    if record["backend"] == "trtllm" and "llama" in model and short:
+        return {"gather_steps": 20}
+    return {}
 
 
 def _layout(record: Mapping[str, str], prefix: str, where: str) -> tuple[int, ...]:

@@ -144,7 +144,7 @@ def screen(model: str, demand: ServeDemand, space: Space,
     for chip in chips_of(space):
         options: list[Option] = []
         said = ""
-        for engine, weights in _engines_and_formats(chip, space):
+        for engine, weights in engines_and_formats(chip, space):
             try:
                 found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
             except WeftlineError as error:
@@ -171,7 +171,8 @@ def _varied(options: Sequence[Option]) -> list[Option]:
     return list(kept.values())[:KEPT_A_CHIP]
 
 
-def _engines_and_formats(chip: Accelerator, space: Space) -> list[tuple[str, str]]:
+def engines_and_formats(chip: Accelerator, space: Space) -> list[tuple[str, str]]:
+    """Engines of ``space`` that run on ``chip``, with each number format both can take."""
     from weftline.serve.engines import PROFILES
 
     found = []

@@ -17,7 +17,7 @@ import numpy as np
 
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError, NoFeasiblePlanError
-from weftline.serve.confirm import Run, least_replicas, most_rate, tuned
+from weftline.serve.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
 from weftline.serve.economics import Market, power_w, spares_of
 from weftline.serve.screen import Option, Screened, Space, screen
 from weftline.serve.simulate import Routing
@@ -37,7 +37,7 @@ CONFIRMED: Final = 10
 """Chips whose cheapest configuration is simulated, cheapest by the closed form first."""
 SECOND_LOOKS: Final = 3
 """Chips of which other configurations are simulated too."""
-LEAST_REQUESTS, MOST_REQUESTS = 1500, 30_000
+LEAST_REQUESTS: Final = 1500
 LEAST_SPAN_S: Final = 120.0
 LIVES: Final = 12.0
 """Length of a synthetic run in lives of a typical request, ``LEAST_SPAN_S`` at least."""
@@ -60,7 +60,8 @@ class Question:
     trace: Traffic | None = None
     """Real requests, already at ``rate_per_s``."""
     seed: int = 0
-    price_type: str = "on-demand"
+    price_types: tuple[str, ...] = ("on-demand",)
+    """Each fleet is priced in every one of these, and they compete."""
     region: str | None = None
     own_price: float | None = None
     """US dollars a chip-hour."""
@@ -97,7 +98,8 @@ class Confirmed:
             fleet=self.fleet, usd_per_hour=self.usd_per_hour, usd_per_m_output=usd,
             joules_per_token=None if watts is None else watts[0] / rate / out,
             reached=self.run.reached, goodput_share=self.run.goodput_share,
-            meets=self.run.meets, simulated=True, note=note,
+            meets=self.run.meets, simulated=True, note=note or self.market.warning,
+            price_type="" if self.usd_per_hour is None else self.market.price_type,
         )  # fmt: skip
 
 
@@ -116,12 +118,11 @@ def plan_serve(question: Question, *, progress: Progress | None = None) -> Serve
     say(f"{found.evaluated:,} configurations screened, {len(found.meeting)} chips may do")
     if not found.meeting:
         raise no_plan(question, demand, found, ())
-    markets = {
-        name: Market(accelerator(name), question.price_type, question.region, question.own_price)
-        for name in {*found.meeting, *found.nearest}
-    }  # fmt: skip
-    traffic, trace = traffic_of(question, found)
-    demand = replace(demand, requests=traffic.requests)
+    markets = {name: markets_of(accelerator(name), question)
+               for name in {*found.meeting, *found.nearest}}  # fmt: skip
+    cells = cells_of(question, found)
+    traffic, trace = traffic_of(replace(question, rate_per_s=question.rate_per_s / cells), found)
+    demand = replace(demand, requests=traffic.requests, cells=cells)
     confirmed, simulated = _confirm(question, demand, found, markets, traffic, trace, say)
     meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
     if not meeting:
@@ -135,7 +136,8 @@ def plan_serve(question: Question, *, progress: Progress | None = None) -> Serve
         screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
         simulated=simulated, seconds=round(time.perf_counter() - began, 2),
     )  # fmt: skip
-    return plan_of(question, demand, found, sorted(confirmed, key=lambda c: c.rank), rate, stats)
+    ranked = sorted(confirmed, key=lambda c: c.rank)
+    return plan_of(question, demand, found, ranked, rate * cells, stats)
 
 
 def _quiet(text: str) -> None:
@@ -160,7 +162,9 @@ def demand_of(question: Question) -> ServeDemand:
         model=question.model, rate_per_s=question.rate_per_s, input_tokens=mean_in,
         traffic=trace.name if trace is not None else _name(question), output_tokens=mean_out,
         cached_share=cached, targets=question.targets,
-        price_type="given" if question.own_price is not None else question.price_type,
+        price_type=(
+            "given" if question.own_price is not None else ", ".join(question.price_types)
+        ),
         region=question.region, requests=0, seed=None if trace is not None else question.seed,
     )  # fmt: skip
 
@@ -182,22 +186,38 @@ def _name(question: Question) -> str:
     return "Poisson" if question.burstiness == 1 else f"Gamma {question.burstiness:g}"
 
 
+def _span_s(output_tokens: float, found: Screened) -> float:
+    """Seconds of synthetic traffic that show a fleet in its stride."""
+    options = (o for opts in found.meeting.values() for o in opts)
+    life = min(o.ttft_s + o.tpot_s * output_tokens for o in options)
+    return max(LEAST_SPAN_S, LIVES * life)
+
+
+def cells_of(question: Question, found: Screened) -> int:
+    """Equal parts of a fleet too large to be simulated whole: each takes its share of the rate.
+
+    ``MOST_REQUESTS`` must span the time that shows a fleet in its stride. A part holds tens of
+    replicas there, so what a router could still gain by seeing all of them is little, and not
+    counted.
+    """
+    answer = question.output_tokens
+    if question.trace is not None:
+        answer = float(question.trace.decode_tokens.mean())
+    return max(1, math.ceil(question.rate_per_s * _span_s(answer, found) / MOST_REQUESTS - 1e-9))
+
+
 def traffic_of(question: Question, found: Screened) -> tuple[Traffic, bool]:
     """(the requests to simulate, whether they are a trace).
 
     A trace is played as it is, cut or repeated to a number that gives sound percentiles.
     """
     if question.trace is not None:
-        trace = question.trace
+        trace = at_rate(question.trace, question.rate_per_s)
         least = max(trace.requests, int(question.rate_per_s * LEAST_SPAN_S))
         if min(least, MOST_REQUESTS) == trace.requests:
             return trace, True
         return at_rate(extended(trace, min(least, MOST_REQUESTS)), question.rate_per_s), True
-    life = min(
-        o.ttft_s + o.tpot_s * question.output_tokens for opts in found.meeting.values()
-        for o in opts
-    )  # fmt: skip
-    wanted = question.rate_per_s * max(LEAST_SPAN_S, LIVES * life)
+    wanted = question.rate_per_s * _span_s(question.output_tokens, found)
     n = int(min(MOST_REQUESTS, max(LEAST_REQUESTS, wanted)))
     return gamma(
         question.rate_per_s, n, prefill_tokens=round(question.input_tokens),
@@ -206,18 +226,27 @@ def traffic_of(question: Question, found: Screened) -> tuple[Traffic, bool]:
     ), False  # fmt: skip
 
 
+def markets_of(chip: Accelerator, question: Question) -> list[Market]:
+    """The ways to pay for a chip that have a price; where none has, the first, which says so."""
+    ways = question.price_types if question.own_price is None else question.price_types[:1]
+    markets = [Market(chip, way, question.region, question.own_price) for way in ways]
+    return [m for m in markets if m.known] or markets[:1]
+
+
 def _confirm(
-    question: Question, demand: ServeDemand, found: Screened, markets: dict[str, Market],
+    question: Question, demand: ServeDemand, found: Screened, markets: dict[str, list[Market]],
     traffic: Traffic, trace: bool, say: Progress,
 ) -> tuple[list[Confirmed], int]:  # fmt: skip
     """Simulate the cheapest configurations; (fleets, runs made)."""
 
+    cells, rate = demand.cells, demand.rate_per_s / demand.cells
+
     def guess(option: Option) -> float:
         chips = option.group_chips * option.replicas(demand.rate_per_s)
-        market = markets[option.config.chip]
-        if not market.known:
+        known = [m for m in markets[option.config.chip] if m.known]
+        if not known:
             return 1e12 + chips
-        return market.cheapest(chips, option.group_chips)[0]
+        return min(m.cheapest(chips, option.group_chips)[0] for m in known)
 
     best = sorted(((min(guess(o) for o in opts), name) for name, opts in found.meeting.items()))
     looks: list[Option] = []
@@ -228,10 +257,10 @@ def _confirm(
     runs = 0
     for look in sorted(looks, key=guess):
         option = look
-        start = option.replicas(demand.rate_per_s)
+        start = option.replicas(rate)
         most = None
         if question.max_chips is not None:
-            most = question.max_chips // option.group_chips
+            most = question.max_chips // option.group_chips // cells
             if most < 1:
                 continue
         try:
@@ -248,8 +277,10 @@ def _confirm(
             most=most,
         )  # fmt: skip
         runs += tunings + made
-        confirmed.append(_priced(question, demand, option, run, markets[option.config.chip]))
-        say(f"{option.config.chip}: {run.replicas} x {option.group_chips} chips simulated")
+        confirmed += [_priced(question, demand, option, run, market)
+                      for market in markets[option.config.chip]]  # fmt: skip
+        say(f"{option.config.chip}: {confirmed[-1].fleet.replicas} x {option.group_chips} chips "
+            "simulated")  # fmt: skip
     return confirmed, runs
 
 
@@ -257,7 +288,7 @@ def _priced(question: Question, demand: ServeDemand, option: Option, run: Run,
             market: Market) -> Confirmed:  # fmt: skip
     """A simulated fleet with spares, dollars and watts."""
     chip = accelerator(option.config.chip)
-    fleet = fleet_of(option, run.replicas, question.routing)
+    fleet = fleet_of(option, run.replicas * demand.cells, question.routing)
     usd = market.cheapest(fleet.chips, option.group_chips)[0] if market.known else None
     outcome = run.outcome
     workers = run.replicas * option.config.decode_workers

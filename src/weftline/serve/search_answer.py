@@ -52,7 +52,7 @@ def plan_of(
         step_parts=step_parts(config, demand, occupancy["batch"]),
         memory_parts=memory_parts(config, occupancy["kv_share"]), price=best.market.quote(row),
         why=_why(confirmed, demand, occupancy), flips=_flips(confirmed, demand, rate_most),
-        ranking=tuple(c.candidate() for c in _one_a_chip(confirmed)[:RANKS_KEPT]),
+        ranking=tuple(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]),
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=reasons_of(found, confirmed), search=search, occupancy=occupancy,
     )  # fmt: skip
@@ -66,6 +66,14 @@ def _one_a_chip(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
             seen.add(c.chip.id)
             kept.append(c)
     return kept
+
+
+def _one_a_price(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
+    """The best fleet of each chip and way to pay."""
+    best: dict[tuple[str, str], Confirmed] = {}
+    for c in confirmed:
+        best.setdefault((c.chip.id, c.market.price_type), c)
+    return list(best.values())
 
 
 def _point(c: Confirmed) -> tuple[float, ...]:
@@ -228,6 +236,8 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
             text += (f"; next {second.fleet.chips} x {second.chip.id} ({second.fleet.short()}), "
                      f"{format_usd(second.usd_per_hour or 0.0)}/h, {more:+.0%}")  # fmt: skip
         said.append(text)
+    if best.market.warning:
+        said.append(best.market.warning)
     tight = tightest(best, demand)
     if tight:
         said.append(tight)
@@ -313,7 +323,19 @@ def _flips(confirmed: Sequence[Confirmed], demand: ServeDemand,
     if same and best.usd_per_hour and same[0].usd_per_hour:
         said.append(f"precision: with {same[0].fleet.weights} weights "
                     f"{format_usd(same[0].usd_per_hour)}/h on the same chip")  # fmt: skip
-    return tuple(said)
+    return (*said, *_other_prices(confirmed))
+
+
+def _other_prices(confirmed: Sequence[Confirmed]) -> list[str]:
+    """What the best chip costs where it is paid for in the other ways that were asked for."""
+    best = confirmed[0]
+    return [
+        f"price type: {c.fleet.chips} x {c.chip.id} {c.market.price_type} for "
+        f"{format_usd(c.usd_per_hour)}/h"
+        for c in _one_a_price([c for c in confirmed if c.run.meets])
+        if c.chip.id == best.chip.id and c.market.price_type != best.market.price_type
+        and c.usd_per_hour is not None
+    ]  # fmt: skip
 
 
 def no_plan(

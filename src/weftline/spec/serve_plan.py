@@ -49,6 +49,8 @@ class ServeDemand:
     requests: int
     """How many the simulation ran."""
     seed: int | None
+    cells: int = 1
+    """Equal parts of the fleet, of which one is simulated with its share of the rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,8 @@ class ServeCandidate:
     simulated: bool
     """False where only the closed form has looked at it."""
     note: str = ""
+    price_type: str = ""
+    """on-demand, spot, ...; empty without a price."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from weftline.fabric.algorithms.bucket import bucket
 from weftline.fabric.algorithms.exchange import halving_doubling, swing
 from weftline.fabric.algorithms.hierarchical import direct, hierarchical
 from weftline.fabric.algorithms.nvls import in_network, nvls
-from weftline.fabric.algorithms.pipeline import chain_broadcast, send
+from weftline.fabric.algorithms.pipeline import chain_broadcast, rail_broadcast, send
 from weftline.fabric.algorithms.ring import ring
 from weftline.fabric.algorithms.tree import double_binary_tree
 from weftline.fabric.graph import Topology
@@ -45,7 +45,7 @@ _TABLE: Final[Mapping[str, tuple[tuple[Collective, ...], Builder]]] = {
         ("all-reduce", "broadcast"),
         lambda t, c, o: double_binary_tree(t, c, pieces=o.pieces or 8, root=o.root),
     ),
-    "hierarchical": (_REDUCING, lambda t, c, o: hierarchical(t, c, pieces=o.pieces or 1)),
+    "hierarchical": ((*_REDUCING, "broadcast"), lambda t, c, o: _levels(t, c, o)),
     "nvls": (_REDUCING, lambda t, c, o: nvls(t, c, pieces=o.pieces or 8)),
     "in-network": (("all-reduce",), lambda t, c, o: in_network(t, c, pieces=o.pieces or 8)),
     "chain": (
@@ -55,6 +55,12 @@ _TABLE: Final[Mapping[str, tuple[tuple[Collective, ...], Builder]]] = {
     "direct": ((*_REDUCING, "all-to-all", "send"), lambda t, c, o: _direct(t, c, o.root, o.target)),
 }  # fmt: skip
 ALGORITHMS: Final[tuple[str, ...]] = tuple(_TABLE)
+
+
+def _levels(topology: Topology, collective: Collective, options: Options) -> AnySchedule:
+    if collective == "broadcast":
+        return rail_broadcast(topology, pieces=options.pieces or 16, root=options.root)
+    return hierarchical(topology, collective, pieces=options.pieces or 1)
 
 
 def _direct(topology: Topology, collective: Collective, root: int, target: int) -> AnySchedule:

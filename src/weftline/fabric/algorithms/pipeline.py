@@ -1,4 +1,4 @@
-"""Broadcast as a pipeline along a chain of all ranks, and a send from one rank to another."""
+"""Broadcasts as pipelines, along one chain or by rails, and a send from one rank to another."""
 
 from __future__ import annotations
 
@@ -34,6 +34,51 @@ def chain_broadcast(topology: Topology, *, pieces: int = 16, root: int = 0) -> S
         ))  # fmt: skip
     chunks = pieces * len(ways)
     return schedule(Rows.concatenate(parts), "broadcast", "chain", ranks,
+                    share=np.full(chunks, 1.0 / chunks), root=root)  # fmt: skip
+
+
+def rail_broadcast(topology: Topology, *, pieces: int = 16, root: int = 0) -> Schedule:
+    """Every place of the root's unit gets a part, a chain of units brings it to the same place of
+    the others, and each place gives its part to all of its unit.
+
+    Units are those of the innermost level, of g chips; parts are M/g in ``pieces`` that follow each
+    other: about M/g over a chip's link across, and M (g - 1)/g over those inside. Raises InputError
+    for a root that is no rank, for no pieces, and for units that do not divide the ranks.
+    """
+    ranks, places = topology.ranks, topology.levels[0] if topology.levels else 0
+    _is_rank(root, ranks, "root")
+    if pieces < 1:
+        raise InputError(f"{pieces} pieces", hint="at least one")
+    if places < 2 or ranks % places or ranks == places:
+        raise InputError(
+            f"`{topology.name}` has one level only",
+            hint="nested networks have two: switch:8/clos:128",
+        )
+    units, piece = ranks // places, np.arange(pieces)
+    first = (root // places + np.arange(units)) % units * places
+    parts = []
+    for place in range(places):
+        holder = first + place
+        dealt = np.full(pieces if holder[0] != root else 0, root)
+        parts.append(Rows.of(
+            step=piece[: len(dealt)], source=dealt, destination=np.full(len(dealt), holder[0]),
+            first_chunk=place * pieces + piece[: len(dealt)], chunk_count=1, reduce=False,
+            colour=place,
+        ))  # fmt: skip
+        pairs = [np.stack([holder[:-1], holder[1:], np.arange(units - 1)])]
+        pairs += [np.stack([holder, first + other, np.arange(units)])
+                  for other in range(places) if other != place]  # fmt: skip
+        source, destination, hop = np.concatenate(pairs, axis=1)
+        wanted = destination != root
+        source, destination, hop = source[wanted], destination[wanted], hop[wanted]
+        own = np.tile(piece, len(source))
+        parts.append(Rows.of(
+            step=1 + np.repeat(hop, pieces) + own, source=np.repeat(source, pieces),
+            destination=np.repeat(destination, pieces), first_chunk=place * pieces + own,
+            chunk_count=1, reduce=False, colour=place,
+        ))  # fmt: skip
+    chunks = places * pieces
+    return schedule(Rows.concatenate(parts), "broadcast", "hierarchical", ranks,
                     share=np.full(chunks, 1.0 / chunks), root=root)  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class Timing:
 
 def timing_of(
     topology: Topology, evaluator: Evaluator, time_s: float, load: FloatArray, steps: int,
-    *, exact: bool = True, note: str = "",
+    *, exact: bool = True, note: str = "", between_s: tuple[float, float] | None = None,
 ) -> Timing:  # fmt: skip
     """A Timing with the busiest link found from the loads."""
     needed_s = load / topology.bandwidth_bytes_per_s
@@ -45,6 +45,8 @@ def timing_of(
     return Timing(
         time_s=time_s, evaluator=evaluator, exact=exact, link_load_bytes=load,
         busiest_link=busiest, busiest_share=share, steps=steps, note=note,
+        low_s=None if between_s is None else between_s[0],
+        high_s=None if between_s is None else between_s[1],
     )  # fmt: skip
 
 

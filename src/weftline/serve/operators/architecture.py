@@ -135,7 +135,7 @@ def _fewest(model: Model, chip: Chip, quantisation: str) -> int:
             raise NoFeasiblePlanError(
                 f"`{model.name}` in {quantisation} needs {needed / 1e9:,.0f} GB; {most} x "
                 f"{chip.name} have {most * chip.memory_bytes / 1e9:,.0f} GB",
-                hint="a smaller number format, or `chips=` across domains",
+                hint="a smaller number format, or say how many chips: more than a domain holds",
             )
     return count
 
