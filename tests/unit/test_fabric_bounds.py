@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import networkx as nx
@@ -164,3 +165,15 @@ def test_bad_questions_are_refused() -> None:
         bound(ring, "broadcast", SIZE, root=4)
     assert bound(ring, "send", SIZE, target=0).time_s == 0.0
     assert bound(ring, "send", SIZE).time_s == 0.0
+
+
+def test_switches_inside_hosts_leave_the_sum_between_hosts() -> None:
+    """NVLS in every host: between 16 hosts each byte still travels 2 x 15 times."""
+    inside = topologies.switch(8, 450e9, HOP_S, reducing=True)
+    network = topologies.nested(inside, 16, 50e9, HOP_S)
+    found = bound(network, "all-reduce", SIZE)
+    assert found.name == "sum"
+    assert found.time_s == pytest.approx(2 * 15 * SIZE / (16 * 8 * 50e9))
+    # A spine that adds up would carry each byte once up and once down.
+    spine = dataclasses.replace(network, reducing=np.ones(network.switches, bool))
+    assert bound(spine, "all-reduce", SIZE).time_s < found.time_s / 1.5

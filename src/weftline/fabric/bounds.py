@@ -11,7 +11,8 @@ Bandwidth. Each bound is a true one by itself; the greatest counts.
   by max-flow, as in ForestColl); all-to-all: |A| (N-|A|) messages; broadcast and send: all of it.
 - Way: an all-to-all's messages travel no less than shortest routes do; links carry no more.
 
-Switches that add up what passes (NVLS, SHARP) void the sums; the rest holds with them.
+Switches that add up what passes (NVLS, SHARP) void the sums, but for those between groups that each
+hold their own such switches; the rest holds with them.
 Latency. No schedule is faster than the slowest shortest route between two chips that must meet.
 """
 
@@ -104,14 +105,15 @@ def _all_reduce(topology: Topology, size_bytes: float) -> list[tuple[float, str,
     out, into = topology.egress_bytes_per_s(), topology.ingress_bytes_per_s()
     least = float(min(out.min(), into.min()))
     found = [(size_bytes / least, "chip", f"a chip with {least:.4g} bytes/s takes part")]
-    if topology.reduces():
-        return found
-    total = float(min(out.sum(), into.sum()))
-    found.append((
-        2 * (ranks - 1) * size_bytes / total, "sum",
-        f"2 x {ranks - 1:,} transfers of every byte, {total:.4g} bytes/s in all",
-    ))  # fmt: skip
+    if not topology.reduces():
+        total = float(min(out.sum(), into.sum()))
+        found.append((
+            2 * (ranks - 1) * size_bytes / total, "sum",
+            f"2 x {ranks - 1:,} transfers of every byte, {total:.4g} bytes/s in all",
+        ))  # fmt: skip
     for members in _groups(topology):
+        if not _reduces_within(topology, len(members)):
+            continue
         parts = ranks // len(members)
         leaves, enters = set_bandwidth(topology, members)
         total = parts * min(leaves, enters)
@@ -205,6 +207,32 @@ def _broadcast(topology: Topology, size_bytes: float, root: int) -> list[tuple[f
         found.append((size_bytes / min(rates), "cut",
                       f"{min(rates):.4g} bytes/s from the root to chip {chip}"))  # fmt: skip
     return found
+
+
+def _reduces_within(topology: Topology, size: int) -> bool:
+    """Whether every switch that adds up joins chips of one group of ``size`` and nothing else.
+
+    Between such groups nothing is added up on the way, so their transfers count as without it.
+    """
+    if topology.reducing is None or not topology.reducing.any():
+        return True
+    group = np.full(topology.nodes, -1)
+    group[: topology.ranks] = np.arange(topology.ranks) // size
+    adds = np.zeros(topology.nodes, bool)
+    adds[topology.ranks :] = topology.reducing
+    for near, far in ((topology.source, topology.destination),
+                      (topology.destination, topology.source)):  # fmt: skip
+        links = adds[near]
+        joined = group[far[links]]
+        if (joined < 0).any():
+            return False
+        least = np.full(topology.nodes, topology.ranks)
+        most = np.full(topology.nodes, -1)
+        np.minimum.at(least, near[links], joined)
+        np.maximum.at(most, near[links], joined)
+        if (most > least)[adds].any():
+            return False
+    return True
 
 
 def _groups(topology: Topology) -> list[IntArray]:
