@@ -29,5 +29,5 @@ for text in ("torus:4x4x4,link=100GB/s,latency=1us", "trn2-ultraserver", "h100-c
 broken = fail_links(parse_topology("torus:4x4,link=100GB/s,latency=1us"), 1, seed=0)
 made = synthesize(broken, "all-reduce", SIZE_BYTES)
 sys.stdout.write(
-    f"without one cable: {made.timing.time_s * 1e3:.2f} ms, {made.ratio_to_bound:.3f} x its bound"
+    f"without one cable: {made.timing.time_s * 1e3:.2f} ms, {made.ratio_to_bound:.3f} x its bound\n"
 )
