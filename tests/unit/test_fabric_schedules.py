@@ -303,11 +303,23 @@ def test_a_broadcast_on_a_torus_uses_all_links_of_the_root() -> None:
     assert choose(torus, "broadcast", 1e9, own=False).timing.time_s > 2 * found.timing.time_s
 
 
+@pytest.mark.parametrize("root", [0, 6])
+def test_a_broadcast_under_rails_uses_every_card_of_the_roots_unit(root: int) -> None:
+    """Four chips at 50 GB/s out of a unit bring in 200 GB/s: the cut that bounds it."""
+    nest = parse_topology("switch:4/clos:3", "450GB/s,50GB/s", "1us")
+    made = build(nest, "broadcast", "hierarchical", pieces=64, root=root)
+    check(made, nest)  # type: ignore[arg-type]
+    least = bound(nest, "broadcast", 1e9, root=root)
+    assert least.time_s == pytest.approx(1e9 / 200e9)
+    assert evaluate(nest, made, 1e9).time_s < 1.1 * least.time_s
+
+
 def test_following_every_message_times_what_the_quick_evaluators_chose() -> None:
-    broken = fail_links(parse_topology("torus:4x4x8", "100GB/s", "1us"), 1)
-    quick = choose(broken, "all-reduce", 1e9, "bucket")
-    followed = choose(broken, "all-reduce", 1e9, "bucket", how="flow")
-    assert followed.timing.evaluator == "flow"
+    broken = fail_links(parse_topology("ring:5", "100GB/s", "1us"), 1)
+    quick = choose(broken, "all-reduce", 1e5, "bucket")
+    followed = choose(broken, "all-reduce", 1e5, "bucket", how="events")
+    assert followed.timing.evaluator == "events"
+    assert followed.timing.time_s == pytest.approx(quick.timing.time_s)
     assert followed.pieces == quick.pieces
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from weftline.cli.compiling import compiling_said
 from weftline.cli.options import Json
 
 if TYPE_CHECKING:
@@ -81,11 +82,13 @@ def collective(
     network = _faulty(network, fail_links, slow_links, seed)
     options: dict[str, Any] = {"how": evaluator, "root": root, "target": target, "prove": prove,
                                "everything": everything}  # fmt: skip
-    answer = collective_answer(network, kind, nbytes, algorithm=algorithm, **options)
-    answer["seed"] = seed
-    if vs is not None:
-        other, assumed = _other(vs, vs_link, vs_latency, network)
-        answer["versus"] = {**collective_answer(other, kind, nbytes, **options), "assumed": assumed}
+    with compiling_said():
+        answer = collective_answer(network, kind, nbytes, algorithm=algorithm, **options)
+        answer["seed"] = seed
+        if vs is not None:
+            other, assumed = _other(vs, vs_link, vs_latency, network)
+            versus = collective_answer(other, kind, nbytes, **options)
+            answer["versus"] = {**versus, "assumed": assumed}
     print(json_module.dumps(answer, indent=1) if json else render_collective(answer))
     return 0
 
@@ -136,7 +139,8 @@ def synthesize(
     network = _faulty(network, fail_links, slow_links, seed)
     if members is not None:
         network = subgroup(network, _members(members, network.ranks))
-    answer = {**synthesis_answer(network, kind, nbytes, seed=seed), "seed": seed}
+    with compiling_said():
+        answer = {**synthesis_answer(network, kind, nbytes, seed=seed), "seed": seed}
     print(json_module.dumps(answer, indent=1) if json else render_synthesis(answer))
     return 0
 

@@ -13,17 +13,22 @@ from weftline.fabric.closed_forms import (
     torus_shape,
 )
 from weftline.fabric.cluster import cluster_of
-from weftline.fabric.evaluators import Timing, evaluate
+from weftline.fabric.evaluators import Background, Timing, evaluate, fair_rates
 from weftline.fabric.failures import fail_links, slow_links, without_links
 from weftline.fabric.graph import Grid, Topology
 from weftline.fabric.named import named_fabric, named_fabrics
 from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.parse import parse_topology
+from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
+from weftline.fabric.routing import Routes, routes
 from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
+from weftline.fabric.synthesize import Synthesis, subgroup, synthesize
 
 __all__ = [
     "ALGORITHMS",
     "COLLECTIVES",
+    "AxisTraffic",
+    "Background",
     "Bound",
     "Candidate",
     "Choice",
@@ -31,8 +36,11 @@ __all__ = [
     "Grid",
     "GroupCost",
     "OrbitSchedule",
+    "Placement",
     "Proof",
+    "Routes",
     "Schedule",
+    "Synthesis",
     "Timing",
     "Topology",
     "algorithms_for",
@@ -46,13 +54,19 @@ __all__ = [
     "evaluate",
     "expand",
     "fail_links",
+    "fair_rates",
     "gather_cost",
     "members_per_level",
     "named_fabric",
     "named_fabrics",
     "parse_topology",
+    "place",
+    "place_layout",
+    "routes",
     "send_cost",
     "slow_links",
+    "subgroup",
+    "synthesize",
     "torus_shape",
     "without_links",
 ]

@@ -156,7 +156,7 @@ class _Task:
                 break
         if best is None:
             raise InputError(f"`{name}` has no form that can be written out here")
-        if quick != self.how and best.timing.evaluator != self.how:
+        if self.how not in (quick, best.timing.evaluator):
             timing = evaluate(self.topology, best.schedule, self.size_bytes, self.how)
             best = replace(best, timing=timing)
         return best

@@ -33,6 +33,12 @@ class Options:
     target: int = 1
 
 
+def _levels(topology: Topology, collective: Collective, options: Options) -> AnySchedule:
+    if collective == "broadcast":
+        return rail_broadcast(topology, pieces=options.pieces or 16, root=options.root)
+    return hierarchical(topology, collective, pieces=options.pieces or 1)
+
+
 Builder = Callable[[Topology, Collective, Options], AnySchedule]
 _REDUCING: Final[tuple[Collective, ...]] = ("all-reduce", "reduce-scatter", "all-gather")
 _TABLE: Final[Mapping[str, tuple[tuple[Collective, ...], Builder]]] = {
@@ -45,7 +51,7 @@ _TABLE: Final[Mapping[str, tuple[tuple[Collective, ...], Builder]]] = {
         ("all-reduce", "broadcast"),
         lambda t, c, o: double_binary_tree(t, c, pieces=o.pieces or 8, root=o.root),
     ),
-    "hierarchical": ((*_REDUCING, "broadcast"), lambda t, c, o: _levels(t, c, o)),
+    "hierarchical": ((*_REDUCING, "broadcast"), _levels),
     "nvls": (_REDUCING, lambda t, c, o: nvls(t, c, pieces=o.pieces or 8)),
     "in-network": (("all-reduce",), lambda t, c, o: in_network(t, c, pieces=o.pieces or 8)),
     "chain": (
@@ -55,12 +61,6 @@ _TABLE: Final[Mapping[str, tuple[tuple[Collective, ...], Builder]]] = {
     "direct": ((*_REDUCING, "all-to-all", "send"), lambda t, c, o: _direct(t, c, o.root, o.target)),
 }  # fmt: skip
 ALGORITHMS: Final[tuple[str, ...]] = tuple(_TABLE)
-
-
-def _levels(topology: Topology, collective: Collective, options: Options) -> AnySchedule:
-    if collective == "broadcast":
-        return rail_broadcast(topology, pieces=options.pieces or 16, root=options.root)
-    return hierarchical(topology, collective, pieces=options.pieces or 1)
 
 
 def _direct(topology: Topology, collective: Collective, root: int, target: int) -> AnySchedule:

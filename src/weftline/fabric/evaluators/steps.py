@@ -5,10 +5,10 @@ thousand of its 1e8 messages flow as on the whole network, and those near a faul
 links. Healthy messages stand for their orbit; the others are followed one by one, with all who
 share the links of a detour or a slow link. A step of a colour waits for all of its step before;
 real chips do not, and their colours drift apart and meet on the detours: the time is an estimate,
-between what the whole network or the busiest link takes and ``MOST_OVER`` times this one. Where the schedule is
-one step of equal messages (direct all-to-all) the answer needs no simulation: max-min fair flows
-of equal size that start together end when the busiest link is done, since each of them always gets
-at least an equal part of its most crowded link.
+between what the whole network or the busiest link takes and ``MOST_OVER`` times this one. Where
+the schedule is one step of equal messages (direct all-to-all) the answer needs no simulation:
+max-min fair flows of equal size that start together end when the busiest link is done, since each
+of them always gets at least an equal part of its most crowded link.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def import_fabric(
     if name is None:
         raise InputError(
             "this is none of the known formats", where=str(path),
-            hint=f"known are {', '.join(IMPORTERS)}; --format says which one is meant",
+            hint=f"known are {', '.join(IMPORTERS)}; --kind says which one is meant",
         )  # fmt: skip
     found = IMPORTERS[name][1](text, str(path), link_bytes_per_s)
     label = found.description.format if found.description is not None else name
