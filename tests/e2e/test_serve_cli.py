@@ -101,6 +101,10 @@ def test_a_trace_file_is_played(say: Say, tmp_path: Path) -> None:
         (("--rate", "1/s", "--p99", "tpt=1s"), 2, "did you mean `tpot`"),
         (("--rate", "1/s", "--engine", "vlm"), 2, "did you mean `vllm`"),
         (("--rate", "1/s", "--precision", "fp7"), 2, "unknown number format"),
+        (("--rate", "1/s", "--on", "h100", "--precision", "nvfp4"), 2, "no unit for nvfp4"),
+        (("--rate", "1/s", "--on", "a100", "--precision", "fp8"), 2, "on this chip: bf16"),
+        (("--rate", "1/s", "--price", "spot,odd"), 2, "unknown price type `odd`"),
+        (("--rate", "1/s", "--spread", "9"), 2, "a spread of 9"),
         (("--rate", "1/s", "--on", "tpu-v5e", "--engine", "trtllm"), 2, "does not run on"),
         (("--trace", "mooncake"), 2, "mooncake-conversation"),
         (("--rate", "1/s", "--tpot", "1us"), 3, "nearest miss"),
@@ -112,6 +116,24 @@ def test_what_cannot_be_says_why(say: Say, argv: tuple[str, ...], code: int, say
     assert says in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_the_fit_of_a_model_on_chips_is_shown_by_part(say: Say) -> None:
+    asked = ("catalog", "fit", "gpt-oss-120b", "--on", "h100,trainium2,l4")
+    code, out, _ = say(*asked)
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "l4: `gpt-oss-120b` in bf16 needs" in " ".join(out.split())
+    answer = json.loads(say(*asked, "--json")[1])
+    assert [f["chip"] for f in answer["fits"]] == [
+        f["chip"] for f in sorted(answer["fits"], key=lambda f: -f["fit"])
+    ]
+    for fit in answer["fits"]:
+        for phase in (fit["prefill"], fit["decode"]):
+            assert sum(phase["parts"].values()) == pytest.approx(1.0)
+    code, _, err = say("catalog", "fit", "llama-3.1-405b", "--on", "l4")
+    assert code == 3
+    assert "needs" in err
 
 
 def test_a_malformed_trace_is_named_by_line_and_column(say: Say, tmp_path: Path) -> None:

@@ -244,3 +244,42 @@ def test_a_limit_on_chips_is_kept() -> None:
     with pytest.raises(NoFeasiblePlanError) as caught:
         plan_serve(replace(ASKED, rate_per_s=4000.0, max_chips=2))
     assert "tightest target" in (caught.value.nearest or "")
+
+
+def test_a_rate_too_large_to_simulate_whole_costs_in_proportion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A burst shorter than an answer shows no queue: the parts must span as long a time."""
+    monkeypatch.setattr("weftline.serve.search.MOST_REQUESTS", 6000)
+    asked = replace(ASKED, space=replace(ASKED.space, chips=("h100",)), own_price=1.0)
+    small, large = (plan_serve(replace(asked, rate_per_s=rate)) for rate in (40.0, 4000.0))
+    assert small.demand.cells == 1
+    assert large.demand.cells == 80
+    assert large.fleet.replicas % 80 == 0
+    each = [p.estimates["cost_per_hour"].value / p.demand.rate_per_s for p in (small, large)]
+    assert each[1] == pytest.approx(each[0], rel=0.3)  # a part has a few replicas, whole ones
+    assert large.estimates["rate_most"].value >= 4000.0
+
+
+def test_ways_to_pay_compete_and_spot_is_flagged() -> None:
+    asked = replace(ASKED, space=replace(ASKED.space, chips=("h100",)))
+    plan = plan_serve(replace(asked, price_types=("on-demand", "spot")))
+    costs = {c.price_type: c.usd_per_hour for c in plan.ranking}
+    assert set(costs) == {"on-demand", "spot"}
+    assert plan.estimates["cost_per_hour"].value == min(c for c in costs.values() if c)
+    flagged = any(text.startswith("spot:") for text in plan.why)
+    assert flagged is (plan.ranking[0].price_type == "spot")
+    assert [c.note.startswith("spot:") for c in plan.ranking] == [
+        c.price_type == "spot" for c in plan.ranking
+    ]
+
+
+def test_requests_in_the_queue_and_the_batch_are_those_in_the_system() -> None:
+    """Little's law over the timeline, at idle and overloaded replicas."""
+    traffic = poisson(40.0, 1500, prefill_tokens=1000, decode_tokens=200, seed=3, spread=0.5)
+    for replicas in (1, 3, 12):
+        outcome = simulate(ONE, traffic, replicas=replicas)
+        line = outcome.timeline
+        inside = float((line.running + line.waiting).sum()) * line.width_s
+        stayed = outcome.finished_s - outcome.arrived_s - surface(ONE).front_end_s
+        assert inside == pytest.approx(float(stayed.sum()), rel=0.01)

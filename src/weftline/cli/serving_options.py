@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PER_S = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
           "day": 86400.0}  # fmt: skip
 MAX_REQUESTS = 5_000_000
+MOST_SPREAD = 3.0
 COMPILE_S = 11
 """What the simulation's loops take to be compiled, once, on one core of a server."""
 
@@ -167,6 +168,9 @@ def make_traffic(
     prompt = get(lambda: parse_count(input_tokens, where="--input"))
     answer = get(lambda: parse_count(output_tokens, where="--output"))
     real = get(lambda: None if trace is None else read_traffic(trace))
+    if not 0 <= spread <= MOST_SPREAD:
+        get.errors.append(InputError(f"a spread of {spread:g}: 0 to {MOST_SPREAD:g} is meant",
+                                     where="--spread", hint="0.5 to 1.5 are usual"))  # fmt: skip
     if trace is None and rate is None:
         get.errors.append(InputError("no traffic is given", where="--rate",
                                      hint="--rate 12/s, or --trace FILE"))  # fmt: skip

@@ -121,7 +121,8 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
 def _search(plan: ServePlan) -> list[str]:
     s = plan.search
     lines = wrapped(
-        f"{s.screened:,} configurations of {s.chips} accelerators screened, {s.simulated} fleets "
+        f"{s.screened:,} configurations of {s.chips} accelerator{'' if s.chips == 1 else 's'} "
+        f"screened, {s.simulated} fleets "
         f"simulated on {plan.demand.requests:,} requests each in {s.seconds:.3g} s.",
         hang="  ",
     )

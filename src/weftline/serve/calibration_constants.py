@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.closed_form import Constants
-from weftline.serve.parts import PARTS
+from weftline.serve.parts import HOST_PARTS, PARTS
 
 __all__ = ["ENGINES", "SLOTS", "START", "Traits", "constants_of", "pull_of", "start_of"]
 
@@ -36,13 +36,29 @@ DEPARTING: Final = (
 )  # fmt: skip
 PREFILLING: Final = (
     "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
-    "kernels", "layers", "iteration", "prefill_attention",
+    "moe_route", "kernels", "layers", "iteration", "prefill_attention",
 )  # fmt: skip
 """Parts that may cost other multiples in a prefill: large shapes, and no captured graph."""
-PREFILL_DEPARTING: Final = ("gemm_block", "moe", "kernels", "iteration")
+PREFILL_STARTS: Final[Mapping[str, tuple[float, float]]] = {
+    "kernels": (30.0, 0.5), "moe_route": (200.0, 0.5), "moe": (1.0, 0.3), "moe_block": (1.0, 0.3),
+}  # fmt: skip
+"""Start over decoding's coefficient, and pull: a captured graph launches in one go, a prefill
+launches kernel by kernel (tens of microseconds each, a layer of experts is dozens of them)."""
+PREFILL_DEPARTING: Final[Mapping[str, float]] = {
+    "gemm_block": 0.6,
+    "moe": 0.4,
+    "moe_route": 1.0,
+    "kernels": 1.0,
+    "iteration": 1.2,
+}
+"""Parts in which engines differ when prefilling, and what holds them."""
+CAPTURING: Final = "vllm"
+"""The engine that captures pieces of prefills too: it starts at less host work, held less."""
+EAGER: Final = (1.5, 0.6)
+"""Host work of a prefill over the shared constant, where it starts: others, and ``CAPTURING``."""
 PER_ENGINE: Final[Mapping[str, float]] = {
-    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0, "hold": 1.0,
-    "wait_prefills": 0.05, "wait_short": 1.2, "feed": 0.8,
+    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
+    "hold": 1.0, "wait_prefills": 0.05, "wait_short": 1.2, "feed": 0.8,
 }  # fmt: skip
 
 
@@ -78,12 +94,19 @@ def _slots() -> tuple[tuple[str, float, float], ...]:
     """Name, start (logarithm) and pull of every constant."""
     found = [(f"part.{p}", float(np.log(START[p])), 0.5) for p in PARTS]
     found += [(f"{t}.{p}", 0.0, 7.0) for t in TRAITS for p in DEPARTING]
-    found += [(f"prefill.{p}", float(np.log(30.0)) if p == "kernels" else 0.0, 0.5)
-              for p in PREFILLING]  # fmt: skip
-    found += [(f"prefill.{e}.all", 0.0, 0.4) for e in (*ENGINES, "hopper", "early")]
-    found += [(f"prefill.{e}.{p}", 0.0, 0.3 if p == "kernels" else 1.2) for e in ENGINES
-              for p in PREFILL_DEPARTING]  # fmt: skip
-    found += [(f"{n}.{e}", float(np.log(v)), 0.5) for n, v in PER_ENGINE.items() for e in ENGINES]
+    for p in PREFILLING:
+        start, pull = PREFILL_STARTS.get(p, (1.0, 0.5))
+        found += [(f"prefill.{p}", float(np.log(start)), pull)]
+    found += [(f"prefill.{e}.all", 0.0, 2.0 if e == CAPTURING else 4.0) for e in ENGINES]
+    found += [(f"prefill.{e}.all", 0.0, 0.4) for e in ("hopper", "early")]
+    for e in ENGINES:
+        for p, pull in PREFILL_DEPARTING.items():
+            launched = p in ("kernels", "moe_route")
+            start = EAGER[e == CAPTURING] if launched else 1.0
+            own = 0.3 if launched and e == CAPTURING else pull
+            found += [(f"prefill.{e}.{p}", float(np.log(start)), own)]
+    found += [(f"{n}.{e}", float(np.log(v)), 8.0 if n == "hold" else 0.5)
+              for n, v in PER_ENGINE.items() for e in ENGINES]  # fmt: skip
     found += [("drafted.prefill", float(np.log(1.3)), 0.5)]
     found += [("tokens_per_step", float(np.log(2.53)), 0.5), ("transfer", float(np.log(2e10)), 1.0)]
     return tuple(found)
@@ -117,7 +140,7 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
     for j, e in enumerate(ENGINES):
         for p in PREFILL_DEPARTING:
             prefill[:, PARTS.index(p)] += engines[:, j] * vector[_AT[f"prefill.{e}.{p}"]]
-    chip_parts = [i for i, p in enumerate(PARTS) if p not in ("kernels", "layers", "iteration")]
+    chip_parts = [i for i, p in enumerate(PARTS) if p not in HOST_PARTS]
     for e in (*ENGINES, "hopper", "early"):
         along = traits.flags[:, TRAITS.index(e)] * vector[_AT[f"prefill.{e}.all"]]
         prefill[:, chip_parts] += along[:, None]
@@ -126,7 +149,7 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
     for name in PER_ENGINE:
         own = np.array([vector[_AT[f"{name}.{e}"]] for e in ENGINES])
         per[name] = np.exp(np.where(known, engines @ own, own.mean()))
-    host = [PARTS.index(p) for p in ("kernels", "layers", "iteration")]
+    host = [PARTS.index(p) for p in HOST_PARTS]
     prefill[:, host] += np.where(traits.drafted, vector[_AT["drafted.prefill"]], 0.0)[:, None]
     return Constants(
         parts=np.exp(base), prefill_parts=np.exp(prefill),
@@ -134,7 +157,8 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
         host_mixing=per["host_mixing"],
         tokens_per_step=np.where(traits.drafted, np.exp(vector[_AT["tokens_per_step"]]), 1.0),
         front_end_s=per["front_end_s"], wait_steps=per["wait_steps"],
-        hold=per["hold"], wait_prefills=per["wait_prefills"], wait_short=per["wait_short"] - 1.0, feed=per["feed"],
+        hold=per["hold"], wait_prefills=per["wait_prefills"],
+        wait_short=per["wait_short"] - 1.0, feed=per["feed"],
         transfer_bytes_per_s=np.full(len(traits), np.exp(vector[_AT["transfer"]])),
     )  # fmt: skip
 

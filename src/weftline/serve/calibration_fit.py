@@ -20,10 +20,9 @@ from weftline.learn import Kernel, Process, conformal_quantile, fit_process
 from weftline.serve.calibration_constants import (
     Traits,
     constants_of,
-    pull_of,
-    start_of,
     to_json,
 )
+from weftline.serve.calibration_solver import Problem
 from weftline.serve.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.parts import setting_of
 from weftline.serve.residual import SHAPE, features_of, start_kernel
@@ -105,41 +104,27 @@ def weights_of(rows: Sequence[Row]) -> FloatArray:
     return np.asarray(weight / weight[weight > 0].mean())
 
 
-def _soft(error: FloatArray) -> FloatArray:
-    size = OUTLIER * np.sqrt(2 * (np.sqrt(1 + (error / OUTLIER) ** 2) - 1))
-    return np.asarray(np.sign(error) * size)
-
-
 def fit_constants(
     rows: Sequence[Row], compiled: Compiled, *, start: FloatArray | None = None, rounds: int = 15
 ) -> FloatArray:
     """The vector of constants that fits the rows' first-token times and times per token."""
-    from scipy.optimize import least_squares
-
     weight = weights_of(rows)
-    keep = [int(i) for i in np.flatnonzero(weight > 0)]
-    some, traits = compiled.take(np.array(keep)), traits_of([rows[i] for i in keep])
-    weight = weight[keep]
-    tpot = np.log([rows[i].tpot_s or np.nan for i in keep])
-    ttft = np.log([rows[i].ttft_s or np.nan for i in keep])
-    centre, pull = start_of(), pull_of()
-    own, groups = _offsets([rows[i] for i in keep])
-    centre = np.concatenate([centre, np.zeros(2 * groups)])
-    pull = np.concatenate([pull, np.full(groups, OFFSET_PULL), np.full(groups, OFFSET_PULL)])
-    n = len(start_of())
+    keep = np.flatnonzero(weight > 0)
+    own = [rows[int(i)] for i in keep]
+    some, traits = compiled.take(keep), traits_of(own)
+    tpot = np.log([r.tpot_s or np.nan for r in own])
+    ttft = np.log([r.ttft_s or np.nan for r in own])
+    group, groups = _offsets(own)
 
-    def errors(vector: FloatArray) -> FloatArray:
-        found = answer_rows(some, traits, vector[:n])
-        apart, first_apart = vector[n : n + groups][own], vector[n + groups :][own]
-        late = _soft(np.log(found.tpot_s) + apart - tpot) * weight
-        first = _soft(np.log(found.ttft_s) + first_apart - ttft) * weight * FIRST_TOKEN_WEIGHT
-        return np.concatenate([np.nan_to_num(late), np.nan_to_num(first), pull * (vector - centre)])
+    def gaps(vector: FloatArray) -> tuple[FloatArray, FloatArray]:
+        found = answer_rows(some, traits, vector)
+        return np.log(found.tpot_s) - tpot, np.log(found.ttft_s) - ttft
 
-    begin = centre.copy()
-    if start is not None:
-        begin[:n] = start
-    out: FloatArray = least_squares(errors, begin, max_nfev=rounds).x[:n]
-    return out
+    problem = Problem(
+        gaps=gaps, traits=traits, weight=weight[keep], first_weight=FIRST_TOKEN_WEIGHT,
+        group=group, groups=groups, offset_pull=OFFSET_PULL, outlier=OUTLIER,
+    )  # fmt: skip
+    return problem.solve(start, rounds)
 
 
 def _offsets(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], int]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.memory import cache_tokens
-from weftline.serve.parts import PARTS, Iteration, Setting, part_seconds
+from weftline.serve.parts import HOST_PARTS, PARTS, Iteration, Setting, part_seconds
 
 __all__ = ["Answer", "Compiled", "Constants", "Load", "compile_load", "join", "solve"]
 
@@ -29,7 +29,7 @@ BATCH_SHARES: Final = (1.0, 0.4, 0.12, 0.03)
 """Where the decode iteration is taken apart, as shares of the largest batch."""
 BATCHED_TOKENS: Final = 8192.0
 """Tokens a prefill worker batches into one iteration when prompts queue."""
-HOST_AT: Final = [PARTS.index(p) for p in ("kernels", "layers", "iteration")]
+HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
 ROUNDS: Final = 6
 """Fixed-point rounds of the batch that prefill can feed."""
 

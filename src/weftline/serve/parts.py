@@ -17,7 +17,7 @@ from weftline.serve.config import KV_BYTES, WEIGHT_BYTES
 from weftline.serve.operators import Operators, operators
 from weftline.serve.work import Experts, Mixer, Work, work_of
 
-__all__ = ["PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]
+__all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,6 +43,8 @@ PARTS: Final = (
     "sequences",  # host work a running sequence: 1 us
     "tokens",  # work a token of one rank not counted elsewhere: 1 us
 )
+HOST_PARTS: Final = ("moe_route", "kernels", "layers", "iteration")
+"""What the host does to launch an iteration: routing is many small kernels, little work."""
 _SKEW: Final = 1.0
 """Power law of routed loads that the experts' tables are read at (1.2 is the measured one)."""
 DISTINCT: Final = 0.65

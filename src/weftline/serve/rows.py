@@ -245,6 +245,8 @@ def silicon_row(record: Mapping[str, str], where: str, number: int) -> Row | Una
     if not lengths[0] or not lengths[1]:
         return unanswered("`isl` or `osl` not stated")
     version = record.get("backend_version", "") or measured
+    scripted = harness == "closed-loop" and not disaggregated
+    poll, gather = _held_back(record, layout, concurrency) if scripted else (0, 0)
     row = Row(
         id=ident, model=model, chip=chip, engine=engine, version=version, era=measured,
         precision=precision, gemm_dtype=gemm, moe_dtype=moe, kv_dtype=kv, layout=layout,
@@ -252,7 +254,7 @@ def silicon_row(record: Mapping[str, str], where: str, number: int) -> Row | Una
         concurrency=concurrency, ttft_s=None if ttft is None else ttft / 1e3,
         tpot_s=None if tpot is None else tpot / 1e3, source=source, harness=harness,
         drafted=_DRAFTED if _drafts(record, source, measured, harness) else 0,
-        **(_held_back(record, layout, concurrency) if harness == "closed-loop" else {}),
+        poll_steps=poll, gather_steps=gather,
     )  # fmt: skip
     return with_throughput(row)
 
@@ -299,31 +301,26 @@ def _drafts(record: Mapping[str, str], source: str, measured: str, harness: str)
     )  # fmt: skip
 
 
-def _held_back(
-    record: Mapping[str, str], layout: Layout, concurrency: float
-) -> dict[str, int]:
-    """How long prompts are held back on purpose, by the benchmark's public launch scripts.
+def _held_back(record: Mapping[str, str], layout: Layout, concurrency: float) -> tuple[int, int]:
+    """Steps between polls and steps prompts are gathered, by the benchmark's public launch scripts.
 
     InferenceX (Apache-2.0), ``benchmarks/single_node``: SGLang's ``--scheduler-recv-interval`` on
-    B200 and B300, TensorRT-LLM's ``attention_dp_config`` and ``batch_wait_timeout_iters``.
+    B200 and B300, TensorRT-LLM's ``attention_dp_config`` and ``batch_wait_timeout_iters``. They
+    were read, never fitted.
     """
     model, system = record["model_path"].lower(), record["system"]
-    if record["mode"] != "agg":
-        return {}
     if record["backend"] == "sglang" and ("deepseek" in model or "qwen3.5" in model):
         if system == "b300_sxm":
-            return {"poll_steps": 10}
+            return 10, 0
         if system == "b200_sxm":
             always = "qwen3.5" in model and record["precision"] in ("fp4", "nvfp4")
-            return {"poll_steps": 30 if always or concurrency >= 16 else 10}
-    if record["backend"] == "trtllm" and layout.dp > 1:
-        if "deepseek" in model:
-            return {"gather_steps": 60}
-        return {"gather_steps": 50} if system.startswith("b") else {}
+            return 30 if always or concurrency >= 16 else 10, 0
+    if record["backend"] != "trtllm":
+        return 0, 0
+    if layout.dp > 1:
+        return 0, 60 if "deepseek" in model else 50 if system.startswith("b") else 0
     short = record["isl"] == record["osl"] == "1024" and layout.tp < 8
-    if record["backend"] == "trtllm" and "llama" in model and short:
-        return {"gather_steps": 20}
-    return {}
+    return 0, 20 if "llama" in model and short else 0
 
 
 def _layout(record: Mapping[str, str], prefix: str, where: str) -> tuple[int, ...]:

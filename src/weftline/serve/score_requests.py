@@ -26,8 +26,10 @@ COLUMNS: Final = (
     "arrived_at", "num_prefill_tokens", "num_decode_tokens", "queue_s", "ttft_s", "e2e_s",
 )  # fmt: skip
 MAX_SEQS: Final = {"rtx-4090": 256, "rtx-pro-6000": 128}
-"""How the measured servers were started (max_num_seqs); max_num_batched_tokens was 2048. The
-prefix cache was on, as it is by default: a request thrown out finds most of its own blocks again."""
+"""How the measured servers were started (max_num_seqs); max_num_batched_tokens was 2048.
+
+The prefix cache was on, as by default: a request thrown out finds most of its own blocks again.
+"""
 CHUNK_TOKENS: Final = 2048
 
 

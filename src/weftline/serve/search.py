@@ -128,6 +128,11 @@ def plan_serve(question: Question, *, progress: Progress | None = None) -> Serve
     if not meeting:
         raise no_plan(question, demand, found, confirmed)
     best = meeting[0]
+    if demand.cached_share:  # a real cache finds less than one without an end
+        done = best.run.outcome
+        found_tokens = float(done.cached_tokens[done.fits].sum())
+        share = found_tokens / max(1.0, float(done.prefill_tokens[done.fits].sum()))
+        demand = replace(demand, cached_share=share)
     rate = most_rate(
         best.option.config, traffic, question.targets, best.run.replicas,
         routing=question.routing, trace=trace,
@@ -137,7 +142,9 @@ def plan_serve(question: Question, *, progress: Progress | None = None) -> Serve
         simulated=simulated, seconds=round(time.perf_counter() - began, 2),
     )  # fmt: skip
     ranked = sorted(confirmed, key=lambda c: c.rank)
-    return plan_of(question, demand, found, ranked, rate * cells, stats)
+    # Drawn arrivals are a little off the rate that was asked: scale that, not the draw's.
+    most = demand.rate_per_s * rate / traffic.rate_per_s
+    return plan_of(question, demand, found, ranked, most, stats)
 
 
 def _quiet(text: str) -> None:

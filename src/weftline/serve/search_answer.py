@@ -155,7 +155,7 @@ def _money(best: Confirmed, demand: ServeDemand, batch: float, through: Band) ->
     basis = "given by the user" if rests is not None else "price list"
     cost = Estimate(
         value=usd, unit="USD/h", low=usd * spread[0], high=usd * spread[1],
-        basis=f"{basis}; {_paid_chips(best)} chips in whole instances, spares included",
+        basis=f"{basis}; {_chips(_paid_chips(best))} in whole instances, spares included",
     )  # fmt: skip
     parts = token_costs(
         config, usd_per_hour=usd, rate_per_s=demand.rate_per_s,
@@ -236,6 +236,10 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
             text += (f"; next {second.fleet.chips} x {second.chip.id} ({second.fleet.short()}), "
                      f"{format_usd(second.usd_per_hour or 0.0)}/h, {more:+.0%}")  # fmt: skip
         said.append(text)
+    positions = load_model(demand.model).max_seq_len
+    if positions and demand.input_tokens + demand.output_tokens > positions:
+        said.append(f"longer than the {positions:,} positions the model was made for: what it "
+                    "answers there is not known")  # fmt: skip
     if best.market.warning:
         said.append(best.market.warning)
     tight = tightest(best, demand)
@@ -280,7 +284,8 @@ def tightest(c: Confirmed, demand: ServeDemand) -> str:
     ]
     share, target = max(shares, key=lambda pair: pair[0])
     reached = format_duration(share * target.limit_s) if math.isfinite(share) else "no answer"
-    return f"tightest target: {target.short()}, reached {reached} ({share:.0%})"
+    held = f"{share:.0%}" if share < 10 else f"{share:,.3g} x"
+    return f"tightest target: {target.short()}, reached {reached} ({held})"
 
 
 def _flips(confirmed: Sequence[Confirmed], demand: ServeDemand,
@@ -378,7 +383,7 @@ def _miss(option: Option) -> str:
     return (
         f"{c.chips} x {c.chip} ({c.engine}, {c.gemm_dtype}, tp {c.tp}): first token in "
         f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token, "
-        f"{option.worst:.2g} x the tightest target with {option.in_flight:.0f} in flight"
+        f"{option.worst:,.3g} x the tightest target with {option.in_flight:.0f} in flight"
     )
 
 

@@ -43,7 +43,7 @@ class Timeline:
     running: Floats
     """Requests in the batch."""
     waiting: Floats
-    """Requests in the queue, as of the steps in the bin."""
+    """Requests in the queue that no work has been done on yet."""
     kv_share: Floats
     """KV blocks held over all there are, while at work."""
 
@@ -299,6 +299,25 @@ def _empty_world(tab: Any, record: Any, requests: Any, replicas: int, width_s: f
     )  # fmt: skip
 
 
+def queued_means(arrived_s: Floats, scheduled_s: Floats, width_s: float, bins: int) -> Floats:
+    """Mean number of requests between arrival and start of work, [bins] of ``width_s`` seconds.
+
+    A request without a start is left out.
+    """
+    edges_s = np.arange(bins + 1) * width_s
+    started = ~np.isnan(scheduled_s)
+
+    def since(times_s: Floats) -> Floats:
+        """Seconds gone by since each of ``times_s``, summed, at every edge."""
+        ordered = np.sort(times_s[started])
+        sums = np.concatenate([[0.0], np.cumsum(ordered)])
+        before = np.searchsorted(ordered, edges_s)
+        return np.asarray(before * edges_s - sums[before])
+
+    means = np.diff(since(arrived_s) - since(scheduled_s)) / width_s
+    return np.asarray(np.maximum(0.0, means))
+
+
 def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
     requests, width_s = world.reqs, float(world.width[0])
     used = np.flatnonzero(world.bins["busy"])
@@ -313,6 +332,7 @@ def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
         replica=requests["replica"],
         timeline=Timeline(
             width_s=width_s, busy=bins["busy"] / width_s, running=bins["running"] / width_s,
-            waiting=bins["waiting"] / width_s, kv_share=bins["blocks"] / blocks,
+            waiting=queued_means(requests["arrived"], requests["scheduled"], width_s, bins.size),
+            kv_share=bins["blocks"] / blocks,
         ),
     )  # fmt: skip

@@ -47,7 +47,6 @@ def note(bins: Any, width: float, rep: Any, held: float, end: float) -> None:
         right = end if b == last else (b + 1) * width
         bins[b].busy += right - left
         bins[b].running += (right - left) * rep.count
-        bins[b].waiting += (right - left) * rep.waiting
         bins[b].blocks += (right - left) * held
 
 

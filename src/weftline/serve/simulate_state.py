@@ -62,7 +62,7 @@ REQUEST: Final = np.dtype(
 RUN: Final = np.dtype([("id", "i8"), ("end", "i8")], align=True)
 """A running request and the token clock at which it ends; NEVER while its prompt is worked on."""
 CHUNK: Final = np.dtype([("id", "i8"), ("size", "i8")], align=True)
-BIN: Final = np.dtype([("busy", "f8"), ("running", "f8"), ("waiting", "f8"), ("blocks", "f8")])
+BIN: Final = np.dtype([("busy", "f8"), ("running", "f8"), ("blocks", "f8")])
 """Sums over time of replicas at work, requests and KV blocks."""
 
 

@@ -19,13 +19,19 @@ from weftline.serve.calibration import constants_for
 from weftline.serve.config import ServingConfig
 from weftline.serve.engines import profile
 from weftline.serve.memory import memory
-from weftline.serve.parts import PARTS, Iteration, Setting, part_seconds, setting_of
+from weftline.serve.parts import (
+    HOST_PARTS,
+    PARTS,
+    Iteration,
+    Setting,
+    part_seconds,
+    setting_of,
+)
 
 __all__ = ["StepSurface", "prefill_surface", "surface"]
 
 FloatArray = npt.NDArray[np.float64]
 
-HOST_PARTS: Final = ("kernels", "layers", "iteration")
 ATTENTION_PARTS: Final = ("decode_attention", "prefill_attention", "scan")
 TOKENS: Final = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048,
                  3072, 4096, 6144, 8192, 12288, 16384, 32768, 65536)  # fmt: skip

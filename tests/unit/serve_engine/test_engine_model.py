@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import weftline.serve
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
 from weftline.serve.calibration import constants_for, width_of
 from weftline.serve.closed_form import Load, compile_load, solve
@@ -20,6 +22,7 @@ from weftline.serve.step import StepSurface, prefill_surface, surface
 from weftline.serve.work import work_of
 
 CONFIG = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4, gemm_dtype="fp8", kv_dtype="fp8")
+DATA = Path(weftline.serve.__file__).parent / "data"
 MODELS = ("llama-3.1-70b", "deepseek-r1", "gpt-oss-120b", "qwen3.5-397b-a17b", "glm-5")
 
 
@@ -108,6 +111,63 @@ def test_littles_law_holds_in_the_closed_form() -> None:
     assert (np.diff(a.tpot_s) > -1e-9).all()
     assert (np.diff(a.ttft_s) > 0).all()
     assert a.batch[-1] < 4096  # the cache holds fewer
+
+
+def _wait_s(poll: float, gather: float, *, dp: float, in_flight: float) -> tuple[float, float]:
+    """First-token time that holding back adds, and one decode iteration, seconds."""
+    setting = setting_of("deepseek-r1", "b200", "nvfp4", "nvfp4", "fp8")
+    config = ServingConfig(model="deepseek-r1", chip="b200", engine="trtllm", dp=8, ep=8,
+                           gemm_dtype="nvfp4", kv_dtype="fp8")  # fmt: skip
+    shape = {"input_tokens": 1000.0, "output_tokens": 4000.0, "concurrency": in_flight,
+             "dp": dp, "tp": 8 / dp, "ep": 8.0}  # fmt: skip
+    k = constants_for(config)
+    held = solve(compile_load(setting, Load.of(**shape, poll_steps=poll, gather_steps=gather)), k)
+    free = solve(compile_load(setting, Load.of(**shape)), k)
+    return float(held.ttft_s[0] - free.ttft_s[0]), float(free.decode_s[0] * k.hold[0])
+
+
+def test_prompts_held_back_wait_as_long_as_the_rules_say() -> None:
+    """Half a poll; all of a gathering that nobody joins; half of one that many join; and no longer
+    than it takes until every rank has a prompt."""
+    for poll, gather, dp, in_flight, steps in (
+        (30.0, 0.0, 1.0, 8.0, 15.0), (0.0, 20.0, 1.0, 1.0, 20.0), (0.0, 4000.0, 1.0, 400.0, 2000.0),
+        (0.0, 60.0, 8.0, 8.0, 60.0),
+    ):  # fmt: skip
+        wait, step = _wait_s(poll, gather, dp=dp, in_flight=in_flight)
+        assert wait == pytest.approx(steps * step, rel=0.07), (poll, gather)
+    # 1,600 in flight on 8 ranks end one a rank every 20 steps: eight ranks take 2.7 times as long.
+    simulated = np.random.default_rng(0).exponential(20.0, (20_000, 8)).max(axis=1).mean()
+    wait, step = _wait_s(0.0, 1000.0, dp=8.0, in_flight=1600.0)
+    assert wait == pytest.approx(simulated / 2 * step, rel=0.15)
+
+
+def test_the_solver_knows_the_slope_of_its_errors() -> None:
+    """The Jacobian by blocks against one difference a constant, on rows of all three engines."""
+    from weftline.serve.calibration_constants import start_of
+    from weftline.serve.calibration_fit import answer_rows, compile_rows, traits_of
+    from weftline.serve.calibration_solver import Problem
+    from weftline.serve.rows import read_rows
+
+    rows = read_rows(DATA / "serving_silicon.csv.gz")[0][::150]
+    assert {r.engine for r in rows} == {"vllm", "sglang", "trtllm"}
+    compiled, traits = compile_rows(rows), traits_of(rows)
+    measured = np.log([[r.tpot_s or 1.0, r.ttft_s or 1.0] for r in rows])
+
+    def gaps(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = answer_rows(compiled, traits, vector)
+        return np.log(found.tpot_s) - measured[:, 0], np.log(found.ttft_s) - measured[:, 1]
+
+    problem = Problem(
+        gaps=gaps, traits=traits, weight=np.linspace(0.5, 2.0, len(rows)), first_weight=0.35,
+        group=np.arange(len(rows)) % 3, groups=3, offset_pull=4.0, outlier=0.12,
+    )  # fmt: skip
+    x = np.concatenate([start_of(), [0.1, -0.1, 0.2, 0.3, 0.0, -0.2]])
+    exact, step = problem.jacobian(x), 1e-4
+    for at in range(len(x)):
+        moved = x.copy()
+        moved[at] += step
+        slope = (problem.errors(moved) - problem.errors(x)) / step
+        assert exact[:, at] == pytest.approx(slope, abs=2e-3), at
 
 
 def test_a_prefill_pool_bounds_the_rate() -> None:

@@ -91,3 +91,27 @@ def test_malformed_files_name_line_and_column(tmp_path: Path) -> None:
                         "e2e_s\nr,0,soon,1,0,0,0\n")  # fmt: skip
     with pytest.raises(InputError, match="num_prefill_tokens"):
         read_requests(requests)
+
+
+@pytest.mark.parametrize(
+    ("changes", "poll", "gather"),
+    [
+        ({"backend": "sglang", "batch_size": "16"}, 10, 0),  # concurrency 8: every tenth step
+        ({"backend": "sglang"}, 30, 0),
+        ({"backend": "sglang", "system": "h200_sxm"}, 0, 0),  # its script does not poll
+        ({"backend": "trtllm", "attention_dp_size": "8", "tp_size": "8", "moe_tp_size": "1",
+          "moe_ep_size": "8"}, 0, 60),
+        ({"backend": "trtllm"}, 0, 0),
+        ({"backend": "vllm"}, 0, 0),
+    ],
+)  # fmt: skip
+def test_prompts_are_held_back_where_the_launch_scripts_say_so(
+    changes: dict[str, str], poll: int, gather: int
+) -> None:
+    source = "db-dump/2026-04-27; silicon_concurrency=8; measured=2026-04"
+    found = row(**changes, **({"silicon_data_source": source} if poll == 10 else {}))
+    assert isinstance(found, Row)
+    assert (found.poll_steps, found.gather_steps) == (poll, gather)
+    other = row(**changes, silicon_data_source="somewhere else; silicon_concurrency=64")
+    assert isinstance(other, Row)
+    assert (other.poll_steps, other.gather_steps) == (0, 0)

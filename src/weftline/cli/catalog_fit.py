@@ -1,0 +1,109 @@
+"""``weftline catalog fit``: how well chips suit a model, and where they lose."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import TYPE_CHECKING, Any
+
+from weftline.cli.options import Collector, Json, choice
+
+if TYPE_CHECKING:
+    from weftline.model import Model
+
+
+def fit(
+    model: str,
+    *,
+    on: str = "all",
+    chips: int | None = None,
+    precision: str = "bf16",
+    kv: str = "bf16",
+    input: str = "2048",  # noqa: A002
+    batch: str = "32",
+    context: str = "4096",
+    json: Json = False,
+) -> int:
+    """How well chips suit MODEL: the time at their peaks over the time predicted, by part.
+
+    Parameters
+    ----------
+    model
+        Bundled name, or a config.json.
+    on
+        Accelerators, separated by commas, or all.
+    chips
+        Tensor-parallel chips; the fewest that hold the model if not given.
+    precision
+        Number format of the weights: bf16, fp8, int8, int4, nvfp4, mxfp4.
+    kv
+        Number format of the KV cache: bf16, fp8, int8.
+    input
+        Tokens of the prompt.
+    batch
+        Sequences of the decode step.
+    context
+        Tokens that each of them has behind it.
+    """
+    from weftline.cli.plan import parse_accelerators
+    from weftline.errors import InputError
+    from weftline.model import load_model
+    from weftline.report.catalog_fit import render_fits
+    from weftline.serve.config import DTYPES, KV_DTYPES
+
+    get = Collector()
+    found = get(lambda: load_model(model))
+    names = get(lambda: parse_accelerators(on))
+    weights = get(lambda: choice(precision, DTYPES, "number format", where="--precision"))
+    cache = get(lambda: choice(kv, KV_DTYPES, "KV cache format", where="--kv"))
+    shapes = {
+        key: get(lambda t=text, k=key: _at_least_one(t, k))  # type: ignore[misc]
+        for key, text in (("input", input), ("batch", batch), ("context", context))
+    }
+    if chips is not None and chips < 1:
+        get.errors.append(InputError("must be at least 1", where="--chips"))
+    get.raise_all()
+    question: dict[str, Any] = {
+        "quantisation": weights, "kv_cache": cache, "prompt_tokens": shapes["input"],
+        "batch": shapes["batch"], "context": shapes["context"],
+    }  # fmt: skip
+    if found is None or names is None:
+        raise AssertionError("the collector raises before this")
+    fits, misses = _fits(found, names, chips, question)
+    answer = {"model": model, **question, "fits": fits, "misses": misses}
+    print(json_module.dumps(answer, indent=1) if json else render_fits(answer))
+    return 0
+
+
+def _at_least_one(text: str, option: str) -> int:
+    from weftline.errors import InputError
+    from weftline.units import parse_count
+
+    number = parse_count(text, where=f"--{option}")
+    if number < 1:
+        raise InputError("must be at least 1", where=f"--{option}")
+    return number
+
+
+def _fits(
+    model: Model, names: tuple[str, ...], chips: int | None, question: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """(fits as plain dicts, best first; chips without one and why). Raises where none has one."""
+    from weftline.errors import NoFeasiblePlanError, WeftlineError
+    from weftline.serve.operators import architecture_fit
+    from weftline.serve.screen import Space, chips_of, require_units
+
+    fits: list[dict[str, Any]] = []
+    misses = []
+    for chip in chips_of(Space(chips=names)):
+        try:
+            require_units(chip, (question["quantisation"],))
+            fits.append(architecture_fit(model, chip.id, chips=chips, **question).to_dict())
+        except WeftlineError as error:
+            if len(names) == 1:
+                raise
+            misses.append({"chip": chip.id, "reason": error.what})
+    if not fits:
+        said = "; ".join(f"{m['chip']}: {m['reason']}" for m in misses[:3])
+        raise NoFeasiblePlanError(f"no accelerator asked for holds {model.name}", nearest=said)
+    fits.sort(key=lambda f: -f["fit"])
+    return fits, misses
