@@ -211,7 +211,8 @@ def main() -> None:
     both = (many["bytes_per_s"] + many["read_bytes_per_s"]) / one if one else 0.0
     print(
         f"written {format_rate(many['bytes_per_s'])} together, {format_rate(one)} by one alone: "
-        f"{ratio:.2f}; read at the same time {format_rate(many['read_bytes_per_s'])}, with it {both:.2f}"
+        f"{ratio:.2f}; read at the same time {format_rate(many['read_bytes_per_s'])}, "
+        f"with it {both:.2f}"
     )
     for phase in (before, many, after):
         phase.pop("steps")

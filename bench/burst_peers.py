@@ -3,7 +3,8 @@
 One run, one folder, the same tensors for all. Every contender runs in processes of its own (one, or
 two with half of the state each); in every round it saves, waits until all of it is on disk (fsync),
 and loads cold (page cache dropped) and warm; and in the same round and process the disk is written
-and read raw (O_DIRECT, a file whose blocks exist, eight of 8 MiB in flight). Ratios are medians of
+and read raw (O_DIRECT, a file whose blocks exist, eight of 8 MiB in flight, synced), before and
+after: a disk with burst credit slows down as a round goes on. Ratios are medians of
 ratios within a round, since disks are noisy. The stall is the time until training may go on:
 for asynchronous savers the call, for others the whole save. Memory is the growth of the peak
 resident set over the saves, in states. burst and DCP load into given tensors, the others make new
@@ -338,15 +339,18 @@ def child(args: argparse.Namespace) -> None:
             rounds.clear()  # the first ones make files and find memory
         barrier()
         found: dict[str, float] = {}
+        raw_before_s = nbytes / raw.write()
+        barrier()
         start_s = time.perf_counter()
         found["stall_s"] = contender.save(step)
         contender.wait()
         found["durable_s"] = time.perf_counter() - start_s
         peak = resident_bytes("VmHWM")
         barrier()
-        found["raw_write_s"] = nbytes / raw.write()
+        found["raw_write_s"] = (raw_before_s + nbytes / raw.write()) / 2
         found["copy_s"] = copy_s(arrays)
         barrier()
+        raw_before_s = nbytes / raw.read()
         forget(str(folder))
         barrier()
         for name in ("cold_s", "warm_s"):
@@ -354,7 +358,7 @@ def child(args: argparse.Namespace) -> None:
             contender.load(step)
             found[name] = time.perf_counter() - start_s
             barrier()
-        found["raw_read_s"] = nbytes / raw.read()
+        found["raw_read_s"] = (raw_before_s + nbytes / raw.read()) / 2
         barrier()
         if step == 0:
             memory = (peak - before) / nbytes

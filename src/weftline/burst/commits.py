@@ -115,15 +115,17 @@ class Commits:
             raise CorruptionError(f"record of step {commit.step} under this name", file=path)
         return commit, damage
 
-    def _read_cached(self, step: int) -> Commit:
-        """As :meth:`read`, from memory while the file is the one that was read before."""
-        path = self.path(step)
+    def _stamp(self, step: int) -> tuple[int, int, int, int]:
         try:
-            stamp = self._files.stamp(path)
+            return self._files.stamp(self.path(step))
         except StorageError as e:
             if e.errno != errno.ENOENT:
                 raise
             raise self.missing(step) from e
+
+    def _read_cached(self, step: int) -> Commit:
+        """As :meth:`read`, from memory while the file is the one that was read before."""
+        stamp = self._stamp(step)
         with self._lock:
             have = self._known.get(step)
         if have is not None and have[0] == stamp:
@@ -131,7 +133,7 @@ class Commits:
         settled = time.time_ns() - max(stamp[2:]) > _SETTLED_NS
         commit, damage = self.read(step)
         # A record with a damaged copy is read again, and so is one that is put in place just now.
-        if damage is None and settled and self._files.stamp(path) == stamp:
+        if damage is None and settled and self._stamp(step) == stamp:
             with self._lock:
                 self._known[step] = (stamp, commit)
         return commit

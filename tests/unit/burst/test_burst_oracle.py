@@ -85,7 +85,9 @@ def check(store: Store, oracle: Oracle) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "planes", "zstd", "delta", "dedup", "all"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 6))]
+)
 def test_a_store_holds_what_a_dictionary_would(kind: str, seed: int, tmp_path: Path) -> None:
     oracle = Oracle(random.Random(seed), np.random.default_rng(seed))
     store = Store.open(tmp_path / "s", options=options(kind))
