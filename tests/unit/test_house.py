@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -46,14 +47,18 @@ def _help(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_starts_within_its_budget() -> None:
-    """CPU seconds, user and system, the best of several: what the machine needs, not its load."""
+    """CPU seconds, user and system, the best of many: what the machine needs, not its load.
+
+    Neighbours on the same core make CPU seconds longer, so a slow run says little and a quick one
+    all; the tries are spread over some seconds.
+    """
 
     def cpu_s() -> float:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
 
     runs = []
-    for _ in range(7):
+    for _ in range(40):
         before = cpu_s()
         subprocess.run(
             [sys.executable, "-m", "weftline", "--help"], stdout=subprocess.DEVNULL, check=True
@@ -61,6 +66,7 @@ def test_help_starts_within_its_budget() -> None:
         runs.append(cpu_s() - before)
         if runs[-1] < START_UP_CPU_S:
             break
+        time.sleep(0.2)
     assert min(runs) < START_UP_CPU_S, runs
 
 
