@@ -23,12 +23,16 @@ def compiling_said() -> Iterator[None]:
         return
     ended = threading.Event()
 
+    def loaded() -> bool:
+        events = sys.modules.get("numba.core.event")
+        if hasattr(events, "register") and hasattr(events, "Listener"):
+            listen(events)
+            return True
+        return False
+
     def watch() -> None:
-        while not ended.wait(POLL_S):
-            events = sys.modules.get("numba.core.event")
-            if hasattr(events, "register") and hasattr(events, "Listener"):
-                listen(events)
-                return
+        while not ended.wait(POLL_S) and not loaded():
+            pass
 
     def listen(events: Any) -> None:
         said = threading.Event()
@@ -46,10 +50,12 @@ def compiling_said() -> Iterator[None]:
 
         events.register("numba:compile", Said())
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    watcher = None if loaded() else threading.Thread(target=watch, daemon=True)
+    if watcher is not None:
+        watcher.start()
     try:
         yield
     finally:
         ended.set()
-        watcher.join()
+        if watcher is not None:
+            watcher.join()

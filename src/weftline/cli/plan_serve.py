@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from weftline.cli.compiling import compiling_said
 from weftline.cli.options import Collector, Json, choice
-from weftline.cli.progress import compiling_notice
 from weftline.cli.serving_options import (
-    COMPILE_S,
     KEPT_SERVING,
     KEPT_TRAFFIC,
     ServingOptions,
@@ -83,9 +82,9 @@ def serve(
         engine=engine, precision=precision, price=price, region=region, max_chips=max_chips,
         disaggregated=disaggregated, serving=serving,
     )  # fmt: skip
-    compiling_notice("weftline.serve.simulate_core", COMPILE_S)
-    show = sys.stderr.isatty()
-    plan = plan_serve(question, progress=(lambda t: print(t, file=sys.stderr)) if show else None)
+    told = (lambda t: print(t, file=sys.stderr)) if sys.stderr.isatty() else None
+    with compiling_said():
+        plan = plan_serve(question, progress=told)
     if file is not None:
         write_plan(plan, file)
         print(f"plan written to {file}", file=sys.stderr)

@@ -21,8 +21,6 @@ _PER_S = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 8
           "day": 86400.0}  # fmt: skip
 MAX_REQUESTS = 5_000_000
 MOST_SPREAD = 3.0
-COMPILE_S = 11
-"""What the simulation's loops take to be compiled, once, on one core of a server."""
 
 
 @Parameter(name="*")

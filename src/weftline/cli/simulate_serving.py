@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
+from weftline.cli.compiling import compiling_said
 from weftline.cli.options import Collector, Json, choice
-from weftline.cli.progress import compiling_notice
 from weftline.cli.serving_options import (
-    COMPILE_S,
     KEPT_SERVING,
     KEPT_TRAFFIC,
     ServingOptions,
@@ -109,9 +108,9 @@ def serving(
     get.raise_all()
     if played is None or config is None or way is None:
         raise AssertionError("the collector raises before this")
-    compiling_notice("weftline.serve.simulate_core", COMPILE_S)
     began = time.perf_counter()
-    outcome = simulate(config, played, replicas=replicas, routing=way)
+    with compiling_said():
+        outcome = simulate(config, played, replicas=replicas, routing=way)
     wall_s = time.perf_counter() - began
     drawn = "" if played.seed is None else f", seed {played.seed}"
     answer = {
