@@ -4,6 +4,10 @@ Order is what makes it safe: newer commits are durable before an older record go
 for good before the index marks their saves as dropped, and only when that mark is durable may a
 segment be written again. The lock of commits is held to decide, not while the disk is waited for.
 Records that are moved are synced and in the index before the place they came from is free.
+
+A segment whose live records will be let go by the next saves anyway is not rewritten: while every
+save is whole and the newest few are kept, it frees itself, and moving it would only take the disk
+and a core from training.
 """
 
 from __future__ import annotations
@@ -77,13 +81,35 @@ def live_saves(view: View, log: WriterLog) -> Callable[[int], bool]:
     return lambda save: save in log.in_flight or (save in wanted and save not in dropped)
 
 
-def collect(store: Store, retention: Retention, drop: Sequence[int]) -> GcReport:
-    """Apply retention and ``drop`` to a store, then free and compact what no process holds."""
+def _lasting(view: View, log: WriterLog, rolling: Retention) -> Callable[[int], bool]:
+    """Which saves of a log outlive the next few, when ``rolling`` is applied after each of them.
+
+    With deduplication or differences later saves lean on earlier ones, so any may last.
+    """
+    if rolling.last is None or log.options.dedup or log.options.delta:
+        return lambda save: True
+    pinned, every = set(view.commits.pins()), rolling.every
+    kept = {
+        r.save_id for c in view.commits.all()[0]
+        if c.step in pinned or (every and c.step % every == 0)
+        for r in c.ranks if r.store_id == view.store_id and r.writer == log.writer
+    }  # fmt: skip
+    return kept.__contains__
+
+
+def collect(
+    store: Store, retention: Retention, drop: Sequence[int], *, rolling: bool = False
+) -> GcReport:
+    """Apply retention and ``drop`` to a store, then free and compact what no process holds.
+
+    ``rolling``: the same will be done after the next save, so what that frees need not be moved.
+    """
     log = store.writing()
     view = store.view
     seen, _ = view.commits.all()
+    again = retention if rolling else None
     if not drop and not dropped_by(seen, retention, view.commits.pins()):
-        return collect_log(view, log, store.reader)
+        return collect_log(view, log, store.reader, rolling=again)
     view.commits.sync()  # only a checkpoint that stands for good may let an older one go
     lasting = {(c.step, c.sequence) for c in seen}
     with view.commits.locked():
@@ -98,7 +124,7 @@ def collect(store: Store, retention: Retention, drop: Sequence[int]) -> GcReport
                 steps.append(step)
         gone = [c for c in commits if c.step in steps]
         view.commits.remove(sorted(steps))
-    reports = [collect_log(view, log, store.reader, gone)]
+    reports = [collect_log(view, log, store.reader, gone, rolling=again)]
     if gone:
         others = [w for w in view.writers() if w != log.writer]
         for other in others:
@@ -114,15 +140,24 @@ def collect(store: Store, retention: Retention, drop: Sequence[int]) -> GcReport
 
 
 def collect_log(
-    view: View, log: WriterLog, reader: ChunkReader, gone: Sequence[Commit] = ()
+    view: View,
+    log: WriterLog,
+    reader: ChunkReader,
+    gone: Sequence[Commit] = (),
+    *,
+    rolling: Retention | None = None,
 ) -> GcReport:
-    """Free and compact one writer's log. ``gone``: commits that were just taken away."""
+    """Free and compact one writer's log.
+
+    ``gone``: commits that were just taken away. ``rolling``: what will be kept after each of the
+    saves that follow; None when none is expected.
+    """
     with log.upkeep:  # one thread at a time: two would rewrite the same segments
-        return _collect_log(view, log, reader, gone)
+        return _collect_log(view, log, reader, gone, rolling or Retention())
 
 
 def _collect_log(
-    view: View, log: WriterLog, reader: ChunkReader, gone: Sequence[Commit]
+    view: View, log: WriterLog, reader: ChunkReader, gone: Sequence[Commit], rolling: Retention
 ) -> GcReport:
     unwanted = _unwanted(view, log, gone)
     if unwanted or gone:
@@ -136,7 +171,7 @@ def _collect_log(
         if log.index.full:
             log.index.flush(kept)
         freed, returned = _free_dead(log, kept)
-        victims = _victims(log, kept)
+        victims = _victims(log, kept, _lasting(view, log, rolling))
         moving = _chunks_in(log, kept, victims) if victims else {}
     moved = 0
     if moving:
@@ -210,7 +245,9 @@ def _free_dead(log: WriterLog, alive: Callable[[int], bool]) -> tuple[int, int]:
     return log.log.free(dead, spare_bytes=spare)
 
 
-def _victims(log: WriterLog, alive: Callable[[int], bool]) -> set[int]:
+def _victims(
+    log: WriterLog, alive: Callable[[int], bool], lasting: Callable[[int], bool]
+) -> set[int]:
     """Segments that hold so little that rewriting it pays."""
     if log.frozen:
         return set()
@@ -218,9 +255,10 @@ def _victims(log: WriterLog, alive: Callable[[int], bool]) -> set[int]:
     for (segment, _, _), size in log.live_places(alive).items():
         live[segment] = live.get(segment, 0) + size
     held = log.log.held()
+    stays = {segment for segment, _, _ in log.live_places(lambda s: alive(s) and lasting(s))}
     return {
         n for n, size in live.items()
-        if n not in held and n in log.log.segments
+        if n in stays and n not in held and n in log.log.segments
         and size < log.options.compact_below * log.log.segments[n].capacity_bytes
     }  # fmt: skip
 

@@ -253,14 +253,14 @@ class Store(StoreReader):
 
     def _upkeep(self, *, committed: bool) -> None:
         """Retention and free space; a failure here harms no checkpoint, and is noted."""
-        from weftline.burst.gc import collect_log
+        from weftline.burst.gc import collect, collect_log
 
         retention = self.options.retention
         try:
             if committed and retention is not None:
-                self.gc(retention)
+                collect(self, retention, (), rolling=True)
             else:
-                collect_log(self.view, self.writing(), self.reader)
+                collect_log(self.view, self.writing(), self.reader, rolling=retention)
         except BurstError as e:
             with self._lock:
                 self._counters["upkeep_failed"] += 1

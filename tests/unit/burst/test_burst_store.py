@@ -320,6 +320,34 @@ def test_compaction_moves_what_is_alive_and_frees_the_rest(tmp_path: Path) -> No
         assert store.verify() == []
 
 
+def test_what_the_next_saves_free_is_not_moved(tmp_path: Path) -> None:
+    """Rolling saves rewrite nothing and keep to their space; what is pinned is still moved."""
+    options = Options(
+        chunk_bytes=1 << 16, segment_bytes=1 << 20, compact_below=0.9, retention=Retention(last=2)
+    )
+    with Store.open(tmp_path / "s", options=options) as store:
+
+        def save(step: int) -> list[tuple[int, int]]:
+            store.save(state(step, 300_000), step, wait=True)
+            store.wait()
+            return places(step)
+
+        def places(step: int) -> list[tuple[int, int]]:
+            parts = store.manifest(step, 0).parts
+            return [(c.segment, c.offset_bytes) for p in parts for c in p.chunks]
+
+        written = [save(0)]
+        for step in range(1, 12):
+            written.append(save(step))
+            assert places(step - 1) == written[step - 1]
+            assert sum(s.capacity_bytes for s in store.writing().log.segments.values()) < 5 << 20
+        store.pin(11)
+        for step in range(12, 18):
+            save(step)
+        assert places(11) != written[11]
+        assert same(store.load(11), state(11, 300_000))
+
+
 # --- damage -------------------------------------------------------------------------------------
 
 
