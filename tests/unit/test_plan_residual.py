@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from weftline.plan.fit import fit_kernel
+from weftline.learn import Features, Kernel, fit_kernel, stack
 from weftline.plan.residual import (
     LABELS,
     NUMBERS,
-    Features,
-    Kernel,
+    SHAPE,
     Residual,
     kernel_from_json,
     kernel_to_json,
-    stack,
+    start_kernel,
 )
 from weftline.plan.score import Z90, Score, Scored, score_to_dict, summary_of
 
@@ -30,8 +29,8 @@ def some_rows(count: int, seed: int = SEED) -> tuple[Features, np.ndarray]:
 
 def kernel(noise: float = 0.03) -> Kernel:
     return Kernel(
-        labels=np.linspace(0.02, 0.1, len(LABELS)), near_in_group=0.08, near=0.05, noise=noise,
-        scales=np.linspace(2, 4, len(NUMBERS)),
+        labels=np.linspace(0.02, 0.1, len(LABELS)), within=np.array([0.08]), near=0.05,
+        noise=noise, scales=np.linspace(2, 4, len(NUMBERS)),
     )  # fmt: skip
 
 
@@ -49,7 +48,7 @@ def covariance_by_hand(k: Kernel, a: Features, b: Features) -> np.ndarray:
             )
             height = k.near**2
             if a.labels[i, group] == b.labels[j, group]:
-                height += k.near_in_group**2
+                height += k.within[0] ** 2
             out[i, j] += height * np.exp(-0.5 * apart)
     return out
 
@@ -57,14 +56,14 @@ def covariance_by_hand(k: Kernel, a: Features, b: Features) -> np.ndarray:
 def test_covariance_is_what_the_formula_says() -> None:
     a, _ = some_rows(9)
     b, _ = some_rows(7, seed=1)
-    np.testing.assert_allclose(kernel().covariance(a, b), covariance_by_hand(kernel(), a, b))
+    np.testing.assert_allclose(kernel().covariance(SHAPE, a, b), covariance_by_hand(kernel(), a, b))
 
 
 def test_covariance_of_rows_that_share_all_labels_takes_no_other_path() -> None:
     a, _ = some_rows(5)
     alike = Features(labels=np.tile(a.labels[:1], (5, 1)), numbers=a.numbers)
     np.testing.assert_allclose(
-        kernel().covariance(alike, a), covariance_by_hand(kernel(), alike, a)
+        kernel().covariance(SHAPE, alike, a), covariance_by_hand(kernel(), alike, a)
     )
 
 
@@ -167,7 +166,7 @@ def test_a_kernel_survives_its_file() -> None:
     found = kernel_from_json(kernel_to_json(kernel()))
     np.testing.assert_allclose(found.labels, kernel().labels, atol=1e-5)
     np.testing.assert_allclose(found.scales, kernel().scales, atol=1e-4)
-    assert (found.near, found.near_in_group, found.noise) == (0.05, 0.08, 0.03)
+    assert (found.near, found.within[0], found.noise) == (0.05, 0.08, 0.03)
 
 
 def test_the_fitted_kernel_explains_rows_better_than_where_it_started() -> None:
@@ -176,9 +175,9 @@ def test_the_fitted_kernel_explains_rows_better_than_where_it_started() -> None:
     truth = kernel_to_json(kernel())
     truth["labels"] = dict.fromkeys(LABELS, 1e-4) | {"model": 0.3}
     drawn = kernel_from_json(truth)
-    cover = drawn.covariance(rows, rows) + 0.01**2 * np.eye(60)
+    cover = drawn.covariance(SHAPE, rows, rows) + 0.01**2 * np.eye(60)
     residual = np.linalg.cholesky(cover) @ rng.normal(size=60)
-    found = fit_kernel(rows, residual)
+    found = fit_kernel(SHAPE, rows, residual, start_kernel())
     assert found.labels[LABELS.index("model")] == max(found.labels)
 
     def left_out_error(k: Kernel) -> float:

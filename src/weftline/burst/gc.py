@@ -87,7 +87,7 @@ def _lasting(view: View, log: WriterLog, rolling: Retention) -> Callable[[int], 
     With deduplication or differences later saves lean on earlier ones, so any may last.
     """
     if rolling.last is None or log.options.dedup or log.options.delta:
-        return lambda save: True
+        return lambda _: True
     pinned, every = set(view.commits.pins()), rolling.every
     kept = {
         r.save_id for c in view.commits.all()[0]

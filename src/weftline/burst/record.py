@@ -30,6 +30,7 @@ __all__ = [
     "Prepared",
     "RankManifest",
     "Seal",
+    "Share",
     "about_of",
     "chain",
     "chunks_of",
@@ -94,8 +95,8 @@ class PartEntry(msgspec.Struct, array_like=True, frozen=True):
     chunks: list[Chunk]
 
 
-class Seal(msgspec.Struct, array_like=True, frozen=True):
-    """The rank manifest's summary: everything of this rank is durable, and this is its digest."""
+class Share(msgspec.Struct, array_like=True, frozen=True):
+    """One rank's share of a checkpoint in sum: what its seal and its word to others both say."""
 
     step: int
     rank: int
@@ -109,6 +110,12 @@ class Seal(msgspec.Struct, array_like=True, frozen=True):
     stored_bytes: int
     digest: bytes
     """blake3 over what the parts hold, not where: it survives compaction."""
+
+
+# Fields stand on disk by position, those of Share first: new ones go to the end of a subclass.
+class Seal(Share, array_like=True, frozen=True):
+    """The rank manifest's summary: everything of this rank is durable, and this is its digest."""
+
     created_unix_s: float
     extra: bytes = b""
     """MessagePack of the user's own mapping."""
@@ -116,20 +123,8 @@ class Seal(msgspec.Struct, array_like=True, frozen=True):
     """The record that holds a copy of this manifest, in case the index is lost."""
 
 
-class Prepared(msgspec.Struct, array_like=True, frozen=True):
+class Prepared(Share, array_like=True, frozen=True):
     """What a rank hands to the coordinator: its share of a checkpoint is durable."""
-
-    step: int
-    rank: int
-    world: int
-    attempt: str
-    store_id: str
-    writer: str
-    save_id: int
-    parts: int
-    raw_bytes: int
-    stored_bytes: int
-    digest: bytes
 
     def encode(self) -> bytes:
         """A few hundred bytes, to be gathered by any means."""

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from weftline.cli.burst_shared import Flag, Many, notes, out, plain, reading, share, source
+from weftline.cli.burst_shared import (
+    Flag,
+    Folder,
+    From,
+    Many,
+    Step,
+    notes,
+    out,
+    plain,
+    reading,
+    share,
+    source,
+)
 from weftline.cli.burst_tier import advise, bench, drain, peer
 from weftline.cli.options import Json
 
@@ -66,8 +78,7 @@ def save(
             "durable_s": handle.durable_s, "raw_bytes": handle.raw_bytes,
             "stored_bytes": handle.stored_bytes, "committed": handle.committed,
         }  # fmt: skip
-    out(data, render_saved, json=json)
-    return 0
+    return out(data, render_saved, json=json)
 
 
 @app.command(name="ls")
@@ -94,21 +105,12 @@ def ls(store: str, *, json: Json = False) -> int:
         with reading(store) as opened:
             found = [asdict(c) for c in opened.checkpoints()]
             notes(opened)
-    out({"where": store, "checkpoints": found}, render_list, json=json)
-    return 0
+    return out({"where": store, "checkpoints": found}, render_list, json=json)
 
 
 @app.command
-def show(store: Path, *, step: int | None = None, json: Json = False) -> int:
-    """Show a checkpoint and the tensors in it.
-
-    Parameters
-    ----------
-    store
-        Folder of the store.
-    step
-        Which checkpoint; the newest by default.
-    """
+def show(store: Folder, *, step: Step = None, json: Json = False) -> int:
+    """Show a checkpoint and the tensors in it."""
     from weftline.report.burst import render_checkpoint
 
     with reading(store) as opened:
@@ -125,16 +127,15 @@ def show(store: Path, *, step: int | None = None, json: Json = False) -> int:
             "stored_bytes": info.stored_bytes, "created_unix_s": info.created_unix_s,
             "pinned": list(info.pinned), "extra": plain(loaded.extra), "tensors": tensors,
         }  # fmt: skip
-    out(data, render_checkpoint, json=json)
-    return 0
+    return out(data, render_checkpoint, json=json)
 
 
 @app.command
 def verify(
-    store: Path,
+    store: Folder,
     *,
     step: int | None = None,
-    from_: Annotated[tuple[str, ...], Parameter(name="--from", consume_multiple=False)] = (),
+    from_: From = (),
     repair: Flag = False,
     writer: str = "w0",
     json: Json = False,
@@ -143,8 +144,6 @@ def verify(
 
     Parameters
     ----------
-    store
-        Folder of the store.
     step
         Only this checkpoint; all by default.
     from_
@@ -178,9 +177,9 @@ def restore(
     store: str,
     to: Path,
     *,
-    step: int | None = None,
+    step: Step = None,
     only: Many = (),
-    from_: Annotated[tuple[str, ...], Parameter(name="--from", consume_multiple=False)] = (),
+    from_: From = (),
     no_verify: Flag = False,
     json: Json = False,
 ) -> int:
@@ -192,8 +191,6 @@ def restore(
         Folder of the store; or peer://, s3://, ... where no local copy is left.
     to
         A .safetensors or .npz file; it must not exist.
-    step
-        Which checkpoint; the newest by default.
     only
         Names to restore, as patterns (model.*); can be given more than once.
     from_
@@ -228,13 +225,12 @@ def restore(
         "bytes": sum(a.nbytes for a in loaded.values()), "repaired": len(loaded.repaired),
         "elapsed_s": time.perf_counter() - start_s,
     }  # fmt: skip
-    out(data, render_restored, json=json)
-    return 0
+    return out(data, render_restored, json=json)
 
 
 @app.command
 def gc(
-    store: Path,
+    store: Folder,
     *,
     last: int | None = None,
     every: int | None = None,
@@ -248,8 +244,6 @@ def gc(
 
     Parameters
     ----------
-    store
-        Folder of the store.
     last
         Keep this many of the newest.
     every
@@ -269,13 +263,12 @@ def gc(
         report = opened.gc(retention, drop=drop)
         notes(opened)
         data = {**asdict(report), "kept": [c.step for c in opened.checkpoints()]}
-    out(data, render_gc, json=json)
-    return 0
+    return out(data, render_gc, json=json)
 
 
 @app.command
 def pin(
-    store: Path,
+    store: Folder,
     step: int,
     *,
     owner: str = "user",
@@ -286,8 +279,6 @@ def pin(
 
     Parameters
     ----------
-    store
-        Folder of the store.
     step
         Which checkpoint.
     owner
@@ -304,16 +295,15 @@ def pin(
         info = next(c for c in opened.checkpoints() if c.step == step)
     data = {"step": step, "pinned": list(info.pinned)}
     who = f"pinned by {', '.join(info.pinned)}" if info.pinned else "not pinned"
-    out(data, lambda _: f"Checkpoint {step} is {who}.", json=json)
-    return 0
+    return out(data, lambda _: f"Checkpoint {step} is {who}.", json=json)
 
 
 @app.command
 def export(
-    store: Path,
+    store: Folder,
     to: Path,
     *,
-    step: int | None = None,
+    step: Step = None,
     only: Many = (),
     strip: str = "",
     shard: str = "5GB",
@@ -324,12 +314,8 @@ def export(
 
     Parameters
     ----------
-    store
-        Folder of the store.
     to
         Folder to write to; an export that is there is not overwritten.
-    step
-        Which checkpoint; the newest by default.
     only
         Names to export, as patterns (model.*); can be given more than once.
     strip
@@ -352,8 +338,7 @@ def export(
             companions=companions, progress=share("exporting"),
         )  # fmt: skip
         notes(opened)
-    out(asdict(done), render_export, json=json)
-    return 0
+    return out(asdict(done), render_export, json=json)
 
 
 for _command in (drain, peer, bench, advise):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Flag = Annotated[bool, Parameter(negative="")]
 Many = Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative="")]
+From = Annotated[tuple[str, ...], Parameter(name="--from", consume_multiple=False)]
+Folder = Annotated[Path, Parameter(help="Folder of the store.")]
+Step = Annotated[int | None, Parameter(help="Which checkpoint; the newest by default.")]
 
 
 def reading(store: str | Path) -> Store:
@@ -55,8 +58,9 @@ def plain(value: Any) -> Any:
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
-def out(data: Any, render: Callable[[Any], str], *, json: bool) -> None:
-    """The answer on stdout, rendered or as JSON."""
+def out(data: Any, render: Callable[[Any], str], *, json: bool) -> int:
+    """The answer on stdout, rendered or as JSON; the exit code of a command that ends so."""
     from json import dumps
 
     print(dumps(data, indent=1, ensure_ascii=False) if json else render(data))
+    return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from weftline.cli.burst_shared import Flag, notes, out, reading, share
+from weftline.cli.burst_shared import Flag, Folder, Step, notes, out, reading, share
 from weftline.cli.options import Json
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def drain(
-    store: Path,
+    store: Folder,
     *,
     to: str,
-    step: int | None = None,
+    step: Step = None,
     all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
     watch: Flag = False,
     bandwidth: str | None = None,
@@ -39,12 +39,8 @@ def drain(
 
     Parameters
     ----------
-    store
-        Folder of the store.
     to
         s3://bucket/prefix, gs://, az://, file:///folder or peer://host:port.
-    step
-        Which checkpoint; the newest by default.
     all_
         Every checkpoint that is not there yet, oldest first.
     watch
@@ -219,8 +215,7 @@ def bench(
         raise InputError("at least one round is needed", where="--rounds")
     nbytes = int(parse_bytes(size, where="--size"))
     data = measure(folder, nbytes, rounds=rounds, seed=seed, progress=progress())
-    out(data, render_bench, json=json)
-    return 0
+    return out(data, render_bench, json=json)
 
 
 def advise(
@@ -296,8 +291,7 @@ def advise(
     }  # fmt: skip
     shares = {"local_share": local_share, "slowdown_share": slowdown}
     found = advise_job(Job(nodes=nodes, **_parsed(state, rates, times, shares)))
-    out({**asdict(found), "gained_nodes": found.gained_nodes}, render_advice, json=json)
-    return 0
+    return out({**asdict(found), "gained_nodes": found.gained_nodes}, render_advice, json=json)
 
 
 def _parsed(

@@ -12,10 +12,19 @@ from weftline.cli.options import Json
 if TYPE_CHECKING:
     from weftline.fabric import Collective, Topology
 
+What = Annotated[
+    str,
+    Parameter(help="all-reduce, reduce-scatter, all-gather, all-to-all, broadcast or send."),
+]
+Size = Annotated[str, Parameter(help="Bytes, as nccl-tests counts them: 1GB, 64MiB.")]
+FailLinks = Annotated[int, Parameter(help="Take out so many random cables.")]
+SlowLinks = Annotated[str | None, Parameter(help="Slow so many random cables: 3@50%.")]
+Seed = Annotated[int, Parameter(help="Which cables.")]
+
 
 def collective(
-    what: str,
-    size: str,
+    what: What,
+    size: Size,
     *,
     on: str,
     link: str | None = None,
@@ -25,9 +34,9 @@ def collective(
     vs: str | None = None,
     vs_link: str | None = None,
     vs_latency: str | None = None,
-    fail_links: int = 0,
-    slow_links: str | None = None,
-    seed: int = 0,
+    fail_links: FailLinks = 0,
+    slow_links: SlowLinks = None,
+    seed: Seed = 0,
     root: int = 0,
     target: int = 1,
     prove: Annotated[bool, Parameter(negative="")] = False,
@@ -38,10 +47,6 @@ def collective(
 
     Parameters
     ----------
-    what
-        all-reduce, reduce-scatter, all-gather, all-to-all, broadcast or send.
-    size
-        Bytes, as nccl-tests counts them: 1GB, 64MiB.
     on
         torus:8x8x16, mesh:4x4, switch:8/clos:128, tpu-v5p:4x4x8, h100-clos:1024, or a fabric file.
     link
@@ -58,12 +63,6 @@ def collective(
         Its link speed, if not that.
     vs_latency
         Its latency, if not the same.
-    fail_links
-        Take out so many random cables.
-    slow_links
-        Slow so many random cables: 3@50%.
-    seed
-        Which cables.
     root
         Of a broadcast or send: the rank that has the buffer.
     target
@@ -94,26 +93,22 @@ def collective(
 
 
 def synthesize(
-    what: str,
-    size: str,
+    what: What,
+    size: Size,
     *,
     on: str,
     link: str | None = None,
     latency: str | None = None,
     members: str | None = None,
-    fail_links: int = 0,
-    slow_links: str | None = None,
-    seed: int = 0,
+    fail_links: FailLinks = 0,
+    slow_links: SlowLinks = None,
+    seed: Seed = 0,
     json: Json = False,
 ) -> int:
     """Make a schedule for a network or a group of chips that no named algorithm fits.
 
     Parameters
     ----------
-    what
-        all-reduce, reduce-scatter, all-gather, all-to-all, broadcast or send.
-    size
-        Bytes, as nccl-tests counts them: 1GB, 64MiB.
     on
         The network, as in `simulate collective`, or a fabric file.
     link
@@ -122,12 +117,6 @@ def synthesize(
         From chip to chip, over one link or one switch: 1us.
     members
         Only these chips take part: 0,1,2,5 or 0-15; the others pass on.
-    fail_links
-        Take out so many random cables.
-    slow_links
-        Slow so many random cables: 3@50%.
-    seed
-        Which cables.
     """
     import json as json_module
 

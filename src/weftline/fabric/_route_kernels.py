@@ -37,6 +37,33 @@ def walk(
     return count, node
 
 
+# Called, not inlined, it makes routes a third slower.
+@numba.njit(cache=True, inline="always")
+def leg(
+    shape: Any, stride: Any, wraps: Any, single: Any, node: int, target: int, axis: int,
+    tie: int, turned: bool,
+) -> Any:  # fmt: skip
+    """Direction and hops that a route takes along one axis; a ring's tie goes ``tie``'s way.
+
+    ``turned``: the long way round, where there is a ring.
+    """
+    side = shape[axis]
+    away = (target // stride[axis]) % side - (node // stride[axis]) % side
+    if away == 0:
+        return 0, 0
+    if not wraps[axis]:
+        return (0, away) if away > 0 else (1, -away)
+    if single[axis]:
+        return 0, 1
+    ahead = away % side
+    way = 0 if 2 * ahead < side else 1
+    if 2 * ahead == side:
+        way = tie
+    if turned:
+        way = 1 - way
+    return way, ahead if way == 0 else side - ahead
+
+
 @numba.njit(cache=True)
 def plain(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, source: int, target: int,
@@ -49,37 +76,28 @@ def plain(
     """
     count, node = 0, source
     for axis in range(len(shape)):
-        side = shape[axis]
-        away = (target // stride[axis]) % side - (node // stride[axis]) % side
-        if away == 0:
+        way, hops = leg(shape, stride, wraps, single, node, target, axis, 0, False)
+        if hops == 0:
             continue
-        if not wraps[axis]:
-            way, hops = (0, away) if away > 0 else (1, -away)
-        elif single[axis]:
-            way, hops = 0, 1
-        else:
-            ahead = away % side
-            if 2 * ahead == side:
-                first = count
-                count, end = walk(table, shape, stride, node, axis, 0, ahead, healthy, 0.5,
+        if wraps[axis] and not single[axis] and 2 * hops == shape[axis]:
+            first = count
+            count, end = walk(table, shape, stride, node, axis, 0, hops, healthy, 0.5,
+                              ports, weights, first)  # fmt: skip
+            if count < 0:  # one way round is broken: all of it goes the other way
+                count, end = walk(table, shape, stride, node, axis, 1, hops, healthy, 1.0,
                                   ports, weights, first)  # fmt: skip
-                if count < 0:  # one way round is broken: all of it goes the other way
-                    count, end = walk(table, shape, stride, node, axis, 1, ahead, healthy, 1.0,
-                                      ports, weights, first)  # fmt: skip
-                    if count < 0:
-                        return -1
+                if count < 0:
+                    return -1
+            else:
+                both, _ = walk(table, shape, stride, node, axis, 1, hops, healthy, 0.5,
+                               ports, weights, count)  # fmt: skip
+                if both < 0:
+                    for i in range(first, count):
+                        weights[i] = 1.0
                 else:
-                    both, end = walk(table, shape, stride, node, axis, 1, ahead, healthy, 0.5,
-                                     ports, weights, count)  # fmt: skip
-                    if both < 0:
-                        for i in range(first, count):
-                            weights[i] = 1.0
-                        end = node + away * stride[axis]
-                    else:
-                        count = both
-                node = end
-                continue
-            way, hops = (0, ahead) if 2 * ahead < side else (1, side - ahead)
+                    count = both
+            node = end
+            continue
         count, node = walk(table, shape, stride, node, axis, way, hops, healthy, 1.0,
                            ports, weights, count)  # fmt: skip
         if count < 0:
@@ -102,22 +120,9 @@ def ordered(
             return -1
     for i in range(len(order)):
         axis = order[i]
-        side = shape[axis]
-        away = (target // stride[axis]) % side - (node // stride[axis]) % side
-        if away == 0:
+        way, hops = leg(shape, stride, wraps, single, node, target, axis, tie, axis == turned)
+        if hops == 0:
             continue
-        if not wraps[axis]:
-            way, hops = (0, away) if away > 0 else (1, -away)
-        elif single[axis]:
-            way, hops = 0, 1
-        else:
-            ahead = away % side
-            way = 0 if 2 * ahead < side else 1
-            if 2 * ahead == side:
-                way = tie
-            if axis == turned:
-                way = 1 - way
-            hops = ahead if way == 0 else side - ahead
         count, node = walk(table, shape, stride, node, axis, way, hops, False, 1.0,
                            ports, weights, count)  # fmt: skip
         if count < 0:

@@ -36,6 +36,8 @@ IntArray = npt.NDArray[np.int64]
 
 FAR: Final = 3.0
 """Standard deviations beyond which a row gets noise of its own."""
+BLOCK: Final = 1 << 20
+"""Labels compared at once: enough to be quick, few enough to stay within 10 MB."""
 REACH: Final = 4.0
 """How far the logarithms of a kernel may move from where they start: a factor of 55."""
 
@@ -101,18 +103,21 @@ class Kernel:
 
     def covariance(self, shape: Shape, a: Features, b: Features) -> FloatArray:
         """Covariance of rows ``a`` and ``b``, [len(a), len(b)], without noise."""
+        # Rows of one job share their labels: compare them once.
+        alike = bool((a.labels == a.labels[0]).all()) if len(a) else False
+        labels = a.labels[:1] if alike else a.labels
         left, right = a.numbers / self.scales, b.numbers / self.scales
         square = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * left @ right.T
         near = np.exp(-0.5 * np.maximum(square, 0.0))
-        strength: FloatArray = np.full((len(a), len(b)), self.near**2)
-        out: FloatArray = np.zeros((len(a), len(b)))
-        within = dict(zip(shape.within_index, self.within, strict=True))
-        for q in range(len(shape.labels)):
-            same = a.labels[:, None, q] == b.labels[None, :, q]
-            out += self.labels[q] ** 2 * same
-            if q in within:
-                strength += within[q] ** 2 * same
-        out += strength * near
+        shared: FloatArray = np.empty((len(labels), len(b)))
+        strength = np.empty_like(shared)
+        step = max(1, BLOCK // max(1, b.labels.size))
+        for first in range(0, len(labels), step):
+            rows = slice(first, first + step)
+            same = labels[rows, None, :] == b.labels[None, :, :]
+            shared[rows] = same @ self.labels**2
+            strength[rows] = same[:, :, shape.within_index] @ self.within**2 + self.near**2
+        out: FloatArray = shared + strength * near
         return out
 
     @property
@@ -216,9 +221,14 @@ def fit_kernel(
     *,
     extra_noise: FloatArray | None = None,
     pull: float = 1.0,
+    reach: float = REACH,
     iterations: int = 20,
 ) -> Kernel:
-    """The kernel of greatest marginal likelihood; ``pull`` holds its logarithms to the start's."""
+    """The kernel of greatest marginal likelihood; ``pull`` holds its logarithms to the start's.
+
+    None goes further than ``reach`` from there: far beyond anything meant, but a covariance on the
+    way there does not become singular.
+    """
     from scipy.optimize import minimize
 
     count, groups = len(shape.labels), shape.within_index
@@ -261,7 +271,7 @@ def fit_kernel(
 
     found = minimize(
         cost, begin, jac=True, method="L-BFGS-B", options={"maxiter": iterations},
-        bounds=[(at - REACH, at + REACH) for at in begin],
+        bounds=[(at - reach, at + reach) for at in begin],
     )  # fmt: skip
     return Kernel.of_logs(shape, found.x)
 

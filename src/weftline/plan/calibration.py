@@ -19,17 +19,10 @@ import numpy as np
 
 from weftline.catalog import user_data_dir
 from weftline.errors import InputError
+from weftline.learn import Features, code_of
 from weftline.plan.constants import FIELDS, Constants, FloatArray
 from weftline.plan.fit import Fitted, Levels, constants_of, fit_pool
-from weftline.plan.residual import (
-    LABELS,
-    Features,
-    Residual,
-    code_of,
-    kernel_from_json,
-    kernel_to_json,
-    labels_of,
-)
+from weftline.plan.residual import LABELS, Residual, kernel_from_json, kernel_to_json, labels_of
 from weftline.plan.rows import Row, read_rows
 from weftline.spec.serialize import write_text
 

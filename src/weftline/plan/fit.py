@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from weftline.learn import Features, fit_kernel, stack
 from weftline.plan.constants import BOUNDS, FIELDS, PRIOR, Constants, FloatArray
 from weftline.plan.predict import compile_row, join, predict
-from weftline.plan.residual import LABELS, NUMBERS, Features, Kernel, Residual, features_of, stack
+from weftline.plan.residual import SHAPE, Residual, features_of, start_kernel
 from weftline.plan.rows import Row
 from weftline.plan.step import Compiled
 
@@ -146,78 +148,11 @@ def fit_residual(features: Features, residual: FloatArray) -> Residual:
     A row further than ``FAR`` standard deviations from what the others say gets that distance as
     noise of its own, and the kernel is fitted again: a heavy tail by two Gaussians.
     """
-    first = Residual(fit_kernel(features, residual), features, residual)
+    fit = partial(fit_kernel, SHAPE, features, residual, start_kernel(), reach=KERNEL_REACH)
+    first = Residual(fit(), features, residual)
     mean, deviation = first.left_out()
     gap = np.abs(residual - mean)
     extra = np.where(gap > FAR * deviation / first.widening, gap, 0.0)
     if not extra.any():
         return first
-    kernel = fit_kernel(features, residual, extra_noise=extra)
-    return Residual(kernel, features, residual, extra_noise=extra)
-
-
-def fit_kernel(
-    features: Features,
-    residual: FloatArray,
-    *,
-    extra_noise: FloatArray | None = None,
-    iterations: int = 20,
-) -> Kernel:
-    """The kernel that maximises the marginal likelihood of the residuals, with weak priors."""
-    from scipy.optimize import minimize
-
-    same = [features.labels[:, None, q] == features.labels[None, :, q] for q in range(len(LABELS))]
-    same_floats = [s.astype(np.float64) for s in same]
-    square = (features.numbers[:, None, :] - features.numbers[None, :, :]) ** 2
-    start = _kernel_start()
-    eye = np.eye(len(features))
-    own = 0.0 if extra_noise is None else np.diag(extra_noise**2)
-    group = LABELS.index("group")
-
-    def cost(theta: FloatArray) -> tuple[float, FloatArray]:
-        """Negative log marginal likelihood plus prior, and its gradient (equation 5.9)."""
-        sd = np.exp(theta[: len(LABELS) + 3])
-        weights = np.exp(-2 * theta[len(LABELS) + 3 :])
-        near = np.exp(-0.5 * square @ weights)
-        near_scale = sd[len(LABELS)] ** 2 * same_floats[group] + sd[len(LABELS) + 1] ** 2
-        covariance = near_scale * near + (sd[len(LABELS) + 2] ** 2 + 1e-9) * eye + own
-        for q, shared in enumerate(same_floats):
-            covariance = covariance + sd[q] ** 2 * shared
-        inverse = np.linalg.inv(covariance)
-        alpha = inverse @ residual
-        _, logdet = np.linalg.slogdet(covariance)
-        gap = theta - start
-        value = 0.5 * residual @ alpha + 0.5 * logdet + 0.5 * gap @ gap
-        outer = 0.5 * (inverse - np.outer(alpha, alpha))
-        parts = [2 * sd[q] ** 2 * np.vdot(outer, shared) for q, shared in enumerate(same_floats)]
-        parts.append(2 * sd[len(LABELS)] ** 2 * np.vdot(outer, same_floats[group] * near))
-        parts.append(2 * sd[len(LABELS) + 1] ** 2 * np.vdot(outer, near))
-        parts.append(2 * sd[len(LABELS) + 2] ** 2 * np.trace(outer))
-        by_scale = np.einsum("ij,ijk->k", outer * near_scale * near, square) * weights
-        return float(value), np.concatenate([np.array(parts), by_scale]) + gap
-
-    # Bounds far beyond anything meant keep the covariance from becoming singular on the way.
-    found = minimize(
-        cost, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations},
-        bounds=[(at - KERNEL_REACH, at + KERNEL_REACH) for at in start],
-    )  # fmt: skip
-    return _kernel_of(found.x)
-
-
-def _kernel_start() -> FloatArray:
-    """Where the kernel starts and what holds it: 5 % a label, 3 % noise, 2.5 doublings."""
-    parts = [np.full(len(LABELS), 0.05), np.array([0.08, 0.05, 0.03]), np.full(len(NUMBERS), 2.5)]
-    out: FloatArray = np.log(np.concatenate(parts))
-    return out
-
-
-def _kernel_of(theta: FloatArray) -> Kernel:
-    values = np.exp(theta)
-    n = len(LABELS)
-    return Kernel(
-        labels=values[:n],
-        near_in_group=float(values[n]),
-        near=float(values[n + 1]),
-        noise=float(values[n + 2]),
-        scales=values[n + 3 :],
-    )
+    return Residual(fit(extra_noise=extra), features, residual, extra_noise=extra)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from weftline.report.frame import bases, breakdown, more, numbers, reasons
 from weftline.report.text import table, wrapped
-from weftline.spec import Candidate, Estimate, Plan
+from weftline.spec import Candidate, Plan
 from weftline.units import format_bytes, format_count, format_duration, format_usd
 
 RANKS_SHOWN = 12
@@ -14,14 +15,7 @@ FRONT_SHOWN = 6
 
 def render_plan(plan: Plan) -> str:
     """The whole answer, at 80 columns; the first line starts with ``Best:``."""
-    lines = [*_best(plan), "", *_numbers(plan), ""]
-    lines += ["Why"]
-    for text in plan.why:
-        lines += wrapped(text, indent="  ", hang="  ")
-    if plan.flips:
-        lines += ["", "What would flip it"]
-        for text in plan.flips:
-            lines += wrapped(text, indent="  ", hang="  ")
+    lines = [*_best(plan), "", *_numbers(plan), "", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan)]
     if len(plan.pareto) > 1:
         lines += ["", *_trade_offs(plan)]
@@ -52,8 +46,7 @@ def _best(plan: Plan) -> list[str]:
 
 
 def _numbers(plan: Plan) -> list[str]:
-    rows = []
-    for label, key, show in (
+    rows = (
         ("step time", "step_time", format_duration),
         ("tokens a second", "tokens_per_s", format_count),
         ("MFU (bf16 peak)", "mfu", _percent),
@@ -65,18 +58,8 @@ def _numbers(plan: Plan) -> list[str]:
         ("carbon", "carbon", _tonnes),
         ("memory a chip", "memory", format_bytes),
         ("checkpoint every", "checkpoint_interval", format_duration),
-    ):
-        estimate = plan.estimates.get(key)
-        if estimate is not None:
-            rows.append(
-                (label, show(estimate.value), f"{show(estimate.low)} to {show(estimate.high)}",
-                 _short_basis(estimate))
-            )  # fmt: skip
-    return table(("", "estimate", "90 % band", "rests on"), rows, right=frozenset({1}))
-
-
-def _short_basis(estimate: Estimate) -> str:
-    return estimate.basis.split(";")[0].split(":")[0].split(",")[0]
+    )
+    return numbers(plan.estimates, rows, ends=";:,")
 
 
 def _percent(value: float) -> str:
@@ -98,10 +81,7 @@ def _ranking(plan: Plan) -> list[str]:
         rows,
         right=frozenset({0, 2, 4, 5, 6}),
     )
-    more = len(plan.ranking) - RANKS_SHOWN
-    if more > 0:
-        lines.append(f"   and {more} more in --json")
-    return lines
+    return lines + more(len(plan.ranking), RANKS_SHOWN)
 
 
 def _trade_offs(plan: Plan) -> list[str]:
@@ -177,21 +157,11 @@ def render_explanation(plan: Plan) -> str:
     lines = [*_best(plan), ""]
     step = plan.estimates["step_time"].value
     lines += [f"Step: {format_duration(step)}"]
-    lines += table(
-        ("", "time", "share", "rests on"),
-        [(p.name, format_duration(p.value), f"{p.value / step:.1%}", p.basis)
-         for p in plan.step_parts],
-        right=frozenset({1, 2}),
-    )  # fmt: skip
+    lines += breakdown("time", plan.step_parts, step, format_duration)
     memory = plan.estimates["memory"].value
     have = plan.cluster.memory_bytes
     lines += ["", f"Memory of the fullest chip: {format_bytes(memory)} of {format_bytes(have)}"]
-    lines += table(
-        ("", "bytes", "share", "rests on"),
-        [(p.name, format_bytes(p.value), f"{p.value / memory:.1%}", p.basis)
-         for p in plan.memory_parts],
-        right=frozenset({1, 2}),
-    )  # fmt: skip
+    lines += breakdown("bytes", plan.memory_parts, memory, format_bytes)
     if plan.cost_parts:
         lines += ["", f"Money: {format_usd(plan.estimates['effective_cost'].value)}"]
         for part in plan.cost_parts:
@@ -207,11 +177,7 @@ def render_explanation(plan: Plan) -> str:
             indent="  ", hang="  ",
         )  # fmt: skip
     lines += _rank_map(plan)
-    lines += ["", "What each number rests on"]
-    for name, estimate in plan.estimates.items():
-        lines += wrapped(
-            f"{name.replace('_', ' ')} [{estimate.unit}]: {estimate.basis}", indent="  ", hang="  "
-        )
+    lines += ["", *bases(plan.estimates)]
     for name, source in plan.cluster.basis.items():
         lines += wrapped(f"{name}: {source}", indent="  ", hang="  ")
     if plan.without_plan:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
+from weftline.report.frame import bases, breakdown, more, numbers, reasons
 from weftline.report.text import table, wrapped
-from weftline.spec import Estimate, Fleet, ServeCandidate, ServePlan
+from weftline.spec import Fleet, ServeCandidate, ServePlan
 from weftline.units import format_bytes, format_count, format_duration, format_usd
 
 RANKS_SHOWN = 12
@@ -15,13 +16,7 @@ RANKS_SHOWN = 12
 
 def render_serve_plan(plan: ServePlan) -> str:
     """The whole answer, at 80 columns; the first line starts with ``Best:``."""
-    lines = [*_best(plan), "", *_numbers(plan), "", "Why"]
-    for text in plan.why:
-        lines += wrapped(text, indent="  ", hang="  ")
-    if plan.flips:
-        lines += ["", "What would flip it"]
-        for text in plan.flips:
-            lines += wrapped(text, indent="  ", hang="  ")
+    lines = [*_best(plan), "", *_numbers(plan), "", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan.ranking)]
     if len(plan.pareto) > 1:
         lines += ["", "Nothing is better in cost, first token and time a token at once"]
@@ -68,8 +63,7 @@ def _rate(value: float) -> str:
 
 
 def _numbers(plan: ServePlan) -> list[str]:
-    rows = []
-    for label, key, show in (
+    rows = (
         ("first token, median", "ttft_p50", format_duration),
         ("first token, p99", "ttft_p99", format_duration),
         ("a token, median", "tpot_p50", format_duration),
@@ -83,15 +77,8 @@ def _numbers(plan: ServePlan) -> list[str]:
         ("a million output tokens", "cost_per_m_output", _per_m),
         ("a million cached tokens", "cost_per_m_cached", _per_m),
         ("energy an output token", "energy_per_output_token", _joules),
-    ):
-        e = plan.estimates.get(key)
-        if e is not None:
-            rows.append((label, show(e.value), f"{show(e.low)} to {show(e.high)}", _short(e)))
-    return table(("", "estimate", "90 % band", "rests on"), rows, right=frozenset({1}))
-
-
-def _short(estimate: Estimate) -> str:
-    return estimate.basis.split(";")[0].split(":")[0]
+    )
+    return numbers(plan.estimates, rows, ends=";:")
 
 
 def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
@@ -114,8 +101,7 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
         header, rows = header[:4] + header[5:], [r[:4] + r[5:] for r in rows]
     last = len(header) - 1
     lines = table(header, rows, right=frozenset({0, 2, *range(3, last)}))
-    more = len(candidates) - RANKS_SHOWN
-    return [*lines, f"   and {more} more in --json"] if more > 0 else lines
+    return lines + more(len(candidates), RANKS_SHOWN)
 
 
 def _search(plan: ServePlan) -> list[str]:
@@ -153,20 +139,10 @@ def render_serve_explanation(plan: ServePlan) -> str:
     lines = [*_best(plan), *wrapped(fleet_words(plan.fleet), indent="      "), ""]
     step = sum(p.value for p in plan.step_parts) or 1.0
     lines += [f"One decode step at the mean batch: {format_duration(step)}"]
-    lines += table(
-        ("", "time", "share", "rests on"),
-        [(p.name, format_duration(p.value), f"{p.value / step:.1%}", p.basis)
-         for p in plan.step_parts],
-        right=frozenset({1, 2}),
-    )  # fmt: skip
+    lines += breakdown("time", plan.step_parts, step, format_duration)
     memory = sum(p.value for p in plan.memory_parts) or 1.0
     lines += ["", f"Memory the engine takes on a chip: {format_bytes(memory)}"]
-    lines += table(
-        ("", "bytes", "share", "rests on"),
-        [(p.name, format_bytes(p.value), f"{p.value / memory:.1%}", p.basis)
-         for p in plan.memory_parts],
-        right=frozenset({1, 2}),
-    )  # fmt: skip
+    lines += breakdown("bytes", plan.memory_parts, memory, format_bytes)
     lines += ["", "While it serves"]
     lines += table(("", "mean"), [(k.replace("_", " "), f"{v:,.3g}")
                                   for k, v in plan.occupancy.items()],
@@ -179,9 +155,7 @@ def render_serve_explanation(plan: ServePlan) -> str:
             f"({plan.price.usd_per_chip_hour.basis})",
             indent="  ", hang="  ",
         )  # fmt: skip
-    lines += ["", "What each number rests on"]
-    for name, e in plan.estimates.items():
-        lines += wrapped(f"{name.replace('_', ' ')} [{e.unit}]: {e.basis}", indent="  ", hang="  ")
+    lines += ["", *bases(plan.estimates)]
     if plan.without_plan:
         lines += ["", "Accelerators not in the ranking"]
         for r in plan.without_plan:

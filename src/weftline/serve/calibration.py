@@ -21,6 +21,7 @@ from weftline.serve.calibration_constants import (
     Traits,
     constants_of,
     from_json,
+    fuses,
     profiled_of,
     start_of,
 )
@@ -75,6 +76,7 @@ class Points:
     measured_s: dict[str, FloatArray]
     left_out: dict[str, FloatArray]
     families: frozenset[str]
+    chips: frozenset[str]
 
     def find(self, family: str, ttft_s: float | None, tpot_s: float | None) -> int:
         """The point that is this measurement, in whatever file it stands; -1 if there is none."""
@@ -105,7 +107,7 @@ def points() -> Points:
         kernels=kernels, weights={n: raw[f"{n}_weights"] for n in names},
         measured_s={n: raw[f"{n}_s"] for n in names},
         left_out={n: raw[f"{n}_left_out"] for n in names},
-        families=frozenset(shipped()["families"]),
+        families=frozenset(shipped()["families"]), chips=frozenset(shipped()["chips"]),
     )  # fmt: skip
 
 
@@ -136,7 +138,9 @@ def traits_for(config: ServingConfig) -> Traits:
     """What decides the constants of a configuration."""
     return Traits.of(
         engine=[config.engine], chip=[config.chip_name], apart=[config.prefill is not None],
-        early=[False], drafted=[config.spec_method != "none"],
+        early=[False], drafted=[config.spec_tokens if config.spec_method != "none" else 0],
+        captured=[False],
+        fused=[fuses(config.chip_name, config.prefill.dp if config.prefill else config.dp)],
     )  # fmt: skip
 
 

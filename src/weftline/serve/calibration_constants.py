@@ -7,7 +7,7 @@ every departure to zero and every base to its physical start.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -16,18 +16,24 @@ import numpy.typing as npt
 from weftline.serve.closed_form import Constants
 from weftline.serve.parts import HOST_PARTS, PARTS
 
-__all__ = ["ENGINES", "SLOTS", "START", "Traits", "constants_of", "pull_of", "start_of"]
+__all__ = [
+    "ENGINES", "SLOTS", "START", "Traits", "constants_of", "fuses", "pull_of", "start_of",
+]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
 ENGINES: Final = ("sglang", "trtllm", "vllm")
+MOST_DRAFTED: Final = 16
+WAVES: Final = 10.0
+"""Requests for each one in flight, in public sweeps (``--num-prompts`` over concurrency)."""
 TRAITS: Final = (*ENGINES, "hopper", "disagg", "early")
 """What departs: the engine, the chip's generation, pools of their own, runs before 2025-12."""
 START: Final[Mapping[str, float]] = {
     "gemm_block": 1.2, "gemm_quantised": 1.0, "gemm_plain": 1.0, "quantise": 1.0, "head": 1.0,
     "moe_block": 1.0, "moe": 1.0, "moe_spread": 0.1, "moe_route": 2.0, "decode_attention": 1.0,
     "prefill_attention": 1.0, "scan": 1.0, "elementwise": 1.5, "all_reduce": 1.0, "exchange": 0.6,
-    "kernels": 1.0, "layers": 3.0, "iteration": 0.5, "sequences": 1.5, "tokens": 0.5,
+    "kernels": 1.0, "launches": 1.0, "layers": 3.0, "iteration": 0.5, "sequences": 1.5,
+    "tokens": 0.5,
 }  # fmt: skip
 """Where coefficients start and what holds them: measured kernels cost what they cost."""
 DEPARTING: Final = (
@@ -36,11 +42,11 @@ DEPARTING: Final = (
 )  # fmt: skip
 PREFILLING: Final = (
     "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
-    "moe_route", "kernels", "layers", "iteration", "prefill_attention",
+    "moe_route", "launches", "layers", "iteration", "prefill_attention",
 )  # fmt: skip
 """Parts that may cost other multiples in a prefill: large shapes, and no captured graph."""
 PREFILL_STARTS: Final[Mapping[str, tuple[float, float]]] = {
-    "kernels": (30.0, 0.5), "moe_route": (200.0, 0.5), "moe": (1.0, 0.3), "moe_block": (1.0, 0.3),
+    "launches": (30.0, 0.5), "moe_route": (100.0, 0.5), "moe": (1.0, 0.3), "moe_block": (1.0, 0.3),
 }  # fmt: skip
 """Start over decoding's coefficient, and pull: a captured graph launches in one go, a prefill
 launches kernel by kernel (tens of microseconds each, a layer of experts is dozens of them)."""
@@ -48,18 +54,26 @@ PREFILL_DEPARTING: Final[Mapping[str, float]] = {
     "gemm_block": 0.6,
     "moe": 0.4,
     "moe_route": 1.0,
-    "kernels": 1.0,
+    "launches": 1.0,
     "iteration": 1.2,
 }
 """Parts in which engines differ when prefilling, and what holds them."""
 CAPTURING: Final = "vllm"
 """The engine that captures pieces of prefills too: it starts at less host work, held less."""
+APART: Final = "sglang"
+"""The engine that runs waiting prompts in iterations of their own, before it decodes on."""
+FUSED: Final = 0.4
+"""Host work of routing where it is one call with the experts, over routing in calls of its own."""
+CAPTURED: Final = 0.4
+"""Host work of a prefill whose pieces are captured, over that of one that is not."""
 EAGER: Final = (1.5, 0.6)
 """Host work of a prefill over the shared constant, where it starts: others, and ``CAPTURING``."""
 PER_ENGINE: Final[Mapping[str, float]] = {
     "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
-    "hold": 1.0, "wait_prefills": 0.05, "wait_short": 1.2, "feed": 0.8,
+    "hold": 1.0, "wait_prefills": 0.05, "feed": 0.8,
 }  # fmt: skip
+HELD: Final[Mapping[str, float]] = {"hold": 8.0, "wait_prefills": 3.0}
+"""What is worked out is held: ten waves of which one is a burst make half a tenth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +82,35 @@ class Traits:
 
     flags: FloatArray
     """[n, traits] one where the trait holds."""
-    drafted: npt.NDArray[np.bool_]
+    drafted: FloatArray
+    """Tokens drafted ahead in a step."""
+    fused: npt.NDArray[np.bool_]
+    """Routing and experts are one call (TensorRT-LLM's kernels for Blackwell, in all engines)."""
+    captured: npt.NDArray[np.bool_]
+    """Prefills replay captured pieces though the engine does not by itself."""
+    waves: FloatArray
+    """Requests a client sends for each one in flight, of which the first come all at once; 0
+    where that is not known."""
 
     def __len__(self) -> int:
         return len(self.flags)
 
     def take(self, index: npt.NDArray[Any]) -> Traits:
         """Some of the rows."""
-        return Traits(flags=self.flags[index], drafted=self.drafted[index])
+        return Traits(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @classmethod
-    def of(cls, engine: Sequence[str], chip: Sequence[str], apart: Sequence[bool],
-           early: Sequence[bool], drafted: Sequence[bool]) -> Traits:  # fmt: skip
+    def of(
+        cls,
+        engine: Sequence[str],
+        chip: Sequence[str],
+        apart: Sequence[bool],
+        early: Sequence[bool],
+        drafted: Sequence[float],
+        captured: Sequence[bool],
+        fused: Sequence[bool],
+        waves: Sequence[float] | None = None,
+    ) -> Traits:
         """From what rows or configurations say."""
         flags = np.stack([
             *(np.array([e == name for e in engine], dtype=float) for name in ENGINES),
@@ -87,7 +118,11 @@ class Traits:
                      dtype=float),
             np.asarray(apart, dtype=float), np.asarray(early, dtype=float),
         ], axis=1)  # fmt: skip
-        return cls(flags=flags, drafted=np.asarray(drafted, dtype=bool))
+        said = np.zeros(len(flags)) if waves is None else np.asarray(waves, dtype=float)
+        return cls(flags=flags, drafted=np.asarray(drafted, dtype=float),
+                   captured=np.asarray(captured, dtype=bool),
+                   fused=np.asarray(fused, dtype=bool),
+                   waves=said)  # fmt: skip
 
 
 def _slots() -> tuple[tuple[str, float, float], ...]:
@@ -101,19 +136,27 @@ def _slots() -> tuple[tuple[str, float, float], ...]:
     found += [(f"prefill.{e}.all", 0.0, 0.4) for e in ("hopper", "early")]
     for e in ENGINES:
         for p, pull in PREFILL_DEPARTING.items():
-            launched = p in ("kernels", "moe_route")
+            launched = p in ("launches", "moe_route")
             start = EAGER[e == CAPTURING] if launched else 1.0
             own = 0.3 if launched and e == CAPTURING else pull
             found += [(f"prefill.{e}.{p}", float(np.log(start)), own)]
-    found += [(f"{n}.{e}", float(np.log(v)), 8.0 if n == "hold" else 0.5)
+    found += [(f"{n}.{e}", float(np.log(v)), HELD.get(n, 0.5))
               for n, v in PER_ENGINE.items() for e in ENGINES]  # fmt: skip
+    found += [("burst.disagg", 0.0, 0.5), ("burst.unknown", 0.0, 0.5)]
     found += [("drafted.prefill", float(np.log(1.3)), 0.5)]
-    found += [("tokens_per_step", float(np.log(2.53)), 0.5), ("transfer", float(np.log(2e10)), 1.0)]
+    found += [("captured.prefill", float(np.log(CAPTURED)), 1.0)]
+    found += [("fused.moe_route", float(np.log(FUSED)), 1.0)]
+    found += [("acceptance", float(np.log(0.68)), 6.0), ("transfer", float(np.log(2e10)), 1.0)]
     return tuple(found)
 
 
 SLOTS: Final = _slots()
 _AT: Final = {name: i for i, (name, _, _) in enumerate(SLOTS)}
+
+
+def fuses(chip: str, attention_ranks: float) -> bool:
+    """Whether routing and experts run as one call: on Blackwell, where ranks share all tokens."""
+    return chip.startswith(("b200", "b300", "gb200", "gb300")) and attention_ranks <= 1
 
 
 def start_of() -> FloatArray:
@@ -150,17 +193,35 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
         own = np.array([vector[_AT[f"{name}.{e}"]] for e in ENGINES])
         per[name] = np.exp(np.where(known, engines @ own, own.mean()))
     host = [PARTS.index(p) for p in HOST_PARTS]
-    prefill[:, host] += np.where(traits.drafted, vector[_AT["drafted.prefill"]], 0.0)[:, None]
+    prefill[:, host] += np.where(traits.drafted > 0, vector[_AT["drafted.prefill"]], 0.0)[:, None]
+    routing = np.where(traits.fused, vector[_AT["fused.moe_route"]], 0.0)
+    prefill[:, PARTS.index("moe_route")] += routing
+    prefill[:, host] += np.where(traits.captured, vector[_AT["captured.prefill"]], 0.0)[:, None]
     return Constants(
         parts=np.exp(base), prefill_parts=np.exp(prefill),
         cluster=per["cluster"], mixing=per["mixing"],
         host_mixing=per["host_mixing"],
-        tokens_per_step=np.where(traits.drafted, np.exp(vector[_AT["tokens_per_step"]]), 1.0),
+        tokens_per_step=_tokens_per_step(float(np.exp(vector[_AT["acceptance"]])), traits.drafted),
         front_end_s=per["front_end_s"], wait_steps=per["wait_steps"],
-        hold=per["hold"], wait_prefills=per["wait_prefills"],
-        wait_short=per["wait_short"] - 1.0, feed=per["feed"],
+        hold=per["hold"],
+        wait_prefills=per["wait_prefills"] * _burst_share(vector, traits),
+        mixes=1.0 - engines[:, ENGINES.index(APART)], feed=per["feed"],
         transfer_bytes_per_s=np.full(len(traits), np.exp(vector[_AT["transfer"]])),
     )  # fmt: skip
+
+
+def _burst_share(vector: FloatArray, traits: Traits) -> FloatArray:
+    """Share of requests that come all at once, over the usual one."""
+    apart = traits.flags[:, TRAITS.index("disagg")] > 0
+    fitted = np.where(apart, vector[_AT["burst.disagg"]], vector[_AT["burst.unknown"]])
+    known = traits.waves > 0
+    return np.asarray(np.where(known, WAVES / np.maximum(traits.waves, 1.0), np.exp(fitted)))
+
+
+def _tokens_per_step(acceptance: float, drafted: FloatArray) -> FloatArray:
+    """Tokens a step yields when each drafted one is kept with the same chance, after the last."""
+    kept = min(acceptance, 1.0) ** np.arange(1, MOST_DRAFTED + 1)
+    return 1.0 + np.concatenate([[0.0], np.cumsum(kept)])[drafted.astype(int)]
 
 
 def to_json(vector: FloatArray) -> dict[str, float]:

@@ -20,12 +20,13 @@ from weftline.learn import Kernel, Process, conformal_quantile, fit_process
 from weftline.serve.calibration_constants import (
     Traits,
     constants_of,
+    fuses,
     to_json,
 )
 from weftline.serve.calibration_solver import Problem
 from weftline.serve.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.parts import setting_of
-from weftline.serve.residual import SHAPE, features_of, start_kernel
+from weftline.serve.residual import ELSEWHERE, SHAPE, features_of, start_kernel
 from weftline.serve.rows import Row, read_rows
 
 __all__ = ["Fitted", "compile_rows", "fit_all", "fit_constants", "held_out", "make", "traits_of"]
@@ -43,6 +44,16 @@ LEFT_OUT_VERSIONS: Final = ("1.3.0rc1", "0.12.0", "0.11.2")
 """Versions whose rows contradict all others by more than a factor two; scored, never fitted on."""
 EARLY: Final = "2025-12"
 """Runs before this month are `early`: kernels and host paths were slower."""
+OLD_VERSIONS: Final = ("1.1.0rc2",)
+"""Versions of that time that later runs used still."""
+LEFT_OUT_FIRST_TOKENS: Final = (("sglang", "2025-11"),)
+"""Engines and versions whose first-token times contradict all others by more than a factor two:
+scored, never fitted on. Their times per token agree with the others'."""
+
+
+def is_early(row: Row) -> bool:
+    """Whether a run's software is of before ``EARLY``, by its version where that is older."""
+    return bool(row.era) and (row.era < EARLY or row.version.startswith(OLD_VERSIONS))
 
 
 def traits_of(rows: Sequence[Row]) -> Traits:
@@ -50,8 +61,10 @@ def traits_of(rows: Sequence[Row]) -> Traits:
     return Traits.of(
         engine=[r.engine for r in rows], chip=[r.chip for r in rows],
         apart=[r.prefill is not None for r in rows],
-        early=[bool(r.era) and r.era < EARLY for r in rows],
-        drafted=[r.drafted > 0 for r in rows],
+        early=[is_early(r) for r in rows],
+        drafted=[r.drafted for r in rows], captured=[r.launch.captured for r in rows],
+        fused=[fuses(r.chip, (r.prefill or r.layout).dp) for r in rows],
+        waves=[r.launch.waves for r in rows],
     )  # fmt: skip
 
 
@@ -78,8 +91,10 @@ def _load(rows: Sequence[Row]) -> Load:
         output_tokens=column(lambda r: r.output_tokens),
         concurrency=column(lambda r: r.concurrency), queries=column(lambda r: 1 + r.drafted),
         tp=column(lambda r: r.layout.tp), pp=column(lambda r: r.layout.pp),
-        max_batch=column(lambda r: r.max_batch), poll_steps=column(lambda r: r.poll_steps),
-        gather_steps=column(lambda r: r.gather_steps),
+        max_batch=column(lambda r: r.max_batch), poll_steps=column(lambda r: r.launch.poll_steps),
+        gather_steps=column(lambda r: r.launch.gather_steps),
+        iteration_tokens=column(lambda r: r.launch.iteration_tokens),
+        static=column(lambda r: r.scenario == "static"),
         dp=column(lambda r: r.layout.dp), ep=column(lambda r: r.layout.ep),
         moe_tp=column(lambda r: r.layout.moe_tp), workers=column(lambda r: r.layout.workers),
         prefill_workers=column(lambda r: r.prefill.workers if r.prefill else 0),
@@ -120,8 +135,10 @@ def fit_constants(
         found = answer_rows(some, traits, vector)
         return np.log(found.tpot_s) - tpot, np.log(found.ttft_s) - ttft
 
+    first = [0.0 if (r.engine, r.version) in LEFT_OUT_FIRST_TOKENS else 1.0 for r in own]
     problem = Problem(
-        gaps=gaps, traits=traits, weight=weight[keep], first_weight=FIRST_TOKEN_WEIGHT,
+        gaps=gaps, traits=traits, weight=weight[keep],
+        first_weight=FIRST_TOKEN_WEIGHT * np.array(first),
         group=group, groups=groups, offset_pull=OFFSET_PULL, outlier=OUTLIER,
     )  # fmt: skip
     return problem.solve(start, rounds)
@@ -133,7 +150,10 @@ def _offsets(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], int]:
     The groups' offsets are fitted beside the constants and thrown away: a model that is odd for
     reasons of its own then does not bend constants that all models share.
     """
-    keys = [(r.family, r.engine, r.chip[0], r.precision, r.era < EARLY, r.mode) for r in rows]
+    keys = [
+        (r.family, r.engine, r.chip[0], r.precision, is_early(r), r.mode, r.drafted > 0)
+        for r in rows
+    ]
     names = sorted(set(keys), key=str)
     at = {k: i for i, k in enumerate(names)}
     return np.array([at[k] for k in keys]), len(names)
@@ -162,13 +182,15 @@ class Fitted:
     ttft: Process
     ids: tuple[str, ...]
     families: frozenset[str]
+    chips: frozenset[str]
 
     def predict(self, rows: Sequence[Row], compiled: Compiled) -> tuple[FloatArray, FloatArray]:
         """First-token time and time per token of rows, corrected where their model is known."""
         answer = answer_rows(compiled, traits_of(rows), self.vector)
         features = features_of(rows, answer)
         known = np.array([r.family in self.families for r in rows])
-        first = np.where(known, self.ttft.mean(features), 0.0)
+        near = np.where([r.chip in self.chips for r in rows], 1.0, ELSEWHERE)
+        first = np.where(known, near * self.ttft.mean(features), 0.0)
         late = np.where(known, self.tpot.mean(features), 0.0)
         return answer.ttft_s * np.exp(first), answer.tpot_s * np.exp(late)
 
@@ -195,7 +217,7 @@ def fit_all(
         ))  # fmt: skip
     return Fitted(
         vector=vector, tpot=processes[0], ttft=processes[1], ids=tuple(r.id for r in own),
-        families=frozenset(r.family for r in own),
+        families=frozenset(r.family for r in own), chips=frozenset(r.chip for r in own),
     )  # fmt: skip
 
 
@@ -308,6 +330,7 @@ def make(path: str, out: str) -> None:
         "constants": to_json(fitted.vector),
         "kernels": {"tpot": kernels[0].to_json(SHAPE), "ttft": kernels[1].to_json(SHAPE)},
         "families": sorted(fitted.families),
+        "chips": sorted(fitted.chips),
         "intervals": {"level": 0.9},
     }
     for name, group, (first, late) in (("seen", own, seen), ("unseen", rows, unseen)):

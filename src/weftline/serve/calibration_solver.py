@@ -47,8 +47,8 @@ class Problem:
     traits: Traits
     weight: FloatArray
     """[n] how much each row counts."""
-    first_weight: float
-    """How much first-token times count beside times per token."""
+    first_weight: FloatArray
+    """[n] how much first-token times count beside times per token."""
     group: npt.NDArray[np.int64]
     """[n] group of each row."""
     groups: int

@@ -27,8 +27,8 @@ FloatArray = npt.NDArray[np.float64]
 
 BATCH_SHARES: Final = (1.0, 0.4, 0.12, 0.03)
 """Where the decode iteration is taken apart, as shares of the largest batch."""
-BATCHED_TOKENS: Final = 8192.0
-"""Tokens a prefill worker batches into one iteration when prompts queue."""
+ITERATION_TOKENS: Final = 8192.0
+"""Tokens of prompts that one iteration takes when they queue, by default."""
 HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
 ROUNDS: Final = 6
 """Fixed-point rounds of the batch that prefill can feed."""
@@ -58,6 +58,10 @@ class Load:
     gather_steps: FloatArray
     """Decode iterations a prompt is held back for others to join it, at most: for one on every
     attention rank where there are several; 0 where none is held."""
+    iteration_tokens: FloatArray
+    """Tokens of prompts that one iteration takes at most, on each attention rank."""
+    static: FloatArray
+    """1 where a batch is put together once: all its prompts are prefilled in one go."""
     prefill_workers: FloatArray
     """0 where the same workers prefill and decode."""
     prefill_tp: FloatArray
@@ -71,7 +75,7 @@ class Load:
         d: dict[str, Any] = {
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
             "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
-            **values,
+            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
         for name in ("tp", "dp", "ep", "moe_tp"):
@@ -118,6 +122,7 @@ class Compiled:
     """Bytes of cache a prompt hands over from prefill to decode."""
     poll_steps: FloatArray
     gather_steps: FloatArray
+    static: npt.NDArray[np.bool_]
     fits: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -156,7 +161,8 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         "tp": load.prefill_tp, "dp": load.prefill_dp, "ep": load.prefill_ep,
         "moe_tp": load.prefill_moe_tp,
     }  # fmt: skip
-    prompts = np.maximum(np.floor(BATCHED_TOKENS / load.input_tokens), 1.0)
+    prompts = np.maximum(np.floor(load.iteration_tokens / load.input_tokens), 1.0)
+    prompts = np.where(load.static > 0, largest / load.dp, prompts)
 
     def prefill(count: Any) -> FloatArray:
         return part_seconds(setting, Iteration.of(
@@ -170,7 +176,8 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         feeders=load.prefill_workers / load.workers, output_tokens=load.output_tokens,
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
-        poll_steps=load.poll_steps, gather_steps=load.gather_steps, fits=held >= 1.0,
+        poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
+        fits=held >= 1.0,
     )  # fmt: skip
 
 
@@ -198,8 +205,8 @@ class Constants:
     """Time that prompts are held back, over what polling and gathering alone make of it."""
     wait_prefills: FloatArray
     """Share of the other requests' prefills that a request waits for: bursts and their echoes."""
-    wait_short: FloatArray
-    """Power of the prompts that fit one iteration by which short prompts wait for more of them."""
+    mixes: FloatArray
+    """1 where prompts run in iterations that decode too, 0 where they go before all decoding."""
     feed: FloatArray
     """Share of its prefill throughput that a prefill pool reaches."""
     transfer_bytes_per_s: FloatArray
@@ -274,22 +281,50 @@ def solve(c: Compiled, k: Constants) -> Answer:
         alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
         a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
         each = _overlap(k.host_mixing * host / together, a_prompt) / c.ranks
+        # None of them is answered before the iteration ends.
+        own = np.where(apart, prefill, _overlap(host, together * a_prompt))
+        first = k.front_end_s + own + transfer
         tpot = _tpot(c, k, decode, share, each, apart, steps)
     rate = np.minimum(np.minimum(c.largest / (steps * tpot), rate_most),
                       c.asked / (first + steps * tpot))  # fmt: skip
     load = np.where(apart, rate / rate_most, np.minimum(rate * each, 0.98))
-    burst = k.wait_prefills * np.maximum(c.asked - 1.0, 0.0) * c.batch_prompts**k.wait_short
-    served = np.where(apart, whole / (c.batch_prompts * np.maximum(c.feeders, 1e-9) * c.ranks),
-                      each)  # fmt: skip
     waits = k.wait_steps + k.hold * _held_steps(c, k, c.largest * share)
-    unloaded = first + waits * _decode_at(decode, share) + burst * served
+    beside = k.mixes * 0.5 * decode[:, 0]  # the batch that decodes meanwhile grows from nothing
+    others = k.wait_prefills * _burst_s(c, host_batch, busy_batch, np.where(apart, 0.0, beside))
+    others += k.hold * _gang(c, k, c.largest * share) * each
+    unloaded = first + waits * tpot * k.tokens_per_step + others
     # What does not run waits: Little's law on all that are in flight.
     ttft = np.maximum(unloaded, c.asked / rate - steps * tpot)
+    ttft = np.where(c.static, k.front_end_s + whole, ttft)
+    tpot = np.where(c.static, decode[:, 0] / k.tokens_per_step, tpot)
     rate = c.asked / (ttft + steps * tpot)
     return Answer(
         ttft_s=ttft, tpot_s=tpot, output_tokens_per_s=rate * c.output_tokens / c.chips,
         batch=c.largest * share, decode_s=_decode_at(decode, share), prefill_s=prefill, load=load,
     )  # fmt: skip
+
+
+def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,
+             beside: FloatArray) -> FloatArray:  # fmt: skip
+    """Twice the mean wait of requests that all come at once for the prefills before their own.
+
+    Iterations of ``b`` prompts follow each other, and none of a batch is answered before all are:
+    of ``n`` requests one ends after (n + b) / 2 prefills on average. ``beside`` is what an
+    iteration decodes beside its prompts, where engines mix both.
+    """
+    lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.ranks
+    queue = np.maximum(c.asked / lines, 1.0)
+    some = np.minimum(c.batch_prompts, queue)
+    each = _overlap(host / some, busy / c.batch_prompts) + beside / some
+    return np.asarray((queue + some - 2.0) * each)
+
+
+def _gang(c: Compiled, k: Constants, batch: FloatArray) -> FloatArray:
+    """Prompts that were held back with one and are answered no earlier: as many as one iteration
+    takes, and half of those that follow in further ones."""
+    arrivals = batch * k.tokens_per_step / np.maximum(c.output_tokens, 1.0)
+    found = arrivals * c.poll_steps / c.ranks
+    return np.asarray(0.5 * found * (1.0 + np.minimum(c.batch_prompts / (found + 1.0), 1.0)))
 
 
 def _held_steps(c: Compiled, k: Constants, batch: FloatArray) -> FloatArray:

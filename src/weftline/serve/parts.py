@@ -37,13 +37,14 @@ PARTS: Final = (
     "elementwise",  # norms, rotary, gates: bytes over bandwidth
     "all_reduce",
     "exchange",  # tokens to the ranks of their experts and back, under attention data parallelism
-    "kernels",  # launches: 1 us a kernel
+    "kernels",  # launches of a captured graph: 1 us a kernel
+    "launches",  # calls of an uncaptured prefill: 1 us an operator, cast or collective
     "layers",  # what a layer costs whatever its size: 1 us
     "iteration",  # what an iteration costs the host: 1 ms
     "sequences",  # host work a running sequence: 1 us
     "tokens",  # work a token of one rank not counted elsewhere: 1 us
 )
-HOST_PARTS: Final = ("moe_route", "kernels", "layers", "iteration")
+HOST_PARTS: Final = ("moe_route", "launches", "layers", "iteration")
 """What the host does to launch an iteration: routing is many small kernels, little work."""
 _SKEW: Final = 1.0
 """Power law of routed loads that the experts' tables are read at (1.2 is the measured one)."""
@@ -154,6 +155,8 @@ def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
     values = whole + work.sharded_elementwise_values / it.tp
     found["elementwise"] = 2.0 * rank_tokens * values / setting.operators.chip.bandwidth_bytes_per_s
     found["kernels"] = work.kernels * 1e-6
+    calls = work.operators + 1e6 * found["quantise"] + np.where(it.tp > 1, work.reductions, 0)
+    found["launches"] = np.where(it.prefill_tokens > 0, calls * 1e-6, 0.0)
     found["layers"] = work.layers * 1e-6
     found["iteration"] = 1e-3
     found["sequences"] = it.sequences * 1e-6
@@ -256,7 +259,9 @@ def _exchange(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
     rank_tokens = it.tokens / it.dp
     if bool(np.any(it.tp > 1)):
         one = ops.collective_s("all_reduce", rank_tokens * row, it.tp)
-        found["all_reduce"] = np.where(it.tp > 1, work.reductions * one, 0.0)
+        scalar = ops.collective_s("all_reduce", rank_tokens * 4.0, it.tp)
+        both = work.reductions * one + work.scalar_reductions * scalar
+        found["all_reduce"] = np.where(it.tp > 1, both, 0.0)
     layers = sum(e.count for e in work.experts)
     if not layers or not bool(np.any(it.dp > 1)):
         return

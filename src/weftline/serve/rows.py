@@ -11,12 +11,13 @@ from __future__ import annotations
 import csv
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.serve.launch_settings import DEFAULT, Launch, launch_of
 
 __all__ = ["Layout", "Row", "Unanswered", "family_of", "model_name", "read_rows"]
 
@@ -43,7 +44,8 @@ MEAN_OF_RANGE: Final = 0.9
 _MOST_RANKS: Final = 8
 """Chips of one machine with one replica in it: a larger aggregated "tp" counts several workers."""
 _DRAFTED: Final = 3
-"""Tokens drafted by multi-token prediction in the runs known to use it."""
+"""Tokens drafted by multi-token prediction in the runs known to use it; one under attention data
+parallelism (InferenceX, ``dsr1_*_trt_mtp.sh``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +101,8 @@ class Row:
     """``closed`` loop, ``offline`` (as fast as it goes) or ``static`` batch."""
     drafted: int = 0
     """Tokens drafted a step where the run is known to use multi-token prediction."""
-    poll_steps: int = 0
-    """Decode iterations between two looks for new requests, where the launch settings say so."""
-    gather_steps: int = 0
-    """Decode iterations a prompt is held back for others at most, where they say so."""
+    launch: Launch = DEFAULT
+    """How the server was started, where that is public."""
     ttft_s: float | None = None
     tpot_s: float | None = None
     output_tokens_per_s: float | None = None
@@ -186,8 +186,15 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[Unanswered]]:
         )
     rows: list[Row] = []
     left: list[Unanswered] = []
-    for number, record in enumerate(reader, start=2):
-        found = make(record, f"{path}:{number}", number)
+    records = list(reader)
+    told = _plain_runs(records) if make is silicon_row else {}
+    for number, record in enumerate(records, start=2):
+        where = f"{path}:{number}"
+        found = (
+            silicon_row(record, where, number, plain=told)
+            if make is silicon_row
+            else published_row(record, where, number)
+        )
         (rows if isinstance(found, Row) else left).append(found)  # type: ignore[arg-type]
     return rows, left
 
@@ -208,8 +215,10 @@ def _count(record: Mapping[str, str], column: str, where: str) -> int | None:
     return None if value is None else int(value)
 
 
-def silicon_row(record: Mapping[str, str], where: str, number: int) -> Row | Unanswered:
-    """One silicon row, or why it cannot be answered."""
+def silicon_row(
+    record: Mapping[str, str], where: str, number: int, *, plain: _Plain | None = None
+) -> Row | Unanswered:
+    """One silicon row, or why it cannot be answered; ``plain`` are the dump's measurements."""
     source = record.get("silicon_data_source", "")
     ident = record.get("id") or f"row {number}"
     model, system = model_name(record["model_path"]), record["system"]
@@ -245,16 +254,24 @@ def silicon_row(record: Mapping[str, str], where: str, number: int) -> Row | Una
     if not lengths[0] or not lengths[1]:
         return unanswered("`isl` or `osl` not stated")
     version = record.get("backend_version", "") or measured
-    scripted = harness == "closed-loop" and not disaggregated
-    poll, gather = _held_back(record, layout, concurrency) if scripted else (0, 0)
+    drafted = 0
+    if _drafts(record, source, measured, harness):
+        drafted = 1 if layout.dp > 1 else _DRAFTED
+    elif harness == "closed-loop" and not disaggregated:
+        run = (engine, family_of(model), chip, precision, version, layout.tp, layout.ep)
+        twin = _SPECULATIVE_TWINS.get(run, 0)
+        drafted = 0 if twin and _is_plain(record, plain or {}) else twin
+    launch = DEFAULT
+    if harness == "closed-loop" and not disaggregated:
+        launch = launch_of(record, tp=layout.tp, dp=layout.dp, concurrency=concurrency,
+                           drafted=drafted, version=version)  # fmt: skip
     row = Row(
         id=ident, model=model, chip=chip, engine=engine, version=version, era=measured,
         precision=precision, gemm_dtype=gemm, moe_dtype=moe, kv_dtype=kv, layout=layout,
         prefill=prefill, input_tokens=lengths[0] * share, output_tokens=lengths[1] * share,
         concurrency=concurrency, ttft_s=None if ttft is None else ttft / 1e3,
         tpot_s=None if tpot is None else tpot / 1e3, source=source, harness=harness,
-        drafted=_DRAFTED if _drafts(record, source, measured, harness) else 0,
-        poll_steps=poll, gather_steps=gather,
+        drafted=drafted, launch=launch,
     )  # fmt: skip
     return with_throughput(row)
 
@@ -301,26 +318,53 @@ def _drafts(record: Mapping[str, str], source: str, measured: str, harness: str)
     )  # fmt: skip
 
 
-def _held_back(record: Mapping[str, str], layout: Layout, concurrency: float) -> tuple[int, int]:
-    """Steps between polls and steps prompts are gathered, by the benchmark's public launch scripts.
+_SPECULATIVE_TWINS: Final[Mapping[tuple[object, ...], int]] = {
+    ("sglang", "deepseek-v3", "b200", "fp8", "0.5.9", 8, 1): 2,
+    ("sglang", "qwen3.5-397b", "b200", "fp8", "0.5.9", 4, 1): 3,
+    ("sglang", "qwen3.5-397b", "b300", "fp8", "0.5.9", 4, 1): 3,
+}
+"""Runs of the public sweep that were made without and with speculation in one layout, and the
+tokens drafted (InferenceX, ``dsr1_fp8_b200_mtp.sh``, ``qwen3.5_fp8_b200_mtp.sh``). The dump leaves
+speculative runs out: of these, what it does not hold is the speculative half."""
+_Plain = dict[tuple[object, ...], list[float]]
+_SAME_MS: Final = 0.02
+"""Files round times per token to a hundredth of a millisecond."""
 
-    InferenceX (Apache-2.0), ``benchmarks/single_node``: SGLang's ``--scheduler-recv-interval`` on
-    B200 and B300, TensorRT-LLM's ``attention_dp_config`` and ``batch_wait_timeout_iters``. They
-    were read, never fitted.
-    """
-    model, system = record["model_path"].lower(), record["system"]
-    if record["backend"] == "sglang" and ("deepseek" in model or "qwen3.5" in model):
-        if system == "b300_sxm":
-            return 10, 0
-        if system == "b200_sxm":
-            always = "qwen3.5" in model and record["precision"] in ("fp4", "nvfp4")
-            return 30 if always or concurrency >= 16 else 10, 0
-    if record["backend"] != "trtllm":
-        return 0, 0
-    if layout.dp > 1:
-        return 0, 60 if "deepseek" in model else 50 if system.startswith("b") else 0
-    short = record["isl"] == record["osl"] == "1024" and layout.tp < 8
-    return 0, 20 if "llama" in model and short else 0
+
+def _point(record: Mapping[str, str]) -> tuple[object, ...]:
+    source = record.get("silicon_data_source", "")
+    said = _match(r"silicon_concurrency=([\d.]+)", source)
+    numbers = (_quietly(record.get(c)) for c in ("isl", "osl"))
+    return (
+        record["backend"], family_of(model_name(record["model_path"])), record["system"],
+        record.get("precision", ""), *numbers, _quietly(said or record.get("batch_size")),
+    )  # fmt: skip
+
+
+def _quietly(text: str | None) -> float:
+    """A cell as a number, 0 if it is none: the row itself says what is wrong with it."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
+
+
+def _plain_runs(records: Sequence[Mapping[str, str]]) -> _Plain:
+    """Times per token, in ms, of the measurements that the dump holds."""
+    found: _Plain = {}
+    for r in records:
+        time = _quietly(r.get("silicon_tpot_ms"))
+        if time and r.get("silicon_data_source", "").startswith("db-dump"):
+            found.setdefault(_point(r), []).append(time)
+    return found
+
+
+def _is_plain(record: Mapping[str, str], plain: _Plain) -> bool:
+    """Whether the dump holds this very measurement, so that it ran without speculation."""
+    own = _quietly(record.get("silicon_tpot_ms"))
+    if record.get("silicon_data_source", "").startswith("db-dump") or not own:
+        return True
+    return any(abs(own - t) <= _SAME_MS for t in plain.get(_point(record), []))
 
 
 def _layout(record: Mapping[str, str], prefix: str, where: str) -> tuple[int, ...]:

@@ -79,18 +79,20 @@ def _row(
     concurrency = said if said is not None else 50.0 * OFFLINE_BATCH * layout.workers
     ttft, tpot = (number_of(record, c, where) for c in ("ttft_ms", "tpot_ms"))
     rate = number_of(record, "output_tok_s_total", where)
-    static = scenario == "static batch"
+    # Transformers NeuronX puts a batch together once and encodes all its prompts in one go.
+    static = scenario == "static batch" or record["set"] == "aws_neuron"
     row = Row(
-        id=ident, model=model, chip=chip, engine=engine, version=record["set"], era="",
+        id=ident, model=model, chip=chip, engine=engine,
+        version=f"{record['set']} {record.get('engine_version') or ''}".strip(), era="",
         precision=record["precision"].lower(), gemm_dtype=weights, moe_dtype=weights, kv_dtype=kv,
         layout=layout, input_tokens=lengths[0], output_tokens=lengths[1], concurrency=concurrency,
         max_batch=OFFLINE_BATCH if offline else float("inf"),
         scenario="offline" if offline else "static" if static else "closed",
         ttft_s=None if ttft is None else ttft / 1e3, tpot_s=None if tpot is None else tpot / 1e3,
-        output_tokens_per_s=None if rate is None or static else rate / chips,
+        output_tokens_per_s=None if rate is None or scenario == "static batch" else rate / chips,
         source=record["source"], harness=f"{record['set']} {record.get('scenario', '')}".strip(),
     )  # fmt: skip
-    return with_throughput(row) if not static else row
+    return row if scenario == "static batch" else with_throughput(row)
 
 
 def _engine(text: str) -> str:

@@ -30,7 +30,7 @@ from weftline.serve.calibration_published import (
     predict_published,
 )
 from weftline.serve.closed_form import Compiled
-from weftline.serve.residual import features_of
+from weftline.serve.residual import ELSEWHERE, features_of
 from weftline.serve.rows import Row, Unanswered
 
 __all__ = ["METRICS", "Prediction", "predict_rows", "score_held_out", "score_rows"]
@@ -63,6 +63,8 @@ def predict_rows(rows: Sequence[Row], compiled: Compiled | None = None) -> Predi
     found: dict[str, FloatArray] = {}
     for what, base in (("ttft", answer.ttft_s), ("tpot", answer.tpot_s)):
         shift = np.where(known, stored.correction(what, features), 0.0)
+        if what == "ttft":
+            shift *= np.where([r.chip in stored.chips for r in rows], 1.0, ELSEWHERE)
         shift = np.where(seen, stored.left_out[what][spots], shift)
         found[what] = base * np.exp(shift)
     found["throughput"] = throughput_of(rows, found["ttft"], found["tpot"])

@@ -26,7 +26,8 @@ PART_NAMES: Final = {
     "gemm": "matrix products", "decode_attention": "attention", "prefill_attention": "attention",
     "scan": "state-space scan", "elementwise": "norms and activations",
     "all_reduce": "tensor-parallel exchange", "exchange": "exchange of expert tokens",
-    "kernels": "kernel launches", "layers": "fixed cost of layers", "iteration": "host",
+    "kernels": "kernel launches", "launches": "launches of a prefill",
+    "layers": "fixed cost of layers", "iteration": "host",
     "sequences": "host", "tokens": "host", "moe": "routed experts", "sampling": "sampling",
 }  # fmt: skip
 

@@ -166,7 +166,9 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     token_s = stages * _tokens(setting, tokens / stages, layout, decode_k, prefill_k)
     one = part_seconds(setting, Iteration.of(tokens=1.0, sequences=1.0, **layout))[0]
     host = stages * float(_pick(one, HOST_PARTS) @ _pick(decode_k, HOST_PARTS))
-    host_prefill = stages * float(_pick(one, HOST_PARTS) @ _pick(prefill_k, HOST_PARTS))
+    first = part_seconds(setting, Iteration.of(tokens=1.0, prefill_tokens=1.0, prefills=1.0,
+                                               **layout))[0]  # fmt: skip
+    host_prefill = stages * float(_pick(first, HOST_PARTS) @ _pick(prefill_k, HOST_PARTS))
 
     def attend(*, mixed: bool) -> FloatArray:
         return stages * _grid(BATCHES, CONTEXTS, lambda b, c: _weigh(

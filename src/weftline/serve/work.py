@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from weftline.model import Attention, Model, Operator, load_model
 
@@ -101,8 +102,12 @@ class Work:
     """The part of them that tensor parallelism splits."""
     kernels: int
     """Products, attention and scans of one forward pass: what is launched after fusion."""
+    operators: int
+    """All operators of one forward pass run one by one, casts and collectives not counted."""
     reductions: int
     """All-reduces of one forward pass under tensor parallelism."""
+    scalar_reductions: int
+    """All-reduces of one number a token: norms that span the heads of all ranks (MiniMax)."""
     dense_parameters: int
     expert_parameters: int
     embedding_parameters: int
@@ -132,6 +137,19 @@ def _scan(op: Operator, count: int) -> Scan:
     )  # fmt: skip
 
 
+def _apart(op: Operator) -> int:
+    """Calls that one operator is where nothing is fused: reshapes and copies launch too."""
+    if op.kind == "attention" and op.attention is not None and _mixer(op.attention, 1).latent:
+        return MLA_CALLS
+    return SCAN_CALLS if op.kind == "scan" else 1
+
+
+MLA_CALLS: Final = 9
+"""Splitting queries and the latent, rotary halves, writing the cache, joining keys, the core."""
+SCAN_CALLS: Final = 20
+"""A chunked gated delta rule is ten small kernels, and a Triton launch costs the host about two."""
+
+
 def _experts(layers: Counter[tuple[int, ...]]) -> tuple[Experts, ...]:
     return tuple(
         Experts(count=n, hidden=h, inter=i, experts=e, top_k=k)
@@ -149,16 +167,25 @@ def _reductions(model: Model) -> int:
     )  # fmt: skip
 
 
+def _scalar_reductions(model: Model) -> int:
+    """Queries and keys whose norm has a weight for every head: its mean square is of all ranks."""
+    return 2 * sum(
+        op.name.endswith("qk_norm") and op.parameters >= op.out_features
+        for layer in model.layers for op in layer.operators
+    )  # fmt: skip
+
+
 def _work(model: Model) -> Work:
     gemms: Counter[tuple[int, int, str, bool, bool]] = Counter()
     experts: Counter[tuple[int, ...]] = Counter()
     mixers: Counter[Attention] = Counter()
     scans: Counter[Operator] = Counter()
     values = sharded = 0.0
-    kernels = 0
+    kernels = apart = 0
     for layer in model.layers:
         for op in layer.operators:
             kernels += op.kind in _LAUNCHED and not op.name.startswith("indexer")
+            apart += _apart(op)
             if op.kind == "gemm":
                 # MLA is run absorbed when decoding: its key/value up-projection costs the same
                 # products either way and stays in the list.
@@ -191,7 +218,9 @@ def _work(model: Model) -> Work:
         mixers=tuple(_mixer(a, n) for a, n in mixers.items()),
         scans=tuple(_scan(op, n) for op, n in scans.items()),
         elementwise_values=values, sharded_elementwise_values=sharded, kernels=kernels,
-        reductions=_reductions(model), dense_parameters=model.parameters - routed - table,
+        operators=apart, reductions=_reductions(model),
+        scalar_reductions=_scalar_reductions(model),
+        dense_parameters=model.parameters - routed - table,
         expert_parameters=routed, embedding_parameters=table,
         state_values=sum(op.state_values for op in every),
         is_mla=any(a.kv_values_per_token < min(2 * a.kv_heads * a.v_dim, 1025) for a in mixers),

@@ -20,7 +20,6 @@ from weftline.spec.layout import (
     Recompute,
     Schedule,
 )
-from weftline.spec.measurement import Measurement
 from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serve_plan import (
@@ -50,7 +49,6 @@ __all__ = [
     "Job",
     "Layout",
     "Level",
-    "Measurement",
     "Metric",
     "Objective",
     "Part",

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weftline.learn import Features, Kernel, Process, Shape, conformal_quantile, fit_kernel
+from weftline.learn import (
+    Features,
+    Kernel,
+    Process,
+    Shape,
+    conformal_quantile,
+    fit_kernel,
+    process,
+)
 
 SHAPE = Shape(labels=("engine", "model"), numbers=("batch",), within=("engine",))
 
@@ -29,6 +37,20 @@ def test_left_out_equals_fitting_again_without_the_row() -> None:
         again = Process(SHAPE, KERNEL, rows.take(rest), y[rest]).at(rows.take(np.array([i])))
         assert again[0][0] == pytest.approx(mean[i])
         assert again[1][0] == pytest.approx(deviation[i])
+
+
+def test_how_many_rows_are_compared_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = _rows(9, 6), _rows(5, 7)
+    whole = KERNEL.covariance(SHAPE, a, b)
+    monkeypatch.setattr(process, "BLOCK", 2 * b.labels.size)
+    np.testing.assert_allclose(KERNEL.covariance(SHAPE, a, b), whole, rtol=1e-14)
+    apart = (a.numbers - b.numbers.T) / 1.5
+    same = a.labels[:, None, :] == b.labels[None, :, :]
+    by_hand = 0.2**2 * same[..., 0] + 0.1**2 * same[..., 1]
+    by_hand = by_hand + (0.15**2 + 0.1**2 * same[..., 0]) * np.exp(-0.5 * apart**2)
+    np.testing.assert_allclose(whole, by_hand)
 
 
 def test_far_from_all_rows_nothing_is_corrected() -> None:
