@@ -7,7 +7,7 @@ on as the residual processes see them (see :mod:`weftline.serve.calibration_fit`
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -146,7 +146,14 @@ def traits_for(config: ServingConfig) -> Traits:
 
 def constants_for(config: ServingConfig) -> Constants:
     """The engine model's constants for one configuration."""
-    return constants_of(vector_for(config.chip_name), traits_for(config))
+    found = constants_of(vector_for(config.chip_name), traits_for(config))
+    own = chip_scalars().get("chip_factors", {}).get(config.chip_name)
+    if own is None:
+        return found
+    return replace(
+        found, parts=found.parts * np.exp(own["ln_decode"]),
+        prefill_parts=found.prefill_parts * np.exp(own["ln_prefill"]),
+    )  # fmt: skip
 
 
 PROFILED: Final = ("rtx-4090", "rtx-pro-6000")

@@ -62,6 +62,10 @@ CAPTURING: Final = "vllm"
 """The engine that captures pieces of prefills too: it starts at less host work, held less."""
 APART: Final = "sglang"
 """The engine that runs waiting prompts in iterations of their own, before it decodes on."""
+COMPILED: Final = 0.02
+"""Host work of a prefill where an engine runs whole compiled graphs (JetStream, NeuronX)."""
+COMPILED_FRONT_S: Final = 0.01
+"""What takes a request in, of engines without rows: assumed."""
 FUSED: Final = 0.4
 """Host work of routing where it is one call with the experts, over routing in calls of its own."""
 CAPTURED: Final = 0.4
@@ -194,6 +198,7 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
         per[name] = np.exp(np.where(known, engines @ own, own.mean()))
     host = [PARTS.index(p) for p in HOST_PARTS]
     prefill[:, host] += np.where(traits.drafted > 0, vector[_AT["drafted.prefill"]], 0.0)[:, None]
+    prefill[:, host] += np.where(known, 0.0, np.log(COMPILED))[:, None]
     routing = np.where(traits.fused, vector[_AT["fused.moe_route"]], 0.0)
     prefill[:, PARTS.index("moe_route")] += routing
     prefill[:, host] += np.where(traits.captured, vector[_AT["captured.prefill"]], 0.0)[:, None]
@@ -202,7 +207,8 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
         cluster=per["cluster"], mixing=per["mixing"],
         host_mixing=per["host_mixing"],
         tokens_per_step=_tokens_per_step(float(np.exp(vector[_AT["acceptance"]])), traits.drafted),
-        front_end_s=per["front_end_s"], wait_steps=per["wait_steps"],
+        front_end_s=np.where(known, per["front_end_s"], COMPILED_FRONT_S),
+        wait_steps=per["wait_steps"],
         hold=per["hold"],
         wait_prefills=per["wait_prefills"] * _burst_share(vector, traits),
         mixes=1.0 - engines[:, ENGINES.index(APART)], feed=per["feed"],

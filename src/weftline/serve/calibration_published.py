@@ -123,6 +123,28 @@ def _left_out_shape(rows: Sequence[Row], gaps: FloatArray) -> FloatArray:
     return out
 
 
+def chip_factors(rows: Sequence[Row], found: dict[str, FloatArray]) -> dict[str, Any]:
+    """ln factors on decoding and prefill of chips that only the prior of systolic arrays times.
+
+    Medians of measured over predicted times; where a chip's rows state rates alone, their inverse.
+    Configurations that are planned on such a chip are priced with them.
+    """
+    from weftline.serve.operators import operators
+
+    gaps = _gaps(rows, found)
+    out: dict[str, Any] = {}
+    for chip in sorted({r.chip for r in rows}):
+        if operators(chip).chip.like:
+            continue  # its kernels were measured
+        own = np.array([i for i, r in enumerate(rows) if r.chip == chip])
+        times = {m: gaps[m][own][np.isfinite(gaps[m][own])] for m in METRICS}
+        rate = -float(np.median(times["throughput"])) if len(times["throughput"]) else 0.0
+        late = float(np.median(times["tpot"])) if len(times["tpot"]) else rate
+        first = float(np.median(times["ttft"])) if len(times["ttft"]) else late
+        out[chip] = {"rows": len(own), "ln_decode": round(late, 4), "ln_prefill": round(first, 4)}
+    return out
+
+
 def bare(rows: Sequence[Row], compiled: Compiled | None = None) -> dict[str, FloatArray]:
     """What the closed form says without any factor."""
     compiled = compiled if compiled is not None else compile_rows(rows)
@@ -214,6 +236,7 @@ def make(path: str, out: str) -> None:
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     data["published"] = fit_scalars(rows, found)
     data["first_token_shapes"] = fit_shapes(rows, found)
+    data["chip_factors"] = chip_factors(rows, found)
     data["published_note"] = (
         "ln factors a metric for each set, scenario and chip: medians of measured over predicted; "
         "made by `python -m weftline.serve.calibration_published ROWS.csv OUT.json`"
