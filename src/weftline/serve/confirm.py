@@ -28,6 +28,7 @@ HARDLY: Final = 0.98
 MARGIN_S: Final = 1e-9
 MOST_REQUESTS: Final = 30_000
 """Of one simulation in a search."""
+SLACK: Final = 0.1
 MOST_FACTOR: Final = 1e6
 """How far above the asked rate the most that a fleet takes is looked for."""
 CHUNKS: Final = (2048, 512)
@@ -169,6 +170,19 @@ def least_replicas(
     return best, runs
 
 
+def keeps_up(outcome: Outcome) -> bool:
+    """Whether a fleet works off what comes: without a target nothing else ends a rate.
+
+    What is left at the last arrival has to be done within a tenth of the traffic's time and thrice
+    what an answer takes while no queue has formed.
+    """
+    fits = outcome.fits
+    arrived, finished = outcome.arrived_s[fits], outcome.finished_s[fits]
+    early = (finished - arrived)[: max(1, len(arrived) // 20)]
+    left = float(np.max(finished) - arrived[-1])
+    return left <= SLACK * float(arrived[-1] - arrived[0]) + 3.0 * float(np.median(early))
+
+
 def most_rate(
     config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
     routing: Routing, trace: bool,
@@ -182,7 +196,8 @@ def most_rate(
         # As long a time as before: a burst shorter than an answer would show no queue.
         n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
         sped = at_rate(extended(traffic, n), rate * factor)
-        return run(config, sped, targets, replicas, routing=routing, trace=trace).meets
+        tried = run(config, sped, targets, replicas, routing=routing, trace=trace)
+        return tried.meets and (trace or keeps_up(tried.outcome))
 
     low, step = 1.0, 1.15
     while low * step < MOST_FACTOR and meets(low * step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import weftline.serve
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
 from weftline.serve.calibration import constants_for, width_of
-from weftline.serve.closed_form import Load, compile_load, solve
+from weftline.serve.closed_form import HOST_AT, Load, compile_load, solve
 from weftline.serve.config import PoolConfig, ServingConfig
 from weftline.serve.intervals import band
 from weftline.serve.memory import memory
@@ -114,7 +115,7 @@ def test_littles_law_holds_in_the_closed_form() -> None:
 
 
 def _wait_s(poll: float, gather: float, *, dp: float, in_flight: float) -> tuple[float, float]:
-    """First-token time that holding back adds, and one decode iteration, seconds."""
+    """First-token time that holding back adds, and one iteration with all in it, seconds."""
     setting = setting_of("deepseek-r1", "b200", "nvfp4", "nvfp4", "fp8")
     config = ServingConfig(model="deepseek-r1", chip="b200", engine="trtllm", dp=8, ep=8,
                            gemm_dtype="nvfp4", kv_dtype="fp8")  # fmt: skip
@@ -123,7 +124,7 @@ def _wait_s(poll: float, gather: float, *, dp: float, in_flight: float) -> tuple
     k = constants_for(config)
     held = solve(compile_load(setting, Load.of(**shape, poll_steps=poll, gather_steps=gather)), k)
     free = solve(compile_load(setting, Load.of(**shape)), k)
-    return float(held.ttft_s[0] - free.ttft_s[0]), float(free.decode_s[0] * k.hold[0])
+    return float(held.ttft_s[0] - free.ttft_s[0]), float(free.tpot_s[0] * k.hold[0])
 
 
 def test_prompts_held_back_wait_as_long_as_the_rules_say() -> None:
@@ -139,6 +140,36 @@ def test_prompts_held_back_wait_as_long_as_the_rules_say() -> None:
     simulated = np.random.default_rng(0).exponential(20.0, (20_000, 8)).max(axis=1).mean()
     wait, step = _wait_s(0.0, 1000.0, dp=8.0, in_flight=1600.0)
     assert wait == pytest.approx(simulated / 2 * step, rel=0.15)
+
+
+def test_a_burst_waits_as_a_queue_of_batches_does() -> None:
+    """All come at once: a hand-run queue of iterations of at most b prompts, mean over requests."""
+    setting = setting_of("llama-3.1-70b", "h200-sxm", "fp8", "fp8", "fp8")
+    shape = {"input_tokens": 1000.0, "output_tokens": 100_000.0, "tp": 8.0}
+    k = replace(constants_for(CONFIG), mixes=np.zeros(1), wait_steps=np.zeros(1),
+                wait_prefills=np.array([0.5]))  # fmt: skip
+    for n, tokens in ((64.0, 1000.0), (64.0, 8000.0), (6.0, 8000.0)):
+        load = Load.of(**shape, concurrency=np.array([1.0, n]), iteration_tokens=tokens)
+        c = compile_load(setting, load)
+        a = solve(c, k)
+        b = min(tokens // 1000.0, n)
+        weighed = c.batched[1] * k.prefill_parts[0]
+        host = weighed[HOST_AT].sum()
+        one = ((host / b) ** 4 + ((weighed.sum() - host) * 1000.0 / tokens) ** 4) ** 0.25
+        ends = [b * one * (1 + i // b) for i in range(int(n))]
+        assert a.ttft_s[1] - a.ttft_s[0] == pytest.approx(np.mean(ends) - one, rel=0.06)
+
+
+def test_static_batches_are_prefilled_in_one_go() -> None:
+    """Its first tokens come together, after all prompts; no time token waits for other prompts."""
+    setting = setting_of("llama-3.1-70b", "h200-sxm", "fp8", "fp8", "fp8")
+    shape = {"input_tokens": 1000.0, "output_tokens": 100.0, "tp": 8.0, "concurrency": 16.0}
+    k = constants_for(CONFIG)
+    static = solve(compile_load(setting, Load.of(**shape, static=1.0)), k)
+    closed = solve(compile_load(setting, Load.of(**shape)), k)
+    assert static.ttft_s[0] > closed.ttft_s[0]
+    assert static.tpot_s[0] < closed.tpot_s[0]
+    assert static.tpot_s[0] == pytest.approx(static.decode_s[0], rel=0.05)
 
 
 def test_the_solver_knows_the_slope_of_its_errors() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from weftline.errors import InputError
+from weftline.serve.launch_settings import DEFAULT
 from weftline.serve.rows import Row, Unanswered, family_of, model_name, read_rows, silicon_row
 from weftline.serve.score_requests import read_requests
 
@@ -94,24 +95,46 @@ def test_malformed_files_name_line_and_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "poll", "gather"),
+    ("changes", "poll", "gather", "tokens"),
     [
-        ({"backend": "sglang", "batch_size": "16"}, 10, 0),  # concurrency 8: every tenth step
-        ({"backend": "sglang"}, 30, 0),
-        ({"backend": "sglang", "system": "h200_sxm"}, 0, 0),  # its script does not poll
+        ({"backend": "sglang", "batch_size": "16"}, 10, 0, None),  # concurrency 8: every 10th step
+        ({"backend": "sglang"}, 30, 0, None),
+        ({"backend": "sglang", "system": "h200_sxm"}, 0, 0, 8192),  # its script does not poll
         ({"backend": "trtllm", "attention_dp_size": "8", "tp_size": "8", "moe_tp_size": "1",
-          "moe_ep_size": "8"}, 0, 60),
-        ({"backend": "trtllm"}, 0, 0),
-        ({"backend": "vllm"}, 0, 0),
+          "moe_ep_size": "8"}, 0, 60, None),
+        ({"backend": "trtllm", "backend_version": "1.1.0rc2.post2"}, 0, 0, 1024 + 64),
+        ({"backend": "trtllm", "backend_version": "1.2.0rc6.post2"}, 0, 0, 8192),
+        ({"backend": "vllm"}, 0, 0, 8192),
     ],
 )  # fmt: skip
 def test_prompts_are_held_back_where_the_launch_scripts_say_so(
-    changes: dict[str, str], poll: int, gather: int
+    changes: dict[str, str], poll: int, gather: int, tokens: int | None
 ) -> None:
     source = "db-dump/2026-04-27; silicon_concurrency=8; measured=2026-04"
     found = row(**changes, **({"silicon_data_source": source} if poll == 10 else {}))
     assert isinstance(found, Row)
-    assert (found.poll_steps, found.gather_steps) == (poll, gather)
+    assert (found.launch.poll_steps, found.launch.gather_steps) == (poll, gather)
+    assert tokens is None or found.launch.iteration_tokens == tokens
     other = row(**changes, silicon_data_source="somewhere else; silicon_concurrency=64")
     assert isinstance(other, Row)
-    assert (other.poll_steps, other.gather_steps) == (0, 0)
+    assert other.launch == DEFAULT
+
+
+def test_what_the_dump_lacks_of_a_doubled_run_is_its_speculative_half(tmp_path: Path) -> None:
+    """Two measurements of one layout: the dump leaves speculative runs out, so it holds one."""
+    shape = {"backend": "sglang", "backend_version": "0.5.9", "precision": "fp8",
+             "model_path": "deepseek-ai/DeepSeek-R1-0528", "gemm_quant_mode": "fp8",
+             "moe_quant_mode": "fp8_block", "tp_size": "8", "moe_tp_size": "8", "moe_ep_size": "1",
+             "attention_dp_size": "1"}  # fmt: skip
+    dated = "x; source_file=a/2026-04-06.csv; silicon_concurrency=8; measured=2026-03"
+    rows = [
+        {**BASE, **shape, "silicon_data_source": source, "silicon_tpot_ms": tpot}
+        for source, tpot in (
+            ("db-dump/2026-04-27; silicon_concurrency=8", "10.804"),
+            (dated, "10.80"),
+            (dated, "8.8"),
+        )
+    ]  # fmt: skip
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join(",".join(r) for r in [BASE, *(r.values() for r in rows)]) + "\n")
+    assert [r.drafted for r in read_rows(file)[0]] == [0, 0, 2]
