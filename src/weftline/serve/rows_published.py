@@ -23,6 +23,8 @@ CORES_PER_CHIP: Final = 2
 """NeuronCores of an Inferentia2 or Trainium1: their tensor parallelism counts cores."""
 OFFLINE_BATCH: Final = 1024.0
 """Sequences a replica may run at once where everything is queued."""
+MLPERF_BATCH: Final = 2048.0
+"""The same in MLPerf: open submissions of v5.1 state 1,232 to 2,401 (Krai, their READMEs)."""
 _ROOM: Final = 0.5
 """Offline layouts that are not stated: the fewest chips whose weights take this share of memory."""
 _NO_LENGTHS: Final = "input and output lengths are not stated"
@@ -76,7 +78,8 @@ def _row(
     said = number_of(record, "concurrency", where)
     if said is None and not offline:
         raise InputError("concurrency is not stated")
-    concurrency = said if said is not None else 50.0 * OFFLINE_BATCH * layout.workers
+    most = MLPERF_BATCH if record["set"].startswith("mlperf") else OFFLINE_BATCH
+    concurrency = said if said is not None else 50.0 * most * layout.workers
     ttft, tpot = (number_of(record, c, where) for c in ("ttft_ms", "tpot_ms"))
     rate = number_of(record, "output_tok_s_total", where)
     # Transformers NeuronX puts a batch together once and encodes all its prompts in one go.
@@ -86,7 +89,7 @@ def _row(
         version=f"{record['set']} {record.get('engine_version') or ''}".strip(), era="",
         precision=record["precision"].lower(), gemm_dtype=weights, moe_dtype=weights, kv_dtype=kv,
         layout=layout, input_tokens=lengths[0], output_tokens=lengths[1], concurrency=concurrency,
-        max_batch=OFFLINE_BATCH if offline else float("inf"),
+        max_batch=most if offline else float("inf"),
         scenario="offline" if offline else "static" if static else "closed",
         ttft_s=None if ttft is None else ttft / 1e3, tpot_s=None if tpot is None else tpot / 1e3,
         output_tokens_per_s=None if rate is None or scenario == "static batch" else rate / chips,
