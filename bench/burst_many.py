@@ -4,7 +4,8 @@ Each writer is a process with a log of its own that saves as fast as it can; eac
 that loads a random committed checkpoint, again and again, and compares every byte with what that
 step must hold (its content follows from step and tensor alone). Retention drops old checkpoints
 under them. At the end every checkpoint that must still be there is loaded and compared. The yard-
-stick is one writer alone, in the same run, before and after. The clock runs from the moment when
+stick is one writer alone, in the same run, before and after; the writers are also timed without
+readers, whose checks take cores that the store does not. The clock runs from the moment when
 the last writer is ready: starting 32 interpreters on a few cores is not the store's work.
 
 Run: python bench/burst_many.py --dir FOLDER [--minutes 5] [--writers 16] [--readers 16]
@@ -197,6 +198,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="burst-many-", dir=args.dir) as folder:
         before = run(f"{folder}/one", 1, 0, alone, args)
         many = run(f"{folder}/many", args.writers, args.readers, seconds, args)
+        writing = run(f"{folder}/three", args.writers, 0, alone, args)
         after = run(f"{folder}/two", 1, 0, alone, args)
         wrong = many["failures"] + check(f"{folder}/many", many["steps"], args.bytes, args.keep)
     one = (before["bytes_per_s"] + after["bytes_per_s"]) / 2
@@ -212,9 +214,9 @@ def main() -> None:
     print(
         f"written {format_rate(many['bytes_per_s'])} together, {format_rate(one)} by one alone: "
         f"{ratio:.2f}; read at the same time {format_rate(many['read_bytes_per_s'])}, "
-        f"with it {both:.2f}"
+        f"with it {both:.2f}; without readers {writing['bytes_per_s'] / one if one else 0.0:.2f}"
     )
-    for phase in (before, many, after):
+    for phase in (before, many, writing, after):
         phase.pop("steps")
     print(
         json.dumps(
@@ -224,6 +226,7 @@ def main() -> None:
                 "wrong": wrong,
                 "one": [before, after],
                 "many": many,
+                "many_without_readers": writing,
             }
         )
     )

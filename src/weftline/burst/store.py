@@ -98,14 +98,14 @@ class Store(StoreReader):
             raise
         return store
 
-    def _writer_log(self, writer: str) -> WriterLog:
+    def _writer_log(self, writer: str, *, borrow: bool = False) -> WriterLog:
         """Take a writer's log up where its last process left it."""
         from weftline.burst.gc import live_saves
         from weftline.burst.verify import mend_index
 
         log = WriterLog(
             self._files, self.view.writers_folder, writer, store_id=self.view.store_id,
-            options=self.options, reader=self.reader, notices=self.notices,
+            options=self.options, reader=self.reader, notices=self.notices, borrow=borrow,
         )  # fmt: skip
         try:
             with self.view.commits.locked():
@@ -121,7 +121,7 @@ class Store(StoreReader):
     def borrowed(self, writer: str) -> Iterator[WriterLog | None]:
         """Another writer's log while no process holds it; None when one does."""
         try:
-            log = self._writer_log(writer)
+            log = self._writer_log(writer, borrow=True)
         except StoreBusyError:
             yield None
             return

@@ -16,7 +16,7 @@ import xxhash
 
 from weftline.burst.arena import aligned_buffer
 from weftline.burst.errors import BurstError, StoreBusyError
-from weftline.burst.files import ALIGN_BYTES, Files
+from weftline.burst.files import ALIGN_BYTES, File, Files
 from weftline.burst.index import IndexWriter
 from weftline.burst.options import Options
 from weftline.burst.reader import ChunkReader
@@ -89,7 +89,9 @@ class WriterLog:
         options: Options,
         reader: ChunkReader,
         notices: list[str],
+        borrow: bool = False,
     ) -> None:
+        """``borrow``: only while its own process is away; that one waits until it is given back."""
         self.writer = writer
         self.folder = f"{writers_folder}/{writer}"
         self._files = files
@@ -103,7 +105,7 @@ class WriterLog:
         """Held by the thread that writes a commit record."""
         self.upkeep = threading.Lock()
         """Held by the thread that frees and compacts."""
-        self._take(writers_folder)
+        self._take(writers_folder, borrow=borrow)
         try:
             self.index = IndexWriter(
                 files, self.folder, store_id=store_id, wal_bytes_max=options.wal_bytes
@@ -115,7 +117,7 @@ class WriterLog:
                 next_id=self.next_id, next_number=self.index.next_number, notices=notices,
             )  # fmt: skip
         except BaseException:
-            self._lock_file.close()
+            self._give_back()
             raise
         self.seals: dict[int, Seal | None] = {}
         """Every sealed save, by id; None once it was dropped."""
@@ -131,24 +133,65 @@ class WriterLog:
         self._previous: dict[tuple[str, int], PartEntry] = {}
         self.in_flight: set[int] = set()
 
-    def _take(self, writers_folder: str) -> None:
+    def _take(self, writers_folder: str, *, borrow: bool) -> None:
         new = not self._files.exists(f"{self.folder}/LOCK")
         if new:
             self._files.make_dir(self.folder)
             self._files.sync_dir(writers_folder)
+        self._lock_file = self._lock_at("LOCK")
+        self._borrow_file: File | None = None
+        try:
+            if borrow:
+                self._borrow_file = self._lock_at("BORROW")
+                if not self._borrow_file.lock(exclusive=True, wait=False):
+                    raise self._busy()
+            while not self._lock_file.lock(exclusive=True, wait=False):
+                if borrow or not self._await_borrower():
+                    raise self._busy()
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _lock_at(self, name: str) -> File:
+        """A file to lock, made if it is not there."""
+        path = f"{self.folder}/{name}"
+        if not self._files.exists(path):
             try:
-                self._files.open(f"{self.folder}/LOCK", "x").close()
+                self._files.open(path, "x").close()
             except BurstError:
-                if not self._files.exists(f"{self.folder}/LOCK"):
+                if not self._files.exists(path):
                     raise
-        self._lock_file = self._files.open(f"{self.folder}/LOCK", "w")
-        if not self._lock_file.lock(exclusive=True, wait=False):
-            self._lock_file.close()
-            raise StoreBusyError(
-                f"writer `{self.writer}` is in use by another process",
-                where=self.folder,
-                hint="open read-only, or give this process a writer name of its own",
-            )
+        return self._files.open(path, "w")
+
+    def _await_borrower(self) -> bool:
+        """Wait while another process only borrows this log; False if one owns it."""
+        path = f"{self.folder}/BORROW"
+        if not self._files.exists(path):  # made before a log is first borrowed
+            return False
+        file = self._files.open(path, "w")
+        try:
+            if file.lock(exclusive=False, wait=False):
+                # Nobody borrows it now; who did a moment ago may just have given it back.
+                free = self._lock_file.lock(exclusive=True, wait=False)
+                if free:
+                    self._lock_file.unlock()
+                return free
+            return file.lock(exclusive=False, wait=True)
+        finally:
+            file.close()
+
+    def _busy(self) -> StoreBusyError:
+        return StoreBusyError(
+            f"writer `{self.writer}` is in use by another process",
+            where=self.folder,
+            hint="open read-only, or give this process a writer name of its own",
+        )
+
+    def _give_back(self) -> None:
+        """The log first: who waits for the borrower then finds it free."""
+        self._lock_file.close()
+        if self._borrow_file is not None:
+            self._borrow_file.close()
 
     def _note(self, save: int, key: bytes, value: bytes) -> None:
         """Keep in mind what an index entry says."""
@@ -328,4 +371,4 @@ class WriterLog:
         """Close all files and give the lock back."""
         self.index.close()
         self.log.close()
-        self._lock_file.close()
+        self._give_back()

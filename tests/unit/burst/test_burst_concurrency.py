@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -125,3 +126,31 @@ def test_a_killed_writer_leaves_the_store_to_the_next(tmp_path: Path) -> None:
         store.save(content(7), 7, wait=True)
         assert store.verify() == []
         assert store.notices == []
+
+
+def test_a_writer_waits_for_who_only_borrows_its_log(tmp_path: Path) -> None:
+    """Another rank that frees space takes an idle log for a moment: its owner must not fail."""
+    path = tmp_path / "s"
+    with Store.open(path, writer="w0", options=OPTIONS) as own:
+        own.save(content(1), 1, wait=True)
+    with Store.open(path, writer="w1", options=OPTIONS) as other:
+        opened: list[float] = []
+
+        def open_own() -> None:
+            with Store.open(path, writer="w0", options=OPTIONS) as store:
+                opened.append(time.perf_counter())
+                store.save(content(2), 2, wait=True)
+
+        with other.borrowed("w0") as log:
+            assert log is not None
+            thread = threading.Thread(target=open_own)
+            thread.start()
+            time.sleep(0.2)
+            assert not opened
+            given_back_s = time.perf_counter()
+        thread.join(10)
+        assert opened
+        assert opened[0] >= given_back_s
+        with Store.open(path, writer="w0", options=OPTIONS), other.borrowed("w0") as log:
+            assert log is None  # its owner is there again
+        assert [c.step for c in other.checkpoints()] == [1, 2]
