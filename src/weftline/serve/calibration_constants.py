@@ -24,6 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 
 ENGINES: Final = ("sglang", "trtllm", "vllm")
 MOST_DRAFTED: Final = 16
+"""Beyond this a draft's last tokens add nothing that shows."""
 WAVES: Final = 10.0
 """Requests for each one in flight, in public sweeps (``--num-prompts`` over concurrency)."""
 TRAITS: Final = (*ENGINES, "hopper", "disagg", "early")
@@ -227,7 +228,8 @@ def _burst_share(vector: FloatArray, traits: Traits) -> FloatArray:
 def _tokens_per_step(acceptance: float, drafted: FloatArray) -> FloatArray:
     """Tokens a step yields when each drafted one is kept with the same chance, after the last."""
     kept = min(acceptance, 1.0) ** np.arange(1, MOST_DRAFTED + 1)
-    return 1.0 + np.concatenate([[0.0], np.cumsum(kept)])[drafted.astype(int)]
+    yields = 1.0 + np.concatenate([[0.0], np.cumsum(kept)])
+    return np.asarray(yields[np.minimum(drafted, MOST_DRAFTED).astype(int)])
 
 
 def to_json(vector: FloatArray) -> dict[str, float]:

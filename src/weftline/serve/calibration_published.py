@@ -80,11 +80,11 @@ def fit_shape(rows: Sequence[Row], gaps: FloatArray) -> FloatArray:
     """The three scalars of one chip from ln(measured / predicted) of its rows; robust."""
     features = shape_of(rows)
     held = _RIDGE * np.diag([0.0, 1.0, 1.0])
-    weight = np.ones(len(rows))
-    found = np.zeros(features.shape[1])
+    weight: FloatArray = np.ones(len(rows))
+    found: FloatArray = np.zeros(features.shape[1])
     for _ in range(20):
         left = features.T @ (weight[:, None] * features) + held
-        found = np.linalg.solve(left, features.T @ (weight * gaps))
+        found = np.asarray(np.linalg.solve(left, features.T @ (weight * gaps)), np.float64)
         weight = 1.0 / np.maximum(np.abs(gaps - features @ found), _SOFT)
     return np.asarray(found)
 

@@ -173,11 +173,8 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[Unanswered]]:
         raise InputError(f"cannot read `{path}`: {error}", where=str(path)) from error
     reader = csv.DictReader(text.splitlines())
     columns = set(reader.fieldnames or ())
-    if {"silicon_ttft_ms", "silicon_tpot_ms", "backend", "system"} <= columns:
-        make = silicon_row
-    elif {"set", "accelerator", "output_tok_s_total"} <= columns:
-        make = published_row
-    else:
+    silicon = {"silicon_ttft_ms", "silicon_tpot_ms", "backend", "system"} <= columns
+    if not silicon and not {"set", "accelerator", "output_tok_s_total"} <= columns:
         raise InputError(
             "the columns are neither those of silicon rows nor of published rows",
             where=f"{path}:1",
@@ -187,12 +184,12 @@ def read_rows(path: str | Path) -> tuple[list[Row], list[Unanswered]]:
     rows: list[Row] = []
     left: list[Unanswered] = []
     records = list(reader)
-    told = _plain_runs(records) if make is silicon_row else {}
+    told = _plain_runs(records) if silicon else {}
     for number, record in enumerate(records, start=2):
         where = f"{path}:{number}"
         found = (
             silicon_row(record, where, number, plain=told)
-            if make is silicon_row
+            if silicon
             else published_row(record, where, number)
         )
         (rows if isinstance(found, Row) else left).append(found)  # type: ignore[arg-type]
