@@ -46,6 +46,7 @@ def open_identity(files: Files, root: str, *, create: bool) -> Identity:
         files.make_dir(f"{root}/{name}")
     _touch(files, f"{root}/commits/LOCK")
     files.sync_dir(f"{root}/commits")
+    files.sync_dir(root)  # a store that is there has its folders, also after a crash right now
     # Of two processes that make the same store at once, the first link counts for both.
     temporary = f"{root}/BURST.{uuid.uuid4().hex}.tmp"
     file = files.open(temporary, "x")
