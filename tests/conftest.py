@@ -1,13 +1,16 @@
 """Settings of the suite: property tests are seeded in CI and never fail for being slow.
 
 One thread for linear algebra: the suite already runs on every core, and threads of two workers that
-wait for each other cost it twice the time.
+wait for each other cost it twice the time. Processes that tests start can be interrupted, also
+where the suite itself was started in the background with interrupts ignored.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 

@@ -139,7 +139,7 @@ def traits_for(config: ServingConfig) -> Traits:
     return Traits.of(
         engine=[config.engine], chip=[config.chip_name], apart=[config.prefill is not None],
         early=[False], drafted=[config.spec_tokens if config.spec_method != "none" else 0],
-        captured=[False],
+        captured=[False], triton=[False],
         fused=[fuses(config.chip_name, config.prefill.dp if config.prefill else config.dp)],
     )  # fmt: skip
 

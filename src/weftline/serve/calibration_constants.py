@@ -69,6 +69,8 @@ COMPILED_FRONT_S: Final = 0.01
 """What takes a request in, of engines without rows: assumed."""
 FUSED: Final = 0.4
 """Host work of routing where it is one call with the experts, over routing in calls of its own."""
+TRITON: Final = 2.0
+"""Host work of routing in Triton kernels over library calls, where it starts."""
 CAPTURED: Final = 0.4
 """Host work of a prefill whose pieces are captured, over that of one that is not."""
 EAGER: Final = (1.5, 0.6)
@@ -91,6 +93,8 @@ class Traits:
     """Tokens drafted ahead in a step."""
     fused: npt.NDArray[np.bool_]
     """Routing and experts are one call (TensorRT-LLM's kernels for Blackwell, in all engines)."""
+    triton: npt.NDArray[np.bool_]
+    """Routing and experts are Triton kernels though the engine has calls of its own."""
     captured: npt.NDArray[np.bool_]
     """Prefills replay captured pieces though the engine does not by itself."""
     waves: FloatArray
@@ -114,6 +118,7 @@ class Traits:
         drafted: Sequence[float],
         captured: Sequence[bool],
         fused: Sequence[bool],
+        triton: Sequence[bool],
         waves: Sequence[float] | None = None,
     ) -> Traits:
         """From what rows or configurations say."""
@@ -126,7 +131,7 @@ class Traits:
         said = np.zeros(len(flags)) if waves is None else np.asarray(waves, dtype=float)
         return cls(flags=flags, drafted=np.asarray(drafted, dtype=float),
                    captured=np.asarray(captured, dtype=bool),
-                   fused=np.asarray(fused, dtype=bool),
+                   fused=np.asarray(fused, dtype=bool), triton=np.asarray(triton, dtype=bool),
                    waves=said)  # fmt: skip
 
 
@@ -151,6 +156,7 @@ def _slots() -> tuple[tuple[str, float, float], ...]:
     found += [("drafted.prefill", float(np.log(1.3)), 0.5)]
     found += [("captured.prefill", float(np.log(CAPTURED)), 1.0)]
     found += [("fused.moe_route", float(np.log(FUSED)), 1.0)]
+    found += [("triton.moe_route", float(np.log(TRITON)), 1.0)]
     found += [("acceptance", float(np.log(0.68)), 6.0), ("transfer", float(np.log(2e10)), 1.0)]
     return tuple(found)
 
@@ -201,6 +207,7 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
     prefill[:, host] += np.where(traits.drafted > 0, vector[_AT["drafted.prefill"]], 0.0)[:, None]
     prefill[:, host] += np.where(known, 0.0, np.log(COMPILED))[:, None]
     routing = np.where(traits.fused, vector[_AT["fused.moe_route"]], 0.0)
+    routing = routing + np.where(traits.triton, vector[_AT["triton.moe_route"]], 0.0)
     prefill[:, PARTS.index("moe_route")] += routing
     prefill[:, host] += np.where(traits.captured, vector[_AT["captured.prefill"]], 0.0)[:, None]
     return Constants(

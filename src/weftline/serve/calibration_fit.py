@@ -63,6 +63,7 @@ def traits_of(rows: Sequence[Row]) -> Traits:
         apart=[r.prefill is not None for r in rows],
         early=[is_early(r) for r in rows],
         drafted=[r.drafted for r in rows], captured=[r.launch.captured for r in rows],
+        triton=[r.launch.triton for r in rows],
         fused=[fuses(r.chip, (r.prefill or r.layout).dp) for r in rows],
         waves=[r.launch.waves for r in rows],
     )  # fmt: skip

@@ -26,6 +26,8 @@ class Launch:
     """Tokens of one iteration at most, for prompts (``max_num_batched_tokens`` and its kin)."""
     captured: bool = False
     """Whether prefills replay captured pieces (piecewise CUDA graphs) where engines do not."""
+    triton: bool = False
+    """Whether routing and experts are Triton kernels where the engine has calls of its own."""
     waves: int = 0
     """Requests the client sends for each one in flight; 0 where that is not known."""
 
@@ -91,7 +93,8 @@ def _tensorrt_llm(
     lengths = int(float(record["isl"])), int(float(record["osl"]))
     if "gpt-oss" in model:
         gather = 50 if dp > 1 and system.startswith("b") else 0
-        return Launch(gather_steps=gather, iteration_tokens=20000)
+        triton = system.startswith("h")  # moe_config: backend: TRITON
+        return Launch(gather_steps=gather, iteration_tokens=20000, triton=triton)
     if "llama" in model:
         held = 20 if lengths == (_SHORT, _SHORT) and tp < _NODE else 0
         return Launch(gather_steps=held, iteration_tokens=sum(lengths) + 200)
