@@ -8,7 +8,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 SRC: Final = ROOT / "src" / "weftline"
-START_UP_CPU_S: Final = 0.2
+START_UP_PARSERS: Final = 0.2 / 0.118
 LINE_LENGTH: Final = 100
 FILE_LINES: Final = 500
 FUNCTION_LINES: Final = 80
@@ -47,27 +46,25 @@ def _help(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_starts_within_its_budget() -> None:
-    """CPU seconds, user and system, the best of many: what the machine needs, not its load.
+    """`--help` costs 0.2 CPU seconds at most on a core where the parser's own imports cost 0.118.
 
-    Neighbours on the same core make CPU seconds longer, so a slow run says little and a quick one
-    all; the tries are spread over some seconds.
+    Neighbours on the same host make every CPU second longer, so both are measured in turn and the
+    best of each compared: the share that is ours is what this suite can hold.
     """
 
-    def cpu_s() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
+    def cpu_s(*arguments: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    runs = []
-    for _ in range(40):
-        before = cpu_s()
-        subprocess.run(
-            [sys.executable, "-m", "weftline", "--help"], stdout=subprocess.DEVNULL, check=True
-        )
-        runs.append(cpu_s() - before)
-        if runs[-1] < START_UP_CPU_S:
+    parser, ours = [], []
+    for tries in range(40):
+        parser.append(cpu_s("-c", "import cyclopts, cyclopts.help, rich.table"))
+        ours.append(cpu_s("-m", "weftline", "--help"))
+        if tries >= 4 and min(ours) < START_UP_PARSERS * min(parser):
             break
-        time.sleep(0.2)
-    assert min(runs) < START_UP_CPU_S, runs
+    assert min(ours) < START_UP_PARSERS * min(parser), (min(ours), min(parser))
 
 
 @pytest.mark.parametrize(
