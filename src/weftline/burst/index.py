@@ -71,14 +71,16 @@ class Index:
         self._runs: list[Run] = []
         self._recent: dict[bytes, bytes] = {}
         self._keys: list[bytes] | None = None
-        before: int | None = None
-        while not self._load(lenient=self.current.generation == before):
-            # A file went between CURRENT and here: the writer has moved on, and so do we. If it
-            # has not, the file is lost, and that is damage.
-            before = self.current.generation
+        gone: set[tuple[int, str]] = set()
+        while not self._load(gone):
+            pass  # a file went between CURRENT and here: the writer has moved on, and so do we
 
-    def _load(self, *, lenient: bool) -> bool:
-        """Read everything; False when a file is gone, unless ``lenient``."""
+    def _load(self, gone: set[tuple[int, str]]) -> bool:
+        """Read everything; False when a file is gone that ``CURRENT`` names.
+
+        ``gone`` remembers of which generation it was. One that was missed before, and that the
+        same ``CURRENT`` still names afterwards, is lost: that is damage.
+        """
         self.damage, self._runs, self._recent = [], [], {}
         path = f"{self.folder}/CURRENT"
         try:
@@ -94,14 +96,24 @@ class Index:
                 self.damage.append(_lost(path))
             self.current = self._guess()
         for number in self.current.runs:
-            if not self._guard(self._load_run, number, run_path(self.folder, number), lenient):
+            if not self._guard(self._load_run, number, run_path(self.folder, number), gone):
                 return False
         for number in self.current.wals:
-            if not self._guard(self._load_wal, number, wal_path(self.folder, number), lenient):
+            if not self._guard(self._load_wal, number, wal_path(self.folder, number), gone):
                 return False
         return True
 
-    def _guard(self, do: Callable[[int, str], None], number: int, path: str, lenient: bool) -> bool:
+    def _guard(
+        self,
+        do: Callable[[int, str], None],
+        number: int,
+        path: str,
+        gone: set[tuple[int, str]] | None,
+    ) -> bool:
+        """Read one file; False when it may have gone because the writer moved on.
+
+        ``gone`` None: nobody else can have taken it.
+        """
         try:
             do(number, path)
         except CorruptionError as e:
@@ -109,7 +121,9 @@ class Index:
         except StorageError as e:
             if e.errno != errno.ENOENT:
                 raise
-            if not lenient:
+            missed = (self.current.generation, path)
+            if gone is not None and missed not in gone:
+                gone.add(missed)
                 return False
             self.damage.append(_lost(path))
         return True
@@ -336,7 +350,7 @@ class IndexWriter(Index):
         self._runs = []
         self._recent, self._keys, self.damage = {}, None, []
         for number in runs:
-            self._guard(self._load_run, number, run_path(self.folder, number), lenient=True)
+            self._guard(self._load_run, number, run_path(self.folder, number), None)
 
     def next_number(self) -> int:
         """A number that no file of this writer has had; safe to call from any thread."""

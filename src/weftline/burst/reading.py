@@ -13,7 +13,13 @@ import numpy as np
 from weftline.burst.commits import Commit, check_step, decode_commit
 from weftline.burst.coordinate import CheckpointInfo, info_of
 from weftline.burst.envelope import seal_twice
-from weftline.burst.errors import BurstError, CorruptionError, MismatchError, TensorMissingError
+from weftline.burst.errors import (
+    BurstError,
+    CheckpointMissingError,
+    CorruptionError,
+    MismatchError,
+    TensorMissingError,
+)
 from weftline.burst.files import Files
 from weftline.burst.options import Options
 from weftline.burst.reader import ChunkReader
@@ -118,7 +124,26 @@ class StoreReader:
         Raises CheckpointMissingError, TensorMissingError, MismatchError before anything is read,
         and CorruptionError (checkpoint, tensor, file, offset) for damage that no source can mend.
         """
-        commit = self.read_commit(step)
+        names = None if names is None else list(names)
+        ranks = None if ranks is None else set(ranks)
+        while True:
+            commit = self.read_commit(step)
+            try:
+                return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
+            except CheckpointMissingError:
+                # The newest may be dropped while it is read: then there is a newer one.
+                if step is not None or self.read_commit().sequence == commit.sequence:
+                    raise
+
+    def _load_commit(
+        self,
+        commit: Commit,
+        names: Iterable[str] | None,
+        into: Mapping[str, Array | Target] | None,
+        *,
+        verify: bool,
+        ranks: Iterable[int] | None,
+    ) -> Loaded:
         manifests = self.manifests(commit, ranks)
         fetch = HealingFetch(self.view, self.reader, commit)
         arrays, dtypes = load_parts(

@@ -10,7 +10,7 @@ import numpy as np
 
 from weftline.burst.commits import Commit
 from weftline.burst.envelope import open_either, seal_twice
-from weftline.burst.errors import BurstError, CorruptionError, StorageError
+from weftline.burst.errors import BurstError, CheckpointMissingError, CorruptionError, StorageError
 from weftline.burst.files import write_atomic
 from weftline.burst.identity import Identity
 from weftline.burst.record import Chunk, PartEntry, Prepared, RankManifest, chain
@@ -99,7 +99,10 @@ def _whole(log: WriterLog, rank: Prepared) -> bool:
 
 
 def verify_store(store: StoreReader, step: int | None) -> list[Finding]:
-    """Read and check every commit record, index and record; all damage, never an exception."""
+    """Read and check every commit record, index and record; all damage, never an exception.
+
+    Raises CheckpointMissingError for a ``step`` that is not there.
+    """
     view = store.view
     found: list[Finding] = []
     steps = view.commits.steps() if step is None else [step]
@@ -112,6 +115,10 @@ def verify_store(store: StoreReader, step: int | None) -> list[Finding]:
         except CorruptionError as e:
             found.append(_finding(e, step=s))
             continue
+        except CheckpointMissingError:
+            if step is not None:
+                raise
+            continue  # dropped since the folder was listed
         if damage is not None:
             found.append(_finding(damage, step=s))
         found += _verify_commit(store, commit)
@@ -138,6 +145,8 @@ def _verify_commit(store: StoreReader, commit: Commit) -> list[Finding]:
             errors = _verify_rank(store, commit, rank, None)
             if errors:  # compaction may have moved records meanwhile: look where they are now
                 errors = _verify_rank(store, commit, rank, set(errors))
+        except CheckpointMissingError:
+            return []  # dropped meanwhile: what it held may be gone, and should be
         except BurstError as e:
             found.append(_finding(e, step=commit.step))
             continue

@@ -126,12 +126,17 @@ class View:
         return None
 
     def manifest(self, commit: Commit, rank: Prepared) -> RankManifest:
-        """A rank's manifest, from here or from a source. Raises CorruptionError."""
+        """A rank's manifest, from here or from a source.
+
+        Raises CorruptionError, or CheckpointMissingError when it was dropped since ``commit`` was
+        read: a save that is let go leaves the index, and that is no damage.
+        """
         found = self.local_manifest(rank)
         if found is not None:
             return found
         folder = f"{self.writers_folder}/{rank.writer}"
         if self.is_local(rank):
+            self.check_stands(commit.step, rank.writer, rank.save_id)
             rebuilt = find_manifests(self.files, folder, [rank]).get(rank.save_id)
             if rebuilt is not None:
                 return rebuilt
@@ -148,6 +153,7 @@ class View:
                 f"rank {rank.rank} was saved to another store and no source has it", file=folder,
                 step=commit.step, hint="give a peer or the object store as a source",
             )  # fmt: skip
+        self.check_stands(commit.step, rank.writer, rank.save_id)
         damage = self.index(rank.writer).damage if self.files.exists(folder) else []
         first = next((d for d in damage if isinstance(d, CorruptionError)), None)
         raise CorruptionError(
@@ -158,6 +164,18 @@ class View:
             step=commit.step,
             hint="`burst verify --repair` rebuilds it from the segments",
         )
+
+    def check_stands(self, step: int, writer: str, save_id: int) -> None:
+        """Raise CheckpointMissingError when no commit record of ``step`` names this save any more.
+
+        It was dropped, or replaced. A record that cannot be read counts as one that does.
+        """
+        try:
+            now, _ = self.commits.read(step)
+        except CorruptionError:
+            return
+        if (writer, save_id) not in ((r.writer, r.save_id) for r in now.ranks):
+            raise self.commits.missing(step)
 
 
 class HealingFetch:
@@ -223,9 +241,7 @@ class HealingFetch:
     def _moved(self, piece: Piece) -> Piece | None:
         """The piece where the index has it now, if that is elsewhere than we looked."""
         seal = piece.seal
-        current = self._view.commits.read(self._commit.step)[0]  # raises when it was dropped
-        if seal.save_id not in (r.save_id for r in current.ranks if r.writer == seal.writer):
-            raise self._view.commits.missing(self._commit.step)
+        self._view.check_stands(self._commit.step, seal.writer, seal.save_id)
         try:
             index = self._view.index(seal.writer, fresh=True)
             manifest = read_save(index.scan(save_prefix(seal.save_id)))

@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from weftline.burst.errors import (
 )
 from weftline.burst.files import Buffer, RealFile, RealFiles
 from weftline.burst.imports import import_checkpoint, load_from
+from weftline.burst.index import Index
 from weftline.burst.state import DTYPES
 from weftline.burst.verify import repair_store
 from weftline.burst.view import RecordId
@@ -355,6 +357,97 @@ def _flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 0x20
     path.write_bytes(data)
+
+
+class MovingOn(RealFiles):
+    """A disk on which the writer turns its log over whenever a reader is about to read it."""
+
+    def __init__(self, turns: int, turn_over: Callable[[], None]) -> None:
+        self.turns, self._turn_over = turns, turn_over
+
+    def read_bytes(self, path: str) -> bytes:
+        """See :class:`Files`."""
+        if path.endswith(".wal") and self.turns:
+            self.turns -= 1
+            self._turn_over()
+        return super().read_bytes(path)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 7])
+def test_an_index_that_moves_on_while_it_is_read_is_not_damaged(tmp_path: Path, turns: int) -> None:
+    with Store.open(tmp_path / "s", options=SMALL) as store:
+        store.save(state(1), 1, wait=True)
+        log = store.writing()
+
+        def turn_over() -> None:
+            with log.lock:
+                log.index.flush(lambda _: True)
+
+        files = MovingOn(turns, turn_over)
+        index = Index(files, str(tmp_path / "s" / "writers" / "w0"))
+        assert files.turns == 0
+        assert index.damage == []
+        assert dict(index.scan()) == dict(log.index.scan())
+        assert len(list(index.scan())) > 1
+
+
+def test_a_checkpoint_dropped_while_it_is_opened_is_missing_not_damaged(tmp_path: Path) -> None:
+    options = replace(SMALL, spare_bytes=0)
+    with (
+        Store.open(tmp_path / "s", options=options) as store,
+        Store.open(tmp_path / "s", read_only=True, options=SMALL) as reader,
+    ):
+        for step in (1, 2, 3):
+            store.save(state(step, 2_000_000), step, wait=True)
+        gone = reader.read_commit(1)
+        store.gc(drop=[1])
+        store.save(state(1, 2_000_000), 1, wait=True)
+        anew = reader.read_commit(2)
+        store.gc(drop=[2])
+        for commit in (gone, anew):
+            with pytest.raises(CheckpointMissingError):
+                reader.manifests(commit)
+
+
+class Dropping(RealFiles):
+    """A disk on which a checkpoint is dropped right after its commit record was read."""
+
+    def __init__(self, name: str, drop: Callable[[], None]) -> None:
+        self._name, self._drop = name, drop
+
+    def read_bytes(self, path: str) -> bytes:
+        """See :class:`Files`."""
+        data = super().read_bytes(path)
+        if path.endswith(self._name):
+            self._name, drop = "never again", self._drop
+            drop()
+        return data
+
+
+def test_the_newest_checkpoint_is_loaded_though_it_is_replaced_meanwhile(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s", options=replace(SMALL, spare_bytes=0)) as store:
+        store.save(state(1, 2_000_000), 1, wait=True)
+
+        def drop() -> None:
+            store.save(state(2, 2_000_000), 2, wait=True)
+            store.gc(drop=[1])
+
+        name = Path(store.view.commits.path(1)).name
+        with Store.open(tmp_path / "s", read_only=True, files=Dropping(name, drop)) as reader:
+            got = reader.load()
+            assert got.step == 2
+            assert same(got, state(2, 2_000_000))
+
+
+def test_verifying_passes_over_what_is_dropped_meanwhile(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s", options=replace(SMALL, spare_bytes=0)) as store:
+        for step in (1, 2, 3):
+            store.save(state(step, 2_000_000), step, wait=True)
+        name = Path(store.view.commits.path(1)).name
+        files = Dropping(name, lambda: store.gc(drop=[1, 2]) and None)
+        with Store.open(tmp_path / "s", read_only=True, files=files) as reader:
+            assert reader.verify() == []
+            assert [c.step for c in reader.checkpoints()] == [3]
 
 
 class Mirror:
