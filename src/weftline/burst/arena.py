@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from weftline.burst.copying import copy_array
 from weftline.burst.files import ALIGN_BYTES
 from weftline.burst.record import LARGE_BYTES
 from weftline.burst.state import Bytes1d, Part
@@ -28,7 +29,7 @@ _HUGE_BYTES: Final = 1 << 21
 _PIECE_BYTES: Final = 16 << 20
 """Copies are cut in pieces of this size, so that several threads finish together."""
 _BATCH_BYTES: Final = 64 << 20
-"""After so much is copied it may be written, while the next is copied."""
+"""So much is copied together, by all threads."""
 _SERIAL_BYTES: Final = 8 << 20
 """Below this a second thread costs more than it saves."""
 
@@ -170,7 +171,7 @@ def copy_parts(
     threads: int,
     chunk_bytes: int,
 ) -> Iterator[list[Ready]]:
-    """Copy every part to its place, and say after each batch what is there and may be written.
+    """Copy every part to its place, and say after each batch what is there.
 
     The one thing that training waits for. ``pool`` takes all shares but one.
     """
@@ -222,4 +223,4 @@ def _finish(batch: _Batch, pool: ThreadPoolExecutor | None, threads: int) -> lis
 
 def _run(copies: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
     for out, data in copies:
-        np.copyto(out, data)
+        copy_array(out, data)

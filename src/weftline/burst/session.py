@@ -1,7 +1,6 @@
-"""One save on its way to the disk: chunks are written as they are staged, and sealed at the end.
+"""One save on its way to the disk: staged chunks are written by many threads, sealed at the end.
 
-Encoding, hashing and writing run in a pool of threads, in calls that hold no GIL; the first writes
-start while the rest of the state is still being copied.
+Encoding, hashing and writing run in a pool of threads, in calls that hold no GIL.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weftline.burst.arena import Arena, ArenaPool, copy_parts, place_parts
 from weftline.burst.commits import Commit, check_step
@@ -25,6 +25,7 @@ from weftline.burst.coordinate import (
     pack_extra,
     write_commit,
 )
+from weftline.burst.copying import make_ready
 from weftline.burst.errors import BurstError, CommitError, MismatchError, StoreBusyError
 from weftline.burst.files import Files, RealFiles
 from weftline.burst.handle import SaveHandle
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from weftline.burst.gc import GcReport
 
 __all__ = ["Store"]
+
+_LARGE_BYTES: Final = 64 << 20
+"""From here on, loading the compiled copy pays after a few saves."""
 
 
 class Store(StoreReader):
@@ -155,7 +159,8 @@ class Store(StoreReader):
     # --- saving -----------------------------------------------------------------------------------
 
     def reserve(self, state_bytes: int) -> None:
-        """Get memory and disk blocks ready, so that the first saves run at full speed."""
+        """Get memory, disk blocks and the compiled copy ready: the first save is at full speed."""
+        make_ready()
         self._arenas.reserve(state_bytes)
         self.writing().log.reserve(2 * state_bytes)
 
@@ -210,15 +215,19 @@ class Store(StoreReader):
     def _stage(
         self, log: WriterLog, request: Request, parts: Sequence[Part], arena: Arena
     ) -> SaveSession:
-        """Copy the state; what is copied is already being written while the rest is."""
+        """Copy the whole state, then hand it to the writers.
+
+        They would take memory bandwidth and cores from the copy, and training waits for that.
+        """
         places, nbytes = place_parts(parts)
         arena.ensure(nbytes)
         session = SaveSession(log, self.io_pool, request, parts, places, arena)
         try:
-            for ready in copy_parts(
+            copied = list(copy_parts(
                 parts, places, arena, self._copiers,
                 threads=self.options.copy_threads, chunk_bytes=self.options.chunk_bytes,
-            ):  # fmt: skip
+            ))  # fmt: skip
+            for ready in copied:
                 session.submit(ready)
         except BaseException:
             session.abort()
@@ -249,6 +258,8 @@ class Store(StoreReader):
         session.end()
         handle.finish(time.perf_counter() - start)
         self._count(handle)
+        if handle.raw_bytes >= _LARGE_BYTES and self._counters["saves"] > 1:
+            make_ready()  # a program that saves once need not wait for it
         self._upkeep(committed=handle.committed)
 
     def _upkeep(self, *, committed: bool) -> None:
