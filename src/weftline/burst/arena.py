@@ -11,14 +11,13 @@ import mmap
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from weftline.burst.copying import copy_array
+from weftline.burst.copying import copy_array, make_ready
 from weftline.burst.files import ALIGN_BYTES
 from weftline.burst.record import LARGE_BYTES
 from weftline.burst.state import Bytes1d, Part
@@ -26,12 +25,12 @@ from weftline.burst.state import Bytes1d, Part
 __all__ = ["Arena", "ArenaPool", "Pinner", "aligned_buffer", "copy_parts", "place_parts"]
 
 _HUGE_BYTES: Final = 1 << 21
-_PIECE_BYTES: Final = 16 << 20
+_PIECE_BYTES: Final = 4 << 20
 """Copies are cut in pieces of this size, so that several threads finish together."""
-_BATCH_BYTES: Final = 64 << 20
-"""So much is copied together, by all threads."""
 _SERIAL_BYTES: Final = 8 << 20
 """Below this a second thread costs more than it saves."""
+_STREAM_BYTES: Final = 64 << 20
+"""From here on the compiled copy is worth its making."""
 
 
 def aligned_buffer(nbytes: int, *, shared: bool = False, huge: bool = False) -> Bytes1d:
@@ -74,6 +73,8 @@ class Arena:
         if len(self.bytes) >= nbytes:
             return
         self.close()  # give the old one back before asking for the new
+        if nbytes >= _STREAM_BYTES:
+            make_ready()
         size = -(-nbytes // _HUGE_BYTES) * _HUGE_BYTES
         self.bytes = aligned_buffer(size, shared=self._shared, huge=True)
         self.bytes[::ALIGN_BYTES] = 0
@@ -143,23 +144,8 @@ def place_parts(parts: Sequence[Part]) -> tuple[list[int], int]:
     return places, -(-at // ALIGN_BYTES) * ALIGN_BYTES
 
 
-Ready = tuple[int, int, int]
-"""A part and the chunks of it, first and one past the last, that now stand in the arena."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Pieces that are copied together, by all threads."""
-
-    copies: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = field(default_factory=list)
-    ready: list[Ready] = field(default_factory=list)
-    nbytes: int = 0
-
-    def add(self, out: npt.NDArray[Any], data: npt.NDArray[Any], ready: Ready) -> None:
-        """One more piece."""
-        self.copies.append((out, data))
-        self.ready.append(ready)
-        self.nbytes += out.nbytes
+Copy = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Where to, and what."""
 
 
 def copy_parts(
@@ -169,58 +155,36 @@ def copy_parts(
     pool: ThreadPoolExecutor | None,
     *,
     threads: int,
-    chunk_bytes: int,
-) -> Iterator[list[Ready]]:
-    """Copy every part to its place, and say after each batch what is there.
+) -> None:
+    """Copy every part to its place: the one thing that training waits for.
 
-    The one thing that training waits for. ``pool`` takes all shares but one.
+    ``pool`` runs all threads but the caller's. Each takes the next piece when it is done with its
+    last, so that a core that is busy elsewhere holds up one piece and not a share of the state.
     """
-    batch = _Batch()
-    piece = max(1, _PIECE_BYTES // chunk_bytes) * chunk_bytes
-    for i, (part, at) in enumerate(zip(parts, places, strict=True)):
-        out = arena.bytes[at : at + part.nbytes]
-        data = part.data
-        chunks = -(-part.nbytes // chunk_bytes)
+    pieces: list[Copy] = []
+    for part, at in zip(parts, places, strict=True):
+        out, data = arena.bytes[at : at + part.nbytes], part.data
         if not isinstance(data, np.ndarray):
             data.fill(out)
-            batch.ready.append((i, 0, chunks))
         elif not data.flags.c_contiguous:
-            batch.add(out.view(data.dtype).reshape(data.shape), data, (i, 0, chunks))
-        elif part.nbytes <= piece:
-            batch.add(out, data.reshape(-1).view(np.uint8), (i, 0, chunks))
+            pieces.append((out.view(data.dtype).reshape(data.shape), data))
         else:
             flat = data.reshape(-1).view(np.uint8)
-            for k in range(0, part.nbytes, piece):
-                end = min(k + piece, part.nbytes)
-                ready = (i, k // chunk_bytes, -(-end // chunk_bytes))
-                batch.add(out[k:end], flat[k:end], ready)
-                if batch.nbytes >= _BATCH_BYTES:
-                    yield _finish(batch, pool, threads)
-                    batch = _Batch()
-        if batch.nbytes >= _BATCH_BYTES:
-            yield _finish(batch, pool, threads)
-            batch = _Batch()
-    yield _finish(batch, pool, threads)
-
-
-def _finish(batch: _Batch, pool: ThreadPoolExecutor | None, threads: int) -> list[Ready]:
-    if pool is None or threads < 2 or batch.nbytes < _SERIAL_BYTES:
-        _run(batch.copies)
-        return batch.ready
-    shares: list[list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]] = [[] for _ in range(threads)]
-    done = 0
-    for copy in batch.copies:
-        shares[min(threads - 1, done * threads // batch.nbytes)].append(copy)
-        done += copy[0].nbytes
-    waiting = [pool.submit(_run, share) for share in shares[1:]]
+            pieces += [
+                (out[k : k + _PIECE_BYTES], flat[k : k + _PIECE_BYTES])
+                for k in range(0, part.nbytes, _PIECE_BYTES)
+            ]
+    left = iter(pieces)  # the next of a list's iterator is one step under the GIL
+    helpers: list[Future[None]] = []
+    if pool is not None and sum(out.nbytes for out, _ in pieces) >= _SERIAL_BYTES:
+        helpers = [pool.submit(_run, left) for _ in range(threads - 1)]
     try:
-        _run(shares[0])
+        _run(left)
     finally:
-        for future in waiting:
+        for future in helpers:
             future.result()
-    return batch.ready
 
 
-def _run(copies: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> None:
+def _run(copies: Iterator[Copy]) -> None:
     for out, data in copies:
         copy_array(out, data)

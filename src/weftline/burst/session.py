@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from weftline.burst.arena import Arena, Ready, aligned_buffer
+from weftline.burst.arena import Arena, aligned_buffer
 from weftline.burst.codec import encode
 from weftline.burst.errors import BurstError
 from weftline.burst.files import ALIGN_BYTES
@@ -70,7 +70,7 @@ class _Job:
 
 
 class SaveSession:
-    """Made when a save begins; :meth:`finish` or :meth:`abort` must be called once."""
+    """Made when a save begins; :meth:`end` must be called once."""
 
     def __init__(
         self,
@@ -112,14 +112,12 @@ class SaveSession:
             total += nbytes + chunks * (step + 128) + len(entry.name) + 128
         return total
 
-    # --- taking up --------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
-    def submit(self, ready: Sequence[Ready]) -> None:
-        """These chunks stand in the arena: write them."""
-        for part, first, last in ready:
-            nbytes, at = self._nbytes[part], self._places[part]
+    def _submit(self) -> None:
+        for part, (nbytes, at) in enumerate(zip(self._nbytes, self._places, strict=True)):
             large = nbytes >= LARGE_BYTES
-            for k in range(first, last):
+            for k in range(-(-nbytes // self._size)):
                 length = min(self._size, nbytes - k * self._size)
                 start = at + k * self._size
                 room = -(-length // ALIGN_BYTES) * ALIGN_BYTES if large else length
@@ -132,6 +130,7 @@ class SaveSession:
                     self._packed += length
             if self._packed >= _PACK_BYTES:
                 self._flush_pack()
+        self._flush_pack()
 
     def _flush_pack(self) -> None:
         if self._pack:
@@ -238,13 +237,18 @@ class SaveSession:
 
     # --- ending -----------------------------------------------------------------------------------
 
-    def drain(self) -> list[PartEntry]:
-        """Until nothing reads the arena any more; raises the error of a write that failed."""
-        self._flush_pack()
-        wait(self._futures, return_when=FIRST_EXCEPTION)
-        for future in self._futures:
-            future.cancel()
-        wait(self._futures)
+    def write(self) -> list[PartEntry]:
+        """Write what stands in the arena; raises the error of a write that failed.
+
+        When it ends, nothing reads the arena any more.
+        """
+        try:
+            self._submit()
+            wait(self._futures, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in self._futures:
+                future.cancel()
+            wait(self._futures)
         failed = [f for f in self._futures if not f.cancelled() and f.exception() is not None]
         for future in failed:
             future.result()
@@ -271,13 +275,6 @@ class SaveSession:
         log.seal(seal, entries)
         log.log.end(self._scope)
         return prepared_of(seal)
-
-    def abort(self) -> None:
-        """Nothing more is written; what was becomes free space."""
-        for future in self._futures:
-            future.cancel()
-        wait(self._futures)
-        self.end()
 
     def end(self) -> None:
         """The save is over, committed or failed: hold on to nothing."""

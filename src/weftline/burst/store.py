@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from weftline.burst.arena import Arena, ArenaPool, copy_parts, place_parts
 from weftline.burst.commits import Commit, check_step
@@ -25,7 +25,6 @@ from weftline.burst.coordinate import (
     pack_extra,
     write_commit,
 )
-from weftline.burst.copying import make_ready
 from weftline.burst.errors import BurstError, CommitError, MismatchError, StoreBusyError
 from weftline.burst.files import Files, RealFiles
 from weftline.burst.handle import SaveHandle
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from weftline.burst.gc import GcReport
 
 __all__ = ["Store"]
-
-_LARGE_BYTES: Final = 64 << 20
-"""From here on, loading the compiled copy pays after a few saves."""
 
 
 class Store(StoreReader):
@@ -159,8 +155,7 @@ class Store(StoreReader):
     # --- saving -----------------------------------------------------------------------------------
 
     def reserve(self, state_bytes: int) -> None:
-        """Get memory, disk blocks and the compiled copy ready: the first save is at full speed."""
-        make_ready()
+        """Get memory and disk blocks ready, so that the first saves run at full speed."""
         self._arenas.reserve(state_bytes)
         self.writing().log.reserve(2 * state_bytes)
 
@@ -215,22 +210,17 @@ class Store(StoreReader):
     def _stage(
         self, log: WriterLog, request: Request, parts: Sequence[Part], arena: Arena
     ) -> SaveSession:
-        """Copy the whole state, then hand it to the writers.
+        """Copy the whole state before anything of it is written.
 
-        They would take memory bandwidth and cores from the copy, and training waits for that.
+        Writers would take memory bandwidth and cores from the copy, and training waits for that.
         """
         places, nbytes = place_parts(parts)
         arena.ensure(nbytes)
         session = SaveSession(log, self.io_pool, request, parts, places, arena)
         try:
-            copied = list(copy_parts(
-                parts, places, arena, self._copiers,
-                threads=self.options.copy_threads, chunk_bytes=self.options.chunk_bytes,
-            ))  # fmt: skip
-            for ready in copied:
-                session.submit(ready)
+            copy_parts(parts, places, arena, self._copiers, threads=self.options.copy_threads)
         except BaseException:
-            session.abort()
+            session.end()
             raise
         return session
 
@@ -245,7 +235,7 @@ class Store(StoreReader):
         """The background half of a save."""
         try:
             try:
-                entries = session.drain()
+                entries = session.write()
             finally:
                 self._arenas.release(arena)
             handle.prepared = session.seal(entries)
@@ -258,8 +248,6 @@ class Store(StoreReader):
         session.end()
         handle.finish(time.perf_counter() - start)
         self._count(handle)
-        if handle.raw_bytes >= _LARGE_BYTES and self._counters["saves"] > 1:
-            make_ready()  # a program that saves once need not wait for it
         self._upkeep(committed=handle.committed)
 
     def _upkeep(self, *, committed: bool) -> None:
