@@ -17,7 +17,8 @@ from weftline.burst.writer import WriterLog, prepared_of, saves_of
 
 __all__ = ["CheckpointInfo", "await_ranks", "info_of", "pack_extra", "write_commit"]
 
-_POLL_S: Final = 0.02
+_POLL_S: Final = (0.002, 0.05)
+"""Least and most between two looks; a look that takes long is followed by as long a pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,9 @@ def await_ranks(
 ) -> list[Prepared]:
     """Wait until every rank of this try is durable in this store. Raises CommitError."""
     end = time.monotonic() + timeout_s
+    pause = _POLL_S[0]
     while True:
+        start = time.monotonic()
         found: dict[int, Prepared] = {}
         for writer in view.writers():
             saves = saves_of(view.index(writer, fresh=True).scan())
@@ -120,7 +123,8 @@ def await_ranks(
                 where=view.root,
                 hint="nothing was committed; the checkpoints before stand as they were",
             )
-        time.sleep(_POLL_S)
+        time.sleep(max(pause, time.monotonic() - start))
+        pause = min(_POLL_S[1], 1.25 * pause)
 
 
 def pack_extra(extra: Mapping[str, Any] | None, where: str) -> bytes:
