@@ -166,7 +166,13 @@ class MemoryFile:
 
     def lock(self, *, exclusive: bool, wait: bool) -> bool:
         """A lock between handles of this disk."""
-        del wait
+        while not self._take(exclusive=exclusive):
+            if not wait:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def _take(self, *, exclusive: bool) -> bool:
         with self._disk.mutex:
             held = self._disk.locks.setdefault(self._node, {})
             others = [mode for owner, mode in held.items() if owner != id(self)]

@@ -60,6 +60,8 @@ class Scope:
     """The segments that one save in flight writes to: they are not freed under it."""
 
     expected_bytes: int
+    record_bytes: int
+    """The largest record to come: as much may stay unused at the end of a segment."""
     segments: dict[int, Segment] = field(default_factory=dict)
 
 
@@ -101,10 +103,14 @@ class SegmentLog:
         self._next_number = next_number
         self._notices = notices
         self._lock = threading.RLock()
+        self._renewed = threading.Condition(self._lock)
+        self._renewing: list[Segment] = []
         self._scopes: list[Scope] = []
         self.segments: dict[int, Segment] = {}
         """Every segment of this writer, by number."""
         self._free: dict[int, Segment] = {}
+        self._ready: list[Segment] = []
+        """Taken from the free ones, their new epochs durable, nothing written to them yet."""
         self._active: Segment | None = None
         self.reserved_bytes = 0
         """Kept free whatever happens, because somebody asked for it in advance."""
@@ -174,9 +180,9 @@ class SegmentLog:
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def begin(self, expected_bytes: int) -> Scope:
-        """A scope for one save of about that many bytes."""
-        scope = Scope(expected_bytes)
+    def begin(self, expected_bytes: int, record_bytes: int = 0) -> Scope:
+        """A scope for one save of about that many bytes in records of ``record_bytes`` at most."""
+        scope = Scope(expected_bytes, record_bytes)
         with self._lock:
             self._scopes.append(scope)
         return scope
@@ -206,9 +212,9 @@ class SegmentLog:
         """Room for ``nbytes`` (whole blocks): the segment and the offset in it."""
         nbytes = -(-nbytes // ALIGN_BYTES) * ALIGN_BYTES
         with self._lock:
-            active = self._active
-            if active is None or active.left_bytes < nbytes:
-                active = self._active = self._next_segment(nbytes, scope.expected_bytes)
+            while (active := self._active) is None or active.left_bytes < nbytes:
+                if (found := self._next_segment(nbytes, scope.expected_bytes)) is not None:
+                    self._active = found
             at = active.used_bytes
             active.used_bytes += nbytes
             scope.segments[active.number] = active
@@ -234,12 +240,59 @@ class SegmentLog:
         for segment in list(scope.segments.values()):
             segment.file.sync()
 
-    def _next_segment(self, nbytes: int, expected_bytes: int) -> Segment:
+    def make_ready(self, scope: Scope) -> None:
+        """Give the free segments that ``scope`` will need their new epochs, ahead of its records.
+
+        A record waits for the epoch of its segment to be durable; here the disk does that while
+        the state is still being copied.
+        """
+        taken: list[Segment] = []
+        with self._lock:
+            least = max(_LEAST_BYTES, scope.record_bytes + ALIGN_BYTES)
+            have = [*self._ready, *self._renewing, *([self._active] if self._active else [])]
+            left = scope.expected_bytes
+            left -= sum(max(0, s.left_bytes - scope.record_bytes) for s in have)
+            while left > 0 and (segment := self._take_free(least, left)) is not None:
+                taken.append(segment)
+                left -= segment.capacity_bytes - ALIGN_BYTES - scope.record_bytes
+            self._renewing += taken
+        try:
+            for segment in taken:
+                self._renew(segment)
+        except BaseException:
+            with self._lock:
+                self._free.update((s.number, s) for s in taken)
+            raise
+        else:
+            with self._lock:
+                self._ready += taken
+        finally:
+            with self._renewed:
+                self._renewing = [s for s in self._renewing if s not in taken]
+                self._renewed.notify_all()
+
+    def _next_segment(self, nbytes: int, expected_bytes: int) -> Segment | None:
+        """One that ``nbytes`` fit in; None after a wait for those that are being made ready."""
         need = nbytes + ALIGN_BYTES
-        fitting = [s for s in self._free.values() if s.capacity_bytes >= need]
-        if not fitting:
+        ready = next((s for s in self._ready if s.capacity_bytes >= need), None)
+        if ready is not None:
+            self._ready.remove(ready)
+            return ready
+        if self._renewing:
+            self._renewed.wait()
+            return None
+        segment = self._take_free(need, expected_bytes)
+        if segment is None:
             size = max(need, min(max(expected_bytes + ALIGN_BYTES, _LEAST_BYTES), self.most_bytes))
             return self._create(size)
+        self._renew(segment)
+        return segment
+
+    def _take_free(self, need_bytes: int, expected_bytes: int) -> Segment | None:
+        """The free segment that suits best: the smallest that takes all, or else the largest."""
+        fitting = [s for s in self._free.values() if s.capacity_bytes >= need_bytes]
+        if not fitting:
+            return None
         wanted = min(expected_bytes + ALIGN_BYTES, self.most_bytes)
         enough = [s for s in fitting if s.capacity_bytes >= wanted]
         segment = (
@@ -248,10 +301,12 @@ class SegmentLog:
             else max(fitting, key=lambda s: (s.capacity_bytes, -s.number))
         )
         del self._free[segment.number]
+        return segment
+
+    def _renew(self, segment: Segment) -> None:
         segment.epoch = self._next_id()
         segment.used_bytes = ALIGN_BYTES
         self._write_header(segment)
-        return segment
 
     @property
     def most_bytes(self) -> int:
@@ -296,7 +351,7 @@ class SegmentLog:
         zeros = memoryview(aligned_buffer(_FILL_BYTES))
         while True:
             with self._lock:
-                free = sum(s.capacity_bytes - ALIGN_BYTES for s in self._free.values())
+                free = sum(s.capacity_bytes - ALIGN_BYTES for s in self._unwritten())
                 if self._active is not None:
                     free += self._active.left_bytes
                 if free >= nbytes:
@@ -314,17 +369,18 @@ class SegmentLog:
     def free(self, dead: Iterable[int], *, spare_bytes: int) -> tuple[int, int]:
         """Mark segments as free to be written again; remove those beyond ``spare_bytes``.
 
-        Only segments that no save in flight writes to and no index entry names may be given.
-        Returns the number freed and the bytes given back to the file system.
+        Only segments that no index entry names may be given; what a save in flight holds by now
+        is left alone. Returns the number freed and the bytes given back to the file system.
         """
         with self._lock:
             freed = 0
+            held = self.held()
             for number in dead:
-                if number in self.segments and number not in self._free:
+                if number in self.segments and number not in self._free and number not in held:
                     self._free[number] = self.segments[number]
                     freed += 1
             removed = 0
-            kept = 0
+            kept = sum(s.capacity_bytes for s in (*self._ready, *self._renewing))
             for segment in sorted(self._free.values(), key=lambda s: -s.capacity_bytes):
                 if kept + segment.capacity_bytes <= spare_bytes:
                     kept += segment.capacity_bytes
@@ -336,20 +392,14 @@ class SegmentLog:
             return freed, removed
 
     def held(self) -> set[int]:
-        """Segments that must not be freed now: the active one and those of saves in flight."""
+        """Segments that must not be freed now: those written to, or about to be."""
         with self._lock:
             numbers = {n for scope in self._scopes for n in scope.segments}
+            numbers |= {s.number for s in (*self._ready, *self._renewing)}
             return numbers | ({self._active.number} if self._active else set())
 
-    def retire_active(self) -> None:
-        """Write the next record to another segment."""
-        with self._lock:
-            self._active = None
-
-    def freed_bytes(self) -> int:
-        """Bytes in segments that are free to be written again."""
-        with self._lock:
-            return sum(s.capacity_bytes for s in self._free.values())
+    def _unwritten(self) -> list[Segment]:
+        return [*self._free.values(), *self._ready, *self._renewing]
 
     def close(self) -> None:
         """Close all files."""
@@ -358,4 +408,5 @@ class SegmentLog:
                 segment.file.close()
             self.segments.clear()
             self._free.clear()
+            self._ready.clear()
             self._active = None

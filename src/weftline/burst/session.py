@@ -100,8 +100,9 @@ class SaveSession:
         self._packed = 0
         self._fresh: dict[tuple[bytes, int], Chunk] = {}
         self.save_id = log.next_id()
-        self._scope = log.log.begin(self._expected())
+        self._scope = log.log.begin(self._expected(), self._size + 2 * ALIGN_BYTES)
         log.in_flight.add(self.save_id)
+        self._segments = pool.submit(log.log.make_ready, self._scope)
 
     def _expected(self) -> int:
         """About how many bytes of segments the save takes, heads and manifest with it."""
@@ -248,7 +249,8 @@ class SaveSession:
         finally:
             for future in self._futures:
                 future.cancel()
-            wait(self._futures)
+            wait([*self._futures, self._segments])
+        self._segments.result()
         failed = [f for f in self._futures if not f.cancelled() and f.exception() is not None]
         for future in failed:
             future.result()

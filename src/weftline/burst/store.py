@@ -34,6 +34,7 @@ from weftline.burst.reading import StoreReader
 from weftline.burst.record import Prepared
 from weftline.burst.session import Request, SaveSession
 from weftline.burst.state import Part, State, check_word, parts_of
+from weftline.burst.upkeep import Upkeep
 from weftline.burst.view import Source, View
 from weftline.burst.writer import WriterLog
 
@@ -58,6 +59,7 @@ class Store(StoreReader):
         self._arenas = ArenaPool(
             options.max_in_flight, shared=options.shared_arena, pinner=options.pinner
         )
+        self._upkeep = Upkeep(self._keep_up)
         self._handles: list[SaveHandle] = []
         self._running: list[Future[None]] = []
         self._closed = False
@@ -235,6 +237,7 @@ class Store(StoreReader):
         """The background half of a save."""
         try:
             try:
+                self._upkeep.settle_running()  # space that is being freed is written again
                 entries = session.write()
             finally:
                 self._arenas.release(arena)
@@ -248,9 +251,9 @@ class Store(StoreReader):
         session.end()
         handle.finish(time.perf_counter() - start)
         self._count(handle)
-        self._upkeep(committed=handle.committed)
+        self._upkeep.request(committed=handle.committed)
 
-    def _upkeep(self, *, committed: bool) -> None:
+    def _keep_up(self, committed: bool) -> None:
         """Retention and free space; a failure here harms no checkpoint, and is noted."""
         from weftline.burst.gc import collect, collect_log
 
@@ -324,7 +327,7 @@ class Store(StoreReader):
                 )
             prepared = await_ranks(self.view, step, world, attempt, timeout_s)
         info = info_of(self._commit(step, prepared))
-        self._upkeep(committed=True)
+        self._upkeep.request(committed=True)
         return info
 
     def _commit(self, step: int, prepared: Sequence[Prepared]) -> Commit:
@@ -375,6 +378,7 @@ class Store(StoreReader):
             handle.join()
         for future in running:
             future.result()
+        self._upkeep.settle()
         self._raise_unseen()
 
     def close(self) -> None:
@@ -389,6 +393,7 @@ class Store(StoreReader):
     def _shut(self) -> None:
         self._closed = True
         self._savers.shutdown(wait=True)
+        self._upkeep.close()
         self.io_pool.shutdown(wait=True)
         if self._copiers is not None:
             self._copiers.shutdown(wait=True)
