@@ -249,7 +249,7 @@ class SaveSession:
         finally:
             for future in self._futures:
                 future.cancel()
-            wait([*self._futures, self._segments])
+            wait(self._futures)
         self._segments.result()
         failed = [f for f in self._futures if not f.cancelled() and f.exception() is not None]
         for future in failed:
