@@ -12,21 +12,24 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from weftline.burst.copying import copy_array, make_ready
+from weftline.burst.copying import copy_bytes, make_ready
 from weftline.burst.files import ALIGN_BYTES
 from weftline.burst.record import LARGE_BYTES
 from weftline.burst.state import Bytes1d, Part
 
-__all__ = ["Arena", "ArenaPool", "Pinner", "aligned_buffer", "copy_parts", "place_parts"]
+__all__ = [
+    "Arena", "ArenaPool", "ChunkHashes", "Pinner", "aligned_buffer", "copy_parts", "place_parts",
+]  # fmt: skip
 
 _HUGE_BYTES: Final = 1 << 21
-_PIECE_BYTES: Final = 4 << 20
-"""Copies are cut in pieces of this size, so that several threads finish together."""
+_PIECE_BYTES: Final = 16 << 20
+"""Larger chunks are copied in pieces, so that several threads finish together."""
 _SERIAL_BYTES: Final = 8 << 20
 """Below this a second thread costs more than it saves."""
 _STREAM_BYTES: Final = 64 << 20
@@ -144,8 +147,20 @@ def place_parts(parts: Sequence[Part]) -> tuple[list[int], int]:
     return places, -(-at // ALIGN_BYTES) * ALIGN_BYTES
 
 
-Copy = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Where to, and what."""
+@dataclass(slots=True)
+class _Piece:
+    """What one thread copies at a time: a strided part, or bytes of one chunk."""
+
+    out: npt.NDArray[Any]
+    data: npt.NDArray[Any]
+    chunk: tuple[int, int] | None = None
+    """Part, and number of the chunk in it; None for a strided part."""
+    whole: bool = False
+    """Whether it is all of that chunk, so that its hash is the chunk's."""
+
+
+ChunkHashes = dict[tuple[int, int], int]
+"""Part and number of the chunk in it -> XXH3-64, for those that were hashed as they were copied."""
 
 
 def copy_parts(
@@ -155,36 +170,50 @@ def copy_parts(
     pool: ThreadPoolExecutor | None,
     *,
     threads: int,
-) -> None:
+    chunk_bytes: int,
+) -> ChunkHashes:
     """Copy every part to its place: the one thing that training waits for.
 
     ``pool`` runs all threads but the caller's. Each takes the next piece when it is done with its
     last, so that a core that is busy elsewhere holds up one piece and not a share of the state.
     """
-    pieces: list[Copy] = []
-    for part, at in zip(parts, places, strict=True):
+    pieces: list[_Piece] = []
+    for i, (part, at) in enumerate(zip(parts, places, strict=True)):
         out, data = arena.bytes[at : at + part.nbytes], part.data
         if not isinstance(data, np.ndarray):
             data.fill(out)
-        elif not data.flags.c_contiguous:
-            pieces.append((out.view(data.dtype).reshape(data.shape), data))
+        elif data.flags.c_contiguous:
+            pieces += _pieces(i, out, data.reshape(-1).view(np.uint8), chunk_bytes)
         else:
-            flat = data.reshape(-1).view(np.uint8)
-            pieces += [
-                (out[k : k + _PIECE_BYTES], flat[k : k + _PIECE_BYTES])
-                for k in range(0, part.nbytes, _PIECE_BYTES)
-            ]
+            pieces.append(_Piece(out.view(data.dtype).reshape(data.shape), data))
+    hashes: ChunkHashes = {}
     left = iter(pieces)  # the next of a list's iterator is one step under the GIL
     helpers: list[Future[None]] = []
-    if pool is not None and sum(out.nbytes for out, _ in pieces) >= _SERIAL_BYTES:
-        helpers = [pool.submit(_run, left) for _ in range(threads - 1)]
+    if pool is not None and sum(p.out.nbytes for p in pieces) >= _SERIAL_BYTES:
+        helpers = [pool.submit(_run, left, hashes) for _ in range(threads - 1)]
     try:
-        _run(left)
+        _run(left, hashes)
     finally:
         for future in helpers:
             future.result()
+    return hashes
 
 
-def _run(copies: Iterator[Copy]) -> None:
-    for out, data in copies:
-        copy_array(out, data)
+def _pieces(part: int, out: Bytes1d, data: Bytes1d, chunk_bytes: int) -> Iterator[_Piece]:
+    step = min(chunk_bytes, _PIECE_BYTES)
+    for first in range(0, len(out), chunk_bytes):
+        end = min(first + chunk_bytes, len(out))
+        for k in range(first, end, step):
+            last = min(k + step, end)
+            chunk, whole = (part, first // chunk_bytes), (k, last) == (first, end)
+            yield _Piece(out[k:last], data[k:last], chunk, whole)
+
+
+def _run(pieces: Iterator[_Piece], hashes: ChunkHashes) -> None:
+    for piece in pieces:
+        if piece.chunk is None:
+            np.copyto(piece.out, piece.data)
+            continue
+        hashed = copy_bytes(piece.out, piece.data)
+        if hashed is not None and piece.whole:
+            hashes[piece.chunk] = hashed

@@ -62,7 +62,7 @@ class RawDisk:
         self._path = f"{folder}/{name}"
         self._blocks = -(-nbytes // BLOCK_BYTES)
         self.nbytes = self._blocks * BLOCK_BYTES
-        self._buffers = [aligned_buffer(BLOCK_BYTES).data for _ in range(IN_FLIGHT)]
+        self._buffers = [aligned_buffer(BLOCK_BYTES, huge=True).data for _ in range(IN_FLIGHT)]
         for i, buffer in enumerate(self._buffers):
             np.frombuffer(buffer, np.uint8)[:] = (np.arange(BLOCK_BYTES) * (2 * i + 1)) % 251
         self._file = self._files.open(self._path, "x", direct=True)

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from weftline.burst.arena import Arena, aligned_buffer
+from weftline.burst.arena import Arena, ChunkHashes, aligned_buffer
 from weftline.burst.codec import encode
 from weftline.burst.errors import BurstError
 from weftline.burst.files import ALIGN_BYTES
@@ -95,6 +95,8 @@ class SaveSession:
             )
             for p in parts
         ]  # fmt: skip
+        self.hashes: ChunkHashes = {}
+        """XXH3-64 of the chunks that were hashed while they were staged."""
         self._futures: list[Future[list[Placed]]] = []
         self._pack: list[_Job] = []
         self._packed = 0
@@ -151,7 +153,8 @@ class SaveSession:
         width = dtype_bytes(entry.dtype)
         base_chunk, base = self._base(entry, job.index, width)
         codec, packed = encode(raw, width, method=options.compress, base=base)
-        raw_hash = xxhash.xxh3_64_intdigest(raw)
+        staged = self.hashes.get((job.part, job.index))
+        raw_hash = xxhash.xxh3_64_intdigest(raw) if staged is None else staged
         draft = Chunk(
             segment=-1, epoch=0, offset_bytes=0, head_bytes=0,
             stored_bytes=len(raw) if packed is None else len(packed), raw_bytes=len(raw),

@@ -220,7 +220,10 @@ class Store(StoreReader):
         arena.ensure(nbytes)
         session = SaveSession(log, self.io_pool, request, parts, places, arena)
         try:
-            copy_parts(parts, places, arena, self._copiers, threads=self.options.copy_threads)
+            session.hashes = copy_parts(
+                parts, places, arena, self._copiers,
+                threads=self.options.copy_threads, chunk_bytes=self.options.chunk_bytes,
+            )  # fmt: skip
         except BaseException:
             session.end()
             raise

@@ -1,20 +1,26 @@
-"""A streaming copy is a copy: any place, any length, nothing beside it touched."""
+"""A copy that hashes on the way is a copy, and the hash is the library's, of what was copied."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weftline.burst import copying
-from weftline.burst.arena import aligned_buffer
-from weftline.burst.copying import copy_array, make_ready
+from weftline.burst import Options, Store, copying
+from weftline.burst.arena import Arena, aligned_buffer, copy_parts, place_parts
+from weftline.burst.copying import copy_bytes, make_ready
+from weftline.burst.kernel import LEAST_BYTES, compile_kernel, kernel_text
+from weftline.burst.state import parts_of
 
 MIB = 1 << 20
 SOURCE = np.random.default_rng(0).integers(0, 256, 3 * MIB, dtype=np.uint8)
+KERNEL = compile_kernel()
 
 
 @pytest.fixture(autouse=True)
@@ -22,36 +28,122 @@ def ready() -> None:
     assert make_ready()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    at=st.integers(0, 3) | st.integers(0, 40).map(lambda n: 64 * n),
+    at=st.integers(0, 40).map(lambda n: 64 * n),
     start=st.integers(0, 200),
-    length=st.integers(MIB - 3, MIB + 300) | st.integers(0, 2 * MIB),
+    length=st.integers(LEAST_BYTES, 4500)
+    | st.integers(1, 60).flatmap(lambda n: st.integers(1024 * n - 66, 1024 * n + 66))
+    | st.integers(LEAST_BYTES, 2 * MIB),
 )
-def test_bytes_arrive_and_nothing_beside_them(at: int, start: int, length: int) -> None:
+def test_the_kernel_copies_and_computes_xxh3(at: int, start: int, length: int) -> None:
+    assert KERNEL is not None
+    length = max(length, LEAST_BYTES)
     out = aligned_buffer(at + length + 128)
-    copy_array(out[at : at + length], SOURCE[start : start + length])
-    assert np.array_equal(out[at : at + length], SOURCE[start : start + length])
+    data = SOURCE[start : start + length]
+    assert KERNEL(out.ctypes.data + at, data.ctypes.data, length) == xxhash.xxh3_64_intdigest(data)
+    assert np.array_equal(out[at : at + length], data)
     assert not out[:at].any()
     assert not out[at + length :].any()
 
 
-@pytest.mark.parametrize("order", ["C", "strided", "transposed"])
-def test_any_layout_of_the_source(order: str) -> None:
-    data = SOURCE.view(np.float32)[: 700 * 700].reshape(700, 700).copy()
-    data = {"C": data, "strided": data[:, ::2], "transposed": data.T}[order]
-    out = aligned_buffer(data.nbytes).view(np.float32).reshape(data.shape)
-    copy_array(out, data)
-    assert out.tobytes() == data.tobytes()
+@pytest.mark.parametrize("byte", [0, 255])
+def test_words_that_overflow_every_lane(byte: int) -> None:
+    data = np.full(MIB + 77, byte, np.uint8)
+    out = aligned_buffer(len(data))
+    assert copy_bytes(out, data) == xxhash.xxh3_64_intdigest(data)
 
 
-def test_large_aligned_copies_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_or_unaligned_copies_are_plain() -> None:
+    for out, length in ((aligned_buffer(MIB), MIB - 1), (aligned_buffer(2 * MIB)[8:], MIB)):
+        assert copy_bytes(out[:length], SOURCE[:length]) is None
+        assert np.array_equal(out[:length], SOURCE[:length])
+
+
+def test_the_hash_is_that_of_the_copy_while_the_source_changes() -> None:
+    source, stop = SOURCE[: 2 * MIB + 100].copy(), threading.Event()
+
+    def change() -> None:
+        value = 0
+        while not stop.is_set():
+            value = (value + 1) % 256
+            source[:: 61 + value % 3] = value
+            source[-1100:] = value
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    out, torn = aligned_buffer(len(source)), 0
+    for _ in range(300):
+        before = source.copy()
+        assert copy_bytes(out, source) == xxhash.xxh3_64_intdigest(out)
+        torn += not np.array_equal(out, before)
+    stop.set()
+    thread.join()
+    assert torn  # it did change meanwhile
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("chunk_bytes", [4096, MIB, 2 * MIB + 4096, 32 * MIB])
+def test_parts_arrive_and_hashes_are_those_of_their_chunks(threads: int, chunk_bytes: int) -> None:
+    rng = np.random.default_rng(1)
+    state: dict[str, Any] = {
+        "long": rng.integers(0, 256, 21 * MIB + 13, dtype=np.uint8),
+        "strided": rng.standard_normal((1000, 999))[:, ::2],
+        "transposed": rng.standard_normal((300, 700)).T,
+        "small": rng.standard_normal(10),
+        "none": np.empty((0, 3)),
+    }
+    parts = parts_of(state)
+    places, nbytes = place_parts(parts)
+    arena = Arena()
+    arena.ensure(nbytes)
+    with ThreadPoolExecutor(2) as pool:
+        hashes = copy_parts(parts, places, arena, pool, threads=threads, chunk_bytes=chunk_bytes)
+    for part, at in zip(parts, places, strict=True):
+        assert arena.bytes[at : at + part.nbytes].tobytes() == state[part.name].tobytes()
+    for (i, k), hashed in hashes.items():
+        first = places[i] + k * chunk_bytes
+        end = min(first + chunk_bytes, places[i] + parts[i].nbytes)
+        assert hashed == xxhash.xxh3_64_intdigest(arena.bytes[first:end])
+    # A chunk of more than 16 MiB is copied in pieces, and hashed when it is written.
+    expected = {4096: 0, MIB: 21, 2 * MIB + 4096: 10, 32 * MIB: 0}[chunk_bytes]
+    assert sum(parts[i].name == "long" for i, _ in hashes) == expected
+
+
+def test_a_state_that_was_hashed_as_it_was_staged_reads_back(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"a": np.tile(SOURCE, 4), "b": np.arange(1000.0)}
     seen: list[int] = []
-    monkeypatch.setattr(copying, "_stream", lambda _to, _from, blocks: seen.append(blocks))
-    copy_array(aligned_buffer(2 * MIB), SOURCE[: 2 * MIB])
-    copy_array(aligned_buffer(2 * MIB)[8:], SOURCE[: 2 * MIB - 8])
-    copy_array(aligned_buffer(MIB // 2), SOURCE[: MIB // 2])
-    assert seen == [2 * MIB // 64]
+    real = copying.copy_bytes
+
+    def spy(out: Any, data: Any) -> int | None:
+        seen.append(len(out))
+        return real(out, data)
+
+    monkeypatch.setattr("weftline.burst.arena.copy_bytes", spy)
+    with Store.open(tmp_path / "s", options=Options(compress="zstd")) as store:
+        store.save(state, 1, wait=True)
+        assert sorted(seen)[-1] == 8 * MIB
+        assert store.verify() == []
+        loaded = store.load()
+        assert all(np.array_equal(loaded[k], v) for k, v in state.items())
+
+
+def test_a_wrong_hash_of_staging_does_not_pass(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weftline.burst.errors import CorruptionError
+
+    def wrong(out: Any, data: Any) -> int | None:
+        hashed = copying.copy_bytes(out, data)
+        return None if hashed is None else hashed ^ 1
+
+    monkeypatch.setattr("weftline.burst.arena.copy_bytes", wrong)
+    with Store.open(tmp_path / "s") as store:
+        store.save({"a": SOURCE}, 1, wait=True)
+        with pytest.raises(CorruptionError):
+            store.load()
 
 
 def test_what_is_copied_is_there_for_another_thread() -> None:
@@ -70,9 +162,17 @@ def test_what_is_copied_is_there_for_another_thread() -> None:
     thread = threading.Thread(target=check)
     thread.start()
     for i in range(200):
-        copy_array(out, np.roll(SOURCE, i)[: 2 * MIB])
+        copy_bytes(out, np.roll(SOURCE, i)[: 2 * MIB])
         turn.set()
         back.wait()
         back.clear()
     thread.join()
     assert wrong == []
+
+
+def test_the_text_for_other_machines_is_sound() -> None:
+    import llvmlite.binding as llvm
+
+    text = kernel_text(x86=False)
+    assert "x86" not in text
+    llvm.parse_assembly(text).verify()
