@@ -10,7 +10,7 @@ import contextlib
 import mmap
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -18,13 +18,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from weftline.burst.copying import copy_bytes, make_ready
+from weftline.burst.copying import copy_bytes
 from weftline.burst.files import ALIGN_BYTES
 from weftline.burst.record import LARGE_BYTES
 from weftline.burst.state import Bytes1d, Part
 
 __all__ = [
-    "Arena", "ArenaPool", "ChunkHashes", "Pinner", "aligned_buffer", "copy_parts", "place_parts",
+    "Arena", "ArenaPool", "Pinner", "Staged", "aligned_buffer", "copy_parts", "place_parts",
 ]  # fmt: skip
 
 _HUGE_BYTES: Final = 1 << 21
@@ -32,8 +32,6 @@ _PIECE_BYTES: Final = 16 << 20
 """Larger chunks are copied in pieces, so that several threads finish together."""
 _SERIAL_BYTES: Final = 8 << 20
 """Below this a second thread costs more than it saves."""
-_STREAM_BYTES: Final = 64 << 20
-"""From here on the compiled copy is worth its making."""
 
 
 def aligned_buffer(nbytes: int, *, shared: bool = False, huge: bool = False) -> Bytes1d:
@@ -76,8 +74,6 @@ class Arena:
         if len(self.bytes) >= nbytes:
             return
         self.close()  # give the old one back before asking for the new
-        if nbytes >= _STREAM_BYTES:
-            make_ready()
         size = -(-nbytes // _HUGE_BYTES) * _HUGE_BYTES
         self.bytes = aligned_buffer(size, shared=self._shared, huge=True)
         self.bytes[::ALIGN_BYTES] = 0
@@ -159,8 +155,8 @@ class _Piece:
     """Whether it is all of that chunk, so that its hash is the chunk's."""
 
 
-ChunkHashes = dict[tuple[int, int], int]
-"""Part and number of the chunk in it -> XXH3-64, for those that were hashed as they were copied."""
+Staged = Callable[[int, int, int], None]
+"""Part, number of the chunk in it, XXH3-64: told by the copying thread when all of it is there."""
 
 
 def copy_parts(
@@ -171,8 +167,11 @@ def copy_parts(
     *,
     threads: int,
     chunk_bytes: int,
-) -> ChunkHashes:
+    staged: Staged,
+) -> None:
     """Copy every part to its place: the one thing that training waits for.
+
+    ``staged`` hears of the chunks that were hashed while they were copied.
 
     ``pool`` runs all threads but the caller's. Each takes the next piece when it is done with its
     last, so that a core that is busy elsewhere holds up one piece and not a share of the state.
@@ -186,17 +185,15 @@ def copy_parts(
             pieces += _pieces(i, out, data.reshape(-1).view(np.uint8), chunk_bytes)
         else:
             pieces.append(_Piece(out.view(data.dtype).reshape(data.shape), data))
-    hashes: ChunkHashes = {}
     left = iter(pieces)  # the next of a list's iterator is one step under the GIL
     helpers: list[Future[None]] = []
     if pool is not None and sum(p.out.nbytes for p in pieces) >= _SERIAL_BYTES:
-        helpers = [pool.submit(_run, left, hashes) for _ in range(threads - 1)]
+        helpers = [pool.submit(_run, left, staged) for _ in range(threads - 1)]
     try:
-        _run(left, hashes)
+        _run(left, staged)
     finally:
         for future in helpers:
             future.result()
-    return hashes
 
 
 def _pieces(part: int, out: Bytes1d, data: Bytes1d, chunk_bytes: int) -> Iterator[_Piece]:
@@ -209,11 +206,11 @@ def _pieces(part: int, out: Bytes1d, data: Bytes1d, chunk_bytes: int) -> Iterato
             yield _Piece(out[k:last], data[k:last], chunk, whole)
 
 
-def _run(pieces: Iterator[_Piece], hashes: ChunkHashes) -> None:
+def _run(pieces: Iterator[_Piece], staged: Staged) -> None:
     for piece in pieces:
         if piece.chunk is None:
             np.copyto(piece.out, piece.data)
             continue
         hashed = copy_bytes(piece.out, piece.data)
         if hashed is not None and piece.whole:
-            hashes[piece.chunk] = hashed
+            staged(*piece.chunk, hashed)

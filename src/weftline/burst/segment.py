@@ -221,6 +221,12 @@ class SegmentLog:
             scope.expected_bytes = max(0, scope.expected_bytes - nbytes)
             return active, at
 
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a record of that size needs no segment but those that are ready."""
+        with self._lock:
+            ready = [*self._ready, *([self._active] if self._active else [])]
+            return any(s.left_bytes >= nbytes for s in ready)
+
     def write(self, segment: Segment, offset_bytes: int, buffers: Sequence[Buffer]) -> None:
         """Write aligned ``buffers`` at ``offset_bytes``; durable only after :meth:`sync`."""
         try:

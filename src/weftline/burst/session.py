@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from weftline.burst.arena import Arena, ChunkHashes, aligned_buffer
+from weftline.burst.arena import Arena, aligned_buffer
 from weftline.burst.codec import encode
 from weftline.burst.errors import BurstError
 from weftline.burst.files import ALIGN_BYTES
@@ -41,6 +41,9 @@ from weftline.burst.writer import WriterLog, prepared_of
 __all__ = ["Request", "SaveSession"]
 
 _PACK_BYTES: Final = 4 << 20
+_EARLY: Final = 2
+"""Writes in flight while the state is still being copied: the stall stays, and a tenth of a save's
+time on the disk is gained (docs/benchmarks/burst_epyc_2core_202611.md)."""
 _local = threading.local()
 
 Placed = tuple[int, int, Chunk]
@@ -95,8 +98,11 @@ class SaveSession:
             )
             for p in parts
         ]  # fmt: skip
-        self.hashes: ChunkHashes = {}
-        """XXH3-64 of the chunks that were hashed while they were staged."""
+        self._hashes: dict[tuple[int, int], int] = {}
+        self._early: dict[tuple[int, int], Future[list[Placed]]] = {}
+        options = log.options
+        self._plain = not (options.compress or options.dedup or options.delta)
+        self._lock = threading.Lock()
         self._futures: list[Future[list[Placed]]] = []
         self._pack: list[_Job] = []
         self._packed = 0
@@ -117,20 +123,41 @@ class SaveSession:
 
     # --- writing ----------------------------------------------------------------------------------
 
+    def staged(self, part: int, index: int, hash_: int) -> None:
+        """A chunk is in the arena and this is its XXH3-64; called by the threads that copy.
+
+        A few chunks are written while others are still copied, where that takes next to nothing
+        from the copy: no encoding, no new segment.
+        """
+        self._hashes[part, index] = hash_
+        if not (self._plain and self._nbytes[part] >= LARGE_BYTES and self._segments.done()):
+            return
+        with self._lock:
+            busy = sum(not f.done() for f in self._early.values())
+            if busy < _EARLY and self._log.log.has_room(self._size + 2 * ALIGN_BYTES):
+                job = self._job(part, index)
+                self._early[part, index] = self._pool.submit(self._write_large, job)
+
+    def _job(self, part: int, index: int) -> _Job:
+        length = min(self._size, self._nbytes[part] - index * self._size)
+        start = self._places[part] + index * self._size
+        large = self._nbytes[part] >= LARGE_BYTES
+        room = -(-length // ALIGN_BYTES) * ALIGN_BYTES if large else length
+        memory = self._arena.bytes
+        return _Job(part, index, memory[start : start + length], memory[start : start + room])
+
     def _submit(self) -> None:
-        for part, (nbytes, at) in enumerate(zip(self._nbytes, self._places, strict=True)):
-            large = nbytes >= LARGE_BYTES
+        self._futures += self._early.values()
+        for part, nbytes in enumerate(self._nbytes):
             for k in range(-(-nbytes // self._size)):
-                length = min(self._size, nbytes - k * self._size)
-                start = at + k * self._size
-                room = -(-length // ALIGN_BYTES) * ALIGN_BYTES if large else length
-                memory = self._arena.bytes
-                job = _Job(part, k, memory[start : start + length], memory[start : start + room])
-                if large:
+                if (part, k) in self._early:
+                    continue
+                job = self._job(part, k)
+                if nbytes >= LARGE_BYTES:
                     self._futures.append(self._pool.submit(self._write_large, job))
                 else:
                     self._pack.append(job)
-                    self._packed += length
+                    self._packed += len(job.raw)
             if self._packed >= _PACK_BYTES:
                 self._flush_pack()
         self._flush_pack()
@@ -153,7 +180,7 @@ class SaveSession:
         width = dtype_bytes(entry.dtype)
         base_chunk, base = self._base(entry, job.index, width)
         codec, packed = encode(raw, width, method=options.compress, base=base)
-        staged = self.hashes.get((job.part, job.index))
+        staged = self._hashes.get((job.part, job.index))
         raw_hash = xxhash.xxh3_64_intdigest(raw) if staged is None else staged
         draft = Chunk(
             segment=-1, epoch=0, offset_bytes=0, head_bytes=0,
@@ -280,6 +307,11 @@ class SaveSession:
         log.seal(seal, entries)
         log.log.end(self._scope)
         return prepared_of(seal)
+
+    def abort(self) -> None:
+        """The copy failed: when this returns, nothing reads the arena any more."""
+        wait(self._early.values())
+        self.end()
 
     def end(self) -> None:
         """The save is over, committed or failed: hold on to nothing."""

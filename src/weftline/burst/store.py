@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from weftline.burst.arena import Arena, ArenaPool, copy_parts, place_parts
 from weftline.burst.commits import Commit, check_step
@@ -25,6 +25,7 @@ from weftline.burst.coordinate import (
     pack_extra,
     write_commit,
 )
+from weftline.burst.copying import make_ready
 from weftline.burst.errors import BurstError, CommitError, MismatchError, StoreBusyError
 from weftline.burst.files import Files, RealFiles
 from weftline.burst.handle import SaveHandle
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
     from weftline.burst.gc import GcReport
 
 __all__ = ["Store"]
+
+_STREAM_BYTES: Final = 64 << 20
+"""From here on the compiled copy is worth its making."""
+_NO_STREAM: Final = (
+    "llvmlite has no code for this machine: states are copied by plain stores and hashed later, "
+    "and saves stall longer"
+)
 
 
 class Store(StoreReader):
@@ -158,6 +166,7 @@ class Store(StoreReader):
 
     def reserve(self, state_bytes: int) -> None:
         """Get memory and disk blocks ready, so that the first saves run at full speed."""
+        self._ready_copies(state_bytes)
         self._arenas.reserve(state_bytes)
         self.writing().log.reserve(2 * state_bytes)
 
@@ -212,22 +221,28 @@ class Store(StoreReader):
     def _stage(
         self, log: WriterLog, request: Request, parts: Sequence[Part], arena: Arena
     ) -> SaveSession:
-        """Copy the whole state before anything of it is written.
+        """Copy the whole state; little of it is written before that is done.
 
-        Writers would take memory bandwidth and cores from the copy, and training waits for that.
+        Writers take memory bandwidth and cores from the copy, and training waits for that.
         """
         places, nbytes = place_parts(parts)
+        self._ready_copies(nbytes)
         arena.ensure(nbytes)
         session = SaveSession(log, self.io_pool, request, parts, places, arena)
         try:
-            session.hashes = copy_parts(
-                parts, places, arena, self._copiers,
-                threads=self.options.copy_threads, chunk_bytes=self.options.chunk_bytes,
+            copy_parts(
+                parts, places, arena, self._copiers, threads=self.options.copy_threads,
+                chunk_bytes=self.options.chunk_bytes, staged=session.staged,
             )  # fmt: skip
         except BaseException:
-            session.end()
+            session.abort()
             raise
         return session
+
+    def _ready_copies(self, nbytes: int) -> None:
+        """Have the streaming copy, once a state is large enough for it."""
+        if nbytes >= _STREAM_BYTES and not make_ready() and _NO_STREAM not in self.notices:
+            self.notices.append(_NO_STREAM)
 
     def _finish(
         self,

@@ -34,7 +34,7 @@ def render_saved(data: Data) -> str:
     ]
     rate = format_rate(data["raw_bytes"] / data["durable_s"]) if data["durable_s"] > 0 else "-"
     lines += wrapped(
-        f"stall {format_duration(data['stall_s'])} (the copy), durable after "
+        f"stall {format_duration(data['stall_s'])} (copied into new memory), durable after "
         f"{format_duration(data['durable_s'])} ({rate}), {_stored(data)}",
         indent="  ", hang="  ",
     )  # fmt: skip

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +19,7 @@ from weftline.burst import Options, Store, copying
 from weftline.burst.arena import Arena, aligned_buffer, copy_parts, place_parts
 from weftline.burst.copying import copy_bytes, make_ready
 from weftline.burst.kernel import LEAST_BYTES, compile_kernel, kernel_text
+from weftline.burst.session import SaveSession
 from weftline.burst.state import parts_of
 
 MIB = 1 << 20
@@ -98,7 +102,14 @@ def test_parts_arrive_and_hashes_are_those_of_their_chunks(threads: int, chunk_b
     arena = Arena()
     arena.ensure(nbytes)
     with ThreadPoolExecutor(2) as pool:
-        hashes = copy_parts(parts, places, arena, pool, threads=threads, chunk_bytes=chunk_bytes)
+        hashes: dict[tuple[int, int], int] = {}
+
+        def staged(part: int, chunk: int, hashed: int) -> None:
+            hashes[part, chunk] = hashed
+
+        copy_parts(
+            parts, places, arena, pool, threads=threads, chunk_bytes=chunk_bytes, staged=staged
+        )
     for part, at in zip(parts, places, strict=True):
         assert arena.bytes[at : at + part.nbytes].tobytes() == state[part.name].tobytes()
     for (i, k), hashed in hashes.items():
@@ -128,6 +139,57 @@ def test_a_state_that_was_hashed_as_it_was_staged_reads_back(
         assert store.verify() == []
         loaded = store.load()
         assert all(np.array_equal(loaded[k], v) for k, v in state.items())
+
+
+@pytest.fixture
+def slow_copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Copies that leave writers time; "fail" is the number of the one that fails, if any."""
+    seen: dict[str, Any] = {"copies": 0, "fail": None, "early": 0}
+    real_write = SaveSession._write_large
+
+    def copy(out: Any, data: Any) -> int | None:
+        time.sleep(0.02)
+        seen["copies"] += 1
+        if seen["copies"] == seen["fail"]:
+            raise MemoryError
+        return copying.copy_bytes(out, data)
+
+    def write(session: SaveSession, job: Any) -> Any:
+        seen["early"] += seen["copies"] < 10
+        assert np.array_equal(job.raw, seen["state"][8 * MIB * job.index :][: len(job.raw)])
+        return real_write(session, job)
+
+    monkeypatch.setattr("weftline.burst.arena.copy_bytes", copy)
+    monkeypatch.setattr(SaveSession, "_write_large", write)
+    return seen
+
+
+def test_chunks_that_are_written_while_others_are_copied_arrive(
+    tmp_path: Any, slow_copies: dict[str, Any]
+) -> None:
+    slow_copies["state"] = np.tile(SOURCE, 30)[: 75 * MIB]
+    with Store.open(tmp_path / "s") as store:
+        store.reserve(80 * MIB)
+        store.save({"a": slow_copies["state"]}, 1, wait=True)
+        assert slow_copies["early"] >= 2
+        assert np.array_equal(store.load()["a"], slow_copies["state"])
+        assert store.verify() == []
+
+
+def test_a_copy_that_fails_leaves_the_store_as_it_was(
+    tmp_path: Any, slow_copies: dict[str, Any]
+) -> None:
+    slow_copies["state"] = np.tile(SOURCE, 30)[: 75 * MIB]
+    with Store.open(tmp_path / "s") as store:
+        store.reserve(80 * MIB)
+        slow_copies["fail"] = 6
+        with pytest.raises(MemoryError):
+            store.save({"a": slow_copies["state"]}, 1)
+        assert slow_copies["early"] >= 1
+        assert store.checkpoints() == []
+        store.save({"a": slow_copies["state"]}, 2, wait=True)
+        assert np.array_equal(store.load(2)["a"], slow_copies["state"])
+        assert store.verify() == []
 
 
 def test_a_wrong_hash_of_staging_does_not_pass(
@@ -168,6 +230,36 @@ def test_what_is_copied_is_there_for_another_thread() -> None:
         back.clear()
     thread.join()
     assert wrong == []
+
+
+def test_without_llvm_copies_are_plain_and_the_store_says_so(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_kernel", None)
+    state = {"a": np.tile(SOURCE, 24)}
+    with Store.open(tmp_path / "s") as store:
+        for step in (1, 2):
+            store.save(state, step, wait=True)
+        assert [n for n in store.notices if "llvmlite" in n] == store.notices[:1]
+        assert np.array_equal(store.load()["a"], state["a"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_llvm_leaves_little_in_memory() -> None:
+    code = """
+import pathlib
+from weftline.burst.copying import make_ready
+assert make_ready()
+kept = 0
+for block in pathlib.Path("/proc/self/smaps").read_text().split("VmFlags"):
+    lines = block.strip().splitlines()
+    head = next((x for x in lines if " r-xp " in x), "")
+    if "llvmlite" in head:
+        kept += int(next(x for x in lines if x.startswith("Rss:")).split()[1]) << 10
+print(kept)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4 * MIB
 
 
 def test_the_text_for_other_machines_is_sound() -> None:
