@@ -264,7 +264,7 @@ class SegmentLog:
             self._renewing += taken
         try:
             for segment in taken:
-                self._renew(segment)
+                self._write_header(segment)
         except BaseException:
             with self._lock:
                 self._free.update((s.number, s) for s in taken)
@@ -291,11 +291,14 @@ class SegmentLog:
         if segment is None:
             size = max(need, min(max(expected_bytes + ALIGN_BYTES, _LEAST_BYTES), self.most_bytes))
             return self._create(size)
-        self._renew(segment)
+        self._write_header(segment)
         return segment
 
     def _take_free(self, need_bytes: int, expected_bytes: int) -> Segment | None:
-        """The free segment that suits best: the smallest that takes all, or else the largest."""
+        """The free segment that suits best: the smallest that takes all, or else the largest.
+
+        Its epoch is a new one from here on: what it held can no longer be referred to.
+        """
         fitting = [s for s in self._free.values() if s.capacity_bytes >= need_bytes]
         if not fitting:
             return None
@@ -307,12 +310,9 @@ class SegmentLog:
             else max(fitting, key=lambda s: (s.capacity_bytes, -s.number))
         )
         del self._free[segment.number]
-        return segment
-
-    def _renew(self, segment: Segment) -> None:
         segment.epoch = self._next_id()
         segment.used_bytes = ALIGN_BYTES
-        self._write_header(segment)
+        return segment
 
     @property
     def most_bytes(self) -> int:

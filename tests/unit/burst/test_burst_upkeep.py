@@ -12,6 +12,7 @@ from crash_disk import MemoryDisk, Op
 
 from weftline.burst import Options, Retention, Store
 from weftline.burst.errors import StorageError
+from weftline.burst.record import Chunk
 from weftline.burst.segment import SegmentLog
 from weftline.burst.upkeep import Upkeep
 
@@ -66,6 +67,32 @@ def test_what_is_written_to_meanwhile_is_not_freed() -> None:
         segment, at = log.allocate(scope, 4 * MIB)
         assert (segment.number, at) not in places
         places.add((segment.number, at))
+
+
+def test_what_a_segment_held_is_out_of_reach_once_it_is_taken() -> None:
+    """Deduplication asks `hold` whether an old record may be referred to."""
+    disk = MemoryDisk()
+    log = empty_log(disk)
+    log.reserve(16 * MIB)
+    old = [
+        Chunk(
+            segment=s.number, epoch=s.epoch, offset_bytes=4096, head_bytes=128, stored_bytes=64,
+            raw_bytes=64, codec=0, seq=1, hash=0, raw_hash=0,
+        )
+        for s in log.segments.values()
+    ]  # fmt: skip
+    log.free([], spare_bytes=1 << 40)
+    said: list[bool] = []
+
+    def look(op: Op, path: str) -> None:
+        if op.kind == "write":
+            said.extend(log.hold(other, [chunk]) for chunk in old)
+
+    other = log.begin(0)
+    disk.fail = look
+    log.make_ready(log.begin(16 * MIB))
+    assert said
+    assert not any(said)
 
 
 @pytest.mark.parametrize("call", [0, 1, 2, 3])
