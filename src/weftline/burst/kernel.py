@@ -194,8 +194,8 @@ _kept: list[Any] = []
 """What must live as long as the compiled code."""
 
 
-def compile_kernel() -> Kernel | None:
-    """The kernel for this machine; None when LLVM cannot be had here."""
+def compile_kernel(cpu: str | None = None) -> Kernel | None:
+    """The kernel for this machine, or for a lesser ``cpu`` of its kind; None without LLVM."""
     known = "llvmlite.binding" in sys.modules
     try:
         import llvmlite.binding as llvm
@@ -203,8 +203,9 @@ def compile_kernel() -> Kernel | None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         x86 = platform.machine().lower() in ("x86_64", "amd64")
+        features = llvm.get_host_cpu_features().flatten() if cpu is None else ""
         machine = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+            cpu=cpu or llvm.get_host_cpu_name(), features=features, opt=3
         )
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(kernel_text(x86=x86)), machine)
         engine.finalize_object()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import xxhash
@@ -262,9 +264,26 @@ print(kept)
     assert int(done.stdout) < 4 * MIB
 
 
-def test_the_text_for_other_machines_is_sound() -> None:
-    import llvmlite.binding as llvm
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of this kind")
+@pytest.mark.parametrize("cpu", ["x86-64", "x86-64-v2", "haswell"])
+def test_lesser_processors_compute_the_same(cpu: str) -> None:
+    kernel = compile_kernel(cpu)
+    assert kernel is not None
+    out = aligned_buffer(2 * MIB)
+    for length in (LEAST_BYTES, 1024, 1025, 5000, 2 * MIB - 5):
+        data = SOURCE[3 : 3 + length]
+        assert kernel(out.ctypes.data, data.ctypes.data, length) == xxhash.xxh3_64_intdigest(data)
+        assert np.array_equal(out[:length], data)
 
+
+def test_arm_gets_streaming_stores_too() -> None:
+    """Compiled, not run."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
     text = kernel_text(x86=False)
     assert "x86" not in text
-    llvm.parse_assembly(text).verify()
+    module = llvm.parse_assembly(text)
+    module.verify()
+    target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+    code = target.create_target_machine(cpu="neoverse-n1", opt=3).emit_assembly(module)
+    assert code.count("stnp") >= 32  # 16 stripes of 64 bytes, 32 at a time
