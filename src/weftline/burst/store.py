@@ -332,7 +332,8 @@ class Store(StoreReader):
 
         Give the ``prepared`` of all ranks (gathered by any means), or ``world`` and ``attempt`` to
         wait for ranks that save to this same store; ``attempt`` must then be new for every try, so
-        that shares of an earlier, broken try are never taken. Raises CommitError.
+        that shares of an earlier, broken try are never taken. Retention follows in the background.
+        Raises CommitError.
         """
         self.writing()
         check_step(step, where=self.root)
