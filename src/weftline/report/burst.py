@@ -58,8 +58,8 @@ def render_list(data: Data) -> str:
         for c in found
     ]  # fmt: skip
     head = (
-        f"{len(found)} checkpoints in {data['where']}, the newest commit is step "
-        f"{found[-1]['step']}"
+        f"{len(found)} checkpoint{'s' if len(found) > 1 else ''} in {data['where']}, "
+        f"the newest commit is step {found[-1]['step']}"
     )
     names = ("step", "committed", "ranks", "state", "written", "pinned by")
     return "\n".join([head, "", *table(names, rows, right=frozenset({0, 2, 3, 4}))])
