@@ -29,7 +29,7 @@ __all__ = [
 
 _HUGE_BYTES: Final = 1 << 21
 _PIECE_BYTES: Final = 16 << 20
-"""Larger chunks are copied in pieces, so that several threads finish together."""
+"""Larger chunks are copied in pieces, so that several threads finish together; hashed later."""
 _SERIAL_BYTES: Final = 8 << 20
 """Below this a second thread costs more than it saves."""
 
@@ -171,10 +171,9 @@ def copy_parts(
 ) -> None:
     """Copy every part to its place: the one thing that training waits for.
 
-    ``staged`` hears of the chunks that were hashed while they were copied.
-
-    ``pool`` runs all threads but the caller's. Each takes the next piece when it is done with its
-    last, so that a core that is busy elsewhere holds up one piece and not a share of the state.
+    ``staged`` hears of the chunks that were hashed while they were copied. ``pool`` runs all but
+    the caller's thread. Each takes the next piece when it is done with its last, so that a core
+    that is busy elsewhere holds up one piece and not a share of the state.
     """
     pieces: list[_Piece] = []
     for i, (part, at) in enumerate(zip(parts, places, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
 __all__ = ["Upkeep"]
@@ -16,7 +16,8 @@ _PAUSE_S: Final = 0.25
 class Upkeep:
     """Runs ``act(committed)`` in the background after saves and commits.
 
-    Requests that come while one waits or runs become one run. ``act`` raises nothing.
+    Requests that come while one waits or runs become one run. ``act`` is not meant to raise; what
+    it raises all the same comes out of :meth:`settle`.
     """
 
     def __init__(self, act: Callable[[bool], None]) -> None:
@@ -43,24 +44,27 @@ class Upkeep:
         self._act(committed)
 
     def settle_running(self) -> None:
-        """Return when the run that has begun, if any, has ended."""
+        """Return when the run that has begun, if any, has ended, well or not."""
         with self._changed:
             running = self._running
         if running is not None:
-            running.result()
+            wait([running])
 
     def settle(self) -> None:
-        """Return when everything that was asked for is done."""
+        """Return when everything that was asked for is done; raises what ``act`` did raise."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
             futures = [f for f in (self._running, self._waiting) if f is not None]
-        for future in futures:
-            future.result()
+        wait(futures)
         with self._changed:
             self._hurry = False
+        for future in futures:
+            future.result()
 
     def close(self) -> None:
-        """Settle, and end the thread."""
-        self.settle()
+        """Do what was asked for, and end the thread."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
         self._pool.shutdown(wait=True)
