@@ -24,6 +24,12 @@ FORMAT_NAMES = {
     "bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4",
     "int4_wo": "int4", "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4_fp8",
 }  # fmt: skip
+# Attention over (length, sequences x kv heads, heads a kv head); profiles fill the same grid.
+HEADS_AXIS: list[float] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192, 32768]
+GROUP_AXIS: list[float] = [1, 2, 4, 8, 16, 64]
+DECODE_AXES: list[list[float]] = [
+    [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 131072], HEADS_AXIS, GROUP_AXIS
+]  # fmt: skip
 SMOOTH = 0.03
 _kept: set[str] = set()
 

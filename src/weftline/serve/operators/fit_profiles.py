@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from weftline.serve.operators.chips import chip_of
-from weftline.serve.operators.fit_base import Family, fit_both
+from weftline.serve.operators.fit_base import DECODE_AXES, GROUP_AXIS, HEADS_AXIS, Family, fit_both
 from weftline.serve.operators.fit_rows import Columns, read_columns, where
-from weftline.serve.operators.fit_tables import DECODE_AXES, GROUP_AXIS, HEADS_AXIS
 from weftline.serve.operators.measured import MeasuredTables
 from weftline.serve.operators.surface import FloatArray
 

@@ -20,7 +20,10 @@ from weftline.serve.operators import tables
 from weftline.serve.operators.chips import chip_of
 from weftline.serve.operators.fit_base import (
     CHIPS,
+    DECODE_AXES,
     FORMAT_NAMES,
+    GROUP_AXIS,
+    HEADS_AXIS,
     Family,
     fit_both,
     leave_out,
@@ -87,11 +90,6 @@ def _aligned(m: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray((m <= 16) | (m % 8 == 0), dtype=np.bool_)
 
 
-HEADS_AXIS: list[float] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192, 32768]
-GROUP_AXIS: list[float] = [1, 2, 4, 8, 16, 64]
-DECODE_AXES: list[list[float]] = [
-    [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 131072], HEADS_AXIS, GROUP_AXIS
-]  # fmt: skip
 PREFILL_AXES: list[list[float]] = [
     [1, 16, 64, 128, 256, 512, 1024, 1536, 2048, 4096, 8192, 16384], HEADS_AXIS, GROUP_AXIS
 ]  # fmt: skip
