@@ -89,7 +89,7 @@ def _fits(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """(fits as plain dicts, best first; chips without one and why). Raises where none has one."""
     from weftline.errors import NoFeasiblePlanError, WeftlineError
-    from weftline.serve.operators import architecture_fit
+    from weftline.operators import architecture_fit
     from weftline.serve.screen import Space, chips_of, require_units
 
     fits: list[dict[str, Any]] = []

@@ -134,9 +134,9 @@ def _config(model: str, layout: LayoutOptions, serving: ServingOptions) -> Servi
     from weftline.cli.serving_options import parse_speculation, parse_window
     from weftline.errors import InputError
     from weftline.model import load_model
+    from weftline.operators import chip_of
     from weftline.serve.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig
     from weftline.serve.engines import PROFILES, profile, require_formats
-    from weftline.serve.operators import chip_of
     from weftline.serve.screen import require_units
     from weftline.units import parse_count
 

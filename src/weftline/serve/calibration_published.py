@@ -129,7 +129,7 @@ def chip_factors(rows: Sequence[Row], found: dict[str, FloatArray]) -> dict[str,
     Medians of measured over predicted times; where a chip's rows state rates alone, their inverse.
     Configurations that are planned on such a chip are priced with them.
     """
-    from weftline.serve.operators import operators
+    from weftline.operators import operators
 
     gaps = _gaps(rows, found)
     out: dict[str, Any] = {}

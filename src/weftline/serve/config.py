@@ -182,6 +182,6 @@ class ServingConfig:
     @property
     def chip_name(self) -> str:
         """The chip's name in the catalogue (aliases resolved); raises UnknownNameError."""
-        from weftline.serve.operators import chip_of
+        from weftline.operators import chip_of
 
         return chip_of(self.chip).name

@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from weftline.operators import Operators, operators
 from weftline.serve.config import KV_BYTES, WEIGHT_BYTES
-from weftline.serve.operators import Operators, operators
 from weftline.serve.work import Experts, Mixer, Work, work_of
 
 __all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]

@@ -1,0 +1,134 @@
+"""What the operators need to know of a chip: peaks, bandwidth, links, and whose tables it shares.
+
+Peaks and bandwidths come from the catalogue. ``data/operators_chips.json`` adds which measured
+tables stand in for a chip; a chip with none is priced by the systolic-array prior.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from weftline.catalog import Accelerator, accelerator, accelerators
+from weftline.errors import InputError, UnknownNameError
+from weftline.operators.dtypes import canonical, number_format
+from weftline.operators.sparse import SparseUnit, units_of
+
+EXTRA_ALIASES: Mapping[str, str] = {
+    "rtx4090": "rtx-4090", "rtx pro 6000": "rtx-pro-6000", "rtxpro6000": "rtx-pro-6000",
+    "rtx 4090": "rtx-4090", "rtx-pro-6000-blackwell": "rtx-pro-6000",
+    "rtx pro 6000 blackwell": "rtx-pro-6000",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One chip as the operators see it. Everything SI; replace fields to explore another chip."""
+
+    name: str
+    vendor: str
+    peaks: Mapping[str, float]
+    """Dense FLOP/s by catalogue dtype: bf16, fp8, fp4, int8..."""
+    bandwidth_bytes_per_s: float
+    memory_bytes: float = 0.0
+    link_bytes_per_s: float = 0.0
+    """Scale-up, one direction."""
+    link_domain: int = 1
+    """Chips in the scale-up domain."""
+    out_bytes_per_s: float = 0.0
+    """Network beyond it, one direction, one chip's share."""
+    chips_per_host: int = 8
+    like: str | None = None
+    """Catalogue id of the chip whose measured tables it shares; None: the systolic prior."""
+    prior: Mapping[str, float] = field(default_factory=dict)
+    """Scalars of the systolic prior (see :mod:`weftline.operators.systolic`)."""
+    sparse: tuple[SparseUnit, ...] = ()
+    """Units that skip zeros (see :mod:`weftline.operators.sparse`)."""
+    basis: str = "catalogue"
+
+    def peak_flops(self, quantisation: str) -> float:
+        """The peak (FLOP/s) that a number format runs at on this chip.
+
+        Formats the chip has no peak for run at the next wider one. Raises UnknownNameError for a
+        format nobody knows.
+        """
+        for name in number_format(quantisation).peaks:
+            if name in self.peaks:
+                return self.peaks[name]
+        widest = max(self.peaks.values(), default=0.0)
+        if widest <= 0:
+            raise InputError(f"no matrix peak of `{self.name}` is published")
+        return min(self.peaks.values())
+
+    def native(self, quantisation: str) -> bool:
+        """Whether the chip multiplies in that format itself, not in a wider one."""
+        return number_format(canonical(quantisation)).peaks[0] in self.peaks
+
+
+@cache
+def _bundled() -> dict[str, Any]:
+    file = resources.files("weftline.operators") / "data" / "operators_chips.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
+def chip_of(name: str) -> Chip:
+    """The chip of that catalogue name (or one of the few extra names this room has facts on).
+
+    Raises UnknownNameError for any other, InputError where no peak or bandwidth is published.
+    """
+    extra = _bundled()["chips"]
+    key = EXTRA_ALIASES.get(name.lower().replace("_", "-"), name.lower())
+    if key in extra and "peaks" in extra[key]:
+        return _stated(key, extra[key])
+    try:
+        acc = accelerator(name)
+    except UnknownNameError as error:
+        known = [*accelerators(), *(k for k, v in extra.items() if "peaks" in v)]
+        raise UnknownNameError("accelerator", name, known) from error
+    return _catalogued(acc, extra.get(acc.id, {}))
+
+
+def _stated(name: str, entry: Mapping[str, Any]) -> Chip:
+    return Chip(
+        name=name,
+        vendor=entry["vendor"],
+        peaks=entry["peaks"],
+        bandwidth_bytes_per_s=entry["memory_bandwidth_bytes_per_s"],
+        memory_bytes=entry["memory_bytes"],
+        link_bytes_per_s=entry["link_bytes_per_s"],
+        link_domain=entry["link_domain"],
+        like=entry.get("like"),
+        prior=entry.get("prior", {}),
+        basis=entry["source"],
+    )
+
+
+def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
+    peaks = {d: float(p) for d in acc.dtypes if (p := acc.peak_flops(d))}
+    peaks |= {k: float(v) for k, v in entry.get("peaks", {}).items() if k not in peaks}
+    bandwidth = acc.memory_bandwidth_bytes_per_s
+    if not peaks or not bandwidth:
+        raise InputError(
+            f"`{acc.id}` cannot be priced: its matrix peak or memory bandwidth is not published",
+            hint=f"`weftline catalog show {acc.id}` lists what is known",
+        )
+    return Chip(
+        name=acc.id,
+        vendor=acc.vendor,
+        peaks=peaks,
+        bandwidth_bytes_per_s=bandwidth,
+        memory_bytes=acc.memory_bytes or 0.0,
+        link_bytes_per_s=acc.scale_up_bytes_per_s or 0.0,
+        link_domain=acc.scale_up_domain or 1,
+        out_bytes_per_s=acc.scale_out_bytes_per_s or 0.0,
+        chips_per_host=acc.chips_per_host or 8,
+        like=entry.get("like"),
+        prior=entry.get("prior", {}),
+        sparse=units_of(entry.get("sparse", ())),
+    )

@@ -1,0 +1,179 @@
+"""Collectives between the chips of one replica: measured inside a domain, closed forms beyond.
+
+Inside one scale-up domain the vendor's measured tables hold (NCCL's, and the engines' own
+all-reduce of small messages). Chips with other links have their transfer part scaled by the link
+rates. Groups beyond the domain, and chips without tables, take the closed forms of the network.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, Literal
+
+import numpy as np
+
+from weftline.errors import InputError
+from weftline.fabric import all_to_all_cost, cluster_of, gather_cost
+from weftline.operators.chips import Chip, chip_of
+from weftline.operators.lookup import carried, look_up
+from weftline.operators.surface import FloatArray, Number, Surface
+from weftline.operators.tables import measured
+from weftline.spec import Level
+
+Collective = Literal[
+    "all_reduce", "all_reduce_eager", "all_reduce_nccl", "all_gather", "reduce_scatter",
+    "all_to_all",
+]  # fmt: skip
+COLLECTIVES: Final[tuple[Collective, ...]] = (
+    "all_reduce", "all_reduce_eager", "all_reduce_nccl", "all_gather", "reduce_scatter",
+    "all_to_all",
+)  # fmt: skip
+_MEASURED_GROUP: Final = 8
+_REACHED: Final = 0.8
+"""Share of link rate where nothing was measured: what NCCL reaches at 512 MB on the chips that
+were (0.77 to 0.9)."""
+_SWITCH_HOP_S: Final = 3.4e-6
+"""One hop inside a switched domain: NCCL's tuner (nccl@5067397c src/graph/tuning.cc)."""
+_OUT_HOP_S: Final = 14e-6
+"""One hop over NICs, from the same table."""
+_PCIE_BYTES_PER_S: Final = 32e9
+"""Links of chips whose sources state none: PCIe 4.0 x16."""
+
+
+def _crossing_growth(size: FloatArray, edge: float) -> FloatArray:
+    """A larger group sends a larger part of its buffer over the links: (n - 1) / n."""
+    return (size - 1.0) / size * edge / (edge - 1.0)
+
+
+class Network:
+    """What groups of one chip pay to exchange bytes."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.chip = chip
+        self.kin = chip_of(chip.like) if chip.like else None
+        # Chips without links of their own meet over the host's bus.
+        self.domain = chip.link_domain if chip.link_domain > 1 else max(chip.chips_per_host, 1)
+        self._surface = lru_cache(maxsize=None)(self._make_surface)
+        self._levels = lru_cache(maxsize=None)(self._make_levels)
+
+    def seconds(
+        self, kind: Collective, nbytes: Number, size: Number, per_host: Number | None = None
+    ) -> FloatArray:
+        """Seconds of one collective over ``size`` chips.
+
+        ``nbytes`` is the full buffer: what every chip holds after an all-gather or all-reduce,
+        before a reduce-scatter, or sends in an all-to-all. ``per_host`` is how many of the group
+        share one scale-up domain (all that fit, by default). A group of one costs nothing.
+        """
+        if kind not in COLLECTIVES:
+            raise InputError(f"unknown collective `{kind}`", hint=", ".join(COLLECTIVES))
+        size = np.asarray(size, dtype=np.float64)
+        nbytes = np.asarray(nbytes, dtype=np.float64)
+        most = float(self.domain)
+        within = np.minimum(size, most if per_host is None else np.asarray(per_host, dtype=float))
+        inside = self._inside(kind, nbytes, np.maximum(within, 1.0))
+        hosts = size / np.maximum(within, 1.0)
+        if not bool(np.any(hosts > 1.0)):
+            return np.where(size > 1.0, inside, 0.0)
+        outside = self._outside(kind, nbytes, hosts, within)
+        return np.where(size > 1.0, inside + np.where(hosts > 1.0, outside, 0.0), 0.0)
+
+    def _inside(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
+        surface = self._surface(kind)
+        if surface is None:
+            return self._closed(kind, nbytes, size)
+
+        found = look_up(
+            surface, (np.maximum(nbytes, 1.0), np.maximum(size, 2.0)), {1: _crossing_growth}
+        )
+        # A larger domain than was measured adds hops: the tree's depth grows with log2.
+        deeper = np.maximum(np.log2(np.maximum(size, 1.0) / _MEASURED_GROUP), 0.0)
+        return np.where(size > 1.0, found + deeper * _SWITCH_HOP_S, 0.0)
+
+    def _make_surface(self, kind: Collective) -> Surface | None:
+        if self.kin is None or self.chip.link_bytes_per_s <= 0 or self.chip.link_domain < 2:
+            return None
+        found = measured("other", kind, self.kin.name, "bytes")
+        if found is None or self.kin.name == self.chip.name:
+            return found
+        there = np.asarray(1.0 / self.kin.link_bytes_per_s)
+        return carried(found, there, np.asarray(1.0 / self.chip.link_bytes_per_s))
+
+    def _closed(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
+        levels = self._levels(int(np.max(size)))
+        one = np.ones_like(size)
+        if kind == "all_to_all":
+            return all_to_all_cost(levels, size, one).seconds(nbytes, _REACHED, _REACHED)
+        found = gather_cost(levels, size, one).seconds(nbytes, _REACHED, _REACHED)
+        return 2.0 * found if kind.startswith("all_reduce") else found
+
+    def _make_levels(self, chips: int) -> tuple[Level, ...]:
+        """The network of that many chips of one domain: the catalogue's where it knows one."""
+        if self.chip.link_domain > 1:
+            try:
+                return cluster_of(self.chip.name, chips).levels
+            except InputError:
+                pass  # an inference chip, or one of the user's own
+        level = Level(
+            name="scale-up",
+            kind="switch",
+            size=chips,
+            bandwidth_bytes_per_s=self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S,
+            latency_s=_SWITCH_HOP_S,
+        )
+        return (level,)
+
+    def _outside(
+        self, kind: Collective, nbytes: FloatArray, hosts: FloatArray, within: FloatArray
+    ) -> FloatArray:
+        """What crosses NICs: each chip carries its share of the buffer to its peers."""
+        rate = (self.chip.out_bytes_per_s or 12.5e9) * _REACHED
+        hosts = np.maximum(np.ceil(hosts), 1.0)
+        level = Level(
+            name="scale-out",
+            kind="clos",
+            size=max(int(hosts.max()), 1),
+            bandwidth_bytes_per_s=rate,
+            latency_s=_OUT_HOP_S,
+        )
+        one = np.ones_like(hosts)
+        if kind == "all_to_all":
+            return all_to_all_cost((level,), hosts, one).seconds(nbytes, 1.0, 1.0)
+        share = nbytes / np.maximum(within, 1.0)
+        found = gather_cost((level,), hosts, one).seconds(share, 1.0, 1.0)
+        return 2.0 * found if kind.startswith("all_reduce") else found
+
+    def send_s(self, nbytes: Number, across_hosts: bool = True) -> FloatArray:
+        """Seconds of one point-to-point transfer (pipeline stages, KV caches)."""
+        inside = self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S
+        rate = (self.chip.out_bytes_per_s or 12.5e9) if across_hosts else inside
+        hop = _OUT_HOP_S if across_hosts else _SWITCH_HOP_S
+        return np.asarray(hop + np.asarray(nbytes, dtype=np.float64) / (rate * _REACHED))
+
+    def exchange_s(
+        self, step: Literal["dispatch", "combine"], tokens: Number, hidden: Number,
+        ranks: Number, *, low_latency: bool, value_bytes: float = 1.0,
+    ) -> FloatArray:  # fmt: skip
+        """Seconds to send each rank's ``tokens`` to their experts' ranks, or their results back.
+
+        Measured for 8 ranks with DeepEP's kernels; other counts scale what crosses the links.
+        """
+        surface = self._exchange(f"{step}_{'low_latency' if low_latency else 'high_throughput'}")
+        ranks = np.asarray(ranks, dtype=np.float64)
+        tokens = np.asarray(tokens, dtype=np.float64)
+        if surface is None:
+            width = value_bytes if step == "dispatch" else 2.0
+            return self.seconds("all_to_all", tokens * hidden * width, ranks)
+
+        found = look_up(surface, (np.maximum(tokens, 1.0), hidden))
+        crossing = (ranks - 1.0) / ranks * _MEASURED_GROUP / (_MEASURED_GROUP - 1.0)
+        return np.where(ranks > 1.0, found * np.minimum(crossing, 1.0), 0.0)
+
+    def _exchange(self, name: str) -> Surface | None:
+        if self.kin is None or self.chip.link_bytes_per_s <= 0 or self.chip.link_domain < 2:
+            return None
+        found = measured("other", name, self.kin.name, "tokens")
+        if found is None or self.kin.name == self.chip.name:
+            return found
+        there = np.asarray(1.0 / self.kin.link_bytes_per_s)
+        return carried(found, there, np.asarray(1.0 / self.chip.link_bytes_per_s))

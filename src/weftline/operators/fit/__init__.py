@@ -1,0 +1,1 @@
+"""Fitting the operators' tables to kernel measurements; no prediction runs this."""
