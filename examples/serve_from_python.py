@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from weftline.serve.config import ServingConfig
+from weftline.serve.question import Question
 from weftline.serve.screen import Space
-from weftline.serve.search import Question, plan_serve
+from weftline.serve.search import plan_serve
 from weftline.serve.simulate import simulate
 from weftline.serve.traffic import poisson
 from weftline.spec import Target

@@ -17,8 +17,9 @@ from weftline.serve.config import PoolConfig, ServingConfig
 from weftline.serve.confirm import middle, run
 from weftline.serve.economics import Market, power_w, spares_of, token_costs
 from weftline.serve.parts import setting_of
+from weftline.serve.question import Question
 from weftline.serve.screen import Space, layouts_of
-from weftline.serve.search import Question, plan_serve
+from weftline.serve.search import plan_serve
 from weftline.serve.simulate import simulate, simulate_requests
 from weftline.serve.step import surface
 from weftline.serve.traffic import Traffic, at_rate, bundled, poisson

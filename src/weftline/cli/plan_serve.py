@@ -18,8 +18,8 @@ from weftline.cli.serving_options import (
 )
 
 if TYPE_CHECKING:
+    from weftline.serve.question import Question
     from weftline.serve.screen import Space
-    from weftline.serve.search import Question
     from weftline.serve.traffic import Traffic
 
 
@@ -101,7 +101,7 @@ def _question(
     from weftline.cli.plan import check_region
     from weftline.cli.serving_options import parse_targets
     from weftline.model import load_model
-    from weftline.serve.search import Question
+    from weftline.serve.question import Question
     from weftline.serve.simulate import ROUTINGS
     from weftline.units import parse_count
 

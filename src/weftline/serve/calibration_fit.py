@@ -27,7 +27,8 @@ from weftline.serve.calibration_solver import Problem
 from weftline.serve.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.parts import setting_of
 from weftline.serve.residual import ELSEWHERE, SHAPE, features_of, start_kernel
-from weftline.serve.rows import Row, read_rows
+from weftline.serve.row import Row
+from weftline.serve.rows import read_rows
 
 __all__ = ["Fitted", "compile_rows", "fit_all", "fit_constants", "held_out", "make", "traits_of"]
 

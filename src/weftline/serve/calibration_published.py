@@ -26,7 +26,8 @@ from weftline.learn import conformal_quantile
 from weftline.serve.calibration import UNCALIBRATED_WIDTH, chip_scalars, shipped_vector
 from weftline.serve.calibration_fit import answer_rows, compile_rows, traits_of
 from weftline.serve.closed_form import Compiled
-from weftline.serve.rows import Row, read_rows
+from weftline.serve.row import Row
+from weftline.serve.rows import read_rows
 
 __all__ = ["fit_scalars", "is_published", "left_out_scalars", "make", "predict_published"]
 

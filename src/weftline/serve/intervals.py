@@ -6,7 +6,7 @@ from typing import Literal
 
 from weftline.serve.calibration import points_families, shipped, width_of
 from weftline.serve.config import ServingConfig
-from weftline.serve.rows import family_of, model_name
+from weftline.serve.row import family_of, model_name
 
 __all__ = ["band"]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from weftline.learn import Features, Kernel, Shape, code_of
 from weftline.serve.closed_form import Answer
-from weftline.serve.rows import Row
+from weftline.serve.row import Row
 
 __all__ = ["ELSEWHERE", "SHAPE", "features_of", "start_kernel"]
 

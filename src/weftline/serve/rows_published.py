@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.serve.rows import Layout, Row, Unanswered, model_name, number_of, with_throughput
+from weftline.serve.row import Layout, Row, Unanswered, model_name, number_of, with_throughput
 
 __all__ = ["published_row"]
 

@@ -31,7 +31,7 @@ from weftline.serve.calibration_published import (
 )
 from weftline.serve.closed_form import Compiled
 from weftline.serve.residual import ELSEWHERE, features_of
-from weftline.serve.rows import Row, Unanswered
+from weftline.serve.row import Row, Unanswered
 
 __all__ = ["METRICS", "Prediction", "predict_rows", "score_held_out", "score_rows"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Final
 
@@ -19,19 +19,17 @@ from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
 from weftline.serve.economics import Market, power_w, spares_of
-from weftline.serve.screen import Option, Screened, Space, screen
+from weftline.serve.question import Confirmed, Question
+from weftline.serve.screen import Option, Screened, screen
+from weftline.serve.search_answer import no_plan, plan_of
 from weftline.serve.simulate import Routing
 from weftline.serve.traffic import Traffic, at_rate, extended, gamma
 from weftline.spec import (
     Fleet,
-    Rejection,
-    ServeCandidate,
     ServeDemand,
     ServePlan,
     ServeSearch,
-    Target,
 )
-from weftline.units import format_duration
 
 CONFIRMED: Final = 10
 """Chips whose cheapest configuration is simulated, cheapest by the closed form first."""
@@ -45,72 +43,12 @@ LIVES: Final = 12.0
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked: the model, its traffic, and how it may be served."""
-
-    model: str
-    targets: tuple[Target, ...]
-    rate_per_s: float
-    input_tokens: float = 0.0
-    output_tokens: float = 0.0
-    spread: float = 0.0
-    """Sigma of log-normal lengths; 0 for equal ones. Only without a trace."""
-    burstiness: float = 1.0
-    trace: Traffic | None = None
-    """Real requests, already at ``rate_per_s``."""
-    seed: int = 0
-    price_types: tuple[str, ...] = ("on-demand",)
-    """Each fleet is priced in every one of these, and they compete."""
-    region: str | None = None
-    own_price: float | None = None
-    """US dollars a chip-hour."""
-    routing: Routing = "least-loaded"
-    space: Space = field(default_factory=Space)
-    max_chips: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmed:
-    """One simulated fleet with its money."""
-
-    option: Option
-    chip: Accelerator
-    market: Market
-    run: Run
-    fleet: Fleet
-    usd_per_hour: float | None
-    power_w: tuple[float, float, float] | None
-    demand: ServeDemand
-
-    @property
-    def rank(self) -> tuple[float, ...]:
-        """Cheapest first; fleets without a price by their number of chips, behind the others."""
-        cost = math.inf if self.usd_per_hour is None else self.usd_per_hour
-        return (0.0 if self.run.meets else 1.0, cost, float(self.fleet.chips))
-
-    def candidate(self, note: str = "") -> ServeCandidate:
-        """As the plan keeps it."""
-        rate, out = self.demand.rate_per_s, self.demand.output_tokens
-        usd = None if self.usd_per_hour is None else self.usd_per_hour / 3600.0 / rate / out * 1e6
-        watts = self.power_w
-        return ServeCandidate(
-            fleet=self.fleet, usd_per_hour=self.usd_per_hour, usd_per_m_output=usd,
-            joules_per_token=None if watts is None else watts[0] / rate / out,
-            reached=self.run.reached, goodput_share=self.run.goodput_share,
-            meets=self.run.meets, simulated=True, note=note or self.market.warning,
-            price_type="" if self.usd_per_hour is None else self.market.price_type,
-        )  # fmt: skip
-
-
 def plan_serve(question: Question, *, progress: Progress | None = None) -> ServePlan:
     """The plan for a question.
 
     Raises NoFeasiblePlanError with the nearest miss and what limits it, InputError(s) for what
     cannot be (an engine that does not run on the named chip, an unknown model).
     """
-    from weftline.serve.search_answer import no_plan, plan_of
-
     say = progress or _quiet
     began = time.perf_counter()
     demand = demand_of(question)
@@ -326,22 +264,3 @@ def fleet_of(option: Option, replicas: int, routing: Routing) -> Fleet:
         max_batch=c.max_batch, chunk_tokens=c.chunk_tokens, prefix_cache=c.prefix_cache,
         routing=routing,
     )  # fmt: skip
-
-
-def reasons_of(found: Screened, confirmed: Sequence[Confirmed]) -> tuple[Rejection, ...]:
-    """Why a chip is not in the ranking."""
-    shown = {c.chip.id for c in confirmed}
-    said = [Rejection(accelerator=k, reason=v) for k, v in sorted(found.reasons.items())]
-    for name, option in sorted(found.nearest.items()):
-        if name in shown:
-            continue
-        if name in found.meeting:
-            said.append(Rejection(accelerator=name, reason="dearer by the closed form"))
-            continue
-        c = option.config
-        said.append(Rejection(accelerator=name, reason=(
-            f"nearest: {c.engine} {c.gemm_dtype} tp {c.tp}, first token "
-            f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token "
-            f"({option.worst:.2g} x a target)"
-        )))  # fmt: skip
-    return tuple(said)

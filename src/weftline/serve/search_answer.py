@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,12 +14,10 @@ from weftline.model import load_model
 from weftline.serve.bands import Band, band_of
 from weftline.serve.config import ServingConfig
 from weftline.serve.economics import CATALOG_DATE, SPARES_BASIS, token_costs
+from weftline.serve.question import Confirmed, Question
 from weftline.serve.screen import Option, Screened
-from weftline.spec import METRICS, Estimate, Part, ServeDemand, ServePlan, ServeSearch
+from weftline.spec import METRICS, Estimate, Part, Rejection, ServeDemand, ServePlan, ServeSearch
 from weftline.units import format_bytes, format_duration, format_usd
-
-if TYPE_CHECKING:
-    from weftline.serve.search import Confirmed, Question
 
 RANKS_KEPT: Final = 30
 PART_NAMES: Final = {
@@ -37,8 +35,6 @@ def plan_of(
     rate_most: float, search: ServeSearch,
 ) -> ServePlan:  # fmt: skip
     """The plan around the first of ``confirmed``, which is the cheapest that meets the targets."""
-    from weftline.serve.search import reasons_of
-
     best = confirmed[0]
     model = load_model(question.model)
     config = best.option.config
@@ -57,6 +53,25 @@ def plan_of(
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=reasons_of(found, confirmed), search=search, occupancy=occupancy,
     )  # fmt: skip
+
+
+def reasons_of(found: Screened, confirmed: Sequence[Confirmed]) -> tuple[Rejection, ...]:
+    """Why a chip is not in the ranking."""
+    shown = {c.chip.id for c in confirmed}
+    said = [Rejection(accelerator=k, reason=v) for k, v in sorted(found.reasons.items())]
+    for name, option in sorted(found.nearest.items()):
+        if name in shown:
+            continue
+        if name in found.meeting:
+            said.append(Rejection(accelerator=name, reason="dearer by the closed form"))
+            continue
+        c = option.config
+        said.append(Rejection(accelerator=name, reason=(
+            f"nearest: {c.engine} {c.gemm_dtype} tp {c.tp}, first token "
+            f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token "
+            f"({option.worst:.2g} x a target)"
+        )))  # fmt: skip
+    return tuple(said)
 
 
 def _one_a_chip(confirmed: Sequence[Confirmed]) -> list[Confirmed]:

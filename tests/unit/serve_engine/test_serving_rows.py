@@ -8,7 +8,8 @@ import pytest
 
 from weftline.errors import InputError
 from weftline.serve.launch_settings import DEFAULT
-from weftline.serve.rows import Row, Unanswered, family_of, model_name, read_rows, silicon_row
+from weftline.serve.row import Row, Unanswered, family_of, model_name
+from weftline.serve.rows import read_rows, silicon_row
 from weftline.serve.score_requests import read_requests
 
 BASE = {
