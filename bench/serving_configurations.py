@@ -51,10 +51,10 @@ def closed_form(count: int) -> tuple[float, int]:
     """CPU seconds of ``count`` configurations: layouts, batches and lengths, one call."""
     import numpy as np
 
-    from weftline.serve.calibration import constants_for
-    from weftline.serve.closed_form import Load, compile_load, solve
-    from weftline.serve.config import ServingConfig
-    from weftline.serve.parts import setting_of
+    from weftline.serve.calibrate.shipped import constants_for
+    from weftline.serve.engine.closed_form import Load, compile_load, solve
+    from weftline.serve.engine.config import ServingConfig
+    from weftline.serve.engine.parts import setting_of
 
     config = ServingConfig(model="llama-3.1-70b", chip="h200", gemm_dtype="fp8", kv_dtype="fp8")
     setting = setting_of("llama-3.1-70b", "h200-sxm", "fp8", "fp8", "fp8")
@@ -76,10 +76,10 @@ def sweep() -> tuple[float, int]:
     """CPU seconds of a 32-GPU 70B sweep: all layouts, aggregated and disaggregated, all batches."""
     import numpy as np
 
-    from weftline.serve.calibration import constants_for
-    from weftline.serve.closed_form import Load, compile_load, solve
-    from weftline.serve.config import PoolConfig, ServingConfig
-    from weftline.serve.parts import setting_of
+    from weftline.serve.calibrate.shipped import constants_for
+    from weftline.serve.engine.closed_form import Load, compile_load, solve
+    from weftline.serve.engine.config import PoolConfig, ServingConfig
+    from weftline.serve.engine.parts import setting_of
 
     start = time.process_time()
     total, best = 0, 0.0

@@ -18,12 +18,12 @@ import time
 
 import numpy as np
 
-from weftline.serve.config import ServingConfig
-from weftline.serve.scheduler import scheduler
-from weftline.serve.simulate import simulate
-from weftline.serve.simulate_reference import Request, Setting, simulate_reference
-from weftline.serve.step import surface
-from weftline.serve.traffic import Traffic, at_rate, bundled, extended
+from weftline.serve.engine.config import ServingConfig
+from weftline.serve.engine.scheduler import scheduler
+from weftline.serve.simulate.fleet import simulate
+from weftline.serve.simulate.reference import Request, Setting, simulate_reference
+from weftline.serve.simulate.step import surface
+from weftline.serve.simulate.traffic import Traffic, at_rate, bundled, extended
 
 VIDUR_PER_S = 850.0
 LLMSERVINGSIM_PER_S = (0.76, 1.9)
@@ -71,9 +71,9 @@ def stepwise(traffic: Traffic) -> tuple[float, float]:
 def cold_start() -> float:
     """CPU seconds of a fresh process that simulates 100 requests from compiled code on disk."""
     code = (
-        "from weftline.serve.config import ServingConfig as C\n"
-        "from weftline.serve.simulate import simulate\n"
-        "from weftline.serve.traffic import poisson\n"
+        "from weftline.serve.engine.config import ServingConfig as C\n"
+        "from weftline.serve.simulate.fleet import simulate\n"
+        "from weftline.serve.simulate.traffic import poisson\n"
         "simulate(C(model='llama-3.1-8b', chip='h100-sxm'),"
         " poisson(5.0, 100, prefill_tokens=500, decode_tokens=50))"
     )

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import weftline.serve
-from weftline.serve.calibration_published import bare, left_out_scalars
-from weftline.serve.rows import read_rows
+from weftline.serve.calibrate.published import bare, left_out_scalars
+from weftline.serve.calibrate.rows import read_rows
 from weftline.serve.score import score_held_out, score_rows
 
 PAGE = Path(__file__).with_name("serving.md")

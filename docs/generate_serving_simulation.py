@@ -13,11 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from weftline.serve.config import ServingConfig
-from weftline.serve.prefix import prefix_use
-from weftline.serve.simulate import simulate_requests
-from weftline.serve.step import surface
-from weftline.serve.traffic import bundled
+from weftline.serve.engine.config import ServingConfig
+from weftline.serve.simulate.fleet import simulate_requests
+from weftline.serve.simulate.prefix import prefix_use
+from weftline.serve.simulate.step import surface
+from weftline.serve.simulate.traffic import bundled
 
 PAGE = Path(__file__).parent / "serving-simulation.md"
 BEGIN, END = "<!-- table: {} -->\n", "<!-- end: {} -->\n"

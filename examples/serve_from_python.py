@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from weftline.serve.config import ServingConfig
-from weftline.serve.question import Question
-from weftline.serve.screen import Space
-from weftline.serve.search import plan_serve
-from weftline.serve.simulate import simulate
-from weftline.serve.traffic import poisson
+from weftline.serve.engine.config import ServingConfig
+from weftline.serve.search.plan import plan_serve
+from weftline.serve.search.question import Question
+from weftline.serve.search.screen import Space
+from weftline.serve.simulate.fleet import simulate
+from weftline.serve.simulate.traffic import poisson
 from weftline.spec import Target
 from weftline.spec.serialize import read_any_plan, write_plan
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import weftline.serve
-from weftline.serve.rows import read_rows
+from weftline.serve.calibrate.rows import read_rows
 from weftline.serve.score import score_held_out, score_rows
 
 DATA = Path(weftline.serve.__file__).parent / "data"

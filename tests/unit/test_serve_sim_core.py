@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weftline.serve.scheduler import SCHEDULERS, Scheduler
-from weftline.serve.simulate import Outcome, simulate_requests
-from weftline.serve.simulate_reference import Request, Setting, simulate_reference
-from weftline.serve.traffic import Traffic
+from weftline.serve.engine.scheduler import SCHEDULERS, Scheduler
+from weftline.serve.simulate.fleet import Outcome, simulate_requests
+from weftline.serve.simulate.reference import Request, Setting, simulate_reference
+from weftline.serve.simulate.traffic import Traffic
 
 
 class Surface:

@@ -11,18 +11,18 @@ import pytest
 
 from weftline.catalog import accelerator
 from weftline.errors import NoFeasiblePlanError
-from weftline.serve.calibration import constants_for
-from weftline.serve.closed_form import Load, compile_load, solve
-from weftline.serve.config import PoolConfig, ServingConfig
-from weftline.serve.confirm import middle, run
-from weftline.serve.economics import Market, power_w, spares_of, token_costs
-from weftline.serve.parts import setting_of
-from weftline.serve.question import Question
-from weftline.serve.screen import Space, layouts_of
-from weftline.serve.search import plan_serve
-from weftline.serve.simulate import simulate, simulate_requests
-from weftline.serve.step import surface
-from weftline.serve.traffic import Traffic, at_rate, bundled, poisson
+from weftline.serve.calibrate.shipped import constants_for
+from weftline.serve.engine.closed_form import Load, compile_load, solve
+from weftline.serve.engine.config import PoolConfig, ServingConfig
+from weftline.serve.engine.parts import setting_of
+from weftline.serve.search.confirm import middle, run
+from weftline.serve.search.economics import Market, power_w, spares_of, token_costs
+from weftline.serve.search.plan import plan_serve
+from weftline.serve.search.question import Question
+from weftline.serve.search.screen import Space, layouts_of
+from weftline.serve.simulate.fleet import simulate, simulate_requests
+from weftline.serve.simulate.step import surface
+from weftline.serve.simulate.traffic import Traffic, at_rate, bundled, poisson
 from weftline.spec import ServePlan, Target
 from weftline.spec.serialize import plan_to_json, serve_plan_from_json
 
@@ -251,7 +251,7 @@ def test_a_rate_too_large_to_simulate_whole_costs_in_proportion(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A burst shorter than an answer shows no queue: the parts must span as long a time."""
-    monkeypatch.setattr("weftline.serve.search.MOST_REQUESTS", 6000)
+    monkeypatch.setattr("weftline.serve.search.plan.MOST_REQUESTS", 6000)
     asked = replace(ASKED, space=replace(ASKED.space, chips=("h100",)), own_price=1.0)
     small, large = (plan_serve(replace(asked, rate_per_s=rate)) for rate in (40.0, 4000.0))
     assert small.demand.cells == 1

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
-from weftline.serve.prefix import prefix_use
-from weftline.serve.trace_files import parse_trace, read_trace
-from weftline.serve.traffic import (
+from weftline.serve.simulate.prefix import prefix_use
+from weftline.serve.simulate.trace_files import parse_trace, read_trace
+from weftline.serve.simulate.traffic import (
     BUNDLED,
     Traffic,
     at_rate,

@@ -48,7 +48,7 @@ def fit(
     from weftline.errors import InputError
     from weftline.model import load_model
     from weftline.report.catalog_fit import render_fits
-    from weftline.serve.config import DTYPES, KV_DTYPES
+    from weftline.serve.engine.config import DTYPES, KV_DTYPES
 
     get = Collector()
     found = get(lambda: load_model(model))
@@ -90,7 +90,7 @@ def _fits(
     """(fits as plain dicts, best first; chips without one and why). Raises where none has one."""
     from weftline.errors import NoFeasiblePlanError, WeftlineError
     from weftline.operators import architecture_fit
-    from weftline.serve.screen import Space, chips_of, require_units
+    from weftline.serve.search.screen import Space, chips_of, require_units
 
     fits: list[dict[str, Any]] = []
     misses = []

@@ -18,9 +18,9 @@ from weftline.cli.serving_options import (
 )
 
 if TYPE_CHECKING:
-    from weftline.serve.question import Question
-    from weftline.serve.screen import Space
-    from weftline.serve.traffic import Traffic
+    from weftline.serve.search.question import Question
+    from weftline.serve.search.screen import Space
+    from weftline.serve.simulate.traffic import Traffic
 
 
 def serve(
@@ -74,7 +74,7 @@ def serve(
         Try fleets with workers of their own for prompts, too.
     """
     from weftline.report.serving import render_serve_plan
-    from weftline.serve.search import plan_serve
+    from weftline.serve.search.plan import plan_serve
     from weftline.spec.serialize import plan_to_json, write_plan
 
     question = _question(
@@ -101,8 +101,8 @@ def _question(
     from weftline.cli.plan import check_region
     from weftline.cli.serving_options import parse_targets
     from weftline.model import load_model
-    from weftline.serve.question import Question
-    from weftline.serve.simulate import ROUTINGS
+    from weftline.serve.search.question import Question
+    from weftline.serve.simulate.fleet import ROUTINGS
     from weftline.units import parse_count
 
     get = Collector()
@@ -163,9 +163,9 @@ def _space(
     """What may be tried. Raises all mistakes at once, and where nothing named goes together."""
     from weftline.cli.plan import parse_accelerators
     from weftline.cli.serving_options import parse_speculation, parse_window
-    from weftline.serve.config import DTYPES, KV_DTYPES
-    from weftline.serve.engines import PROFILES
-    from weftline.serve.screen import Space
+    from weftline.serve.engine.config import DTYPES, KV_DTYPES
+    from weftline.serve.engine.engines import PROFILES
+    from weftline.serve.search.screen import Space
 
     get = Collector()
     chips = get(lambda: parse_accelerators(on))
@@ -193,8 +193,8 @@ def _space(
 def _require_some(space: Space) -> None:
     """Raise all that stands in the way where no named chip goes with an engine and a format."""
     from weftline.catalog import accelerator
-    from weftline.serve.engines import require_formats
-    from weftline.serve.screen import engines_and_formats, require_units
+    from weftline.serve.engine.engines import require_formats
+    from weftline.serve.search.screen import engines_and_formats, require_units
 
     chips = [accelerator(name) for name in space.chips]
     if any(engines_and_formats(chip, space) for chip in chips):

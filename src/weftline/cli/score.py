@@ -168,7 +168,7 @@ def serving(
 
         found = score_requests(rows, chip=chip, model=model, engine=engine)
     else:
-        from weftline.serve.rows import read_rows
+        from weftline.serve.calibrate.rows import read_rows
         from weftline.serve.score import score_held_out, score_rows
 
         known, left = read_rows(rows)

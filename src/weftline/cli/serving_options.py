@@ -14,7 +14,7 @@ from weftline.errors import InputError
 from weftline.units import parse_count, parse_duration_s
 
 if TYPE_CHECKING:
-    from weftline.serve.traffic import Traffic
+    from weftline.serve.simulate.traffic import Traffic
     from weftline.spec import Target
 
 _PER_S = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
@@ -144,8 +144,8 @@ def parse_targets(ttft: str | None, tpot: str | None, e2e: str | None,
 
 def read_traffic(trace: str) -> Traffic:
     """A bundled trace by name, else a file. Raises InputError(s)."""
-    from weftline.serve.trace_files import read_trace
-    from weftline.serve.traffic import BUNDLED, bundled
+    from weftline.serve.simulate.trace_files import read_trace
+    from weftline.serve.simulate.traffic import BUNDLED, bundled
 
     if trace in BUNDLED:
         return bundled(trace)
@@ -175,7 +175,7 @@ def make_traffic(
     if count is not None and count > MAX_REQUESTS:
         get.errors.append(InputError(f"more than {MAX_REQUESTS:,} requests", where="--requests"))
     get.raise_all()
-    from weftline.serve.traffic import at_rate, diurnal, extended, gamma
+    from weftline.serve.simulate.traffic import at_rate, diurnal, extended, gamma
 
     if real is not None:
         played = real if count is None else extended(real, count)

@@ -19,7 +19,7 @@ from weftline.cli.serving_options import (
 )
 
 if TYPE_CHECKING:
-    from weftline.serve.config import ServingConfig
+    from weftline.serve.engine.config import ServingConfig
 
 
 @Parameter(name="*")
@@ -96,8 +96,8 @@ def serving(
     """
     from weftline.errors import InputError
     from weftline.report.serving import render_simulation
-    from weftline.serve.simulate import ROUTINGS, simulate
-    from weftline.serve.summary import summary
+    from weftline.serve.simulate.fleet import ROUTINGS, simulate
+    from weftline.serve.simulate.summary import summary
 
     get = Collector()
     played = get(lambda: traffic.make(requests=requests, peak=peak))
@@ -135,9 +135,9 @@ def _config(model: str, layout: LayoutOptions, serving: ServingOptions) -> Servi
     from weftline.errors import InputError
     from weftline.model import load_model
     from weftline.operators import chip_of
-    from weftline.serve.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig
-    from weftline.serve.engines import PROFILES, profile, require_formats
-    from weftline.serve.screen import require_units
+    from weftline.serve.engine.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig
+    from weftline.serve.engine.engines import PROFILES, profile, require_formats
+    from weftline.serve.search.screen import require_units
     from weftline.units import parse_count
 
     def count(text: str | None, where: str) -> int | None:

@@ -15,23 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.errors import InputError
-from weftline.serve.calibration import points, shipped_vector, width_of
-from weftline.serve.calibration_fit import (
+from weftline.serve.calibrate.fit import (
     answer_rows,
     compile_rows,
     held_out,
     throughput_of,
     traits_of,
 )
-from weftline.serve.calibration_published import (
+from weftline.serve.calibrate.published import (
     bare,
     is_published,
     left_out_scalars,
     predict_published,
 )
-from weftline.serve.closed_form import Compiled
-from weftline.serve.residual import ELSEWHERE, features_of
-from weftline.serve.row import Row, Unanswered
+from weftline.serve.calibrate.residual import ELSEWHERE, features_of
+from weftline.serve.calibrate.row import Row, Unanswered
+from weftline.serve.calibrate.shipped import points, shipped_vector, width_of
+from weftline.serve.engine.closed_form import Compiled
 
 __all__ = ["METRICS", "Prediction", "predict_rows", "score_held_out", "score_rows"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.errors import InputError
-from weftline.serve.calibration import chip_scalars
-from weftline.serve.config import ServingConfig
+from weftline.serve.calibrate.shipped import chip_scalars
+from weftline.serve.engine.config import ServingConfig
 
 __all__ = ["first_line", "read_requests", "score_requests"]
 
@@ -71,8 +71,8 @@ def score_requests(
     path: Path, *, chip: str | None = None, model: str | None = None, engine: str | None = None
 ) -> dict[str, Any]:
     """Means of TPOT, first-token and end-to-end times, simulated and measured, as a score."""
-    from weftline.serve.simulate import simulate_requests
-    from weftline.serve.step import surface
+    from weftline.serve.simulate.fleet import simulate_requests
+    from weftline.serve.simulate.step import surface
 
     table = read_requests(path)
     chip, model = chip or _named(path, 0), model or _named(path, 1)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import weftline.serve
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
-from weftline.serve.calibration import constants_for, width_of
-from weftline.serve.closed_form import HOST_AT, Load, compile_load, solve
-from weftline.serve.config import PoolConfig, ServingConfig
-from weftline.serve.intervals import band
-from weftline.serve.memory import memory
-from weftline.serve.parts import PARTS, Iteration, part_seconds, setting_of
-from weftline.serve.step import StepSurface, prefill_surface, surface
-from weftline.serve.work import work_of
+from weftline.serve.calibrate.intervals import band
+from weftline.serve.calibrate.shipped import constants_for, width_of
+from weftline.serve.engine.closed_form import HOST_AT, Load, compile_load, solve
+from weftline.serve.engine.config import PoolConfig, ServingConfig
+from weftline.serve.engine.memory import memory
+from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_of
+from weftline.serve.engine.work import work_of
+from weftline.serve.simulate.step import StepSurface, prefill_surface, surface
 
 CONFIG = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4, gemm_dtype="fp8", kv_dtype="fp8")
 DATA = Path(weftline.serve.__file__).parent / "data"
@@ -174,10 +174,10 @@ def test_static_batches_are_prefilled_in_one_go() -> None:
 
 def test_the_solver_knows_the_slope_of_its_errors() -> None:
     """The Jacobian by blocks against one difference a constant, on rows of all three engines."""
-    from weftline.serve.calibration_constants import start_of
-    from weftline.serve.calibration_fit import answer_rows, compile_rows, traits_of
-    from weftline.serve.calibration_solver import Problem
-    from weftline.serve.rows import read_rows
+    from weftline.serve.calibrate.constants import start_of
+    from weftline.serve.calibrate.fit import answer_rows, compile_rows, traits_of
+    from weftline.serve.calibrate.rows import read_rows
+    from weftline.serve.calibrate.solver import Problem
 
     rows = read_rows(DATA / "serving_silicon.csv.gz")[0][::150]
     assert {r.engine for r in rows} == {"vllm", "sglang", "trtllm"}

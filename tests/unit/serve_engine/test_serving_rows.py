@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from weftline.errors import InputError
-from weftline.serve.launch_settings import DEFAULT
-from weftline.serve.row import Row, Unanswered, family_of, model_name
-from weftline.serve.rows import read_rows, silicon_row
+from weftline.serve.calibrate.row import Row, Unanswered, family_of, model_name
+from weftline.serve.calibrate.rows import read_rows, silicon_row
+from weftline.serve.engine.launch_settings import DEFAULT
 from weftline.serve.score_requests import read_requests
 
 BASE = {

@@ -1,0 +1,349 @@
+"""First-token time, time per output token and throughput in closed form, on arrays.
+
+``compile_load`` takes the iterations of every configuration apart once; ``solve`` puts them
+together under coefficients, so that a fit or a sweep over constants costs a few multiplications.
+
+A replica (or a pool of decode workers) serves ``concurrency`` requests at once in a closed loop: a
+request that ends is followed by another. Then ``concurrency = rate x (TTFT + (output - 1) TPOT)``
+(Little's law), and what runs at once is the lesser of what is asked, what the cache holds and,
+where prefill has workers of its own, what they can feed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from weftline.serve.engine.memory import cache_tokens
+from weftline.serve.engine.parts import HOST_PARTS, PARTS, Iteration, Setting, part_seconds
+
+__all__ = ["Answer", "Compiled", "Constants", "Load", "compile_load", "join", "solve"]
+
+FloatArray = npt.NDArray[np.float64]
+
+BATCH_SHARES: Final = (1.0, 0.4, 0.12, 0.03)
+"""Where the decode iteration is taken apart, as shares of the largest batch."""
+ITERATION_TOKENS: Final = 8192.0
+"""Tokens of prompts that one iteration takes when they queue, by default."""
+HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
+ROUNDS: Final = 6
+"""Fixed-point rounds of the batch that prefill can feed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Configurations of one setting and what is asked of them; arrays of one length."""
+
+    input_tokens: FloatArray
+    output_tokens: FloatArray
+    concurrency: FloatArray
+    """Requests in flight, over all workers of the deployment."""
+    tp: FloatArray
+    pp: FloatArray
+    dp: FloatArray
+    ep: FloatArray
+    moe_tp: FloatArray
+    workers: FloatArray
+    """Replicas; decode workers where prefill has its own."""
+    max_batch: FloatArray
+    """Sequences one replica may run."""
+    queries: FloatArray
+    """Tokens verified a step: 1, or 1 + drafted."""
+    poll_steps: FloatArray
+    """Decode iterations between two looks for new requests; 0 where every iteration looks."""
+    gather_steps: FloatArray
+    """Decode iterations a prompt is held back for others to join it, at most: for one on every
+    attention rank where there are several; 0 where none is held."""
+    iteration_tokens: FloatArray
+    """Tokens of prompts that one iteration takes at most, on each attention rank."""
+    static: FloatArray
+    """1 where a batch is put together once: all its prompts are prefilled in one go."""
+    prefill_workers: FloatArray
+    """0 where the same workers prefill and decode."""
+    prefill_tp: FloatArray
+    prefill_dp: FloatArray
+    prefill_ep: FloatArray
+    prefill_moe_tp: FloatArray
+
+    @classmethod
+    def of(cls, **values: Any) -> Load:
+        """From numbers and arrays, broadcast; prefill layouts default to the decode ones."""
+        d: dict[str, Any] = {
+            "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
+            "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
+            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, **values,
+        }  # fmt: skip
+        d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
+        for name in ("tp", "dp", "ep", "moe_tp"):
+            d.setdefault(f"prefill_{name}", d[name])
+        names = [f.name for f in fields(cls)]
+        wide = np.broadcast_arrays(
+            *[np.atleast_1d(np.asarray(d[n], dtype=np.float64)) for n in names]
+        )
+        return cls(**dict(zip(names, wide, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    @property
+    def chips(self) -> FloatArray:
+        """All chips."""
+        decode = self.tp * self.pp * self.dp * self.workers
+        return decode + self.prefill_workers * self.prefill_tp * self.prefill_dp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """Loads taken apart: parts in seconds, and the numbers the closed form needs beside them."""
+
+    decode: FloatArray
+    """[n, shares, parts] decode iterations at shares of the largest batch."""
+    prefill: FloatArray
+    """[n, parts] an iteration that prefills one prompt (one on each attention rank)."""
+    batched: FloatArray
+    """[n, parts] an iteration that prefills ``batch_prompts`` prompts on each attention rank."""
+    batch_prompts: FloatArray
+    ranks: FloatArray
+    """Attention ranks that prefill side by side in one worker."""
+    largest: FloatArray
+    """Largest batch of one worker: what is asked, allowed and held by the cache."""
+    asked: FloatArray
+    """Requests in flight a worker."""
+    feeders: FloatArray
+    """Prefill workers a decode worker; 0 where it prefills itself."""
+    output_tokens: FloatArray
+    chips: FloatArray
+    """Chips a decode worker, its share of prefill workers included."""
+    kv_bytes: FloatArray
+    """Bytes of cache a prompt hands over from prefill to decode."""
+    poll_steps: FloatArray
+    gather_steps: FloatArray
+    static: npt.NDArray[np.bool_]
+    fits: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+    def take(self, index: npt.NDArray[Any]) -> Compiled:
+        """Some of the loads."""
+        return Compiled(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def join(parts: Sequence[Compiled]) -> Compiled:
+    """Several compiled loads as one."""
+    return Compiled(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Compiled)}
+    )
+
+
+def compile_load(setting: Setting, load: Load) -> Compiled:
+    """Take the iterations of every configuration apart."""
+    asked = load.concurrency / load.workers
+    layout = {"tp": load.tp, "dp": load.dp, "ep": load.ep, "moe_tp": load.moe_tp}
+    mean = load.input_tokens + load.output_tokens / 2.0
+    held = cache_tokens(
+        setting, tp=load.tp, pp=load.pp, dp=load.dp, ep=load.ep, moe_tp=load.moe_tp, context=mean
+    )
+    largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
+    decode = np.stack([
+        part_seconds(setting, Iteration.of(
+            tokens=np.maximum(largest * share, 1.0) / load.pp * load.queries,
+            sequences=np.maximum(largest * share, 1.0) / load.pp,
+            context=mean, queries=load.queries, **layout,
+        )) * load.pp[:, None]
+        for share in BATCH_SHARES
+    ], axis=1)  # fmt: skip
+    side = {
+        "tp": load.prefill_tp, "dp": load.prefill_dp, "ep": load.prefill_ep,
+        "moe_tp": load.prefill_moe_tp,
+    }  # fmt: skip
+    prompts = np.maximum(np.floor(load.iteration_tokens / load.input_tokens), 1.0)
+    prompts = np.where(load.static > 0, largest / load.dp, prompts)
+
+    def prefill(count: Any) -> FloatArray:
+        return part_seconds(setting, Iteration.of(
+            tokens=load.input_tokens * load.prefill_dp * count, prefill_tokens=load.input_tokens,
+            prefills=count, **side,
+        ))  # fmt: skip
+
+    return Compiled(
+        decode=decode, prefill=prefill(1.0), batched=prefill(prompts), batch_prompts=prompts,
+        ranks=load.prefill_dp, largest=largest, asked=asked,
+        feeders=load.prefill_workers / load.workers, output_tokens=load.output_tokens,
+        chips=load.chips / load.workers,
+        kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
+        poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
+        fits=held >= 1.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """What a calibration knows of an engine; arrays of one length (or scalars that broadcast)."""
+
+    parts: FloatArray
+    """[n, parts] coefficients of the parts when decoding."""
+    prefill_parts: FloatArray
+    """[n, parts] the same when prefilling."""
+    cluster: FloatArray
+    """How closely prompts follow each other: prompts prefilled together, over those that would
+    come by chance while one is prefilled."""
+    mixing: FloatArray
+    """Time a prompt's chunks add to the iterations of others, in prefills of that prompt alone."""
+    host_mixing: FloatArray
+    """Share of a prefill's launching that holds up the decoding of others."""
+    tokens_per_step: FloatArray
+    front_end_s: FloatArray
+    """Once a request: HTTP, tokenising, dispatch, the first answer's way back."""
+    wait_steps: FloatArray
+    """Decode iterations between arrival and the start of its prefill."""
+    hold: FloatArray
+    """Time that prompts are held back, over what polling and gathering alone make of it."""
+    wait_prefills: FloatArray
+    """Share of the other requests' prefills that a request waits for: bursts and their echoes."""
+    mixes: FloatArray
+    """1 where prompts run in iterations that decode too, 0 where they go before all decoding."""
+    feed: FloatArray
+    """Share of its prefill throughput that a prefill pool reaches."""
+    transfer_bytes_per_s: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the closed form says, one a configuration."""
+
+    ttft_s: FloatArray
+    tpot_s: FloatArray
+    output_tokens_per_s: FloatArray
+    """A chip, prefill workers counted."""
+    batch: FloatArray
+    """Sequences decoding at once in one worker."""
+    decode_s: FloatArray
+    """One decode iteration."""
+    prefill_s: FloatArray
+    """One prompt's prefill, alone."""
+    load: FloatArray
+    """Share of time spent prefilling: of the worker, or of the prefill pool."""
+
+
+def _host_and_chip(parts: FloatArray, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """What the host takes to launch an uncaptured iteration, and what the chip takes to run it."""
+    weighed = parts * coefficients
+    host = weighed[:, HOST_AT].sum(1)
+    return host, weighed.sum(1) - host
+
+
+def _overlap(host: FloatArray, busy: FloatArray) -> FloatArray:
+    """Launching runs ahead of the chip: the longer of the two, with a soft corner."""
+    return np.asarray((host**4 + busy**4) ** 0.25)
+
+
+def _decode_at(times: FloatArray, share: FloatArray) -> FloatArray:
+    """Time at a share of the largest batch: linear in the batch between the points compiled."""
+    out = times[:, -1] * 1.0
+    for j in range(len(BATCH_SHARES) - 1, 0, -1):
+        low, high = BATCH_SHARES[j], BATCH_SHARES[j - 1]
+        weight = np.clip((share - low) / (high - low), 0.0, 1.0)
+        out = out + weight * (times[:, j - 1] - times[:, j])
+    return np.asarray(out)
+
+
+def solve(c: Compiled, k: Constants) -> Answer:
+    """First-token time, time per token and throughput under some constants."""
+    # Slow operators cannot be saturated: products over the parts axis are sums of known times.
+    decode = np.einsum("nsp,np->ns", c.decode, np.broadcast_to(k.parts, c.prefill.shape))
+    host, busy = _host_and_chip(c.prefill, k.prefill_parts)
+    prefill = _overlap(host, busy)
+    host_batch, busy_batch = _host_and_chip(c.batched, k.prefill_parts)
+    whole = _overlap(host_batch, busy_batch)
+    apart = c.feeders > 0
+    steps = np.maximum(c.output_tokens - 1.0, 1.0)
+    each = (
+        _overlap(k.host_mixing * host, busy) / c.ranks
+    )  # a worker's time a prompt, one at a time on each rank
+    rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.ranks / whole, np.inf)
+    transfer = np.where(apart, c.kv_bytes / k.transfer_bytes_per_s, 0.0)
+
+    share = np.ones(len(c))
+    tpot = _tpot(c, k, decode, share, each, apart, steps)
+    first = k.front_end_s + prefill + transfer
+    for _ in range(ROUNDS):
+        batch = c.largest * share
+        rate = np.minimum(batch / (steps * tpot), rate_most)
+        rate = np.minimum(rate, c.asked / (first + steps * tpot))
+        share = np.clip(0.5 * share + 0.5 * rate * steps * tpot / c.largest, 0.0, 1.0)
+        # Prompts that come while one is prefilled are prefilled together: the host is paid once.
+        together = np.clip(1.0 + k.cluster * rate * prefill, 1.0, c.batch_prompts)
+        alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
+        a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
+        each = _overlap(k.host_mixing * host / together, a_prompt) / c.ranks
+        # None of them is answered before the iteration ends.
+        own = np.where(apart, prefill, _overlap(host, together * a_prompt))
+        first = k.front_end_s + own + transfer
+        tpot = _tpot(c, k, decode, share, each, apart, steps)
+    rate = np.minimum(np.minimum(c.largest / (steps * tpot), rate_most),
+                      c.asked / (first + steps * tpot))  # fmt: skip
+    load = np.where(apart, rate / rate_most, np.minimum(rate * each, 0.98))
+    waits = k.wait_steps + k.hold * _held_steps(c, k, c.largest * share)
+    beside = k.mixes * 0.5 * decode[:, 0]  # the batch that decodes meanwhile grows from nothing
+    others = k.wait_prefills * _burst_s(c, host_batch, busy_batch, np.where(apart, 0.0, beside))
+    others += k.hold * _gang(c, k, c.largest * share) * each
+    unloaded = first + waits * tpot * k.tokens_per_step + others
+    # What does not run waits: Little's law on all that are in flight.
+    ttft = np.maximum(unloaded, c.asked / rate - steps * tpot)
+    ttft = np.where(c.static, k.front_end_s + whole, ttft)
+    tpot = np.where(c.static, decode[:, 0] / k.tokens_per_step, tpot)
+    rate = c.asked / (ttft + steps * tpot)
+    return Answer(
+        ttft_s=ttft, tpot_s=tpot, output_tokens_per_s=rate * c.output_tokens / c.chips,
+        batch=c.largest * share, decode_s=_decode_at(decode, share), prefill_s=prefill, load=load,
+    )  # fmt: skip
+
+
+def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,
+             beside: FloatArray) -> FloatArray:  # fmt: skip
+    """Twice the mean wait of requests that all come at once for the prefills before their own.
+
+    Iterations of ``b`` prompts follow each other, and none of a batch is answered before all are:
+    of ``n`` requests one ends after (n + b) / 2 prefills on average. ``beside`` is what an
+    iteration decodes beside its prompts, where engines mix both.
+    """
+    lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.ranks
+    queue = np.maximum(c.asked / lines, 1.0)
+    some = np.minimum(c.batch_prompts, queue)
+    each = _overlap(host / some, busy / c.batch_prompts) + beside / some
+    return np.asarray((queue + some - 2.0) * each)
+
+
+def _gang(c: Compiled, k: Constants, batch: FloatArray) -> FloatArray:
+    """Prompts that were held back with one and are answered no earlier: as many as one iteration
+    takes, and half of those that follow in further ones."""
+    arrivals = batch * k.tokens_per_step / np.maximum(c.output_tokens, 1.0)
+    found = arrivals * c.poll_steps / c.ranks
+    return np.asarray(0.5 * found * (1.0 + np.minimum(c.batch_prompts / (found + 1.0), 1.0)))
+
+
+def _held_steps(c: Compiled, k: Constants, batch: FloatArray) -> FloatArray:
+    """Decode iterations a prompt is held back on average.
+
+    Who polls every n iterations finds a request n / 2 late. Who gathers waits from the first prompt
+    on until all ranks have one (the harmonic number of ranks times the time between arrivals at one
+    rank) or the limit is reached; of those that join later each waits half as long on average.
+    """
+    arrivals = batch * k.tokens_per_step / np.maximum(c.output_tokens, 1.0)  # an iteration
+    every = (np.log(c.ranks) + 0.5772 + 0.5 / c.ranks) * c.ranks / np.maximum(arrivals, 1e-9)
+    span = np.where(c.ranks > 1, np.minimum(c.gather_steps, every), c.gather_steps)
+    return np.asarray(0.5 * c.poll_steps + span * (0.5 + 0.5 / (1.0 + arrivals * span)))
+
+
+def _tpot(
+    c: Compiled, k: Constants, decode: FloatArray, share: FloatArray, each: FloatArray,
+    apart: npt.NDArray[np.bool_], steps: FloatArray,
+) -> FloatArray:  # fmt: skip
+    alone = _decode_at(decode, share) / k.tokens_per_step
+    others = np.maximum(c.largest * share - 1.0, 0.0) / steps * each * k.mixing
+    return np.asarray(alone + np.where(apart, 0.0, others))

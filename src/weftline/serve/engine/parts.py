@@ -1,0 +1,295 @@
+"""One engine iteration taken apart: seconds of every kind of work, before calibration.
+
+All arrays are over configurations of one :class:`Setting` (model, chip, number formats). The sum of
+the parts, each times its fitted coefficient (close to one), is the time of the iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from weftline.operators import Operators, operators
+from weftline.serve.engine.config import KV_BYTES, WEIGHT_BYTES
+from weftline.serve.engine.work import Experts, Mixer, Work, work_of
+
+__all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]
+
+FloatArray = npt.NDArray[np.float64]
+
+PARTS: Final = (
+    "gemm_block",  # products of weights quantised in blocks (fp8)
+    "gemm_quantised",  # products of weights quantised by tensor, channel or group
+    "gemm_plain",  # products in bf16
+    "quantise",  # casting activations before a quantised product: 1 us a product
+    "head",  # the output projection, for sequences that yield a token
+    "moe_block",  # routed experts in block fp8
+    "moe",  # routed experts in other formats
+    "moe_spread",  # the same again where experts are split over ranks: their imbalance
+    "moe_route",  # router, permutation: 1 us a layer
+    "decode_attention",
+    "prefill_attention",
+    "scan",  # recurrent mixers
+    "elementwise",  # norms, rotary, gates: bytes over bandwidth
+    "all_reduce",
+    "exchange",  # tokens to the ranks of their experts and back, under attention data parallelism
+    "kernels",  # launches of a captured graph: 1 us a kernel
+    "launches",  # calls of an uncaptured prefill: 1 us an operator, cast or collective
+    "layers",  # what a layer costs whatever its size: 1 us
+    "iteration",  # what an iteration costs the host: 1 ms
+    "sequences",  # host work a running sequence: 1 us
+    "tokens",  # work a token of one rank not counted elsewhere: 1 us
+)
+HOST_PARTS: Final = ("moe_route", "launches", "layers", "iteration")
+"""What the host does to launch an iteration: routing is many small kernels, little work."""
+_SKEW: Final = 1.0
+"""Power law of routed loads that the experts' tables are read at (1.2 is the measured one)."""
+DISTINCT: Final = 0.65
+"""Share of an iteration's tokens that are routed on their own: tokens of like texts meet the same
+experts. Chosen among 0.4, 0.65 and 1 by the error of models left out."""
+_WIDE_RANKS: Final = 8
+"""Beyond this many ranks engines exchange tokens point to point; within, they may gather."""
+BLOCK_MODELS: Final = ("deepseek", "qwen", "minimax", "glm", "kimi", "mimo", "step")
+"""Families whose fp8 checkpoints scale weights by 128 x 128 blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all configurations of one call share."""
+
+    work: Work
+    chip: str
+    attention_dtype: str
+    gemm_dtype: str
+    moe_dtype: str
+    kv_dtype: str
+    operators: Operators
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes of one cached value."""
+        return KV_BYTES[self.kv_dtype]
+
+
+@lru_cache(maxsize=512)
+def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str) -> Setting:
+    """The setting of a model on a chip in stated formats, as its published checkpoints are made.
+
+    ``fp8`` means blocks where the family's checkpoints have blocks. The 4-bit checkpoints of
+    mixture-of-experts models keep attention in bf16.
+    """
+    work = work_of(model)
+    if gemm_dtype == "fp8" and work.name.startswith(BLOCK_MODELS):
+        gemm_dtype = "fp8_block"
+    if moe_dtype == "fp8" and work.name.startswith(BLOCK_MODELS):
+        moe_dtype = "fp8_block"
+    attention = gemm_dtype
+    if work.experts and gemm_dtype in ("nvfp4", "mxfp4", "int4"):
+        attention = "bf16"
+    if work.name.startswith("gpt-oss"):
+        gemm_dtype = attention = "bf16"
+        moe_dtype = "mxfp4"
+    ops = operators(chip)
+    if moe_dtype == "mxfp4" and "fp4" in ops.chip.peaks:
+        moe_dtype = "mxfp4_fp8"  # Blackwell's experts take fp8 activations
+    return Setting(
+        work=work, chip=chip, attention_dtype=attention, gemm_dtype=gemm_dtype,
+        moe_dtype=moe_dtype, kv_dtype=kv_dtype, operators=ops,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iteration:
+    """Iterations of one replica, one a configuration; arrays of one length (or scalars)."""
+
+    tokens: FloatArray
+    """All tokens of the iteration, drafts included."""
+    sequences: FloatArray
+    """Sequences that decode."""
+    context: FloatArray
+    """Their mean cached tokens."""
+    prefill_tokens: FloatArray
+    """New tokens of prompt chunks, on one attention rank."""
+    prefill_context: FloatArray
+    """Tokens cached before each chunk."""
+    prefills: FloatArray
+    """Prompt chunks on one attention rank."""
+    queries: FloatArray
+    """Tokens each decoding sequence verifies: 1 without speculation."""
+    tp: FloatArray
+    dp: FloatArray
+    ep: FloatArray
+    moe_tp: FloatArray
+    mixed: bool = False
+    """Whether decoding runs beside a prompt's chunk: kernels for ragged batches."""
+
+    @classmethod
+    def of(cls, **values: Any) -> Iteration:
+        """From numbers and arrays, broadcast to one length; absent ones are 0 (layouts: 1)."""
+        names = ("tokens", "sequences", "context", "prefill_tokens", "prefill_context", "prefills",
+                 "queries", "tp", "dp", "ep", "moe_tp")  # fmt: skip
+        default = dict.fromkeys(names[:6], 0.0) | dict.fromkeys(names[6:], 1.0)
+        given = [np.asarray(values.get(n, default[n]), dtype=np.float64) for n in names]
+        wide = np.broadcast_arrays(*[np.atleast_1d(g) for g in given])
+        return cls(**dict(zip(names, wide, strict=True)), mixed=bool(values.get("mixed")))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
+    """Seconds of every part, [configurations, parts]."""
+    found: dict[str, Any] = dict.fromkeys(PARTS, 0.0)
+    _products(setting, it, found)
+    _experts(setting, it, found)
+    for mixer in setting.work.mixers:
+        _attention(setting, it, mixer, found)
+    _scans(setting, it, found)
+    _exchange(setting, it, found)
+    work, rank_tokens = setting.work, it.tokens / it.dp
+    whole = work.elementwise_values - work.sharded_elementwise_values
+    values = whole + work.sharded_elementwise_values / it.tp
+    found["elementwise"] = 2.0 * rank_tokens * values / setting.operators.chip.bandwidth_bytes_per_s
+    found["kernels"] = work.kernels * 1e-6
+    calls = work.operators + 1e6 * found["quantise"] + np.where(it.tp > 1, work.reductions, 0)
+    found["launches"] = np.where(it.prefill_tokens > 0, calls * 1e-6, 0.0)
+    found["layers"] = work.layers * 1e-6
+    found["iteration"] = 1e-3
+    found["sequences"] = it.sequences * 1e-6
+    found["tokens"] = rank_tokens * 1e-6
+    out = np.empty((len(it), len(PARTS)))
+    for j, name in enumerate(PARTS):
+        out[:, j] = found[name]
+    return out
+
+
+def _products(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
+    ops = setting.operators
+    rank_tokens = np.maximum(it.tokens / it.dp, 1.0)
+    yielding = np.maximum(it.sequences / it.dp * it.queries, 1.0)
+    quantised = 0
+    for g in setting.work.gemms:
+        dtype = setting.attention_dtype if g.mixer else setting.gemm_dtype
+        dtype = "bf16" if g.head else dtype
+        inside = np.maximum(g.in_features / it.tp, 1.0) if g.split_in else float(g.in_features)
+        outside = np.maximum(g.out_features / it.tp, 1.0) if g.split_out else float(g.out_features)
+        block = dtype == "fp8_block"
+        if dtype != "bf16":
+            quantised += g.count
+        part = (
+            "head" if g.head else "gemm_block" if block
+            else "gemm_plain" if dtype == "bf16" else "gemm_quantised"
+        )  # fmt: skip
+        m = yielding if g.head else rank_tokens
+        # The block kernels' tables hold their launch, not their time: read as fp8.
+        found[part] = found[part] + g.count * ops.gemm_s("fp8" if block else dtype, m, outside,
+                                                         inside)  # fmt: skip
+    found["quantise"] = quantised * 1e-6
+
+
+def _experts(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
+    for e in setting.work.experts:
+        pairs, used = _routed(e, it)
+        seconds = e.count * setting.operators.kernels.experts_s(
+            setting.moe_dtype, pairs, used, e.inter / it.moe_tp, float(e.hidden), _SKEW
+        )
+        part = "moe_block" if setting.moe_dtype == "fp8_block" else "moe"
+        found[part] = found[part] + seconds
+        found["moe_spread"] = found["moe_spread"] + np.where(it.ep > 1, seconds, 0.0)
+        found["moe_route"] = found["moe_route"] + e.count * 1e-6
+
+
+def _routed(e: Experts, it: Iteration) -> tuple[FloatArray, FloatArray]:
+    """Token-expert pairs of one rank and the distinct experts they hit, routed at random."""
+    apart = 1.0 + DISTINCT * np.maximum(it.tokens - 1.0, 0.0)
+    hit = 1.0 - (1.0 - e.top_k / e.experts) ** apart
+    used = np.maximum(e.experts / it.ep * hit, 1.0)
+    return np.maximum(it.tokens * e.top_k / it.ep, used), used
+
+
+def _attention(setting: Setting, it: Iteration, m: Mixer, found: dict[str, Any]) -> None:
+    ops, kv = setting.operators, setting.kv_dtype
+    heads = np.maximum(m.heads / it.tp, 1.0)
+    batch = it.sequences / it.dp
+    context, before = it.context / m.compress, it.prefill_context / m.compress
+    cap = m.topk if m.topk is not None else m.window
+    if m.v_dim == 0:  # an indexer: scores only, over keys that all ranks hold
+        decode = batch * context * m.qk_dim * setting.kv_bytes
+        decode = decode / (0.5 * ops.chip.bandwidth_bytes_per_s) + 5e-6
+        pairs = it.prefills * it.prefill_tokens * (before + it.prefill_tokens / 2)
+        prefill = pairs * 2.0 * m.heads * m.qk_dim / (0.4 * ops.chip.peak_flops("fp8"))
+    elif m.latent:
+        decode = ops.mla_decode_s(kv, batch, context, heads, m.latent, m.rope, it.queries, m.topk)
+        prefill = ops.mla_prefill_s(it.prefills, it.prefill_tokens, before, heads, m.qk_dim,
+                                    m.v_dim, m.topk)  # fmt: skip
+    else:
+        kv_heads = np.maximum(m.kv_heads / it.tp, 1.0)
+        decode = ops.decode_attention_s(kv, np.maximum(batch, 1.0), context, heads, kv_heads,
+                                        m.qk_dim, cap, it.queries, it.mixed)  # fmt: skip
+        prefill = ops.prefill_attention_s(kv, np.maximum(it.prefills, 1.0), it.prefill_tokens,
+                                          before, heads, kv_heads, m.qk_dim, cap)  # fmt: skip
+    found["decode_attention"] = found["decode_attention"] + np.where(
+        it.sequences > 0, m.count * decode, 0.0
+    )
+    found["prefill_attention"] = found["prefill_attention"] + np.where(
+        it.prefill_tokens > 0, m.count * prefill, 0.0
+    )
+
+
+def _scans(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
+    ops = setting.operators
+    for s in setting.work.scans:
+        state = s.state_values / it.tp
+        batch = np.maximum(it.sequences / it.dp, 1.0)
+        tokens = np.maximum(it.prefill_tokens, 1.0)
+        decode = ops.scan_s(batch, 1.0, state, decode=True)
+        prefill = ops.scan_s(np.maximum(it.prefills, 1.0), tokens, state, decode=False)
+        found["scan"] = found["scan"] + s.count * (
+            np.where(it.sequences > 0, decode, 0.0) + np.where(it.prefill_tokens > 0, prefill, 0.0)
+        )
+
+
+def _exchange(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
+    ops, work = setting.operators, setting.work
+    row = work.hidden * 2.0
+    rank_tokens = it.tokens / it.dp
+    if bool(np.any(it.tp > 1)):
+        one = ops.collective_s("all_reduce", rank_tokens * row, it.tp)
+        scalar = ops.collective_s("all_reduce", rank_tokens * 4.0, it.tp)
+        both = work.reductions * one + work.scalar_reductions * scalar
+        found["all_reduce"] = np.where(it.tp > 1, both, 0.0)
+    layers = sum(e.count for e in work.experts)
+    if not layers or not bool(np.any(it.dp > 1)):
+        return
+    ranks = it.tp * it.dp
+    gathered = ops.collective_s("all_gather", it.tokens * row, ranks) + ops.collective_s(
+        "reduce_scatter", it.tokens * row, ranks
+    )
+    sent = np.asarray(0.0)
+    for step in ("dispatch", "combine"):
+        sent = sent + ops.network.exchange_s(
+            step, rank_tokens, float(work.hidden), it.ep, low_latency=True
+        )
+    sent = np.where(it.ep > 1, sent, np.inf)
+    best = np.where(it.ep > _WIDE_RANKS, sent, np.minimum(gathered, sent))
+    found["exchange"] = np.where(it.dp > 1, layers * best, 0.0)
+
+
+def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: FloatArray,
+                 dp: FloatArray) -> FloatArray:  # fmt: skip
+    """Bytes of weights on one chip of a stage that holds the whole model (divide by stages)."""
+    del dp  # attention weights are repeated on every data-parallel rank
+    work = setting.work
+    total = np.zeros(np.broadcast_shapes(np.shape(tp), np.shape(ep), np.shape(moe_tp)))
+    for g in work.gemms:
+        dtype = setting.attention_dtype if g.mixer else setting.gemm_dtype
+        dtype = "bf16" if g.head else dtype
+        split = tp if g.split_in or g.split_out else 1.0
+        total = total + g.count * g.in_features * g.out_features * WEIGHT_BYTES[dtype] / split
+    width = WEIGHT_BYTES.get(setting.moe_dtype, WEIGHT_BYTES["mxfp4"])
+    total = total + work.expert_parameters * width / (ep * moe_tp)
+    return np.asarray(total + work.embedding_parameters * 2.0 / tp)

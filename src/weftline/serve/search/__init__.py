@@ -1,0 +1,1 @@
+"""The cheapest fleet that meets its targets: screened in closed form, confirmed by simulation."""

@@ -1,0 +1,212 @@
+"""Confirming: the simulation says how many replicas the targets really need.
+
+Percentiles come from requests in the middle of a synthetic run (a system that starts empty and ends
+without arrivals is not the one that was asked about), and from all requests of a trace.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from weftline.serve.engine.config import ServingConfig
+from weftline.serve.simulate.fleet import Outcome, Routing, simulate
+from weftline.serve.simulate.traffic import Traffic
+from weftline.spec import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+GROW: Final = 1.3
+MOST_GROWTH: Final = 4.0
+"""Replicas are raised to this many times the closed form's number before giving up."""
+HARDLY: Final = 0.98
+MARGIN_S: Final = 1e-9
+MOST_REQUESTS: Final = 30_000
+"""Of one simulation in a search."""
+SLACK: Final = 0.1
+MOST_FACTOR: Final = 1e6
+"""How far above the asked rate the most that a fleet takes is looked for."""
+CHUNKS: Final = (2048, 512)
+"""Smaller token budgets of an iteration that are tried where the engine's own breaks a target:
+prompts in smaller pieces hold up the answers of others for less time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One simulated fleet and what it reached."""
+
+    replicas: int
+    outcome: Outcome
+    counted: NDArray[np.bool_]
+    reached: dict[str, float]
+    """``p99 ttft`` -> seconds; infinite where requests do not fit."""
+    goodput_share: float
+    meets: bool
+
+    def worst(self, targets: Sequence[Target]) -> float:
+        """Largest of target reached over target asked."""
+        ratios = (self.reached[f"p{t.percentile:g} {t.metric}"] / t.limit_s for t in targets)
+        return max(ratios, default=0.0)
+
+    def percentile(self, metric: str, percentile: float) -> float:
+        """A percentile of ``ttft``, ``tpot`` or ``e2e`` over the counted requests, seconds."""
+        values = getattr(self.outcome, f"{metric}_s")[self.counted]
+        values = values[~np.isnan(values)]
+        return float(np.percentile(values, percentile)) if values.size else math.inf
+
+
+def middle(outcome: Outcome, *, trace: bool) -> NDArray[np.bool_]:
+    """Requests to count: all of a trace, else those that came while the system was in its stride.
+
+    The first and last parts of a run, each as long as a typical request (a third at most), are
+    left out.
+    """
+    if trace or outcome.arrived_s.size < 30:
+        return outcome.fits
+    typical = float(np.nanmedian(outcome.e2e_s)) if outcome.fits.any() else 0.0
+    last = float(outcome.arrived_s[-1])
+    edge = min(2.0 * typical, last / 3.0)
+    inside = (outcome.arrived_s >= edge) & (outcome.arrived_s <= last - min(edge / 2, last / 3))
+    return np.asarray(inside & outcome.fits)
+
+
+def run(
+    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
+    routing: Routing, trace: bool,
+) -> Run:  # fmt: skip
+    """Simulate a fleet and hold it against the targets."""
+    outcome = simulate(config, traffic, replicas=replicas, routing=routing)
+    counted = middle(outcome, trace=trace)
+    reached: dict[str, float] = {}
+    good = outcome.fits.copy()
+    for t in targets:
+        values = getattr(outcome, f"{t.metric}_s")
+        # An answer of one token has no time between tokens: it meets every such target.
+        seen = values[counted & ~np.isnan(values)]
+        reached[f"p{t.percentile:g} {t.metric}"] = (
+            float(np.percentile(seen, t.percentile)) if seen.size else
+            (0.0 if counted.any() else math.inf)
+        )  # fmt: skip
+        good &= ~(values > t.limit_s)
+    met = [reached[f"p{t.percentile:g} {t.metric}"] <= t.limit_s + MARGIN_S for t in targets]
+    share = float(good[counted | ~outcome.fits].mean()) if outcome.fits.any() else 0.0
+    return Run(
+        replicas=replicas, outcome=outcome, counted=counted, reached=reached,
+        goodput_share=share, meets=all(met) and bool(outcome.fits.any()),
+    )  # fmt: skip
+
+
+def tuned(
+    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
+    routing: Routing, trace: bool,
+) -> tuple[ServingConfig, int]:  # fmt: skip
+    """(the configuration with the token budget that serves the targets best, runs made)."""
+    best, least, runs = config, math.inf, 0
+    for chunk in (config.chunk_tokens, *(c for c in CHUNKS if c < config.chunk_tokens)):
+        tried = replace(config, chunk_tokens=chunk)
+        found = run(tried, traffic, targets, replicas, routing=routing, trace=trace)
+        runs += 1
+        worst = found.worst(targets)
+        if worst < least:
+            best, least = tried, worst
+        if found.meets:
+            break
+    return best, runs
+
+
+def least_replicas(
+    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], start: int, *,
+    routing: Routing, trace: bool, most: int | None = None,
+) -> tuple[Run, int]:  # fmt: skip
+    """(the smallest fleet found that meets the targets, or the best one tried; runs made).
+
+    Starts from the closed form's number, goes up until the targets are met (``most`` at most),
+    then halves the gap to the largest that failed.
+    """
+    bound = most or max(start + 15, math.ceil(start * MOST_GROWTH))
+    runs = 0
+
+    def attempt(n: int) -> Run:
+        nonlocal runs
+        runs += 1
+        return run(config, traffic, targets, n, routing=routing, trace=trace)
+
+    high = min(max(1, start), bound)
+    best = attempt(high)
+    low = stuck = 0
+    while not best.meets and high < bound and stuck < 2:
+        low = high
+        high = min(bound, max(high + 1, math.ceil(high * GROW)))
+        more = attempt(high)
+        # Where more replicas hardly help, it is not the load that breaks the target.
+        stuck = stuck + 1 if more.worst(targets) > HARDLY * best.worst(targets) else 0
+        best = more
+    if not best.meets:
+        return best, runs
+    if low == 0:
+        # Met at once: look below for a number that fails.
+        step = max(1, high // 8)
+        while high > 1:
+            lower = max(1, high - step)
+            tried = attempt(lower)
+            if not tried.meets:
+                low = lower
+                break
+            best, high, step = tried, lower, step * 2
+    while high - low > max(1, high // 50):
+        n = (low + high) // 2
+        if n == low:
+            break
+        tried = attempt(n)
+        if tried.meets:
+            best, high = tried, n
+        else:
+            low = n
+    return best, runs
+
+
+def keeps_up(outcome: Outcome) -> bool:
+    """Whether a fleet works off what comes: without a target nothing else ends a rate.
+
+    What is left at the last arrival has to be done within a tenth of the traffic's time and thrice
+    what an answer takes while no queue has formed.
+    """
+    fits = outcome.fits
+    arrived, finished = outcome.arrived_s[fits], outcome.finished_s[fits]
+    early = (finished - arrived)[: max(1, len(arrived) // 20)]
+    left = float(np.max(finished) - arrived[-1])
+    return left <= SLACK * float(arrived[-1] - arrived[0]) + 3.0 * float(np.median(early))
+
+
+def most_rate(
+    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
+    routing: Routing, trace: bool,
+) -> float:  # fmt: skip
+    """Requests a second that a fleet could take within the targets, to about 3 %."""
+    from weftline.serve.simulate.traffic import at_rate, extended
+
+    rate = traffic.rate_per_s
+
+    def meets(factor: float) -> bool:
+        # As long a time as before: a burst shorter than an answer would show no queue.
+        n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
+        sped = at_rate(extended(traffic, n), rate * factor)
+        tried = run(config, sped, targets, replicas, routing=routing, trace=trace)
+        return tried.meets and (trace or keeps_up(tried.outcome))
+
+    low, step = 1.0, 1.15
+    while low * step < MOST_FACTOR and meets(low * step):
+        low, step = low * step, min(step**1.5, 8.0)
+    high = low * step
+    while high - low > 0.03 * low:
+        middle_of = math.sqrt(low * high)
+        if meets(middle_of):
+            low = middle_of
+        else:
+            high = middle_of
+    return rate * low

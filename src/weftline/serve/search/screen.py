@@ -1,0 +1,308 @@
+"""Screening: the closed form over every chip, engine, number format, layout and batch at once.
+
+For each layout the closed form is asked at a ladder of requests in flight. The most that still
+keeps the targets (with a margin for percentiles, which only the simulation knows) gives the rate
+of one replica, and so the replicas and the dollars of a fleet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+
+from weftline.catalog import Accelerator, accelerators
+from weftline.errors import InputError, WeftlineError
+from weftline.serve.engine.config import DTYPES, PoolConfig, ServingConfig
+from weftline.spec import ServeDemand, Target
+
+IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768,
+                    1024)  # fmt: skip
+MAX_REPLICA_CHIPS: Final = 64
+POOLS: Final = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1))
+"""Prefill and decode workers of a disaggregated group that are tried."""
+TAIL_TTFT: Final = 1.5
+TAIL_TPOT: Final = 1.1
+"""Margin of the screen for percentiles of 90 and more: assumed, the simulation decides."""
+KEPT_A_CHIP: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One configuration as the closed form sees it at its best load."""
+
+    config: ServingConfig
+    weights: str
+    """Number formats as the model's checkpoints have them: of the matrix products..."""
+    experts: str
+    """...and of routed experts."""
+    ttft_s: float
+    tpot_s: float
+    rate_per_s: float
+    """Requests a second of one replica (of one group, where disaggregated)."""
+    in_flight: float
+    batch: float
+    worst: float
+    """Largest of target reached over target asked, margins included: at most 1 where it meets."""
+
+    @property
+    def group_chips(self) -> int:
+        """Chips of one replica or group."""
+        return self.config.chips
+
+    def replicas(self, rate_per_s: float) -> int:
+        """Replicas for a rate, by the closed form."""
+        return max(1, math.ceil(rate_per_s / self.rate_per_s - 1e-9))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What may be tried."""
+
+    chips: tuple[str, ...] = ()
+    """Catalogue names; empty for all that can be bought."""
+    engines: tuple[str, ...] = ()
+    """Empty for every engine that runs on the chip."""
+    formats: tuple[str, ...] = ("bf16", "fp8")
+    kv: str = "bf16"
+    disaggregated: bool = False
+    """Try groups of prefill and decode workers too."""
+    max_replica_chips: int = MAX_REPLICA_CHIPS
+    prefix_cache: bool = False
+    window: int | None = None
+    sinks: int = 0
+    spec_method: str = "none"
+    spec_tokens: int = 0
+    spec_acceptance: float = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screened:
+    """What the closed form found."""
+
+    meeting: dict[str, list[Option]]
+    """By chip: configurations that meet the targets, cheapest first in chips a request."""
+    nearest: dict[str, Option]
+    """By chip: the configuration that comes closest, whether it meets them or not."""
+    reasons: dict[str, str]
+    """By chip: why nothing could be asked of it."""
+    evaluated: int
+
+
+def chips_of(space: Space) -> tuple[Accelerator, ...]:
+    """The accelerators to try: those named, else every one that can be bought."""
+    from weftline.catalog import accelerator
+
+    if space.chips:
+        return tuple(accelerator(name) for name in space.chips)
+    return tuple(a for a in accelerators().values() if a.purchasable)
+
+
+@cache
+def _is_moe(model: str) -> bool:
+    from weftline.model import load_model
+
+    return load_model(model).is_moe
+
+
+def layouts_of(model: str, chip: Accelerator, space: Space) -> list[dict[str, int]]:
+    """Degrees of one replica on ``chip``, by powers of two within its scale-up domain."""
+    host = chip.chips_per_host or 8
+    domain = max(1, min(chip.scale_up_domain or host, MAX_REPLICA_CHIPS))
+    widest = max(domain if chip.scale_up_bytes_per_s else host, 1)
+    limit = min(space.max_replica_chips, MAX_REPLICA_CHIPS)
+    found = []
+    powers = [1 << k for k in range(7)]
+    for tp in (p for p in powers if p <= min(widest, 16)):
+        for pp in (1, 2, 4):
+            if pp > 1 and tp < min(widest, 8):
+                continue
+            for dp in powers if _is_moe(model) else (1,):
+                if tp * dp > max(widest, host) or tp * dp * pp > limit or (dp > 1 and pp > 1):
+                    continue
+                experts = {1, tp * dp} if _is_moe(model) else {1}
+                found += [{"tp": tp, "pp": pp, "dp": dp, "ep": ep} for ep in sorted(experts)]
+    return found
+
+
+def screen(model: str, demand: ServeDemand, space: Space,
+           tails: Mapping[float, float] | None = None) -> Screened:  # fmt: skip
+    """Ask the closed form about everything in ``space``. Raises what a name of the user's raises.
+
+    ``tails`` are prompt tokens by percentile, where prompts differ: a first-token target of that
+    percentile must hold for a prompt of that length alone.
+    Errors of one chip (weights that fit nowhere, formats it lacks) become its reason.
+    """
+    meeting: dict[str, list[Option]] = {}
+    nearest: dict[str, Option] = {}
+    reasons: dict[str, str] = {}
+    evaluated = 0
+    for chip in chips_of(space):
+        options: list[Option] = []
+        said = ""
+        for engine, weights in engines_and_formats(chip, space):
+            try:
+                found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
+            except WeftlineError as error:
+                said = said or error.what
+                continue
+            options += found
+            evaluated += count
+        if not options:
+            reasons[chip.id] = said or _lacking(space)
+            continue
+        nearest[chip.id] = min(options, key=lambda o: (o.worst, o.group_chips))
+        fit = [o for o in options if o.worst <= 1.0]
+        fit.sort(key=lambda o: (o.group_chips * o.replicas(demand.rate_per_s), o.ttft_s))
+        if fit:
+            meeting[chip.id] = _varied(fit)
+    return Screened(meeting=meeting, nearest=nearest, reasons=reasons, evaluated=evaluated)
+
+
+def _varied(options: Sequence[Option]) -> list[Option]:
+    """The first few that differ in size or number format: the best engine of each."""
+    kept: dict[tuple[Any, ...], Option] = {}
+    for o in options:
+        kept.setdefault((o.group_chips, o.weights, o.config.prefill is None), o)
+    return list(kept.values())[:KEPT_A_CHIP]
+
+
+def engines_and_formats(chip: Accelerator, space: Space) -> list[tuple[str, str]]:
+    """Engines of ``space`` that run on ``chip``, with each number format both can take."""
+    from weftline.serve.engine.engines import PROFILES
+
+    found = []
+    for profile in PROFILES.values():
+        if chip.vendor not in profile.vendors:
+            continue
+        if space.engines and profile.name not in space.engines:
+            continue
+        found += [(profile.name, f) for f in space.formats
+                  if f in profile.formats and _runs(chip, f)]  # fmt: skip
+    return found
+
+
+def _runs(chip: Accelerator, weights: str) -> bool:
+    """Whether the chip multiplies (or, for weight-only formats, at least holds) a format."""
+    if weights in ("int4", "mxfp4"):
+        return True
+    wanted = {"fp8_block": "fp8", "nvfp4": "fp4", "fp16": "bf16"}.get(weights, weights)
+    return chip.peak_flops(wanted) is not None or (
+        wanted == "bf16" and chip.peak_flops("fp16") is not None
+    )
+
+
+def require_units(chip: Accelerator, formats: Sequence[str]) -> None:
+    """Raise InputError where a chip has no unit for any of ``formats``."""
+    if any(_runs(chip, name) for name in formats):
+        return
+    known = [name for name in DTYPES if _runs(chip, name)]
+    raise InputError(
+        f"{chip.id} has no unit for {' or '.join(formats)}", where="--precision",
+        hint=f"on this chip: {', '.join(known)}" if known else None,
+    )  # fmt: skip
+
+
+def _lacking(space: Space) -> str:
+    if space.engines:
+        return f"none of {', '.join(space.engines)} serves {', '.join(space.formats)} on it"
+    return f"no engine here runs on it, or no dense peak of {', '.join(space.formats)} is known"
+
+
+def _ask(
+    model: str, chip: Accelerator, engine: str, weights: str, demand: ServeDemand, space: Space,
+    tails: Mapping[float, float],
+) -> tuple[list[Option], int]:  # fmt: skip
+    """The best load of every layout on one chip in one engine and number format."""
+    from weftline.serve.calibrate.shipped import constants_for
+    from weftline.serve.engine.closed_form import Load, compile_load, solve
+    from weftline.serve.engine.engines import profile
+    from weftline.serve.engine.parts import setting_of
+
+    layouts = layouts_of(model, chip, space)
+    most = profile(engine).max_batch
+    found: list[Option] = []
+    count = 0
+    pools: list[tuple[int, int]] = [(0, 1), *(POOLS if space.disaggregated else ())]
+    for pool in pools:
+        configs = [_config(model, chip, engine, weights, lay, pool, most, space)
+                   for lay in layouts]  # fmt: skip
+        first = configs[0]
+        setting = setting_of(model, chip.id, weights, first.moe_format, space.kv)
+        n, ladder = len(configs), np.array(IN_FLIGHT, dtype=np.float64)
+        degrees = {
+            name: np.repeat([float(lay[name]) for lay in layouts], ladder.size)
+            for name in ("tp", "pp", "dp", "ep")
+        }  # fmt: skip
+        # A cached prefix is not computed: the prompt the closed form sees is what is left of it.
+        computed = demand.input_tokens * (1.0 - demand.cached_share)
+        shared = {
+            "output_tokens": max(1.0, demand.output_tokens), "workers": float(pool[1]),
+            "max_batch": np.repeat([float(c.max_batch) for c in configs], ladder.size),
+            "queries": 1.0 + (space.spec_tokens if space.spec_method != "none" else 0),
+            "prefill_workers": float(pool[0]), **degrees,
+        }  # fmt: skip
+        load = Load.of(
+            input_tokens=max(1.0, computed), concurrency=np.tile(ladder, n) * pool[1], **shared
+        )
+        compiled, constants = compile_load(setting, load), constants_for(first)
+        answer = solve(compiled, constants)
+        rate = answer.output_tokens_per_s * load.chips / max(1.0, demand.output_tokens)
+        worst = _worst(demand.targets, answer.ttft_s, answer.tpot_s, demand.output_tokens)
+        for target in demand.targets:
+            tail = tails.get(target.percentile, 0.0)
+            if target.metric == "ttft" and tail > 1.2 * computed:
+                alone = Load.of(input_tokens=tail, concurrency=float(pool[1]), **shared)
+                reached = solve(compile_load(setting, alone), constants).ttft_s
+                worst = np.maximum(worst, reached / target.limit_s)
+        worst = np.where(compiled.fits & np.isfinite(worst), worst, np.inf)
+        count += n * ladder.size
+        for k, config in enumerate(configs):
+            at = slice(k * ladder.size, (k + 1) * ladder.size)
+            if not np.isfinite(worst[at]).any():
+                continue
+            good = np.flatnonzero(worst[at] <= 1.0)
+            j = int(good[np.argmax(rate[at][good])]) if good.size else int(np.argmin(worst[at]))
+            i = k * ladder.size + j
+            found.append(Option(
+                config=config, weights=setting.gemm_dtype, experts=setting.moe_dtype,
+                ttft_s=float(answer.ttft_s[i]), tpot_s=float(answer.tpot_s[i]),
+                rate_per_s=float(rate[i]), in_flight=float(load.concurrency[i]),
+                batch=float(answer.batch[i]), worst=float(worst[i]),
+            ))  # fmt: skip
+    return found, count
+
+
+def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: dict[str, int],
+            pool: tuple[int, int], most: int, space: Space) -> ServingConfig:  # fmt: skip
+    from weftline.serve.engine.engines import profile
+
+    prefill = None
+    if pool[0]:
+        prefill = PoolConfig(workers=pool[0], tp=layout["tp"], pp=layout["pp"], dp=layout["dp"],
+                             ep=layout["ep"], moe_tp=layout["tp"] * layout["dp"] // layout["ep"],
+                             max_batch=8)  # fmt: skip
+    return ServingConfig(
+        model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
+        max_batch=most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
+        prefix_cache=space.prefix_cache, window=space.window, sinks=space.sinks,
+        spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
+        spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
+        tp=layout["tp"], pp=layout["pp"], dp=layout["dp"], ep=layout["ep"],
+    )  # fmt: skip
+
+
+def _worst(targets: Sequence[Target], ttft_s: Any, tpot_s: Any, output_tokens: float) -> Any:
+    """Largest of reached over asked; metrics in closed form are means."""
+    found = np.zeros_like(ttft_s)
+    for t in targets:
+        tail = t.percentile >= 90
+        first = ttft_s * (TAIL_TTFT if tail else 1.0)
+        each = tpot_s * (TAIL_TPOT if tail else 1.0)
+        reached = {"ttft": first, "tpot": each, "e2e": first + each * (output_tokens - 1)}
+        found = np.maximum(found, reached[t.metric] / t.limit_s)
+    return found
