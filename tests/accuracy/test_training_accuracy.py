@@ -8,7 +8,8 @@ import pytest
 
 from weftline.plan import plan_train
 from weftline.plan.calibration import DATA
-from weftline.plan.rows import Row, read_rows
+from weftline.plan.row import Row
+from weftline.plan.rows import read_rows
 from weftline.plan.score import score_held_out, score_rows, summary_of
 from weftline.spec import Job, Plan
 

@@ -18,7 +18,8 @@ from weftline.plan.calibration import (
     shipped_rows,
     user_file,
 )
-from weftline.plan.rows import Row, Unpredicted, read_rows
+from weftline.plan.row import Row, Unpredicted
+from weftline.plan.rows import read_rows
 from weftline.plan.score import score_rows, summary_of
 from weftline.spec.serialize import write_text
 

@@ -23,7 +23,8 @@ from weftline.learn import Features, code_of
 from weftline.plan.constants import FIELDS, Constants, FloatArray
 from weftline.plan.fit import Fitted, Levels, constants_of, fit_pool
 from weftline.plan.residual import LABELS, Residual, kernel_from_json, kernel_to_json, labels_of
-from weftline.plan.rows import Row, read_rows
+from weftline.plan.row import Row
+from weftline.plan.rows import read_rows
 from weftline.spec.serialize import write_text
 
 DATA: Final = Path(__file__).parent / "data"

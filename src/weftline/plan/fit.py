@@ -18,7 +18,7 @@ from weftline.learn import Features, fit_kernel, stack
 from weftline.plan.constants import BOUNDS, FIELDS, PRIOR, Constants, FloatArray
 from weftline.plan.predict import compile_row, join, predict
 from weftline.plan.residual import SHAPE, Residual, features_of, start_kernel
-from weftline.plan.rows import Row
+from weftline.plan.row import Row
 from weftline.plan.step import Compiled
 
 RIDGE_ALL, RIDGE_BELOW = 0.15, 0.7

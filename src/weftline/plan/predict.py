@@ -14,7 +14,7 @@ import numpy as np
 
 from weftline.fabric.closed_forms import GroupCost
 from weftline.plan.constants import PRIOR, Constants, FloatArray
-from weftline.plan.rows import Row
+from weftline.plan.row import Row
 from weftline.plan.step import Compiled, Device, Layouts, compile_layouts
 from weftline.plan.timing import time_step
 from weftline.plan.workload import Work

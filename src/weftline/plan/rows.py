@@ -13,7 +13,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,8 @@ from weftline.model import Model, load_model
 from weftline.plan.frameworks import FRAMEWORKS, Framework
 from weftline.plan.layouts import enumerate_layouts
 from weftline.plan.memory import fit_recompute, memory_of
+from weftline.plan.predict import prior_seconds
+from weftline.plan.row import Row, Unpredicted
 from weftline.plan.step import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
@@ -73,47 +75,6 @@ _FAMILIES: Final = (
 _SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe")
 """Frameworks whose published recipes drop or offload single operators' activations, which costs
 next to nothing; their rows that say nothing of recomputation are taken to have none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One measured run and what is needed to predict it."""
-
-    id: str
-    accelerator: str
-    """Catalogue id."""
-    group: str
-    """Whose constants it needs: accelerator / framework."""
-    framework: str
-    """As the source names it, with its version."""
-    model_name: str
-    measured_s: float | None
-    """Seconds an optimizer step; None where the row states none."""
-    model: Model
-    cluster: Cluster
-    frame: Framework
-    layout: Layouts
-    """Length one."""
-    stated: bool
-    """Whether the source states the degrees of the layout."""
-    seq_len: int
-    precision: str
-    recipe: str
-    """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
-    weight_gradients: bool = True
-    """False for LoRA: frozen weights need no gradient."""
-    peak_memory_bytes: float | None = None
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unpredicted:
-    """A run that cannot be predicted, and why."""
-
-    id: str
-    accelerator: str
-    framework: str
-    reason: str
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[Unpredicted]]:
@@ -479,8 +440,6 @@ def _likeliest(row: Row) -> Layouts:
     """Of several candidates the fastest that fits in memory, by the unfitted prior constants."""
     if len(row.layout) == 1:
         return row.layout
-    from weftline.plan.predict import prior_seconds
-
     memory = memory_of(row.model, row.frame, row.layout, seq_len=row.seq_len).total_bytes
     seconds = prior_seconds(row)
     # The run did fit: a candidate is ruled out only beyond what the memory count can be off.

@@ -19,7 +19,7 @@ from weftline.plan.constants import FloatArray
 from weftline.plan.fit import fit_pool, physics_seconds, row_features
 from weftline.plan.predict import compile_row
 from weftline.plan.residual import Z90
-from weftline.plan.rows import Row, Unpredicted
+from weftline.plan.row import Row, Unpredicted
 from weftline.plan.step import Compiled
 
 

@@ -1,0 +1,53 @@
+"""One measured training run. Readers of files make these; the step model predicts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from weftline.model import Model
+from weftline.plan.frameworks import Framework
+from weftline.plan.step import Layouts
+from weftline.spec import Cluster
+
+__all__ = ["Row", "Unpredicted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured run and what is needed to predict it."""
+
+    id: str
+    accelerator: str
+    """Catalogue id."""
+    group: str
+    """Whose constants it needs: accelerator / framework."""
+    framework: str
+    """As the source names it, with its version."""
+    model_name: str
+    measured_s: float | None
+    """Seconds an optimizer step; None where the row states none."""
+    model: Model
+    cluster: Cluster
+    frame: Framework
+    layout: Layouts
+    """Length one."""
+    stated: bool
+    """Whether the source states the degrees of the layout."""
+    seq_len: int
+    precision: str
+    recipe: str
+    """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
+    weight_gradients: bool = True
+    """False for LoRA: frozen weights need no gradient."""
+    peak_memory_bytes: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpredicted:
+    """A run that cannot be predicted, and why."""
+
+    id: str
+    accelerator: str
+    framework: str
+    reason: str
