@@ -19,13 +19,13 @@ import numpy as np
 
 from weftline.fabric import cluster_of
 from weftline.model import load_model
-from weftline.plan.calibration import constants_for
-from weftline.plan.frameworks import framework
-from weftline.plan.layouts import concatenate, enumerate_layouts
-from weftline.plan.memory import memory_of
-from weftline.plan.search import CHUNK, fit_recompute
-from weftline.plan.step import Layouts, compile_layouts
-from weftline.plan.timing import time_step
+from weftline.plan.calibrate.calibration import constants_for
+from weftline.plan.search.search import CHUNK, fit_recompute
+from weftline.plan.step.compiled import Layouts, compile_layouts
+from weftline.plan.step.frameworks import framework
+from weftline.plan.step.layouts import concatenate, enumerate_layouts
+from weftline.plan.step.memory import memory_of
+from weftline.plan.step.timing import time_step
 
 CALCULON_PER_S = (160.0, 325.0)
 """Calculon's optimal-execution search on two cores, loaded and idle, as measured on 2026-11-21."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from weftline.plan import plan_train
-from weftline.plan.calibration import DATA
-from weftline.plan.row import Row
-from weftline.plan.rows import read_rows
-from weftline.plan.score import score_held_out, score_rows, summary_of
+from weftline.plan.calibrate.calibration import DATA
+from weftline.plan.calibrate.row import Row
+from weftline.plan.calibrate.rows import read_rows
+from weftline.plan.calibrate.score import score_held_out, score_rows, summary_of
 from weftline.spec import Job, Plan
 
 FILES = ("published_runs.csv", "vtrain_single.csv", "vtrain_multi.csv")

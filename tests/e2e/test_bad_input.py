@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from weftline.cli.main import run
-from weftline.plan.calibration import calibrated
+from weftline.plan.calibrate.calibration import calibrated
 
 TRAIN = ("plan", "train")
 JOB = (*TRAIN, "llama-3.1-8b", "--tokens", "100B")

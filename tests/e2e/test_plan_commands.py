@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from weftline.cli.main import run
-from weftline.plan.calibration import calibrated
+from weftline.plan.calibrate.calibration import calibrated
 from weftline.spec import Plan
 from weftline.spec.serialize import plan_from_json, plan_to_json, read_plan
 

@@ -13,7 +13,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from weftline.cli.main import run
-from weftline.plan.calibration import calibrated
+from weftline.plan.calibrate.calibration import calibrated
 
 JOB = ("plan", "train", "llama-3.1-8b", "--tokens", "100B", "--on", "h100,mi300x",
        "--max-chips", "64")  # fmt: skip

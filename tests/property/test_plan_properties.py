@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
-from weftline.plan.constants import BOUNDS, FIELDS, PRIOR, Constants
-from weftline.plan.fit import constants_of, logits_of
-from weftline.plan.frameworks import FRAMEWORKS
-from weftline.plan.layouts import columns_of, enumerate_layouts, layout_at
-from weftline.plan.memory import memory_of
-from weftline.plan.predict import join, predict
-from weftline.plan.step import Layouts, compile_layouts
-from weftline.plan.timing import StepTime, time_step
+from weftline.plan.calibrate.fit import constants_of, logits_of
+from weftline.plan.calibrate.predict import join, predict
+from weftline.plan.step.compiled import Layouts, compile_layouts
+from weftline.plan.step.constants import BOUNDS, FIELDS, PRIOR, Constants
+from weftline.plan.step.frameworks import FRAMEWORKS
+from weftline.plan.step.layouts import columns_of, enumerate_layouts, layout_at
+from weftline.plan.step.memory import memory_of
+from weftline.plan.step.timing import StepTime, time_step
 from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, Layout, Schedule
 
 SEQ = 2048

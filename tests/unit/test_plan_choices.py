@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from weftline.errors import InputError, UnknownNameError
 from weftline.plan import plan_train
-from weftline.plan.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS, framework_for, recipe
-from weftline.plan.offers import Offer, pareto_front
-from weftline.plan.whatif import parse_changes, what_if
+from weftline.plan.search.offers import Offer, pareto_front
+from weftline.plan.search.whatif import parse_changes, what_if
+from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS, framework_for, recipe
 from weftline.spec import Job, Plan
 
 

@@ -13,9 +13,9 @@ import pytest
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import load_model
-from weftline.plan.frameworks import FRAMEWORKS
-from weftline.plan.layouts import UNEVEN_LIMIT, columns_of, enumerate_layouts, layout_at
-from weftline.plan.step import split_layers
+from weftline.plan.step.compiled import split_layers
+from weftline.plan.step.frameworks import FRAMEWORKS
+from weftline.plan.step.layouts import UNEVEN_LIMIT, columns_of, enumerate_layouts, layout_at
 from weftline.spec import PIPELINE_INSIDE, Layout
 
 GOOD = Layout(tp=2, pp=2, dp=4, micro_batch=2, num_micro_batches=4)

@@ -12,11 +12,11 @@ import pytest
 import weftline.plan
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
-from weftline.plan.constants import FloatArray
-from weftline.plan.frameworks import FRAMEWORKS, Framework
-from weftline.plan.layouts import columns_of, enumerate_layouts
-from weftline.plan.memory import Memory, fit_recompute, memory_of, saved_values
-from weftline.plan.step import RECOMPUTE_FULL, Layouts, split_layers
+from weftline.plan.step.compiled import RECOMPUTE_FULL, Layouts, split_layers
+from weftline.plan.step.constants import FloatArray
+from weftline.plan.step.frameworks import FRAMEWORKS, Framework
+from weftline.plan.step.layouts import columns_of, enumerate_layouts
+from weftline.plan.step.memory import Memory, fit_recompute, memory_of, saved_values
 from weftline.spec import Layout, Recompute
 
 PUBLISHED = Path(weftline.plan.__file__).parent / "data" / "memory_published.csv"

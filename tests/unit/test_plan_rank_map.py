@@ -11,8 +11,8 @@ import pytest
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import load_model
-from weftline.plan.frameworks import framework_for, recipe
-from weftline.plan.rank_map import rank_map_of, torus_of
+from weftline.plan.search.rank_map import rank_map_of, torus_of
+from weftline.plan.step.frameworks import framework_for, recipe
 from weftline.spec import Layout, RankMap
 from weftline.spec.serialize import read_plan, write_plan
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from weftline.learn import Features, Kernel, fit_kernel, stack
-from weftline.plan.residual import (
+from weftline.plan.calibrate.residual import (
     LABELS,
     NUMBERS,
     SHAPE,
@@ -15,7 +15,7 @@ from weftline.plan.residual import (
     kernel_to_json,
     start_kernel,
 )
-from weftline.plan.score import Z90, Score, Scored, score_to_dict, summary_of
+from weftline.plan.calibrate.score import Z90, Score, Scored, score_to_dict, summary_of
 
 SEED = 20261121
 

@@ -9,12 +9,12 @@ import pytest
 
 from weftline.fabric import cluster_of
 from weftline.model import load_model
-from weftline.plan.constants import FIELDS, PRIOR, Constants
-from weftline.plan.frameworks import FRAMEWORKS
-from weftline.plan.layouts import columns_of, enumerate_layouts
-from weftline.plan.step import compile_layouts
-from weftline.plan.timing import StepTime, time_step
-from weftline.plan.workload import ATTENTION, GEMM, LAYER, Keys, Work, lower
+from weftline.plan.step.compiled import compile_layouts
+from weftline.plan.step.constants import FIELDS, PRIOR, Constants
+from weftline.plan.step.frameworks import FRAMEWORKS
+from weftline.plan.step.layouts import columns_of, enumerate_layouts
+from weftline.plan.step.timing import StepTime, time_step
+from weftline.plan.step.workload import ATTENTION, GEMM, LAYER, Keys, Work, lower
 from weftline.spec import Cluster, Layout, Schedule
 
 LLAMA = load_model("llama-3.1-8b")

@@ -30,7 +30,7 @@ def calibrate(
     from dataclasses import asdict
 
     from weftline.errors import InputError
-    from weftline.plan.calibrate import calibrate_from, forget_calibration
+    from weftline.plan.calibrate.own_runs import calibrate_from, forget_calibration
     from weftline.report.text import wrapped
 
     if reset == (from_ is not None):

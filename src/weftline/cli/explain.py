@@ -40,8 +40,8 @@ def explain(
         print(plan_to_json(found) if json else render_serve_explanation(found))
         return 0
     if what_if is not None:
-        from weftline.plan.whatif import parse_changes
-        from weftline.plan.whatif import what_if as turn
+        from weftline.plan.search.whatif import parse_changes
+        from weftline.plan.search.whatif import what_if as turn
         from weftline.report.whatif import render_what_if
 
         answer = asdict(turn(found, parse_changes(what_if)))

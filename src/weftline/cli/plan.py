@@ -190,13 +190,13 @@ def parse_accelerators(on: str) -> tuple[str, ...]:
 
 def _framework(name: str) -> str:
     from weftline.cli.options import choice
-    from weftline.plan.frameworks import AUTO, FRAMEWORKS
+    from weftline.plan.step.frameworks import AUTO, FRAMEWORKS
 
     return choice(name, (AUTO, *FRAMEWORKS), "framework", where="--framework")
 
 
 def _optimizer(name: str) -> str:
     from weftline.cli.options import choice
-    from weftline.plan.frameworks import OPTIMIZERS
+    from weftline.plan.step.frameworks import OPTIMIZERS
 
     return choice(name, tuple(OPTIMIZERS), "optimizer", where="--optimizer")

@@ -48,8 +48,8 @@ def training(
 
     from weftline.cli.progress import progress
     from weftline.errors import InputError, ThresholdCrossedError
-    from weftline.plan.rows import read_rows
-    from weftline.plan.score import score_held_out, score_rows, score_to_dict
+    from weftline.plan.calibrate.rows import read_rows
+    from weftline.plan.calibrate.score import score_held_out, score_rows, score_to_dict
     from weftline.report.score import render_score
     from weftline.units import parse_fraction
 

@@ -1,5 +1,5 @@
 """Training plans: layouts, memory, step time, search."""
 
-from weftline.plan.train import default_batch, plan_train
+from weftline.plan.search.train import default_batch, plan_train
 
 __all__ = ["default_batch", "plan_train"]

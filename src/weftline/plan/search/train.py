@@ -28,13 +28,13 @@ from weftline.cost import (
 )
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
-from weftline.plan.frameworks import AUTO, recipe, recipe_of
-from weftline.plan.offers import Offer, pareto_front
-from weftline.plan.once import once_per_model
-from weftline.plan.rank_map import rank_map_of
-from weftline.plan.reasons import flips_of, memory_parts, step_parts, why_of
-from weftline.plan.residual import Z90
-from weftline.plan.search import Found, Tally, search
+from weftline.plan.calibrate.residual import Z90
+from weftline.plan.search.offers import Offer, pareto_front
+from weftline.plan.search.rank_map import rank_map_of
+from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
+from weftline.plan.search.search import Found, Tally, search
+from weftline.plan.step.frameworks import AUTO, recipe, recipe_of
+from weftline.plan.step.once import once_per_model
 from weftline.spec import (
     Candidate,
     Estimate,

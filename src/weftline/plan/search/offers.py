@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from weftline.catalog import PriceChoice
-from weftline.plan.search import Found
+from weftline.plan.search.search import Found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,14 +15,14 @@ from weftline.catalog import Accelerator
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import Model
-from weftline.plan.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
-from weftline.plan.constants import FloatArray, without_overlap
-from weftline.plan.frameworks import Framework, framework_for, recipe_of
-from weftline.plan.layouts import enumerate_layouts, layout_at
-from weftline.plan.memory import Memory, fit_recompute, memory_of
-from weftline.plan.residual import features_of
-from weftline.plan.step import IntArray, Layouts, compile_layouts
-from weftline.plan.timing import StepTime, time_step
+from weftline.plan.calibrate.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
+from weftline.plan.calibrate.residual import features_of
+from weftline.plan.step.compiled import IntArray, Layouts, compile_layouts
+from weftline.plan.step.constants import FloatArray, without_overlap
+from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
+from weftline.plan.step.layouts import enumerate_layouts, layout_at
+from weftline.plan.step.memory import Memory, fit_recompute, memory_of
+from weftline.plan.step.timing import StepTime, time_step
 from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 13

@@ -1,8 +1,8 @@
 """Step time of many layouts at once: operators, communication, pipeline, gradients.
 
-``compile_layouts`` does all that no fitted constant changes; ``weftline.plan.timing`` is arithmetic
-on its arrays. So a search times millions of layouts with one set of constants, and a fit times
-measured rows again and again with changing ones.
+``compile_layouts`` does all that no fitted constant changes; ``weftline.plan.step.timing`` is
+arithmetic on its arrays. So a search times millions of layouts with one set of constants, and a fit
+times measured rows again and again with changing ones.
 
 Pipeline: 1F1B and interleaved 1F1B take n * stage + (p - 1) * stage / v (arXiv:2104.04473, section
 2.2). Data-parallel reduction overlaps with the backward pass of the last micro-batch, or with all
@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from weftline.fabric.closed_forms import GroupCost, all_to_all_cost, gather_cost, send_cost
 from weftline.model import Model
-from weftline.plan.constants import FloatArray, Number
-from weftline.plan.frameworks import Framework
-from weftline.plan.once import once_per_model
-from weftline.plan.workload import Keys, Work, lower
+from weftline.plan.step.constants import FloatArray, Number
+from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.once import once_per_model
+from weftline.plan.step.workload import Keys, Work, lower
 from weftline.spec import Cluster
 
 IntArray = npt.NDArray[np.int64]

@@ -1,8 +1,8 @@
 """The calibration in force: which rows, which constants, how sure.
 
-``python -m weftline.plan.calibration`` fits the shipped rows again and writes one file a pool;
-``weftline calibrate --from RUNS.csv`` fits them together with a user's rows into the user's own
-folder, which is then preferred.
+``python -m weftline.plan.calibrate.calibration`` fits the shipped rows again and writes one file a
+pool; ``weftline calibrate --from RUNS.csv`` fits them together with a user's rows into the user's
+own folder, which is then preferred.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ import numpy as np
 from weftline.catalog import user_data_dir
 from weftline.errors import InputError
 from weftline.learn import Features, code_of
-from weftline.plan.constants import FIELDS, Constants, FloatArray
-from weftline.plan.fit import Fitted, Levels, constants_of, fit_pool
-from weftline.plan.residual import LABELS, Residual, kernel_from_json, kernel_to_json, labels_of
-from weftline.plan.row import Row
-from weftline.plan.rows import read_rows
+from weftline.plan.calibrate.fit import Fitted, Levels, constants_of, fit_pool
+from weftline.plan.calibrate.residual import (
+    LABELS,
+    Residual,
+    kernel_from_json,
+    kernel_to_json,
+    labels_of,
+)
+from weftline.plan.calibrate.row import Row
+from weftline.plan.calibrate.rows import read_rows
+from weftline.plan.step.constants import FIELDS, Constants, FloatArray
 from weftline.spec.serialize import write_text
 
-DATA: Final = Path(__file__).parent / "data"
+DATA: Final = Path(__file__).parents[1] / "data"
 SHIPPED: Final = ("published_runs.csv", "vtrain_single.csv", "vtrain_multi.csv")
 PUBLISHED: Final = "published"
 _DIGITS: Final = 6

@@ -16,8 +16,8 @@ import numpy as np
 
 from weftline.learn import Features, Kernel, Process, Shape, code_of, conformal_quantile
 from weftline.model import Model
-from weftline.plan.constants import FloatArray
-from weftline.plan.step import Layouts
+from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.constants import FloatArray
 from weftline.spec import Cluster
 
 __all__ = [

@@ -15,11 +15,11 @@ from functools import partial
 import numpy as np
 
 from weftline.learn import Features, fit_kernel, stack
-from weftline.plan.constants import BOUNDS, FIELDS, PRIOR, Constants, FloatArray
-from weftline.plan.predict import compile_row, join, predict
-from weftline.plan.residual import SHAPE, Residual, features_of, start_kernel
-from weftline.plan.row import Row
-from weftline.plan.step import Compiled
+from weftline.plan.calibrate.predict import compile_row, join, predict
+from weftline.plan.calibrate.residual import SHAPE, Residual, features_of, start_kernel
+from weftline.plan.calibrate.row import Row
+from weftline.plan.step.compiled import Compiled
+from weftline.plan.step.constants import BOUNDS, FIELDS, PRIOR, Constants, FloatArray
 
 RIDGE_ALL, RIDGE_BELOW = 0.15, 0.7
 """Pull towards the level above, in units of ln(time) per logit of a constant."""

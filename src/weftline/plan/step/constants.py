@@ -1,8 +1,8 @@
 """The constants a step time rests on: what they are, where they come from, how far to trust them.
 
 Every constant is physical and bounded. A set belongs to one (chip, framework) group; the fit
-(``weftline.plan.calibration``) writes it together with the rows it rests on. Arrays may stand in
-for floats, so that one evaluation can serve rows of many groups while fitting.
+(``weftline.plan.calibrate.calibration``) writes it together with the rows it rests on. Arrays may
+stand in for floats, so that one evaluation can serve rows of many groups while fitting.
 """
 
 from __future__ import annotations

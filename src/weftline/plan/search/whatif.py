@@ -12,15 +12,15 @@ import numpy as np
 from weftline.catalog import accelerator
 from weftline.errors import InputError, UnknownNameError
 from weftline.model import Model, load_model
-from weftline.plan.calibration import PUBLISHED, calibrated, constants_for
-from weftline.plan.constants import without_overlap
-from weftline.plan.frameworks import framework, framework_for, recipe_of
-from weftline.plan.layouts import check_model, columns_of
-from weftline.plan.memory import memory_of
-from weftline.plan.residual import features_of
-from weftline.plan.search import USABLE_MEMORY
-from weftline.plan.step import compile_layouts
-from weftline.plan.timing import time_step
+from weftline.plan.calibrate.calibration import PUBLISHED, calibrated, constants_for
+from weftline.plan.calibrate.residual import features_of
+from weftline.plan.search.search import USABLE_MEMORY
+from weftline.plan.step.compiled import compile_layouts
+from weftline.plan.step.constants import without_overlap
+from weftline.plan.step.frameworks import framework, framework_for, recipe_of
+from weftline.plan.step.layouts import check_model, columns_of
+from weftline.plan.step.memory import memory_of
+from weftline.plan.step.timing import time_step
 from weftline.spec import PRECISIONS, RECOMPUTES, Cluster, Job, Layout, Plan
 
 LAYOUT_KNOBS: Final = tuple(f.name for f in fields(Layout) if f.name not in ("order",))

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weftline.plan.constants import Constants, FloatArray, Number
-from weftline.plan.step import RECOMPUTE_SELECTIVE, Compiled, Device, IntArray
-from weftline.plan.workload import ATTENTION, FIRST, GEMM, LAST, LAYER, Work
+from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled, Device, IntArray
+from weftline.plan.step.constants import Constants, FloatArray, Number
+from weftline.plan.step.workload import ATTENTION, FIRST, GEMM, LAST, LAYER, Work
 
 ZERO_BUBBLE_SHARE = 1 / 3
 """ZB-H1 over 1F1B where forward and both halves of backward take as long (arXiv:2401.10241)."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.model import Model, Operator
-from weftline.plan.once import once_per_model
+from weftline.plan.step.once import once_per_model
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

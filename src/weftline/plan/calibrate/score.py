@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from weftline.errors import InputError
-from weftline.plan.calibration import calibrated, pool_of
-from weftline.plan.constants import FloatArray
-from weftline.plan.fit import fit_pool, physics_seconds, row_features
-from weftline.plan.predict import compile_row
-from weftline.plan.residual import Z90
-from weftline.plan.row import Row, Unpredicted
-from weftline.plan.step import Compiled
+from weftline.plan.calibrate.calibration import calibrated, pool_of
+from weftline.plan.calibrate.fit import fit_pool, physics_seconds, row_features
+from weftline.plan.calibrate.predict import compile_row
+from weftline.plan.calibrate.residual import Z90
+from weftline.plan.calibrate.row import Row, Unpredicted
+from weftline.plan.step.compiled import Compiled
+from weftline.plan.step.constants import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from weftline.errors import InputError
-from weftline.plan.calibration import (
+from weftline.plan.calibrate.calibration import (
     PUBLISHED,
     calibrated,
     fit_pools,
@@ -18,9 +18,9 @@ from weftline.plan.calibration import (
     shipped_rows,
     user_file,
 )
-from weftline.plan.row import Row, Unpredicted
-from weftline.plan.rows import read_rows
-from weftline.plan.score import score_rows, summary_of
+from weftline.plan.calibrate.row import Row, Unpredicted
+from weftline.plan.calibrate.rows import read_rows
+from weftline.plan.calibrate.score import score_rows, summary_of
 from weftline.spec.serialize import write_text
 
 FEW_ROWS = 4
@@ -113,7 +113,7 @@ def _few(groups: dict[str, int], shipped: Sequence[str]) -> list[str]:
 
 def _refuse_contradictions(rows: Sequence[Row], path: Path) -> None:
     """Raise where two rows of the same configuration disagree beyond any repeat's spread."""
-    from weftline.plan.fit import row_features
+    from weftline.plan.calibrate.fit import row_features
 
     features = row_features(rows)
     keys = [

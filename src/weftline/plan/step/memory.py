@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from weftline.model import Layer, Model, Operator
-from weftline.plan.constants import FloatArray
-from weftline.plan.frameworks import Framework
-from weftline.plan.once import once_per_model
-from weftline.plan.step import (
+from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_SELECTIVE,
     Layouts,
     parameters_per_chip,
     split_layers,
 )
+from weftline.plan.step.constants import FloatArray
+from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.once import once_per_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from weftline.model import Model
-from weftline.plan.frameworks import Framework
-from weftline.plan.step import Layouts
+from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.frameworks import Framework
 from weftline.spec import Cluster
 
 __all__ = ["Row", "Unpredicted"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from weftline.model import Model
-from weftline.plan.offers import Offer
-from weftline.plan.search import Found
+from weftline.plan.search.offers import Offer
+from weftline.plan.search.search import Found
 from weftline.spec import Job, Part, PriceQuote
 from weftline.units import format_usd
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from weftline.fabric.closed_forms import GroupCost
-from weftline.plan.constants import PRIOR, Constants, FloatArray
-from weftline.plan.row import Row
-from weftline.plan.step import Compiled, Device, Layouts, compile_layouts
-from weftline.plan.timing import time_step
-from weftline.plan.workload import Work
+from weftline.plan.calibrate.row import Row
+from weftline.plan.step.compiled import Compiled, Device, Layouts, compile_layouts
+from weftline.plan.step.constants import PRIOR, Constants, FloatArray
+from weftline.plan.step.timing import time_step
+from weftline.plan.step.workload import Work
 
 
 def compile_row(row: Row) -> Compiled:

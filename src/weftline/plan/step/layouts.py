@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from weftline.errors import InputError, InputErrors
 from weftline.model import Model
-from weftline.plan.frameworks import Framework
-from weftline.plan.once import once_per_model
-from weftline.plan.step import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
+from weftline.plan.step.compiled import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
+from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.once import once_per_model
 from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, Layout, Schedule
 
 BoolArray = npt.NDArray[np.bool_]

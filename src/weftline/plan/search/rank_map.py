@@ -23,9 +23,9 @@ from weftline.fabric.placement import (
 from weftline.fabric.schedule import Collective
 from weftline.fabric.topologies import grid
 from weftline.model import Model
-from weftline.plan.frameworks import Framework
-from weftline.plan.layouts import columns_of
-from weftline.plan.step import Compiled, compile_layouts
+from weftline.plan.step.compiled import Compiled, compile_layouts
+from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.layouts import columns_of
 from weftline.spec import Cluster, Layout
 from weftline.spec.rank_map import RankMap
 

@@ -22,17 +22,17 @@ import numpy as np
 from weftline.errors import InputError, InputErrors, WeftlineError
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
-from weftline.plan.frameworks import FRAMEWORKS, Framework
-from weftline.plan.layouts import enumerate_layouts
-from weftline.plan.memory import fit_recompute, memory_of
-from weftline.plan.predict import prior_seconds
-from weftline.plan.row import Row, Unpredicted
-from weftline.plan.step import (
+from weftline.plan.calibrate.predict import prior_seconds
+from weftline.plan.calibrate.row import Row, Unpredicted
+from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
     RECOMPUTE_SELECTIVE,
     Layouts,
 )
+from weftline.plan.step.frameworks import FRAMEWORKS, Framework
+from weftline.plan.step.layouts import enumerate_layouts
+from weftline.plan.step.memory import fit_recompute, memory_of
 from weftline.spec import Cluster
 
 VTRAIN_COLUMNS: Final = (

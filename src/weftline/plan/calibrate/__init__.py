@@ -1,0 +1,1 @@
+"""Measured runs, the constants fitted to them, what is left over, and the score."""
