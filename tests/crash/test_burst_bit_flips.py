@@ -17,7 +17,7 @@ from weftline.burst.errors import BurstError
 from weftline.burst.imports import load_from
 from weftline.burst.objects import Bucket
 from weftline.burst.remote import RemoteSource
-from weftline.burst.verify import repair_store
+from weftline.burst.repair import repair_store
 
 OPTIONS = Options(
     chunk_bytes=64 << 10, segment_bytes=1 << 20, io_threads=1, copy_threads=1, wal_bytes=4096

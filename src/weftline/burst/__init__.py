@@ -1,6 +1,6 @@
 """A checkpoint tier: memory, a log on local disk, and whatever holds copies behind it."""
 
-from weftline.burst.coordinate import CheckpointInfo
+from weftline.burst.commits import CheckpointInfo
 from weftline.burst.options import Options, Retention
 from weftline.burst.plain import load, save
 from weftline.burst.restore import Target

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.burst.copying import copy_bytes
-from weftline.burst.files import ALIGN_BYTES
-from weftline.burst.record import LARGE_BYTES
+from weftline.burst.files import ALIGN_BYTES, LARGE_BYTES
 from weftline.burst.state import Bytes1d, Part
 
 __all__ = [

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -30,7 +31,7 @@ from weftline.burst.files import Files
 from weftline.burst.record import Prepared
 from weftline.burst.state import check_word
 
-__all__ = ["Commit", "Commits", "check_step", "decode_commit"]
+__all__ = ["CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of"]
 
 _NAME: Final = re.compile(r"step-(\d{20})\.commit")
 _SETTLED_NS: Final = 100_000_000
@@ -51,6 +52,33 @@ class Commit(msgspec.Struct, array_like=True, frozen=True):
     """For people to read; nothing is decided by a clock."""
     ranks: list[Prepared]
     """One a rank, in the order of ranks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """One committed checkpoint."""
+
+    step: int
+    sequence: int
+    """Order of commits; the largest is the newest."""
+    world: int
+    attempt: str
+    raw_bytes: int
+    stored_bytes: int
+    """New bytes this checkpoint added to the log."""
+    created_unix_s: float
+    pinned: tuple[str, ...]
+    """Who holds on to it."""
+
+
+def info_of(commit: Commit, pinned: tuple[str, ...] = ()) -> CheckpointInfo:
+    """What to tell of a commit record."""
+    return CheckpointInfo(
+        step=commit.step, sequence=commit.sequence, world=commit.world, attempt=commit.attempt,
+        raw_bytes=sum(r.raw_bytes for r in commit.ranks),
+        stored_bytes=sum(r.stored_bytes for r in commit.ranks),
+        created_unix_s=commit.created_unix_s, pinned=pinned,
+    )  # fmt: skip
 
 
 def check_step(step: int, *, where: str | None = None) -> int:

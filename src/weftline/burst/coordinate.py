@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -15,37 +14,10 @@ from weftline.burst.record import Prepared, digest_of
 from weftline.burst.view import View
 from weftline.burst.writer import WriterLog, prepared_of, saves_of
 
-__all__ = ["CheckpointInfo", "await_ranks", "info_of", "pack_extra", "write_commit"]
+__all__ = ["await_ranks", "pack_extra", "write_commit"]
 
 _POLL_S: Final = (0.002, 0.05)
 """Least and most between two looks; a look that takes long is followed by as long a pause."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointInfo:
-    """One committed checkpoint."""
-
-    step: int
-    sequence: int
-    """Order of commits; the largest is the newest."""
-    world: int
-    attempt: str
-    raw_bytes: int
-    stored_bytes: int
-    """New bytes this checkpoint added to the log."""
-    created_unix_s: float
-    pinned: tuple[str, ...]
-    """Who holds on to it."""
-
-
-def info_of(commit: Commit, pinned: tuple[str, ...] = ()) -> CheckpointInfo:
-    """What to tell of a commit record."""
-    return CheckpointInfo(
-        step=commit.step, sequence=commit.sequence, world=commit.world, attempt=commit.attempt,
-        raw_bytes=sum(r.raw_bytes for r in commit.ranks),
-        stored_bytes=sum(r.stored_bytes for r in commit.ranks),
-        created_unix_s=commit.created_unix_s, pinned=pinned,
-    )  # fmt: skip
 
 
 def write_commit(view: View, step: int, prepared: Sequence[Prepared], own: WriterLog) -> Commit:

@@ -49,7 +49,7 @@ from weftline.burst.remote import (
 )
 
 if TYPE_CHECKING:
-    from weftline.burst.coordinate import CheckpointInfo
+    from weftline.burst.commits import CheckpointInfo
     from weftline.burst.files import Files
     from weftline.burst.record import Chunk
     from weftline.burst.store import Store

@@ -20,6 +20,8 @@ __all__ = ["ALIGN_BYTES", "Buffer", "File", "Files", "RealFiles", "write_atomic"
 
 ALIGN_BYTES: Final = 4096
 """Direct I/O moves whole blocks of this size, from memory and places aligned to it."""
+LARGE_BYTES: Final = 1 << 18
+"""From this size on a payload starts on a block of its own; smaller ones are packed."""
 
 Buffer = bytes | bytearray | memoryview
 

@@ -12,9 +12,8 @@ and a core from training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,18 +22,15 @@ from weftline.burst.errors import CorruptionError
 from weftline.burst.files import ALIGN_BYTES
 from weftline.burst.options import Retention
 from weftline.burst.reader import ChunkReader
+from weftline.burst.reading import StoreReader
 from weftline.burst.record import Chunk, PartEntry, Seal, chain
+from weftline.burst.recover import borrowed
+from weftline.burst.retention import dropped_by, lasting_saves, live_saves
 from weftline.burst.state import Bytes1d
 from weftline.burst.view import View
 from weftline.burst.writer import Place, WriterLog
 
-if TYPE_CHECKING:
-    from weftline.burst.store import Store
-
-_WAITING: Final = 3
-"""Sealed saves that may wait for their commit, beside those in flight."""
-
-__all__ = ["GcReport", "Place", "collect", "collect_log", "dropped_by", "live_saves", "relocate"]
+__all__ = ["GcReport", "Place", "collect", "collect_log", "relocate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,54 +47,8 @@ class GcReport:
     """Given back to the file system."""
 
 
-def dropped_by(commits: Sequence[Commit], retention: Retention, pinned: Iterable[int]) -> list[int]:
-    """Steps that retention lets go. ``commits`` are in the order of commit; the newest stays."""
-    if retention.last is None:
-        return []
-    keep = {c.step for c in commits[-max(1, retention.last) :]} | set(pinned)
-    every = retention.every
-    return [c.step for c in commits if c.step not in keep and not (every and c.step % every == 0)]
-
-
-def live_saves(view: View, log: WriterLog) -> Callable[[int], bool]:
-    """Which saves of a writer are wanted; the caller holds the lock of commits.
-
-    Committed ones, those in flight, and the few sealed after the newest committed one, which a
-    coordinator may be about to commit. While a commit record cannot be read, everything is.
-    """
-    commits, errors = view.commits.all()
-    saves = dict(log.seals)
-    dropped = {s for s, seal in saves.items() if seal is None}
-    if errors:
-        return lambda save: save not in dropped
-    wanted = {
-        r.save_id for c in commits for r in c.ranks
-        if r.store_id == view.store_id and r.writer == log.writer
-    }  # fmt: skip
-    newest = max(wanted, default=0)
-    waiting = sorted(s for s, seal in saves.items() if seal is not None and s > newest)
-    wanted.update(waiting[-(log.options.max_in_flight + _WAITING) :])
-    return lambda save: save in log.in_flight or (save in wanted and save not in dropped)
-
-
-def _lasting(view: View, log: WriterLog, rolling: Retention) -> Callable[[int], bool]:
-    """Which saves of a log outlive the next few, when ``rolling`` is applied after each of them.
-
-    With deduplication or differences later saves lean on earlier ones, so any may last.
-    """
-    if rolling.last is None or log.options.dedup or log.options.delta:
-        return lambda _: True
-    pinned, every = set(view.commits.pins()), rolling.every
-    kept = {
-        r.save_id for c in view.commits.all()[0]
-        if c.step in pinned or (every and c.step % every == 0)
-        for r in c.ranks if r.store_id == view.store_id and r.writer == log.writer
-    }  # fmt: skip
-    return kept.__contains__
-
-
 def collect(
-    store: Store, retention: Retention, drop: Sequence[int], *, rolling: bool = False
+    store: StoreReader, retention: Retention, drop: Sequence[int], *, rolling: bool = False
 ) -> GcReport:
     """Apply retention and ``drop`` to a store, then free and compact what no process holds.
 
@@ -128,7 +78,7 @@ def collect(
     if gone:
         others = [w for w in view.writers() if w != log.writer]
         for other in others:
-            with store.borrowed(other) as idle:
+            with borrowed(store, other) as idle:
                 if idle is not None:
                     reports.append(collect_log(view, idle, store.reader, gone))
     return GcReport(
@@ -171,7 +121,7 @@ def _collect_log(
         if log.index.full:
             log.index.flush(kept)
         freed, returned = _free_dead(log, kept)
-        victims = _victims(log, kept, _lasting(view, log, rolling))
+        victims = _victims(log, kept, lasting_saves(view, log, rolling))
         moving = _chunks_in(log, kept, victims) if victims else {}
     moved = 0
     if moving:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from weftline.burst.commits import Commit, decode_commit
-from weftline.burst.coordinate import CheckpointInfo, info_of, write_commit
+from weftline.burst.commits import CheckpointInfo, Commit, decode_commit, info_of
+from weftline.burst.coordinate import write_commit
 from weftline.burst.errors import BurstError, CheckpointMissingError
 from weftline.burst.files import ALIGN_BYTES, RealFiles
+from weftline.burst.healing import HealingFetch
 from weftline.burst.reader import ChunkReader
 from weftline.burst.record import Chunk, PartEntry, Prepared, RankManifest, about_of, chunks_of
 from weftline.burst.restore import Loaded, Piece, load_parts
 from weftline.burst.segment import Scope
-from weftline.burst.view import HealingFetch, Source, View
+from weftline.burst.view import Source, View
 from weftline.burst.writer import WriterLog, prepared_of
 
 if TYPE_CHECKING:

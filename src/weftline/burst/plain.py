@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from weftline.burst.coordinate import CheckpointInfo
+from weftline.burst.commits import CheckpointInfo
 from weftline.burst.restore import Loaded
 from weftline.burst.state import State
 from weftline.burst.store import Store

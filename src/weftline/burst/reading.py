@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from weftline.burst.commits import Commit, check_step, decode_commit
-from weftline.burst.coordinate import CheckpointInfo, info_of
+from weftline.burst.commits import CheckpointInfo, Commit, check_step, decode_commit, info_of
 from weftline.burst.envelope import seal_twice
 from weftline.burst.errors import (
     BurstError,
@@ -21,16 +19,15 @@ from weftline.burst.errors import (
     TensorMissingError,
 )
 from weftline.burst.files import Files
+from weftline.burst.healing import HealingFetch
 from weftline.burst.options import Options
 from weftline.burst.reader import ChunkReader
 from weftline.burst.record import RankManifest, chunks_of
 from weftline.burst.restore import Array, Loaded, Target, TensorInfo, load_parts, tensors_of
 from weftline.burst.state import view_dtype
-from weftline.burst.view import HealingFetch, RecordId, View, record_id
-from weftline.burst.writer import prepared_of
-
-if TYPE_CHECKING:
-    from weftline.burst.verify import Finding
+from weftline.burst.verify import Finding, verify_view
+from weftline.burst.view import RecordId, View, record_id
+from weftline.burst.writer import WriterLog, prepared_of
 
 __all__ = ["StoreReader"]
 
@@ -44,6 +41,9 @@ class StoreReader:
         self.options = options
         self.notices: list[str] = []
         """What did not go as asked but does no harm."""
+        self.log: WriterLog | None = None
+        """This process's own log; None when read-only."""
+        self._closed = False
         self.reader = ChunkReader(files, view.writers_folder, direct=options.direct)
         self.io_pool = ThreadPoolExecutor(options.io_threads, thread_name_prefix="burst-io")
         self._lock = threading.RLock()
@@ -52,6 +52,18 @@ class StoreReader:
              "durable_s", "raw_bytes", "stored_bytes", "loads", "loaded_bytes",
              "repaired_records"), 0.0
         )  # fmt: skip
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def writing(self) -> WriterLog:
+        """The log this process writes. Raises MismatchError when there is none."""
+        if self.log is None or self._closed:
+            raise MismatchError(
+                "the store is closed" if self._closed else "the store is open read-only",
+                where=self.root,
+                hint="open it again to write",
+            )
+        return self.log
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -190,9 +202,7 @@ class StoreReader:
 
     def verify(self, step: int | None = None) -> list[Finding]:
         """Read and check everything of a checkpoint (or of all); damage is listed, never raised."""
-        from weftline.burst.verify import verify_store
-
-        return verify_store(self, step)
+        return verify_view(self.view, self.reader, self.io_pool, step)
 
     # --- for drain and peers ----------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ __all__ = [
     "CODEC_RAW",
     "CODEC_XOR",
     "CODEC_ZSTD",
-    "LARGE_BYTES",
     "Chunk",
     "Head",
     "PartEntry",
@@ -48,8 +47,6 @@ CODEC_PLANES: Final = 2
 """Bytes of equal significance side by side, then zstd."""
 CODEC_XOR: Final = 4
 """A flag: the payload is the difference to the chunk ``base``."""
-LARGE_BYTES: Final = 1 << 18
-"""From this size on a payload starts on a block of its own; smaller ones are packed."""
 _SMALL_ALIGN: Final = 64
 _FIXED: Final = struct.Struct("<4sHHIIQQQQQ")
 _HASH: Final = struct.Struct("<Q")

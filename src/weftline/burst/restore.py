@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from weftline.burst.arena import aligned_buffer
 from weftline.burst.errors import MismatchError, TensorMissingError
-from weftline.burst.record import LARGE_BYTES, Chunk, PartEntry, RankManifest, Seal
+from weftline.burst.files import LARGE_BYTES
+from weftline.burst.record import Chunk, PartEntry, RankManifest, Seal
 from weftline.burst.state import Bytes1d, dtype_bytes, view_dtype
 
 __all__ = [

@@ -20,10 +20,9 @@ import xxhash
 from weftline.burst.arena import Arena, aligned_buffer
 from weftline.burst.codec import encode
 from weftline.burst.errors import BurstError
-from weftline.burst.files import ALIGN_BYTES
+from weftline.burst.files import ALIGN_BYTES, LARGE_BYTES
 from weftline.burst.record import (
     CODEC_XOR,
-    LARGE_BYTES,
     Chunk,
     PartEntry,
     Prepared,

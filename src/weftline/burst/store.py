@@ -14,33 +14,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from weftline.burst import gc
 from weftline.burst.arena import Arena, ArenaPool, copy_parts, place_parts
-from weftline.burst.commits import Commit, check_step
-from weftline.burst.coordinate import (
-    CheckpointInfo,
-    await_ranks,
-    info_of,
-    pack_extra,
-    write_commit,
-)
+from weftline.burst.commits import CheckpointInfo, Commit, check_step, info_of
+from weftline.burst.coordinate import await_ranks, pack_extra, write_commit
 from weftline.burst.copying import make_ready
-from weftline.burst.errors import BurstError, CommitError, MismatchError, StoreBusyError
+from weftline.burst.errors import BurstError, CommitError, MismatchError
 from weftline.burst.files import Files, RealFiles
+from weftline.burst.gc import GcReport
 from weftline.burst.handle import SaveHandle
 from weftline.burst.identity import open_identity
 from weftline.burst.options import Options, Retention
 from weftline.burst.reading import StoreReader
 from weftline.burst.record import Prepared
+from weftline.burst.recover import borrowed, open_log
 from weftline.burst.session import Request, SaveSession
 from weftline.burst.state import Part, State, check_word, parts_of
 from weftline.burst.upkeep import Upkeep
 from weftline.burst.view import Source, View
 from weftline.burst.writer import WriterLog
-
-if TYPE_CHECKING:
-    from weftline.burst.gc import GcReport
 
 __all__ = ["Store"]
 
@@ -70,9 +64,6 @@ class Store(StoreReader):
         self._upkeep = Upkeep(self._keep_up)
         self._handles: list[SaveHandle] = []
         self._running: list[Future[None]] = []
-        self._closed = False
-        self.log: WriterLog | None = None
-        """This process's own log; None when read-only."""
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -102,53 +93,17 @@ class Store(StoreReader):
         store = cls(root, view, files, options)
         try:
             if not read_only:
-                store.log = store._writer_log(writer)
+                store.log = open_log(store, writer)
         except BaseException:
             store._shut()
             raise
         return store
 
-    def _writer_log(self, writer: str, *, borrow: bool = False) -> WriterLog:
-        """Take a writer's log up where its last process left it."""
-        from weftline.burst.gc import live_saves
-        from weftline.burst.verify import mend_index
-
-        log = WriterLog(
-            self._files, self.view.writers_folder, writer, store_id=self.view.store_id,
-            options=self.options, reader=self.reader, notices=self.notices, borrow=borrow,
-        )  # fmt: skip
-        try:
-            with self.view.commits.locked():
-                self.view.commits.sync()  # what is gone there is gone for good
-                mend_index(self.view, log, self.notices)
-                log.recover(live_saves(self.view, log))
-        except BaseException:
-            log.close()
-            raise
-        return log
-
     @contextmanager
     def borrowed(self, writer: str) -> Iterator[WriterLog | None]:
         """Another writer's log while no process holds it; None when one does."""
-        try:
-            log = self._writer_log(writer, borrow=True)
-        except StoreBusyError:
-            yield None
-            return
-        try:
+        with borrowed(self, writer) as log:
             yield log
-        finally:
-            log.close()
-
-    def writing(self) -> WriterLog:
-        """The log this process writes. Raises MismatchError when there is none."""
-        if self.log is None or self._closed:
-            raise MismatchError(
-                "the store is closed" if self._closed else "the store is open read-only",
-                where=self.root,
-                hint="open it again to write",
-            )
-        return self.log
 
     def __enter__(self) -> Store:
         return self
@@ -273,14 +228,12 @@ class Store(StoreReader):
 
     def _keep_up(self, committed: bool) -> None:
         """Retention and free space; a failure here harms no checkpoint, and is noted."""
-        from weftline.burst.gc import collect, collect_log
-
         retention = self.options.retention
         try:
             if committed and retention is not None:
-                collect(self, retention, (), rolling=True)
+                gc.collect(self, retention, (), rolling=True)
             else:
-                collect_log(self.view, self.writing(), self.reader, rolling=retention)
+                gc.collect_log(self.view, self.writing(), self.reader, rolling=retention)
         except BurstError as e:
             with self._lock:
                 self._counters["upkeep_failed"] += 1
@@ -363,9 +316,7 @@ class Store(StoreReader):
 
         Pinned checkpoints stay. Raises CheckpointMissingError for a step that is not there.
         """
-        from weftline.burst.gc import collect
-
-        return collect(self, retention or Retention(), tuple(drop))
+        return gc.collect(self, retention or Retention(), tuple(drop))
 
     def pin(self, step: int, owner: str = "user") -> None:
         """Keep a checkpoint whatever retention says."""

@@ -156,7 +156,7 @@ def verify(
     from dataclasses import asdict
 
     from weftline.burst import Store
-    from weftline.burst.verify import repair_store
+    from weftline.burst.repair import repair_store
     from weftline.report.burst import render_findings
 
     sources = [source(url) for url in from_]

@@ -33,8 +33,8 @@ from weftline.burst.errors import (
 from weftline.burst.files import Buffer, RealFile, RealFiles
 from weftline.burst.imports import import_checkpoint, load_from
 from weftline.burst.index import Index
+from weftline.burst.repair import repair_store
 from weftline.burst.state import DTYPES
-from weftline.burst.verify import repair_store
 from weftline.burst.view import RecordId
 from weftline.errors import InputError
 
