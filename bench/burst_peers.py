@@ -334,7 +334,7 @@ def child(args: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from weftline.burst.bench import RawDisk, copy_s, forget, random_state, touched_like
+    from weftline.burst.advise.bench import RawDisk, copy_s, forget, random_state, touched_like
 
     folder = Path(args.dir)
     torch.manual_seed(0)

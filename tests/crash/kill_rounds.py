@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from weftline.burst import Options, Retention, Store
-from weftline.burst.drain import Drainer
 from weftline.burst.errors import CommitError
-from weftline.burst.imports import load_from
-from weftline.burst.objects import Bucket
-from weftline.burst.remote import RemoteSource
+from weftline.burst.formats.imports import load_from
+from weftline.burst.remote.checkpoints import RemoteSource
+from weftline.burst.remote.drain import Drainer
+from weftline.burst.remote.objects import Bucket
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -12,12 +12,12 @@ import pytest
 from crash_disk import MemoryDisk, State, flip
 
 from weftline.burst import Options, Store
-from weftline.burst.drain import Drainer
+from weftline.burst.care.repair import repair_store
 from weftline.burst.errors import BurstError
-from weftline.burst.imports import load_from
-from weftline.burst.objects import Bucket
-from weftline.burst.remote import RemoteSource
-from weftline.burst.repair import repair_store
+from weftline.burst.formats.imports import load_from
+from weftline.burst.remote.checkpoints import RemoteSource
+from weftline.burst.remote.drain import Drainer
+from weftline.burst.remote.objects import Bucket
 
 OPTIONS = Options(
     chunk_bytes=64 << 10, segment_bytes=1 << 20, io_threads=1, copy_threads=1, wal_bytes=4096

@@ -16,11 +16,11 @@ import pytest
 from crash_disk import MemoryDisk, State, crash_states
 
 from weftline.burst import Options, Store
-from weftline.burst.drain import Drainer, DrainOptions
 from weftline.burst.errors import NotAStoreError
-from weftline.burst.imports import load_from
-from weftline.burst.objects import BucketCounters, ObjectInfo, ObjectMissingError
-from weftline.burst.remote import RemoteSource
+from weftline.burst.formats.imports import load_from
+from weftline.burst.remote.checkpoints import RemoteSource
+from weftline.burst.remote.drain import Drainer, DrainOptions
+from weftline.burst.remote.objects import BucketCounters, ObjectInfo, ObjectMissingError
 
 ROOT = "/store"
 OPTIONS = Options(

@@ -1,10 +1,10 @@
 """A checkpoint tier: memory, a log on local disk, and whatever holds copies behind it."""
 
-from weftline.burst.commits import CheckpointInfo
+from weftline.burst.commit.commits import CheckpointInfo
 from weftline.burst.options import Options, Retention
 from weftline.burst.plain import load, save
-from weftline.burst.restore import Target
-from weftline.burst.state import Shard
+from weftline.burst.read.restore import Target
+from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
 
 __all__ = [

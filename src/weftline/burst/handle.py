@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from weftline.burst.errors import BurstError
-from weftline.burst.record import Prepared
+from weftline.burst.log.record import Prepared
 
 __all__ = ["SaveHandle"]
 

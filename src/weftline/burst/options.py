@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from weftline.burst.arena import Pinner
 from weftline.burst.errors import MismatchError
 from weftline.burst.files import ALIGN_BYTES
+from weftline.burst.stage.arena import Pinner
 
 __all__ = ["Options", "Retention"]
 

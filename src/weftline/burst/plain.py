@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from weftline.burst.commits import CheckpointInfo
-from weftline.burst.restore import Loaded
-from weftline.burst.state import State
+from weftline.burst.commit.commits import CheckpointInfo
+from weftline.burst.read.restore import Loaded
+from weftline.burst.stage.state import State
 from weftline.burst.store import Store
 
 __all__ = ["load", "save"]

@@ -17,11 +17,10 @@ import msgspec
 import numpy as np
 import xxhash
 
-from weftline.burst.arena import Arena, aligned_buffer
-from weftline.burst.codec import encode
 from weftline.burst.errors import BurstError
 from weftline.burst.files import ALIGN_BYTES, LARGE_BYTES
-from weftline.burst.record import (
+from weftline.burst.log.codec import encode
+from weftline.burst.log.record import (
     CODEC_XOR,
     Chunk,
     PartEntry,
@@ -34,8 +33,9 @@ from weftline.burst.record import (
     head_bytes,
     pack_head,
 )
-from weftline.burst.state import Bytes1d, Part, dtype_bytes
-from weftline.burst.writer import WriterLog, prepared_of
+from weftline.burst.log.writer import WriterLog, prepared_of
+from weftline.burst.stage.arena import Arena, aligned_buffer
+from weftline.burst.stage.state import Bytes1d, Part, dtype_bytes
 
 __all__ = ["Request", "SaveSession"]
 

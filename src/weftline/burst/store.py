@@ -16,25 +16,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from weftline.burst import gc
-from weftline.burst.arena import Arena, ArenaPool, copy_parts, place_parts
-from weftline.burst.commits import CheckpointInfo, Commit, check_step, info_of
-from weftline.burst.coordinate import await_ranks, pack_extra, write_commit
-from weftline.burst.copying import make_ready
+from weftline.burst.care import gc
+from weftline.burst.care.gc import GcReport
+from weftline.burst.care.recover import borrowed, open_log
+from weftline.burst.care.upkeep import Upkeep
+from weftline.burst.commit.commits import CheckpointInfo, Commit, check_step, info_of
+from weftline.burst.commit.coordinate import await_ranks, pack_extra, write_commit
+from weftline.burst.commit.identity import open_identity
+from weftline.burst.commit.view import Source, View
 from weftline.burst.errors import BurstError, CommitError, MismatchError
 from weftline.burst.files import Files, RealFiles
-from weftline.burst.gc import GcReport
 from weftline.burst.handle import SaveHandle
-from weftline.burst.identity import open_identity
+from weftline.burst.log.record import Prepared
+from weftline.burst.log.writer import WriterLog
 from weftline.burst.options import Options, Retention
-from weftline.burst.reading import StoreReader
-from weftline.burst.record import Prepared
-from weftline.burst.recover import borrowed, open_log
+from weftline.burst.read.reading import StoreReader
 from weftline.burst.session import Request, SaveSession
-from weftline.burst.state import Part, State, check_word, parts_of
-from weftline.burst.upkeep import Upkeep
-from weftline.burst.view import Source, View
-from weftline.burst.writer import WriterLog
+from weftline.burst.stage.arena import Arena, ArenaPool, copy_parts, place_parts
+from weftline.burst.stage.copying import make_ready
+from weftline.burst.stage.state import Part, State, check_word, parts_of
 
 __all__ = ["Store"]
 

@@ -61,7 +61,7 @@ def save(
         Name of this process's log; processes that save at once need their own.
     """
     from weftline.burst import Options, Store
-    from weftline.burst.tensorfiles import read_state
+    from weftline.burst.formats.tensorfiles import read_state
     from weftline.report.burst import render_saved
 
     state, metadata = read_state(files)
@@ -156,7 +156,7 @@ def verify(
     from dataclasses import asdict
 
     from weftline.burst import Store
-    from weftline.burst.repair import repair_store
+    from weftline.burst.care.repair import repair_store
     from weftline.report.burst import render_findings
 
     sources = [source(url) for url in from_]
@@ -201,9 +201,9 @@ def restore(
     import time
 
     from weftline.burst import Store
-    from weftline.burst.export import select
-    from weftline.burst.imports import load_from
-    from weftline.burst.tensorfiles import check_target, write_state
+    from weftline.burst.formats.export import select
+    from weftline.burst.formats.imports import load_from
+    from weftline.burst.formats.tensorfiles import check_target, write_state
     from weftline.report.burst import render_restored
 
     check_target(to)
@@ -327,7 +327,7 @@ def export(
     """
     from dataclasses import asdict
 
-    from weftline.burst.export import export as export_to
+    from weftline.burst.formats.export import export as export_to
     from weftline.report.burst import render_export
     from weftline.units import parse_bytes
 

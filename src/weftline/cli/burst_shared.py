@@ -11,7 +11,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from weftline.burst.remote import RemoteSource
+    from weftline.burst.remote.checkpoints import RemoteSource
     from weftline.burst.store import Store
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -30,7 +30,7 @@ def reading(store: str | Path) -> Store:
 
 def source(url: str) -> RemoteSource:
     """Checkpoints of an object store or a peer."""
-    from weftline.burst.remote import RemoteSource, open_objects
+    from weftline.burst.remote.checkpoints import RemoteSource, open_objects
 
     return RemoteSource(open_objects(url))
 

@@ -15,7 +15,7 @@ from weftline.cli.options import Json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from weftline.burst.drain import Drainer
+    from weftline.burst.remote.drain import Drainer
     from weftline.burst.store import Store
 
 
@@ -59,8 +59,8 @@ def drain(
     """
     from dataclasses import asdict
 
-    from weftline.burst.drain import Drainer
-    from weftline.burst.remote import open_objects
+    from weftline.burst.remote.checkpoints import open_objects
+    from weftline.burst.remote.drain import Drainer
     from weftline.errors import InputError
     from weftline.report.burst import render_drain
     from weftline.units import parse_rate_bytes_per_s
@@ -83,7 +83,7 @@ def drain(
             pruned = _prune(drainer, keep_last)
         notes(opened)
         if metrics_file is not None:
-            from weftline.burst.metrics import collect, write_textfile
+            from weftline.burst.advise.metrics import collect, write_textfile
 
             write_textfile(metrics_file, collect(opened, [drainer]))
     data = {"target": target.url, "drained": [asdict(d) for d in done], "pruned": pruned}
@@ -98,7 +98,7 @@ def _watch(
     import time
     from contextlib import nullcontext
 
-    from weftline.burst.metrics import MetricsServer, collect, write_textfile
+    from weftline.burst.advise.metrics import MetricsServer, collect, write_textfile
 
     def samples() -> Any:
         return collect(store, [drainer])
@@ -131,7 +131,7 @@ def _status_line(drainer: Drainer) -> str:
 
 
 def _prune(drainer: Drainer, keep_last: int) -> list[int]:
-    from weftline.burst.remote import checkpoints_of
+    from weftline.burst.remote.checkpoints import checkpoints_of
 
     steps = [c.step for c in checkpoints_of(drainer.objects)]
     return [c.step for c in drainer.prune(steps[-keep_last:])]
@@ -162,7 +162,7 @@ def peer(
     """
     import threading
 
-    from weftline.burst.peers import PeerServer
+    from weftline.burst.remote.peers import PeerServer
     from weftline.errors import InputError
     from weftline.units import parse_bytes
 
@@ -205,7 +205,7 @@ def bench(
     seed
         Of the random tensors.
     """
-    from weftline.burst.bench import measure
+    from weftline.burst.advise.bench import measure
     from weftline.cli.progress import progress
     from weftline.errors import InputError
     from weftline.report.burst import render_bench
@@ -277,8 +277,8 @@ def advise(
     """
     from dataclasses import asdict
 
-    from weftline.burst.advise import Job
-    from weftline.burst.advise import advise as advise_job
+    from weftline.burst.advise.advice import Job
+    from weftline.burst.advise.advice import advise as advise_job
     from weftline.report.burst import render_advice
 
     rates = {

@@ -3,7 +3,7 @@
 Interval: T_c = T_s + sqrt(2 (T_f + T_r) T_s + T_s**2), which maximises availability with a recovery
 time (arXiv:2410.18124, equation for the optimal checkpoint period); Young's sqrt(2 T_s T_f) is its
 limit for T_s << T_r << T_f. T_s stall of one save, T_r recovery, T_f mean time between failures.
-The formulas themselves are ``burst/interval.py``'s.
+The formulas themselves are ``burst/advise/interval.py``'s.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from weftline.burst.interval import availability
-from weftline.burst.interval import nvidia_interval_s as checkpoint_interval_s
+from weftline.burst.advise.interval import availability
+from weftline.burst.advise.interval import nvidia_interval_s as checkpoint_interval_s
 
 __all__ = ["Goodput", "availability", "checkpoint_interval_s", "goodput"]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from weftline.burst.advise import Job, advise
-from weftline.burst.interval import poisson_availability
+from weftline.burst.advise.advice import Job, advise
+from weftline.burst.advise.interval import poisson_availability
 from weftline.errors import InputError
 
 TRILLION = Job(state_bytes=14e12, nodes=2048)

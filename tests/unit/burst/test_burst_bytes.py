@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weftline.burst.envelope import FORMAT_VERSION, open_either, open_envelope, seal_twice
 from weftline.burst.errors import BurstError, CorruptionError, NewerFormatError
 from weftline.burst.files import RealFiles
-from weftline.burst.record import (
+from weftline.burst.log.envelope import FORMAT_VERSION, open_either, open_envelope, seal_twice
+from weftline.burst.log.record import (
     Chunk,
     PartEntry,
     about_of,
@@ -21,9 +21,9 @@ from weftline.burst.record import (
     part_key,
     unpack_head,
 )
-from weftline.burst.restore import flat_boxes
-from weftline.burst.runs import Run, write_run
-from weftline.burst.wal import read_wal, wal_frame, wal_head
+from weftline.burst.log.runs import Run, write_run
+from weftline.burst.log.wal import read_wal, wal_frame, wal_head
+from weftline.burst.read.restore import flat_boxes
 
 KEYS = st.binary(min_size=1, max_size=40)
 ENTRIES = st.dictionaries(KEYS, st.binary(max_size=60), max_size=60)
@@ -67,7 +67,7 @@ def test_every_flipped_bit_of_an_envelope_is_seen_and_the_second_copy_stands_in(
 
 
 def test_a_newer_version_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weftline.burst.envelope.FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr("weftline.burst.log.envelope.FORMAT_VERSION", FORMAT_VERSION + 1)
     data = seal_twice("K", [1])
     monkeypatch.undo()
     with pytest.raises(NewerFormatError, match="update weftline"):

@@ -18,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weftline.burst import Options, Retention, Shard, Store, Target, load, save
+from weftline.burst.care.repair import repair_store
+from weftline.burst.commit.view import RecordId
 from weftline.burst.errors import (
     BadNameError,
     CheckpointMissingError,
@@ -31,11 +33,9 @@ from weftline.burst.errors import (
     TensorMissingError,
 )
 from weftline.burst.files import Buffer, RealFile, RealFiles
-from weftline.burst.imports import import_checkpoint, load_from
-from weftline.burst.index import Index
-from weftline.burst.repair import repair_store
-from weftline.burst.state import DTYPES
-from weftline.burst.view import RecordId
+from weftline.burst.formats.imports import import_checkpoint, load_from
+from weftline.burst.log.index import Index
+from weftline.burst.stage.state import DTYPES
 from weftline.errors import InputError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -833,7 +833,7 @@ def test_mistakes_are_told_with_the_place_and_a_hint(tmp_path: Path, store: Stor
 def test_a_newer_format_is_refused_and_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weftline.burst.envelope.FORMAT_VERSION", 2)
+    monkeypatch.setattr("weftline.burst.log.envelope.FORMAT_VERSION", 2)
     save(state(), tmp_path / "s")
     monkeypatch.undo()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

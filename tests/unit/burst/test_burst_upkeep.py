@@ -11,10 +11,10 @@ import pytest
 from crash_disk import MemoryDisk, Op
 
 from weftline.burst import Options, Retention, Store
+from weftline.burst.care.upkeep import Upkeep
 from weftline.burst.errors import StorageError
-from weftline.burst.record import Chunk
-from weftline.burst.segment import SegmentLog
-from weftline.burst.upkeep import Upkeep
+from weftline.burst.log.record import Chunk
+from weftline.burst.log.segment import SegmentLog
 
 OPTIONS = Options(chunk_bytes=1 << 16, segment_bytes=1 << 20, io_threads=2, copy_threads=1)
 MIB = 1 << 20
@@ -139,7 +139,7 @@ def test_an_io_error_while_segments_are_made_ready_is_the_saves() -> None:
 
 
 def test_a_commit_does_not_wait_for_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weftline.burst import gc
+    from weftline.burst.care import gc
 
     begun, go_on, real = threading.Event(), threading.Event(), gc.collect
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weftline.burst.values import MAX_DEPTH, Ref, decode, encode
+from weftline.burst.log.values import MAX_DEPTH, Ref, decode, encode
 from weftline.errors import InputError
 
 LEAVES = (

@@ -18,12 +18,13 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weftline.burst import Options, Store, copying
-from weftline.burst.arena import Arena, aligned_buffer, copy_parts, place_parts
-from weftline.burst.copying import copy_bytes, make_ready
-from weftline.burst.kernel import LEAST_BYTES, compile_kernel, kernel_text
+from weftline.burst import Options, Store
 from weftline.burst.session import SaveSession
-from weftline.burst.state import parts_of
+from weftline.burst.stage import copying
+from weftline.burst.stage.arena import Arena, aligned_buffer, copy_parts, place_parts
+from weftline.burst.stage.copying import copy_bytes, make_ready
+from weftline.burst.stage.kernel import LEAST_BYTES, compile_kernel, kernel_text
+from weftline.burst.stage.state import parts_of
 
 MIB = 1 << 20
 SOURCE = np.random.default_rng(0).integers(0, 256, 3 * MIB, dtype=np.uint8)
@@ -134,7 +135,7 @@ def test_a_state_that_was_hashed_as_it_was_staged_reads_back(
         seen.append(len(out))
         return real(out, data)
 
-    monkeypatch.setattr("weftline.burst.arena.copy_bytes", spy)
+    monkeypatch.setattr("weftline.burst.stage.arena.copy_bytes", spy)
     with Store.open(tmp_path / "s", options=Options(compress="zstd")) as store:
         store.save(state, 1, wait=True)
         assert sorted(seen)[-1] == 8 * MIB
@@ -163,7 +164,7 @@ def slow_copies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         assert np.array_equal(job.raw, state[8 * MIB * job.index :][: len(job.raw)])
         return real_write(session, job)
 
-    monkeypatch.setattr("weftline.burst.arena.copy_bytes", copy)
+    monkeypatch.setattr("weftline.burst.stage.arena.copy_bytes", copy)
     monkeypatch.setattr(SaveSession, "_write_large", write)
     return seen
 
@@ -203,7 +204,7 @@ def test_a_wrong_hash_of_staging_does_not_pass(
         hashed = copying.copy_bytes(out, data)
         return None if hashed is None else hashed ^ 1
 
-    monkeypatch.setattr("weftline.burst.arena.copy_bytes", wrong)
+    monkeypatch.setattr("weftline.burst.stage.arena.copy_bytes", wrong)
     with Store.open(tmp_path / "s") as store:
         store.save({"a": SOURCE}, 1, wait=True)
         with pytest.raises(CorruptionError):
@@ -250,7 +251,7 @@ def test_without_llvm_copies_are_plain_and_the_store_says_so(
 def test_llvm_leaves_little_in_memory() -> None:
     code = """
 import pathlib
-from weftline.burst.copying import make_ready
+from weftline.burst.stage.copying import make_ready
 assert make_ready()
 kept = 0
 for block in pathlib.Path("/proc/self/smaps").read_text().split("VmFlags"):

@@ -16,12 +16,12 @@ import pytest
 from fault_proxy import FaultProxy
 
 from weftline.burst import Options, Store
-from weftline.burst.drain import Drainer, DrainOptions
 from weftline.burst.errors import CheckpointMissingError, CorruptionError, StoreBusyError
-from weftline.burst.imports import load_from
-from weftline.burst.objects import Bucket, BucketOptions, ObjectInfo, RemoteError
-from weftline.burst.peers import PeerObjects, PeerServer
-from weftline.burst.remote import RemoteSource, checkpoints_of
+from weftline.burst.formats.imports import load_from
+from weftline.burst.remote.checkpoints import RemoteSource, checkpoints_of
+from weftline.burst.remote.drain import Drainer, DrainOptions
+from weftline.burst.remote.objects import Bucket, BucketOptions, ObjectInfo, RemoteError
+from weftline.burst.remote.peers import PeerObjects, PeerServer
 
 KIB = 1 << 10
 SMALL = Options(chunk_bytes=64 * KIB, segment_bytes=1 << 20, io_threads=2, copy_threads=1)
@@ -436,8 +436,8 @@ def _eventually(true: Callable[[], bool], timeout_s: float = 20.0) -> None:
 DRAIN_SLOWLY = """
 import sys
 from weftline.burst import Store
-from weftline.burst.drain import Drainer, DrainOptions
-from weftline.burst.objects import Bucket, BucketOptions
+from weftline.burst.remote.drain import Drainer, DrainOptions
+from weftline.burst.remote.objects import Bucket, BucketOptions
 
 with Store.open(sys.argv[1], read_only=True) as store:
     options = BucketOptions(bandwidth_bytes_per_s=2.5e6, part_bytes=32 << 10)

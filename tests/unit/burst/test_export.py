@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 
 from weftline.burst import Options, Shard, Store
 from weftline.burst.errors import CorruptionError, MismatchError, TensorMissingError
-from weftline.burst.export import export, select
-from weftline.burst.tensorfiles import read_state, write_state
+from weftline.burst.formats.export import export, select
+from weftline.burst.formats.tensorfiles import read_state, write_state
 from weftline.errors import InputError
 
 STATE = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import lambertw
 
-from weftline.burst.interval import (
+from weftline.burst.advise.interval import (
     Level,
     availability,
     best_schedule,

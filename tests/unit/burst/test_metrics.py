@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from weftline.burst import Store
-from weftline.burst.drain import Drainer
-from weftline.burst.metrics import (
+from weftline.burst.advise.metrics import (
     METRICS,
     PREFIX,
     MetricsServer,
@@ -20,7 +19,8 @@ from weftline.burst.metrics import (
     prometheus_text,
     write_textfile,
 )
-from weftline.burst.objects import Bucket
+from weftline.burst.remote.drain import Drainer
+from weftline.burst.remote.objects import Bucket
 
 LINE = re.compile(r'[a-z_]+(?:\{[a-z]+="(?:[^"\\\n]|\\.)*"(?:,[a-z]+="(?:[^"\\\n]|\\.)*")*\})? \S+')
 

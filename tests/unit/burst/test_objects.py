@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weed_server import KEY
 
-from weftline.burst.objects import (
+from weftline.burst.remote.objects import (
     Bucket,
     BucketOptions,
     CredentialsError,

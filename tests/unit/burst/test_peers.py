@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weftline.burst.errors import BadNameError
-from weftline.burst.objects import CredentialsError, ObjectMissingError, RemoteError
-from weftline.burst.peers import PeerObjects, PeerServer
-from weftline.burst.wire import BODY_BYTES_MOST, Channel, WireError, secret_from_environment
+from weftline.burst.remote.objects import CredentialsError, ObjectMissingError, RemoteError
+from weftline.burst.remote.peers import PeerObjects, PeerServer
+from weftline.burst.remote.wire import BODY_BYTES_MOST, Channel, WireError, secret_from_environment
 from weftline.errors import InputError, WeftlineError
 
 SECRET = b"a secret of enough bytes"

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from weftline.burst.errors import CorruptionError, MismatchError
-from weftline.burst.safetensors import Entry, read_safetensors, write_safetensors
+from weftline.burst.formats.safetensors import Entry, read_safetensors, write_safetensors
 from weftline.errors import WeftlineError
 
 DTYPES = ("float32", "float16", "int64", "uint8", "bool", "float64", "int32", "uint16")

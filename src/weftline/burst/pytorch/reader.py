@@ -22,14 +22,14 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
+from weftline.burst.commit.view import Source
 from weftline.burst.errors import CheckpointMissingError
+from weftline.burst.log.values import decode
 from weftline.burst.pytorch.tensors import numpy_view
 from weftline.burst.pytorch.values import dtype_name, dtype_of, restore_special
 from weftline.burst.pytorch.writer import EXTRA_KEY
-from weftline.burst.restore import Target
+from weftline.burst.read.restore import Target
 from weftline.burst.store import Store
-from weftline.burst.values import decode
-from weftline.burst.view import Source
 from weftline.errors import InputError
 
 

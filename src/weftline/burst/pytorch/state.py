@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from weftline.burst.errors import CheckpointMissingError, MismatchError
 from weftline.burst.handle import SaveHandle
+from weftline.burst.log.values import Ref, decode, encode
 from weftline.burst.options import Options
 from weftline.burst.pytorch.reader import (
     BurstStorageReader,
@@ -22,9 +23,8 @@ from weftline.burst.pytorch.reader import (
 from weftline.burst.pytorch.tensors import place_of, shard_of, tensor_of
 from weftline.burst.pytorch.values import dtype_of, restore_special, special
 from weftline.burst.pytorch.writer import BurstStorageWriter
-from weftline.burst.state import Shard
+from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
-from weftline.burst.values import Ref, decode, encode
 from weftline.errors import InputError
 
 TREE_KEY = "torch.state"

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from weftline.burst.errors import MismatchError
 from weftline.burst.pytorch.values import dtype_name
-from weftline.burst.state import Bytes1d, Shard, dtype_bytes, view_dtype
+from weftline.burst.stage.state import Bytes1d, Shard, dtype_bytes, view_dtype
 
 
 class TensorFill:

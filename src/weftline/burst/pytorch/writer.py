@@ -24,13 +24,13 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from weftline.burst.errors import CommitError
+from weftline.burst.log.record import Prepared
+from weftline.burst.log.values import encode
 from weftline.burst.options import Options
 from weftline.burst.pytorch.tensors import shard_of
 from weftline.burst.pytorch.values import special
-from weftline.burst.record import Prepared
-from weftline.burst.state import Shard
+from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
-from weftline.burst.values import encode
 from weftline.errors import InputError
 
 EXTRA_KEY = "torch.distributed.checkpoint"

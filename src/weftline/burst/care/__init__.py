@@ -1,0 +1,1 @@
+"""What keeps a store going: retention, free space, recovery, repair."""

@@ -1,0 +1,1 @@
+"""A checkpoint exists or not: identity, commit records, the view of a store, the coordinator."""

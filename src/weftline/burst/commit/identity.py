@@ -1,0 +1,75 @@
+"""The file that makes a folder a store, and how a new store comes to be."""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from weftline.burst.errors import NotAStoreError, StorageError
+from weftline.burst.files import Files
+from weftline.burst.log.envelope import open_either, seal_twice
+
+__all__ = ["Identity", "open_identity"]
+
+
+class Identity(msgspec.Struct, array_like=True, frozen=True):
+    """The body of the file ``BURST`` that makes a folder a store."""
+
+    store_id: str
+
+
+def open_identity(files: Files, root: str, *, create: bool) -> Identity:
+    """The store's identity; a new or empty folder becomes a store when ``create``.
+
+    Raises NotAStoreError, NewerFormatError, CorruptionError, StorageError.
+    """
+    path = f"{root}/BURST"
+    if files.exists(path):
+        return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+    others = [n for n in files.list_dir(root) if n not in ("commits", "writers")]
+    if "BURST" in others:  # another process has just made it
+        return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+    if not create or any(not n.startswith("BURST.") for n in others):
+        raise NotAStoreError(
+            "this is not a burst store" if files.exists(root) else "there is no such folder",
+            where=root,
+            hint="name the folder of a store, or an empty folder to make one",
+        )
+    folders = [p for p in [root, *map(str, Path(root).parents)] if not files.exists(p)]
+    for folder in reversed(folders):
+        files.make_dir(folder)
+        files.sync_dir(str(Path(folder).parent))
+    for name in ("commits", "writers"):
+        files.make_dir(f"{root}/{name}")
+    _touch(files, f"{root}/commits/LOCK")
+    files.sync_dir(f"{root}/commits")
+    files.sync_dir(root)  # a store that is there has its folders, also after a crash right now
+    # Of two processes that make the same store at once, the first link counts for both.
+    temporary = f"{root}/BURST.{uuid.uuid4().hex}.tmp"
+    file = files.open(temporary, "x")
+    try:
+        file.write_at([seal_twice("S", Identity(uuid.uuid4().hex))], 0)
+        file.sync()
+    finally:
+        file.close()
+    try:
+        files.link(temporary, path)
+    except StorageError as e:
+        if e.errno != errno.EEXIST:
+            raise
+    files.unlink(temporary)
+    files.sync_dir(root)
+    return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+
+
+def _touch(files: Files, path: str) -> None:
+    if files.exists(path):
+        return
+    try:
+        files.open(path, "x").close()
+    except StorageError as e:
+        if e.errno != errno.EEXIST:
+            raise

@@ -1,0 +1,1 @@
+"""What was written: chunks that heal, restoring tensors, looking for damage."""

@@ -1,0 +1,1 @@
+"""Beyond this disk: object stores, draining, peers; REMOTE.md describes the objects."""
