@@ -180,7 +180,7 @@ def exchange_load(topology: Topology) -> FloatArray:
     On grids in closed form, corrected pair by pair for broken links; elsewhere by target over all
     shortest routes. Raises InputError where the network is in parts.
     """
-    from weftline.fabric import _graph_kernels as kernels
+    from weftline.fabric.kernels import graph as kernels
 
     on_grid = grid_links(topology)
     if on_grid is not None:
@@ -228,7 +228,7 @@ def cabled(topology: Topology) -> IntArray | None:
 
 
 def _grid_exchange(topology: Topology, on_grid: GridLinks) -> FloatArray:
-    from weftline.fabric import _load_kernels as kernels
+    from weftline.fabric.kernels import load as kernels
 
     grid, axes = on_grid.grid, len(on_grid.grid.shape)
     load = np.zeros((grid.size, axes, 2))
@@ -275,7 +275,7 @@ def _along(grid: Grid, values: FloatArray | IntArray) -> Any:
 def _grid_routes(
     topology: Topology, on_grid: GridLinks, source: IntArray, destination: IntArray
 ) -> Routes:
-    from weftline.fabric import _route_kernels as kernels
+    from weftline.fabric.kernels import route as kernels
 
     start = np.zeros(len(source) + 1, dtype=np.int64)
     args = (
@@ -321,7 +321,7 @@ def _shortest(
     usable: BoolArray | None = None,
 ) -> Routes:
     """All shortest routes of each pair over ``usable`` links; chips forward at once or at need."""
-    from weftline.fabric import _graph_kernels as kernels
+    from weftline.fabric.kernels import graph as kernels
 
     near = _adjacency(topology, usable)
     order = np.argsort(destination, kind="stable")

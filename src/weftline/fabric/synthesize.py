@@ -233,7 +233,7 @@ def _spread(
     turned: bool,
 ) -> tuple[IntArray, IntArray, IntArray]:
     """(way, chunk, step) of an all-gather over the ways, or over the ways turned round."""
-    from weftline.fabric import _synthesis_kernels as kernels
+    from weftline.fabric.kernels import synthesis as kernels
 
     source, target = (ways.target, ways.source) if turned else (ways.source, ways.target)
     source, target = np.ascontiguousarray(source), np.ascontiguousarray(target)

@@ -48,7 +48,7 @@ def arrival_times(
     background: Sequence[Background] = (),
 ) -> FloatArray:  # fmt: skip
     """[messages] seconds at which each has arrived."""
-    from weftline.fabric.evaluators import _kernels as kernels
+    from weftline.fabric.kernels import evaluate as kernels
 
     count, waiting = len(messages.fraction), messages.waiting
     start, links, weights, capacity = shared_links(topology, messages.routes, messages.source)
@@ -104,7 +104,7 @@ def fair_rates(topology: Topology, source: IntArray, destination: IntArray) -> F
 
     inf for a flow from a chip to itself. Raises InputError for a pair without a route.
     """
-    from weftline.fabric.evaluators import _kernels as kernels
+    from weftline.fabric.kernels import evaluate as kernels
 
     source = np.asarray(source, dtype=np.int64)
     taken = routes(topology, source, np.asarray(destination, dtype=np.int64))

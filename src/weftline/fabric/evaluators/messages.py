@@ -125,7 +125,7 @@ def _rows_of(taken: Routes, rows: IntArray) -> Routes:
 def _data_pairs(schedule: Schedule, order: IntArray, number: IntArray) -> tuple[IntArray, IntArray]:
     if schedule.steps <= 1:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    from weftline.fabric.evaluators import _kernels as kernels
+    from weftline.fabric.kernels import evaluate as kernels
 
     if schedule.nodes * schedule.chunks > MAX_PLACES:
         raise InputError(

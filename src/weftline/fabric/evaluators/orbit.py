@@ -273,7 +273,7 @@ def _compiled(
     use: FloatArray, capacity: FloatArray, size: FloatArray, latency: FloatArray,
     data: tuple[IntArray, IntArray, IntArray], turn_next: IntArray, turn_missing: IntArray,
 ) -> FloatArray:  # fmt: skip
-    from weftline.fabric.evaluators import _kernels as kernels
+    from weftline.fabric.kernels import evaluate as kernels
 
     message, link = np.nonzero(use)
     start = np.concatenate([[0], np.cumsum(np.bincount(message, minlength=len(size)))])

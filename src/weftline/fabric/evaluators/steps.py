@@ -145,7 +145,7 @@ def _simulate(
 ) -> float:  # fmt: skip
     """Fair flow of: the real messages near faults, one message a row for all others on links that
     stand for their class, and one empty message a step of a colour, which the next step awaits."""
-    from weftline.fabric.evaluators import _kernels as kernels
+    from weftline.fabric.kernels import evaluate as kernels
 
     axes = moves.shape[1]
     usual, latency = _class_links(topology, axes)

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from weftline.fabric._route_kernels import grid_route, plain
+from weftline.fabric.kernels.route import grid_route, plain
 
 
 @numba.njit(cache=True)
