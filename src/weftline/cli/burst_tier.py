@@ -301,7 +301,7 @@ def _parsed(
     shares: dict[str, str | None],
 ) -> dict[str, Any]:
     """Fields of a job from what was typed, all mistakes at once."""
-    from weftline.cli.options import Collector
+    from weftline.spec.parse import Collector
     from weftline.units import parse_bytes, parse_duration_s, parse_fraction, parse_rate_bytes_per_s
 
     kinds: list[tuple[str, dict[str, str | None], Callable[..., float]]] = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as json_module
 from typing import TYPE_CHECKING, Any
 
-from weftline.cli.options import Collector, Json, choice
+from weftline.cli.options import Json
+from weftline.spec.parse import Collector, choice
 
 if TYPE_CHECKING:
     from weftline.model import Model
@@ -44,7 +45,7 @@ def fit(
     context
         Tokens that each of them has behind it.
     """
-    from weftline.cli.plan import parse_accelerators
+    from weftline.catalog.asked import parse_accelerators
     from weftline.errors import InputError
     from weftline.model import load_model
     from weftline.report.catalog_fit import render_fits

@@ -12,7 +12,7 @@ from weftline.cli.options import Json
 from weftline.cli.plan_serve import serve
 
 if TYPE_CHECKING:
-    from weftline.spec import Job, PriceType
+    from weftline.spec import Job
 
 app = App(name="plan", help="Find the best plan for a job.", help_format="plaintext")
 app.command(serve)
@@ -108,10 +108,11 @@ def _job(
     optimizer: str, offload: bool, overlap: bool,
 ) -> tuple[Job, float | None]:  # fmt: skip
     """The options as a Job and the user's own price. Raises all mistakes at once."""
-    from weftline.cli.options import Collector, choice
+    from weftline.catalog.asked import check_region, parse_accelerators
     from weftline.model import load_model
     from weftline.plan import default_batch
     from weftline.spec import OBJECTIVES, PRECISIONS, Job
+    from weftline.spec.parse import Collector, choice, parse_price
     from weftline.units import parse_count, parse_duration_s, parse_usd
 
     get = Collector()
@@ -149,54 +150,15 @@ def _job(
     return job, mine
 
 
-def parse_price(text: str) -> tuple[float | None, PriceType]:
-    """The user's own price and, where it is none, the type of price to look up."""
-    from weftline.cli.options import choice, own_price
-    from weftline.spec import PRICE_TYPES
-
-    mine = own_price(text, where="--price")
-    if mine is not None:
-        return mine, "on-demand"
-    return None, choice(text, PRICE_TYPES, "price type", where="--price")
-
-
-def check_region(region: str | None) -> None:
-    """Raise UnknownNameError for a region that no price is known of."""
-    from weftline.catalog import prices
-    from weftline.errors import UnknownNameError
-
-    known = {p.region for p in prices()}
-    if region is not None and region not in known:
-        hint = "`weftline catalog list prices` shows where prices are known"
-        raise UnknownNameError("region", region, sorted(known), where="--region", hint=hint)
-
-
-def parse_accelerators(on: str) -> tuple[str, ...]:
-    """``h100,mi300x`` as catalogue names, nothing for ``all``. Raises all unknown names."""
-    from weftline.catalog import accelerator
-    from weftline.cli.options import Collector
-    from weftline.errors import InputError
-
-    if on.strip().lower() == "all":
-        return ()
-    names = [name.strip() for name in on.split(",") if name.strip()]
-    if not names:
-        raise InputError("no accelerator is named", where="--on", hint="--on h100,mi300x or all")
-    get = Collector(where="--on")
-    found = [get(lambda name=name: accelerator(name).id) for name in names]  # type: ignore[misc]
-    get.raise_all()
-    return tuple(id_ for id_ in found if id_ is not None)
-
-
 def _framework(name: str) -> str:
-    from weftline.cli.options import choice
     from weftline.plan.step.frameworks import AUTO, FRAMEWORKS
+    from weftline.spec.parse import choice
 
     return choice(name, (AUTO, *FRAMEWORKS), "framework", where="--framework")
 
 
 def _optimizer(name: str) -> str:
-    from weftline.cli.options import choice
     from weftline.plan.step.frameworks import OPTIMIZERS
+    from weftline.spec.parse import choice
 
     return choice(name, tuple(OPTIMIZERS), "optimizer", where="--optimizer")

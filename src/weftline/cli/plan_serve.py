@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from weftline.cli.compiling import compiling_said
-from weftline.cli.options import Collector, Json, choice
+from weftline.cli.options import Json
 from weftline.cli.serving_options import (
     KEPT_SERVING,
     KEPT_TRAFFIC,
     ServingOptions,
     TrafficOptions,
 )
+from weftline.spec.parse import Collector, choice
 
 if TYPE_CHECKING:
     from weftline.serve.search.question import Question
@@ -98,7 +99,7 @@ def _question(
     max_chips: str | None, disaggregated: bool, serving: ServingOptions,
 ) -> Question:  # fmt: skip
     """The options as one value. Raises all mistakes at once."""
-    from weftline.cli.plan import check_region
+    from weftline.catalog.asked import check_region
     from weftline.cli.serving_options import parse_targets
     from weftline.model import load_model
     from weftline.serve.search.question import Question
@@ -131,7 +132,7 @@ def _question(
 def _prices(text: str) -> tuple[float | None, tuple[str, ...]]:
     """The user's own price a chip-hour, if it is one; else the types of price to look at."""
     from weftline.catalog.prices import PRICE_TYPES
-    from weftline.cli.plan import parse_price
+    from weftline.spec.parse import parse_price
 
     if text.strip().lower() == "all":
         return None, PRICE_TYPES
@@ -161,7 +162,7 @@ def _space(
     *, on: str, engine: str, precision: str, disaggregated: bool, serving: ServingOptions
 ) -> Space:
     """What may be tried. Raises all mistakes at once, and where nothing named goes together."""
-    from weftline.cli.plan import parse_accelerators
+    from weftline.catalog.asked import parse_accelerators
     from weftline.cli.serving_options import parse_speculation, parse_window
     from weftline.serve.engine.config import DTYPES, KV_DTYPES
     from weftline.serve.engine.engines import PROFILES

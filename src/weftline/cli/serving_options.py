@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Collector, choice
 from weftline.errors import InputError
+from weftline.spec.parse import Collector, choice
 from weftline.units import parse_count, parse_duration_s
 
 if TYPE_CHECKING:

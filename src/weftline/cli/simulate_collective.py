@@ -138,9 +138,9 @@ def _asked(
     what: str, size: str, on: str, link: str | None, latency: str | None, evaluator: str
 ) -> tuple[Collective, float, Topology]:
     """The collective, its bytes and the network; raises all mistakes at once."""
-    from weftline.cli.options import Collector, choice
     from weftline.fabric import COLLECTIVES, parse_topology
     from weftline.fabric.evaluators.choice import EVALUATORS
+    from weftline.spec.parse import Collector, choice
     from weftline.units import parse_bytes
 
     get = Collector()

@@ -40,10 +40,10 @@ def placement(
     """
     import json as json_module
 
-    from weftline.cli.options import Collector
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, compare
     from weftline.report.placement import render_placement
+    from weftline.spec.parse import Collector
 
     collect = Collector()
     sizes = collect(lambda: _axes(axes))

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from cyclopts import Parameter
 
 from weftline.cli.compiling import compiling_said
-from weftline.cli.options import Collector, Json, choice
+from weftline.cli.options import Json
 from weftline.cli.serving_options import (
     KEPT_SERVING,
     KEPT_TRAFFIC,
     ServingOptions,
     TrafficOptions,
 )
+from weftline.spec.parse import Collector, choice
 
 if TYPE_CHECKING:
     from weftline.serve.engine.config import ServingConfig
