@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -135,6 +136,37 @@ def test_a_room_names_what_it_offers_and_nothing_else(room: str) -> None:
             # The docstring is all the rest there is.
             assert isinstance(node, ast.Expr | ast.ImportFrom), f"{room}: line {node.lineno}"
     assert sorted(named) == sorted(imported)
+
+
+def test_a_circle_between_modules_is_noticed(tmp_path: Path) -> None:
+    """Two files that import each other, or two folders, fail the contract that the project has."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    mine = contracts["tool"]["importlinter"]["contracts"]
+    circle = next(c for c in mine if c["type"] == "acyclic_siblings")
+    assert circle["ancestors"] == ["weftline"]
+    files = {
+        "whole": {"a.py": "import room.b", "b.py": "", "low/c.py": "",
+                  "up/d.py": "import room.low.c"},
+        "files": {"a.py": "import room.b", "b.py": "def f():\n    import room.a"},
+        "folders": {"up/a.py": "import room.low.c", "low/b.py": "import room.up.d",
+                    "low/c.py": "", "up/d.py": ""},
+    }  # fmt: skip
+    kept = {}
+    for name, modules in files.items():
+        for module, text in {"__init__.py": "", **modules}.items():
+            path = tmp_path / name / "room" / module
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n", encoding="utf-8")
+            (path.parent / "__init__.py").touch()
+        config = tmp_path / name / "contracts.toml"
+        config.write_text(
+            '[tool.importlinter]\nroot_package = "room"\n[[tool.importlinter.contracts]]\n'
+            f'name = "{circle["name"]}"\ntype = "{circle["type"]}"\nancestors = ["room"]\n',
+            encoding="utf-8",
+        )
+        command = [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", config]
+        kept[name] = subprocess.call(command, cwd=tmp_path / name, stdout=subprocess.DEVNULL)
+    assert kept == {"whole": 0, "files": 1, "folders": 1}
 
 
 # --- what is kept -------------------------------------------------------------------------------

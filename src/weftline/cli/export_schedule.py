@@ -47,7 +47,7 @@ def export_schedule(
     import sys
 
     from weftline.fabric.checker import check
-    from weftline.fabric.formats.export import export_of
+    from weftline.fabric.export import export_of
 
     found = export_of(collective, size, on=on, to=to, algorithm=algorithm, link=link,
                       latency=latency)  # fmt: skip
