@@ -10,14 +10,12 @@ import numpy as np
 
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.search.plan import plan_serve
-from weftline.serve.search.question import Question
-from weftline.serve.search.screen import Space
 from weftline.serve.simulate.fleet import simulate
 from weftline.serve.simulate.traffic import poisson
-from weftline.spec import Target
+from weftline.spec import ServeJob, ServeSpace, Target
 from weftline.spec.serialize import read_any_plan, write_plan
 
-asked = Question(
+asked = ServeJob(
     model="llama-3.1-8b",
     targets=(
         Target(metric="ttft", percentile=99, limit_s=0.5),
@@ -26,7 +24,7 @@ asked = Question(
     rate_per_s=20.0,
     input_tokens=1000,
     output_tokens=200,
-    space=Space(chips=("h100-sxm", "l40s"), formats=("bf16",), max_replica_chips=1),
+    space=ServeSpace(chips=("h100-sxm", "l40s"), formats=("bf16",), max_replica_chips=1),
 )
 plan = plan_serve(asked)
 

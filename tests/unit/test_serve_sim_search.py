@@ -18,12 +18,11 @@ from weftline.serve.engine.parts import setting_of
 from weftline.serve.search.confirm import middle, run
 from weftline.serve.search.economics import Market, power_w, spares_of, token_costs
 from weftline.serve.search.plan import plan_serve
-from weftline.serve.search.question import Question
-from weftline.serve.search.screen import Space, layouts_of
+from weftline.serve.search.screen import layouts_of
 from weftline.serve.simulate.fleet import simulate, simulate_requests
 from weftline.serve.simulate.step import surface
 from weftline.serve.simulate.traffic import Traffic, at_rate, bundled, poisson
-from weftline.spec import ServePlan, Target
+from weftline.spec import ServeJob, ServePlan, ServeSpace, Target
 from weftline.spec.serialize import plan_to_json, serve_plan_from_json
 
 ONE = ServingConfig(model="llama-3.1-8b", chip="h100-sxm")
@@ -31,9 +30,9 @@ TARGETS = (
     Target(metric="ttft", percentile=99, limit_s=0.6),
     Target(metric="tpot", percentile=50, limit_s=0.03),
 )
-ASKED = Question(
+ASKED = ServeJob(
     model="llama-3.1-8b", targets=TARGETS, rate_per_s=40.0, input_tokens=1000, output_tokens=200,
-    space=Space(chips=("h100", "l40s", "mi300x"), formats=("bf16",), max_replica_chips=2),
+    space=ServeSpace(chips=("h100", "l40s", "mi300x"), formats=("bf16",), max_replica_chips=2),
 )  # fmt: skip
 
 
@@ -166,7 +165,7 @@ def test_a_busy_fleet_draws_more_and_stays_under_its_design_power() -> None:
 def test_layouts_stay_within_the_machine() -> None:
     for name in ("h100", "mi300x", "tpu-v5e", "gb200", "trn2"):
         chip = accelerator(name)
-        for layout in layouts_of("deepseek-v3", chip, Space()):
+        for layout in layouts_of("deepseek-v3", chip, ServeSpace()):
             assert layout["tp"] * layout["dp"] % layout["ep"] == 0
             assert layout["tp"] <= max(chip.scale_up_domain or 1, chip.chips_per_host or 8)
 
@@ -234,7 +233,7 @@ def test_what_no_chip_can_do_says_what_limits_it() -> None:
 
 
 def test_a_model_that_fits_nowhere_says_what_is_missing() -> None:
-    small = Space(chips=("l40s",), formats=("bf16",), max_replica_chips=2)
+    small = ServeSpace(chips=("l40s",), formats=("bf16",), max_replica_chips=2)
     with pytest.raises(NoFeasiblePlanError) as caught:
         plan_serve(replace(ASKED, model="llama-3.1-405b", space=small))
     assert "does not fit" in caught.value.what

@@ -91,11 +91,13 @@ def _fits(
     """(fits as plain dicts, best first; chips without one and why). Raises where none has one."""
     from weftline.errors import NoFeasiblePlanError, WeftlineError
     from weftline.operators import architecture_fit
-    from weftline.serve.search.screen import Space, chips_of, require_units
+    from weftline.serve.engine.engines import require_units
+    from weftline.serve.search.screen import chips_of
+    from weftline.spec import ServeSpace
 
     fits: list[dict[str, Any]] = []
     misses = []
-    for chip in chips_of(Space(chips=names)):
+    for chip in chips_of(ServeSpace(chips=names)):
         try:
             require_units(chip, (question["quantisation"],))
             fits.append(architecture_fit(model, chip.id, chips=chips, **question).to_dict())

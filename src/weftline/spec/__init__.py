@@ -22,6 +22,7 @@ from weftline.spec.layout import (
 )
 from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
 from weftline.spec.rank_map import RankMap
+from weftline.spec.serve_job import ROUTINGS, Routing, ServeJob, ServeSpace
 from weftline.spec.serve_plan import (
     METRICS,
     Fleet,
@@ -32,6 +33,7 @@ from weftline.spec.serve_plan import (
     ServeSearch,
     Target,
 )
+from weftline.spec.traffic import Traffic
 
 __all__ = [
     "DEFAULT_ORDER",
@@ -41,6 +43,7 @@ __all__ = [
     "PRECISIONS",
     "PRICE_TYPES",
     "RECOMPUTES",
+    "ROUTINGS",
     "Axis",
     "Candidate",
     "Cluster",
@@ -59,11 +62,15 @@ __all__ = [
     "RankMap",
     "Recompute",
     "Rejection",
+    "Routing",
     "Schedule",
     "SearchStats",
     "ServeCandidate",
     "ServeDemand",
+    "ServeJob",
     "ServePlan",
     "ServeSearch",
+    "ServeSpace",
     "Target",
+    "Traffic",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
@@ -12,6 +13,7 @@ from weftline.units import parse_usd
 
 __all__ = ["Collector", "choice", "own_price", "parse_price"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -34,6 +36,11 @@ class Collector:
         except InputError as error:
             self.errors.append(error)
         return None
+
+    def each(self, values: Iterable[S], parse: Callable[[S], T]) -> tuple[T, ...]:
+        """The parsed values; those with a mistake are missing."""
+        found = (self(partial(parse, value)) for value in values)
+        return tuple(value for value in found if value is not None)
 
     def raise_all(self) -> None:
         """Raise what was collected, if anything was."""
@@ -66,9 +73,9 @@ def own_price(text: str, *, where: str) -> float | None:
     return parse_usd(match.group(1), where=where)
 
 
-def parse_price(text: str) -> tuple[float | None, PriceType]:
+def parse_price(text: str, *, where: str = "--price") -> tuple[float | None, PriceType]:
     """The user's own price and, where it is none, the type of price to look up."""
-    mine = own_price(text, where="--price")
+    mine = own_price(text, where=where)
     if mine is not None:
         return mine, "on-demand"
-    return None, choice(text, PRICE_TYPES, "price type", where="--price")
+    return None, choice(text, PRICE_TYPES, "price type", where=where)

@@ -29,6 +29,7 @@ from weftline.cost import (
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.residual import Z90
+from weftline.plan.search.checked import checked_job
 from weftline.plan.search.offers import Offer, pareto_front
 from weftline.plan.search.rank_map import rank_map_of
 from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
@@ -75,9 +76,10 @@ def plan_train(
     ``usd_per_chip_hour`` replaces the catalogue's prices. Raises InputError(s) for a job that
     cannot be, UnknownNameError for names, NoFeasiblePlanError with the nearest miss.
     """
+    job = checked_job(job)
     model = model or load_model(job.model)
     if job.framework != AUTO:
-        recipe(job.framework, optimizer=job.optimizer)  # names are checked before the search
+        recipe(job.framework, optimizer=job.optimizer)  # not every one has every optimizer
     _check(job, model)
     chosen = _accelerators(job)
     tally = search(model, job, chosen, progress=progress)

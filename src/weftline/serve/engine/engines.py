@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from weftline.catalog import Accelerator
 from weftline.errors import InputError, UnknownNameError
+from weftline.serve.engine.config import DTYPES
 
-__all__ = ["PROFILES", "EngineProfile", "profile", "require_formats"]
+__all__ = [
+    "PROFILES",
+    "EngineProfile",
+    "profile",
+    "require_formats",
+    "require_units",
+    "runs_format",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,3 +96,24 @@ def require_formats(engine: str, chip_vendor: str, chip: str, formats: tuple[str
                 f"{own.title} does not serve {name} weights", where="gemm_dtype",
                 hint="it serves " + ", ".join(own.formats),
             )  # fmt: skip
+
+
+def runs_format(chip: Accelerator, weights: str) -> bool:
+    """Whether the chip multiplies (or, for weight-only formats, at least holds) a format."""
+    if weights in ("int4", "mxfp4"):
+        return True
+    wanted = {"fp8_block": "fp8", "nvfp4": "fp4", "fp16": "bf16"}.get(weights, weights)
+    return chip.peak_flops(wanted) is not None or (
+        wanted == "bf16" and chip.peak_flops("fp16") is not None
+    )
+
+
+def require_units(chip: Accelerator, formats: Sequence[str]) -> None:
+    """Raise InputError where a chip has no unit for any of ``formats``."""
+    if any(runs_format(chip, name) for name in formats):
+        return
+    known = [name for name in DTYPES if runs_format(chip, name)]
+    raise InputError(
+        f"{chip.id} has no unit for {' or '.join(formats)}", where="--precision",
+        hint=f"on this chip: {', '.join(known)}" if known else None,
+    )  # fmt: skip

@@ -13,10 +13,19 @@ from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
 from weftline.serve.calibrate.bands import Band, band_of
 from weftline.serve.engine.config import ServingConfig
+from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import CATALOG_DATE, SPARES_BASIS, token_costs
-from weftline.serve.search.question import Confirmed, Question
 from weftline.serve.search.screen import Option, Screened
-from weftline.spec import METRICS, Estimate, Part, Rejection, ServeDemand, ServePlan, ServeSearch
+from weftline.spec import (
+    METRICS,
+    Estimate,
+    Part,
+    Rejection,
+    ServeDemand,
+    ServeJob,
+    ServePlan,
+    ServeSearch,
+)
 from weftline.units import format_bytes, format_duration, format_usd
 
 RANKS_KEPT: Final = 30
@@ -31,12 +40,12 @@ PART_NAMES: Final = {
 
 
 def plan_of(
-    question: Question, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed],
+    job: ServeJob, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed],
     rate_most: float, search: ServeSearch,
 ) -> ServePlan:  # fmt: skip
     """The plan around the first of ``confirmed``, which is the cheapest that meets the targets."""
     best = confirmed[0]
-    model = load_model(question.model)
+    model = load_model(job.model)
     config = best.option.config
     row = None
     if best.market.known:
@@ -360,7 +369,7 @@ def _other_prices(confirmed: Sequence[Confirmed]) -> list[str]:
 
 
 def no_plan(
-    question: Question, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed]
+    job: ServeJob, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed]
 ) -> NoFeasiblePlanError:
     """Why nothing does, what came closest and what limits it."""
     asked = ", ".join(t.short() for t in demand.targets) or "any latency"
@@ -368,20 +377,20 @@ def no_plan(
         c = min(confirmed, key=lambda c: _excess(c, demand))
         nearest = f"{c.fleet.chips} x {c.chip.id} ({c.fleet.engine}, {c.fleet.short()})"
         return NoFeasiblePlanError(
-            f"{question.model} at {demand.rate_per_s:g} requests/s within {asked}",
+            f"{job.model} at {demand.rate_per_s:g} requests/s within {asked}",
             nearest=f"{nearest}; {tightest(c, demand)}",
             hint="more --max-chips, a longer target, a lower rate, or another precision",
         )  # fmt: skip
     if found.nearest:
         option = min(found.nearest.values(), key=lambda o: o.worst)
         return NoFeasiblePlanError(
-            f"no chip serves {question.model} within {asked}",
+            f"no chip serves {job.model} within {asked}",
             nearest=_miss(option), hint=_limit_hint(option, demand),
         )  # fmt: skip
     reasons = [f"{k}: {v}" for k, v in sorted(found.reasons.items())]
     return NoFeasiblePlanError(
-        f"{question.model} does not fit on any fleet tried",
-        nearest=_fit_miss(question) or "; ".join(reasons[:3]) or None,
+        f"{job.model} does not fit on any fleet tried",
+        nearest=_fit_miss(job) or "; ".join(reasons[:3]) or None,
         hint="a smaller number format (--precision fp8,int4,nvfp4), other chips with --on, or "
         "more chips a replica",
     )  # fmt: skip
@@ -411,19 +420,19 @@ def _limit_hint(option: Option, demand: ServeDemand) -> str:
     return f"a decode step there takes {format_duration(total)}: {top}; relax the targets"
 
 
-def _fit_miss(question: Question) -> str | None:
+def _fit_miss(job: ServeJob) -> str | None:
     """The widest layout of the largest memory and what it lacks."""
     from weftline.serve.engine.memory import memory
     from weftline.serve.search.screen import chips_of, layouts_of
 
-    chips = [c for c in chips_of(question.space) if c.memory_bytes]
+    chips = [c for c in chips_of(job.space) if c.memory_bytes]
     for chip in sorted(chips, key=lambda c: -(c.memory_bytes or 0.0))[:6]:
-        wide = max(layouts_of(question.model, chip, question.space),
+        wide = max(layouts_of(job.model, chip, job.space),
                    key=lambda d: (d["tp"] * d["pp"] * d["dp"], d["ep"]))  # fmt: skip
-        for name in question.space.formats:
+        for name in job.space.formats:
             try:
                 config = ServingConfig(
-                    model=question.model,
+                    model=job.model,
                     chip=chip.id,
                     gemm_dtype=name,
                     tp=wide["tp"],

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from weftline.serve.engine.config import ServingConfig
-from weftline.serve.simulate.fleet import Outcome, Routing, simulate
-from weftline.serve.simulate.traffic import Traffic
-from weftline.spec import Target
+from weftline.serve.simulate.fleet import Outcome, simulate
+from weftline.spec import Routing, Target, Traffic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

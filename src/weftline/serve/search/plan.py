@@ -18,17 +18,20 @@ import numpy as np
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.search.answer import no_plan, plan_of
+from weftline.serve.search.asked import checked_serve_job
 from weftline.serve.search.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
+from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import Market, power_w, spares_of
-from weftline.serve.search.question import Confirmed, Question
 from weftline.serve.search.screen import Option, Screened, screen
-from weftline.serve.simulate.fleet import Routing
-from weftline.serve.simulate.traffic import Traffic, at_rate, extended, gamma
+from weftline.serve.simulate.traffic import at_rate, extended, gamma
 from weftline.spec import (
     Fleet,
+    Routing,
     ServeDemand,
+    ServeJob,
     ServePlan,
     ServeSearch,
+    Traffic,
 )
 
 CONFIRMED: Final = 10
@@ -43,28 +46,29 @@ LIVES: Final = 12.0
 Progress = Callable[[str], None]
 
 
-def plan_serve(question: Question, *, progress: Progress | None = None) -> ServePlan:
-    """The plan for a question.
+def plan_serve(job: ServeJob, *, progress: Progress | None = None) -> ServePlan:
+    """The plan for a job.
 
     Raises NoFeasiblePlanError with the nearest miss and what limits it, InputError(s) for what
     cannot be (an engine that does not run on the named chip, an unknown model).
     """
+    job = checked_serve_job(job)
     say = progress or _quiet
     began = time.perf_counter()
-    demand = demand_of(question)
-    found = screen(question.model, demand, question.space, tails_of(question))
+    demand = demand_of(job)
+    found = screen(job.model, demand, job.space, tails_of(job))
     say(f"{found.evaluated:,} configurations screened, {len(found.meeting)} chips may do")
     if not found.meeting:
-        raise no_plan(question, demand, found, ())
-    markets = {name: markets_of(accelerator(name), question)
+        raise no_plan(job, demand, found, ())
+    markets = {name: markets_of(accelerator(name), job)
                for name in {*found.meeting, *found.nearest}}  # fmt: skip
-    cells = cells_of(question, found)
-    traffic, trace = traffic_of(replace(question, rate_per_s=question.rate_per_s / cells), found)
+    cells = cells_of(job, found)
+    traffic, trace = traffic_of(replace(job, rate_per_s=job.rate_per_s / cells), found)
     demand = replace(demand, requests=traffic.requests, cells=cells)
-    confirmed, simulated = _confirm(question, demand, found, markets, traffic, trace, say)
+    confirmed, simulated = _confirm(job, demand, found, markets, traffic, trace, say)
     meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
     if not meeting:
-        raise no_plan(question, demand, found, confirmed)
+        raise no_plan(job, demand, found, confirmed)
     best = meeting[0]
     if demand.cached_share:  # a real cache finds less than one without an end
         done = best.run.outcome
@@ -72,8 +76,8 @@ def plan_serve(question: Question, *, progress: Progress | None = None) -> Serve
         share = found_tokens / max(1.0, float(done.prefill_tokens[done.fits].sum()))
         demand = replace(demand, cached_share=share)
     rate = most_rate(
-        best.option.config, traffic, question.targets, best.run.replicas,
-        routing=question.routing, trace=trace,
+        best.option.config, traffic, job.targets, best.run.replicas,
+        routing=job.routing, trace=trace,
     )  # fmt: skip
     stats = ServeSearch(
         screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
@@ -82,53 +86,53 @@ def plan_serve(question: Question, *, progress: Progress | None = None) -> Serve
     ranked = sorted(confirmed, key=lambda c: c.rank)
     # Drawn arrivals are a little off the rate that was asked: scale that, not the draw's.
     most = demand.rate_per_s * rate / traffic.rate_per_s
-    return plan_of(question, demand, found, ranked, most, stats)
+    return plan_of(job, demand, found, ranked, most, stats)
 
 
 def _quiet(text: str) -> None:
     del text
 
 
-def demand_of(question: Question) -> ServeDemand:
+def demand_of(job: ServeJob) -> ServeDemand:
     """The demand in means, the form that the closed form understands."""
-    trace = question.trace
-    mean_in = question.input_tokens if trace is None else float(trace.prefill_tokens.mean())
-    mean_out = question.output_tokens if trace is None else float(trace.decode_tokens.mean())
+    trace = job.trace
+    mean_in = job.input_tokens if trace is None else float(trace.prefill_tokens.mean())
+    mean_out = job.output_tokens if trace is None else float(trace.decode_tokens.mean())
     if min(mean_in, mean_out) < 1:
         raise InputError(
             "prompts and answers have at least one token", hint="--input 2000 --output 400"
         )
     cached = 0.0
-    if trace is not None and trace.hash_ids is not None and question.space.prefix_cache:
+    if trace is not None and trace.hash_ids is not None and job.space.prefix_cache:
         from weftline.serve.simulate.prefix import prefix_use
 
         cached = prefix_use(trace).ideal_hit_rate
     return ServeDemand(
-        model=question.model, rate_per_s=question.rate_per_s, input_tokens=mean_in,
-        traffic=trace.name if trace is not None else _name(question), output_tokens=mean_out,
-        cached_share=cached, targets=question.targets,
+        model=job.model, rate_per_s=job.rate_per_s, input_tokens=mean_in,
+        traffic=trace.name if trace is not None else _name(job), output_tokens=mean_out,
+        cached_share=cached, targets=job.targets,
         price_type=(
-            "given" if question.own_price is not None else ", ".join(question.price_types)
+            "given" if job.own_price is not None else ", ".join(job.price_types)
         ),
-        region=question.region, requests=0, seed=None if trace is not None else question.seed,
+        region=job.region, requests=0, seed=None if trace is not None else job.seed,
     )  # fmt: skip
 
 
-def tails_of(question: Question) -> dict[float, float]:
+def tails_of(job: ServeJob) -> dict[float, float]:
     """Prompt tokens at the percentiles of the targets, where prompts differ."""
-    percentiles = {t.percentile for t in question.targets if t.percentile >= 90}
-    if question.trace is not None:
-        lengths = question.trace.prefill_tokens
+    percentiles = {t.percentile for t in job.targets if t.percentile >= 90}
+    if job.trace is not None:
+        lengths = job.trace.prefill_tokens
         return {p: float(np.percentile(lengths, p)) for p in percentiles}
-    if question.spread == 0:
+    if job.spread == 0:
         return {}
     # Log-normal with the mean held, as traffic.lengths draws it.
-    normal = NormalDist(-(question.spread**2) / 2, question.spread)
-    return {p: question.input_tokens * math.exp(normal.inv_cdf(p / 100)) for p in percentiles}
+    normal = NormalDist(-(job.spread**2) / 2, job.spread)
+    return {p: job.input_tokens * math.exp(normal.inv_cdf(p / 100)) for p in percentiles}
 
 
-def _name(question: Question) -> str:
-    return "Poisson" if question.burstiness == 1 else f"Gamma {question.burstiness:g}"
+def _name(job: ServeJob) -> str:
+    return "Poisson" if job.burstiness == 1 else f"Gamma {job.burstiness:g}"
 
 
 def _span_s(output_tokens: float, found: Screened) -> float:
@@ -138,48 +142,48 @@ def _span_s(output_tokens: float, found: Screened) -> float:
     return max(LEAST_SPAN_S, LIVES * life)
 
 
-def cells_of(question: Question, found: Screened) -> int:
+def cells_of(job: ServeJob, found: Screened) -> int:
     """Equal parts of a fleet too large to be simulated whole: each takes its share of the rate.
 
     ``MOST_REQUESTS`` must span the time that shows a fleet in its stride. A part holds tens of
     replicas there, so what a router could still gain by seeing all of them is little, and not
     counted.
     """
-    answer = question.output_tokens
-    if question.trace is not None:
-        answer = float(question.trace.decode_tokens.mean())
-    return max(1, math.ceil(question.rate_per_s * _span_s(answer, found) / MOST_REQUESTS - 1e-9))
+    answer = job.output_tokens
+    if job.trace is not None:
+        answer = float(job.trace.decode_tokens.mean())
+    return max(1, math.ceil(job.rate_per_s * _span_s(answer, found) / MOST_REQUESTS - 1e-9))
 
 
-def traffic_of(question: Question, found: Screened) -> tuple[Traffic, bool]:
+def traffic_of(job: ServeJob, found: Screened) -> tuple[Traffic, bool]:
     """(the requests to simulate, whether they are a trace).
 
     A trace is played as it is, cut or repeated to a number that gives sound percentiles.
     """
-    if question.trace is not None:
-        trace = at_rate(question.trace, question.rate_per_s)
-        least = max(trace.requests, int(question.rate_per_s * LEAST_SPAN_S))
+    if job.trace is not None:
+        trace = at_rate(job.trace, job.rate_per_s)
+        least = max(trace.requests, int(job.rate_per_s * LEAST_SPAN_S))
         if min(least, MOST_REQUESTS) == trace.requests:
             return trace, True
-        return at_rate(extended(trace, min(least, MOST_REQUESTS)), question.rate_per_s), True
-    wanted = question.rate_per_s * _span_s(question.output_tokens, found)
+        return at_rate(extended(trace, min(least, MOST_REQUESTS)), job.rate_per_s), True
+    wanted = job.rate_per_s * _span_s(job.output_tokens, found)
     n = int(min(MOST_REQUESTS, max(LEAST_REQUESTS, wanted)))
     return gamma(
-        question.rate_per_s, n, prefill_tokens=round(question.input_tokens),
-        decode_tokens=round(question.output_tokens), burstiness=question.burstiness,
-        seed=question.seed, spread=question.spread,
+        job.rate_per_s, n, prefill_tokens=round(job.input_tokens),
+        decode_tokens=round(job.output_tokens), burstiness=job.burstiness,
+        seed=job.seed, spread=job.spread,
     ), False  # fmt: skip
 
 
-def markets_of(chip: Accelerator, question: Question) -> list[Market]:
+def markets_of(chip: Accelerator, job: ServeJob) -> list[Market]:
     """The ways to pay for a chip that have a price; where none has, the first, which says so."""
-    ways = question.price_types if question.own_price is None else question.price_types[:1]
-    markets = [Market(chip, way, question.region, question.own_price) for way in ways]
+    ways = job.price_types if job.own_price is None else job.price_types[:1]
+    markets = [Market(chip, way, job.region, job.own_price) for way in ways]
     return [m for m in markets if m.known] or markets[:1]
 
 
 def _confirm(
-    question: Question, demand: ServeDemand, found: Screened, markets: dict[str, list[Market]],
+    job: ServeJob, demand: ServeDemand, found: Screened, markets: dict[str, list[Market]],
     traffic: Traffic, trace: bool, say: Progress,
 ) -> tuple[list[Confirmed], int]:  # fmt: skip
     """Simulate the cheapest configurations; (fleets, runs made)."""
@@ -204,36 +208,36 @@ def _confirm(
         option = look
         start = option.replicas(rate)
         most = None
-        if question.max_chips is not None:
-            most = question.max_chips // option.group_chips // cells
+        if job.max_chips is not None:
+            most = job.max_chips // option.group_chips // cells
             if most < 1:
                 continue
         try:
             config, tunings = tuned(
-                option.config, traffic, question.targets, min(start, most or start),
-                routing=question.routing, trace=trace,
+                option.config, traffic, job.targets, min(start, most or start),
+                routing=job.routing, trace=trace,
             )  # fmt: skip
         except NoFeasiblePlanError as error:  # the engine's memory is counted more closely there
             say(f"{option.config.chip}: {error.what}")
             continue
         option = replace(option, config=config)
         run, made = least_replicas(
-            config, traffic, question.targets, start, routing=question.routing, trace=trace,
+            config, traffic, job.targets, start, routing=job.routing, trace=trace,
             most=most,
         )  # fmt: skip
         runs += tunings + made
-        confirmed += [_priced(question, demand, option, run, market)
+        confirmed += [_priced(job, demand, option, run, market)
                       for market in markets[option.config.chip]]  # fmt: skip
         say(f"{option.config.chip}: {confirmed[-1].fleet.replicas} x {option.group_chips} chips "
             "simulated")  # fmt: skip
     return confirmed, runs
 
 
-def _priced(question: Question, demand: ServeDemand, option: Option, run: Run,
+def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
             market: Market) -> Confirmed:  # fmt: skip
     """A simulated fleet with spares, dollars and watts."""
     chip = accelerator(option.config.chip)
-    fleet = fleet_of(option, run.replicas * demand.cells, question.routing)
+    fleet = fleet_of(option, run.replicas * demand.cells, job.routing)
     usd = market.cheapest(fleet.chips, option.group_chips)[0] if market.known else None
     outcome = run.outcome
     workers = run.replicas * option.config.decode_workers

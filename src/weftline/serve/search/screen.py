@@ -16,15 +16,15 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.catalog import Accelerator, accelerators
-from weftline.errors import InputError, WeftlineError
-from weftline.serve.engine.config import DTYPES, PoolConfig, ServingConfig
-from weftline.spec import ServeDemand, Target
+from weftline.errors import WeftlineError
+from weftline.serve.engine.config import PoolConfig, ServingConfig
+from weftline.spec import ServeDemand, ServeSpace, Target
 
 IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768,
                     1024)  # fmt: skip
-MAX_REPLICA_CHIPS: Final = 64
 POOLS: Final = ((1, 1), (1, 2), (2, 1), (1, 3), (3, 1))
 """Prefill and decode workers of a disaggregated group that are tried."""
+MAX_REPLICA_CHIPS: Final = 64
 TAIL_TTFT: Final = 1.5
 TAIL_TPOT: Final = 1.1
 """Margin of the screen for percentiles of 90 and more: assumed, the simulation decides."""
@@ -60,27 +60,6 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
-    """What may be tried."""
-
-    chips: tuple[str, ...] = ()
-    """Catalogue names; empty for all that can be bought."""
-    engines: tuple[str, ...] = ()
-    """Empty for every engine that runs on the chip."""
-    formats: tuple[str, ...] = ("bf16", "fp8")
-    kv: str = "bf16"
-    disaggregated: bool = False
-    """Try groups of prefill and decode workers too."""
-    max_replica_chips: int = MAX_REPLICA_CHIPS
-    prefix_cache: bool = False
-    window: int | None = None
-    sinks: int = 0
-    spec_method: str = "none"
-    spec_tokens: int = 0
-    spec_acceptance: float = 0.7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Screened:
     """What the closed form found."""
 
@@ -93,7 +72,7 @@ class Screened:
     evaluated: int
 
 
-def chips_of(space: Space) -> tuple[Accelerator, ...]:
+def chips_of(space: ServeSpace) -> tuple[Accelerator, ...]:
     """The accelerators to try: those named, else every one that can be bought."""
     from weftline.catalog import accelerator
 
@@ -109,7 +88,7 @@ def _is_moe(model: str) -> bool:
     return load_model(model).is_moe
 
 
-def layouts_of(model: str, chip: Accelerator, space: Space) -> list[dict[str, int]]:
+def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[str, int]]:
     """Degrees of one replica on ``chip``, by powers of two within its scale-up domain."""
     host = chip.chips_per_host or 8
     domain = max(1, min(chip.scale_up_domain or host, MAX_REPLICA_CHIPS))
@@ -129,7 +108,7 @@ def layouts_of(model: str, chip: Accelerator, space: Space) -> list[dict[str, in
     return found
 
 
-def screen(model: str, demand: ServeDemand, space: Space,
+def screen(model: str, demand: ServeDemand, space: ServeSpace,
            tails: Mapping[float, float] | None = None) -> Screened:  # fmt: skip
     """Ask the closed form about everything in ``space``. Raises what a name of the user's raises.
 
@@ -171,9 +150,9 @@ def _varied(options: Sequence[Option]) -> list[Option]:
     return list(kept.values())[:KEPT_A_CHIP]
 
 
-def engines_and_formats(chip: Accelerator, space: Space) -> list[tuple[str, str]]:
+def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str, str]]:
     """Engines of ``space`` that run on ``chip``, with each number format both can take."""
-    from weftline.serve.engine.engines import PROFILES
+    from weftline.serve.engine.engines import PROFILES, runs_format
 
     found = []
     for profile in PROFILES.values():
@@ -182,40 +161,19 @@ def engines_and_formats(chip: Accelerator, space: Space) -> list[tuple[str, str]
         if space.engines and profile.name not in space.engines:
             continue
         found += [(profile.name, f) for f in space.formats
-                  if f in profile.formats and _runs(chip, f)]  # fmt: skip
+                  if f in profile.formats and runs_format(chip, f)]  # fmt: skip
     return found
 
 
-def _runs(chip: Accelerator, weights: str) -> bool:
-    """Whether the chip multiplies (or, for weight-only formats, at least holds) a format."""
-    if weights in ("int4", "mxfp4"):
-        return True
-    wanted = {"fp8_block": "fp8", "nvfp4": "fp4", "fp16": "bf16"}.get(weights, weights)
-    return chip.peak_flops(wanted) is not None or (
-        wanted == "bf16" and chip.peak_flops("fp16") is not None
-    )
-
-
-def require_units(chip: Accelerator, formats: Sequence[str]) -> None:
-    """Raise InputError where a chip has no unit for any of ``formats``."""
-    if any(_runs(chip, name) for name in formats):
-        return
-    known = [name for name in DTYPES if _runs(chip, name)]
-    raise InputError(
-        f"{chip.id} has no unit for {' or '.join(formats)}", where="--precision",
-        hint=f"on this chip: {', '.join(known)}" if known else None,
-    )  # fmt: skip
-
-
-def _lacking(space: Space) -> str:
+def _lacking(space: ServeSpace) -> str:
     if space.engines:
         return f"none of {', '.join(space.engines)} serves {', '.join(space.formats)} on it"
     return f"no engine here runs on it, or no dense peak of {', '.join(space.formats)} is known"
 
 
 def _ask(
-    model: str, chip: Accelerator, engine: str, weights: str, demand: ServeDemand, space: Space,
-    tails: Mapping[float, float],
+    model: str, chip: Accelerator, engine: str, weights: str, demand: ServeDemand,
+    space: ServeSpace, tails: Mapping[float, float],
 ) -> tuple[list[Option], int]:  # fmt: skip
     """The best load of every layout on one chip in one engine and number format."""
     from weftline.serve.calibrate.shipped import constants_for
@@ -278,7 +236,7 @@ def _ask(
 
 
 def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: dict[str, int],
-            pool: tuple[int, int], most: int, space: Space) -> ServingConfig:  # fmt: skip
+            pool: tuple[int, int], most: int, space: ServeSpace) -> ServingConfig:  # fmt: skip
     from weftline.serve.engine.engines import profile
 
     prefill = None

@@ -8,13 +8,13 @@ configuration is disaggregated. Deterministic: chance is in the traffic, which c
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from weftline.errors import InputError
 from weftline.serve.engine.scheduler import Scheduler, scheduler
-from weftline.serve.simulate.traffic import Traffic
+from weftline.spec import Routing, Traffic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
-Routing = Literal["round-robin", "least-loaded", "prefix-aware"]
-ROUTINGS: Final[tuple[Routing, ...]] = get_args(Routing)
 BINS: Final = 4096
 BINS_A_SPAN: Final = 512
 """The timeline is cut so that the arrivals take this many bins; the rest is for the tail."""

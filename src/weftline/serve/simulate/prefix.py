@@ -15,7 +15,7 @@ import numpy as np
 
 from weftline.errors import InputError
 from weftline.serve.simulate.tables import kernel
-from weftline.serve.simulate.traffic import Traffic
+from weftline.spec import Traffic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from weftline.errors import InputError, InputErrors
-from weftline.serve.simulate.traffic import Traffic
+from weftline.spec import Traffic
 
 MAX_TRACE_BYTES: Final = 1 << 30
 MAX_MISTAKES: Final = 20

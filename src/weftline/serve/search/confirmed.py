@@ -1,44 +1,17 @@
-"""What a capacity search is asked, and one fleet that it has simulated and priced."""
+"""One fleet that a capacity search has simulated and priced."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from weftline.catalog import Accelerator
 from weftline.serve.search.confirm import Run
 from weftline.serve.search.economics import Market
-from weftline.serve.search.screen import Option, Space
-from weftline.serve.simulate.fleet import Routing
-from weftline.serve.simulate.traffic import Traffic
-from weftline.spec import Fleet, ServeCandidate, ServeDemand, Target
+from weftline.serve.search.screen import Option
+from weftline.spec import Fleet, ServeCandidate, ServeDemand
 
-__all__ = ["Confirmed", "Question"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked: the model, its traffic, and how it may be served."""
-
-    model: str
-    targets: tuple[Target, ...]
-    rate_per_s: float
-    input_tokens: float = 0.0
-    output_tokens: float = 0.0
-    spread: float = 0.0
-    """Sigma of log-normal lengths; 0 for equal ones. Only without a trace."""
-    burstiness: float = 1.0
-    trace: Traffic | None = None
-    """Real requests, already at ``rate_per_s``."""
-    seed: int = 0
-    price_types: tuple[str, ...] = ("on-demand",)
-    """Each fleet is priced in every one of these, and they compete."""
-    region: str | None = None
-    own_price: float | None = None
-    """US dollars a chip-hour."""
-    routing: Routing = "least-loaded"
-    space: Space = field(default_factory=Space)
-    max_chips: int | None = None
+__all__ = ["Confirmed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,179 @@
+"""From what people write to traffic and configurations, every mistake of one question at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from weftline.catalog import accelerator, accelerators
+from weftline.errors import InputError
+from weftline.model import load_model
+from weftline.operators import chip_of
+from weftline.serve.engine.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig
+from weftline.serve.engine.engines import PROFILES, profile, require_formats, require_units
+from weftline.serve.simulate.trace_files import read_trace
+from weftline.serve.simulate.traffic import BUNDLED, at_rate, bundled, diurnal, extended, gamma
+from weftline.spec import Traffic
+from weftline.spec.options import ReplicaOptions, ServingOptions, TrafficOptions, Where, as_option
+from weftline.spec.parse import Collector, choice
+from weftline.units import parse_count
+
+__all__ = [
+    "config_of", "parse_rate_per_s", "parse_speculation", "parse_window", "rate_of",
+    "read_traffic", "traffic_of",
+]  # fmt: skip
+
+_PER_S: Final = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
+                 "day": 86400.0}  # fmt: skip
+MAX_REQUESTS: Final = 5_000_000
+MOST_SPREAD: Final = 3.0
+
+
+def traffic_of(
+    options: TrafficOptions, *, requests: str | None = None, peak: float = 1.0,
+    where: Where = as_option,
+) -> Traffic:  # fmt: skip
+    """The requests that the options describe. Raises all mistakes at once.
+
+    ``requests`` is how many; ``peak`` the peak over the mean of a rate that swings.
+    """
+    get = Collector()
+    per_s = get(lambda: rate_of(options, where=where))
+    count = get(lambda: None if requests is None else parse_count(requests, where="--requests"))
+    prompt = get(lambda: parse_count(options.input, where=where("input")))
+    answer = get(lambda: parse_count(options.output, where=where("output")))
+    real = get(lambda: None if options.trace is None else read_traffic(options.trace))
+    if not 0 <= options.spread <= MOST_SPREAD:
+        get.errors.append(InputError(f"a spread of {options.spread:g}: 0 to {MOST_SPREAD:g} is "
+                                     "meant", where=where("spread"),
+                                     hint="0.5 to 1.5 are usual"))  # fmt: skip
+    if options.trace is None and options.rate is None:
+        get.errors.append(InputError("no traffic is given", where=where("rate"),
+                                     hint="--rate 12/s, or --trace FILE"))  # fmt: skip
+    if count is not None and count > MAX_REQUESTS:
+        get.errors.append(InputError(f"more than {MAX_REQUESTS:,} requests", where="--requests"))
+    get.raise_all()
+    if real is not None:
+        played = real if count is None else extended(real, count)
+        return played if per_s is None else at_rate(played, per_s)
+    if per_s is None or prompt is None or answer is None:
+        raise AssertionError("the collector raises before this")
+    n = count or 2000
+    if peak != 1.0:
+        span = n / per_s
+        return diurnal(per_s, n, prefill_tokens=prompt, decode_tokens=answer, peak_ratio=peak,
+                       period_s=min(86400.0, span), burstiness=options.burstiness,
+                       seed=options.seed, spread=options.spread)  # fmt: skip
+    return gamma(per_s, n, prefill_tokens=prompt, decode_tokens=answer,
+                 burstiness=options.burstiness, seed=options.seed,
+                 spread=options.spread)  # fmt: skip
+
+
+def rate_of(options: TrafficOptions, *, where: Where = as_option) -> float | None:
+    """The rate asked for, requests a second; None where a trace's own holds."""
+    return None if options.rate is None else parse_rate_per_s(options.rate, where=where("rate"))
+
+
+def read_traffic(trace: str) -> Traffic:
+    """A bundled trace by name, else a file. Raises InputError(s)."""
+    if trace in BUNDLED:
+        return bundled(trace)
+    path = Path(trace)
+    if not path.exists() and "/" not in trace and "." not in trace:
+        return bundled(trace)  # raises, with the nearest names
+    return read_trace(path)
+
+
+def parse_rate_per_s(text: str, *, where: str) -> float:
+    """``12/s``, ``700/min``, ``1M/day`` -> requests a second. Raises InputError."""
+    match = re.fullmatch(r"\s*([\d.,]+)\s*([kKmMbB]?)\s*(?:req(?:uest)?s?)?\s*/\s*(\w+)\s*", text)
+    if match is None or match.group(3) not in _PER_S:
+        raise InputError(
+            f"`{text}` is not a rate of requests", where=where, hint="12/s, 700/min or 1M/day"
+        )
+    try:
+        number = float(match.group(1).replace(",", ""))
+    except ValueError:
+        raise InputError(f"`{text}` is not a number", where=where, hint="12/s") from None
+    scale = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}[match.group(2).lower()]
+    rate = number * scale / _PER_S[match.group(3)]
+    if not 0 < rate < 1e9:
+        raise InputError(f"`{text}`: a rate above zero is needed", where=where)
+    return rate
+
+
+def parse_speculation(text: str | None, *, where: str = "--speculate") -> tuple[str, int, float]:
+    """``mtp:3`` or ``draft:4:0.8`` -> method, drafted tokens, acceptance of each."""
+    if text is None:
+        return "none", 0, 0.7
+    parts = text.split(":")
+    hint = "mtp:3 or mtp:3:0.8 (drafted tokens, chance that each is kept)"
+    if len(parts) not in (2, 3):
+        raise InputError(f"`{text}` is not a way to speculate", where=where, hint=hint)
+    method = choice(parts[0], ("mtp", "draft"), "way to speculate", where=where)
+    try:
+        tokens = int(parts[1])
+        kept = float(parts[2]) if len(parts) == 3 else 0.7
+    except ValueError:
+        raise InputError(f"`{text}` is not a way to speculate", where=where, hint=hint) from None
+    if not (1 <= tokens <= 16 and 0 <= kept <= 1):
+        raise InputError(f"`{text}`: 1 to 16 tokens and a chance of 0 to 1", where=where, hint=hint)
+    return method, tokens, kept
+
+
+def parse_window(text: str | None, *, where: str = "--window") -> tuple[int | None, int]:
+    """``4096`` or ``4096+4`` -> tokens kept of the end, and of the front (sinks)."""
+    if text is None:
+        return None, 0
+    window, _, sinks = text.partition("+")
+    kept = parse_count(window, where=where)
+    return kept, parse_count(sinks, where=where) if sinks else 0
+
+
+def config_of(
+    model: str, layout: ReplicaOptions, serving: ServingOptions, *, where: Where = as_option
+) -> ServingConfig:
+    """The configuration that the options describe. Raises all mistakes at once."""
+
+    def count(text: str | None, place: str) -> int | None:
+        return get(lambda: None if text is None else parse_count(text, where=place))
+
+    get = Collector()
+    get(lambda: load_model(model))
+    chip = get(lambda: chip_of(layout.on))
+    name = get(lambda: choice(layout.engine, tuple(PROFILES), "engine", where=where("engine")))
+    weights = get(
+        lambda: choice(layout.precision, DTYPES, "number format", where=where("precision"))
+    )
+    cache = get(lambda: choice(serving.kv, KV_DTYPES, "KV cache format", where=where("kv")))
+    seats = count(layout.max_batch, where("max_batch"))
+    budget = count(layout.chunk_tokens, where("chunk_tokens"))
+    method, drafted, kept = get(
+        lambda: parse_speculation(serving.speculate, where=where("speculate"))
+    ) or ("none", 0, 0.7)
+    tokens, sinks = get(lambda: parse_window(serving.window, where=where("window"))) or (None, 0)
+    for degree in ("tp", "pp", "dp", "ep", "decode_workers"):
+        if getattr(layout, degree) < 1:
+            get.errors.append(InputError("must be at least 1", where=where(degree)))
+    if layout.prefill_workers < 0:
+        get.errors.append(InputError("cannot be negative", where=where("prefill_workers")))
+    get.raise_all()
+    if chip is None or name is None or weights is None or cache is None:
+        raise AssertionError("the collector raises before this")
+    require_formats(name, chip.vendor, chip.name, (weights,))
+    if chip.name in accelerators():
+        require_units(accelerator(chip.name), (weights,))
+    degrees = {d: getattr(layout, d) for d in ("tp", "pp", "dp", "ep")}
+    pool = None
+    if layout.prefill_workers:
+        ways = max(1, layout.tp * layout.dp // layout.ep)
+        pool = PoolConfig(workers=layout.prefill_workers, moe_tp=ways, max_batch=8, **degrees)
+    return ServingConfig(
+        model=model, chip=chip.name, engine=name, gemm_dtype=weights, kv_dtype=cache,
+        max_batch=seats or profile(name).max_batch * layout.dp,
+        chunk_tokens=budget or profile(name).chunk_tokens, prefix_cache=serving.prefix_cache,
+        spec_method=method, spec_tokens=drafted,  # type: ignore[arg-type]
+        spec_acceptance=kept, window=tokens, sinks=sinks, prefill=pool,
+        decode_workers=layout.decode_workers if pool else 1, **degrees,
+    )  # fmt: skip

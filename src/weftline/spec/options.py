@@ -1,0 +1,223 @@
+"""Questions as people write them: the one place where an option has its name, default and help.
+
+The command line flattens these, and :func:`job_of` and its like turn them into the nouns. Values
+are text with units (``2T``, ``30days``, ``$2.50/h``); the readers name the option of every mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = [
+    "FleetOptions", "JobOptions", "ReplicaOptions", "ServingOptions", "TrafficOptions", "Where",
+    "as_option",
+]  # fmt: skip
+
+Where = Callable[[str], str]
+"""From the name of a field to the place where a person wrote it."""
+
+
+def as_option(name: str) -> str:
+    """``max_chips`` -> ``--max-chips``."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What to train, beside the model; becomes a :class:`~weftline.spec.Job`.
+
+    Parameters
+    ----------
+    tokens
+        Tokens of the whole run: 2T, 300B.
+    seq
+        Tokens a sequence; 8192 or the model's limit if not given.
+    global_batch
+        Sequences a step; by model size if not given.
+    on
+        Accelerators, separated by commas, or all.
+    chips
+        Exactly so many chips.
+    max_chips
+        At most so many chips; 1024 if neither is given.
+    budget
+        Most the run may cost: $2.5M.
+    deadline
+        Longest it may take: 30days.
+    price
+        on-demand, spot, reserved, capacity-block, or your own: $2.50/h a chip.
+    region
+        Only prices of this region.
+    objective
+        cost, time, energy, or cost-time (their product).
+    precision
+        Of the matrix products: bf16, fp8, fp4, fp32.
+    framework
+        megatron-core, torchtitan, maxtext, neuronx... or auto: each maker's own.
+    optimizer
+        adamw, adamw-bf16, adafactor or muon.
+    offload
+        Keep optimizer states in host memory.
+    overlap
+        Hide communication behind compute where the framework can.
+    """
+
+    tokens: str
+    seq: str | None = None
+    global_batch: str | None = None
+    on: str = "all"
+    chips: str | None = None
+    max_chips: str | None = None
+    budget: str | None = None
+    deadline: str | None = None
+    price: str = "on-demand"
+    region: str | None = None
+    objective: str = "cost-time"
+    precision: str = "bf16"
+    framework: str = "auto"
+    optimizer: str = "adamw"
+    offload: bool = False
+    overlap: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOptions:
+    """What a fleet has to keep, and what may be tried.
+
+    Parameters
+    ----------
+    ttft
+        Median time to the first token at most: 500ms.
+    tpot
+        Median time a token after the first at most: 40ms.
+    e2e
+        Median time to the last token at most: 20s.
+    p99
+        The same for all but one request in a hundred: ttft=1s,tpot=60ms.
+    on
+        Accelerators, separated by commas, or all.
+    engine
+        vllm, sglang, trtllm, jetstream, neuron, several, or all.
+    precision
+        Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
+    price
+        on-demand, spot, reserved, capacity-block, several, all, or your own: $2.50/h a chip.
+    region
+        Only prices of this region.
+    max_chips
+        At most so many chips, spares not counted.
+    disaggregated
+        Try fleets with workers of their own for prompts, too.
+    """
+
+    ttft: str | None = None
+    tpot: str | None = None
+    e2e: str | None = None
+    p99: str | None = None
+    on: str = "all"
+    engine: str = "all"
+    precision: str = "bf16,fp8"
+    price: str = "on-demand"
+    region: str | None = None
+    max_chips: str | None = None
+    disaggregated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficOptions:
+    """What requests come.
+
+    Parameters
+    ----------
+    rate
+        Requests a second: 12/s, 700/min, 1M/day. With --trace, the trace at that mean rate.
+    trace
+        azure-2023-conv, azure-2023-code, mooncake-conversation, or a CSV or JSONL file.
+    input
+        Tokens of a prompt, on average; without --trace.
+    output
+        Tokens of an answer, on average; without --trace.
+    burstiness
+        Squared coefficient of variation of the gaps between requests; 1 is Poisson.
+    spread
+        Sigma of log-normal prompt and answer lengths; 0 makes them equal.
+    seed
+        Of the requests drawn.
+    """
+
+    rate: str | None = None
+    trace: str | None = None
+    input: str = "2000"
+    output: str = "400"
+    burstiness: float = 1.0
+    spread: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How the model is served, whatever the layout.
+
+    Parameters
+    ----------
+    kv
+        Number format of the KV cache: bf16, fp8, int8.
+    prefix_cache
+        Keep the KV of prompts; a trace with hashes says what it finds.
+    speculate
+        Draft tokens ahead: mtp:3, or mtp:3:0.8 with the chance that each is kept.
+    window
+        Keep the last 4096 tokens of a sequence only, or 4096+4 with the first 4.
+    routing
+        round-robin, least-loaded or prefix-aware.
+    """
+
+    kv: str = "bf16"
+    prefix_cache: bool = False
+    speculate: str | None = None
+    window: str | None = None
+    routing: str = "least-loaded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaOptions:
+    """One replica, or one group of prefill and decode workers.
+
+    Parameters
+    ----------
+    on
+        The accelerator.
+    engine
+        vllm, sglang, trtllm, jetstream or neuron.
+    tp
+        Chips that share every layer.
+    pp
+        Pipeline stages.
+    dp
+        Attention data-parallel ranks of a replica.
+    ep
+        Ways experts are spread.
+    precision
+        Number format of the weights: bf16, fp8, int8, int4, nvfp4, mxfp4.
+    max_batch
+        Sequences that may run at once in a replica; the engine's own if not given.
+    chunk_tokens
+        Tokens of one iteration; the engine's own if not given.
+    prefill_workers
+        Workers of their own for prompts, a group; 0 for none.
+    decode_workers
+        With those, workers that decode, a group.
+    """
+
+    on: str = "h100"
+    engine: str = "vllm"
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    precision: str = "bf16"
+    max_batch: str | None = None
+    chunk_tokens: str | None = None
+    prefill_workers: int = 0
+    decode_workers: int = 1

@@ -1,0 +1,59 @@
+"""What the user wants served: one frozen value, the same for every fleet that is tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from weftline.spec.job import PriceType
+from weftline.spec.serve_plan import Target
+from weftline.spec.traffic import Traffic
+
+Routing = Literal["round-robin", "least-loaded", "prefix-aware"]
+ROUTINGS: Final[tuple[Routing, ...]] = get_args(Routing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSpace:
+    """What may be tried."""
+
+    chips: tuple[str, ...] = ()
+    """Catalogue names; empty for all that can be bought."""
+    engines: tuple[str, ...] = ()
+    """Empty for every engine that runs on the chip."""
+    formats: tuple[str, ...] = ("bf16", "fp8")
+    kv: str = "bf16"
+    disaggregated: bool = False
+    """Try groups of prefill and decode workers too."""
+    max_replica_chips: int = 64
+    prefix_cache: bool = False
+    window: int | None = None
+    sinks: int = 0
+    spec_method: str = "none"
+    spec_tokens: int = 0
+    spec_acceptance: float = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeJob:
+    """What is asked: the model, its traffic, and how it may be served."""
+
+    model: str
+    targets: tuple[Target, ...]
+    rate_per_s: float
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    spread: float = 0.0
+    """Sigma of log-normal lengths; 0 for equal ones. Only without a trace."""
+    burstiness: float = 1.0
+    trace: Traffic | None = None
+    """Real requests, already at ``rate_per_s``."""
+    seed: int = 0
+    price_types: tuple[PriceType, ...] = ("on-demand",)
+    """Each fleet is priced in every one of these, and they compete."""
+    region: str | None = None
+    own_price: float | None = None
+    """US dollars a chip-hour."""
+    routing: Routing = "least-loaded"
+    space: ServeSpace = field(default_factory=ServeSpace)
+    max_chips: int | None = None
