@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from weftline.model.once import once_per_model
+
 OperatorKind = Literal[
     "gemm",  # one dense matrix product with weights
     "grouped_gemm",  # the experts' products: `experts` weight matrices, `experts_per_token` used
@@ -218,22 +220,22 @@ class Model:
     @property
     def parameters(self) -> int:
         """Trainable parameters, shared weights counted once."""
-        return sum(op.parameters for op in self.operators)
+        return _facts(self).parameters
 
     @property
     def active_parameters(self) -> int:
         """Parameters one token touches, embedding rows and shared weights as in ``parameters``."""
-        return sum(op.active for op in self.operators)
+        return _facts(self).active
 
     @property
     def is_moe(self) -> bool:
         """Whether any layer routes tokens to experts."""
-        return any(op.kind == "grouped_gemm" for op in self.operators)
+        return _facts(self).is_moe
 
     @property
     def experts(self) -> int:
         """Routed experts of a layer (the largest, where layers differ); 0 for dense models."""
-        return max((op.experts for op in self.operators), default=0)
+        return _facts(self).experts
 
     def stage_parameters(self, first: int, last: int) -> int:
         """Parameters of a pipeline stage holding layers ``first`` to ``last`` (exclusive).
@@ -292,6 +294,27 @@ class Model:
     def state_bytes(self, *, bytes_per_value: float = 4.0) -> float:
         """Bytes of recurrent and convolution state a sequence holds, whatever its length."""
         return sum(op.state_values for op in self.operators) * bytes_per_value
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is asked of a model again and again, summed over its operators."""
+
+    parameters: int
+    active: int
+    is_moe: bool
+    experts: int
+
+
+@once_per_model
+def _facts(model: Model) -> _Facts:
+    operators = list(model.operators)
+    return _Facts(
+        parameters=sum(op.parameters for op in operators),
+        active=sum(op.active for op in operators),
+        is_moe=any(op.kind == "grouped_gemm" for op in operators),
+        experts=max((op.experts for op in operators), default=0),
+    )
 
 
 def _is_sparse(op: Operator) -> bool:

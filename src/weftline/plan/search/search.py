@@ -15,20 +15,23 @@ from weftline.catalog import Accelerator
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import Model
+from weftline.model.once import once_per_model
 from weftline.plan.calibrate.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
 from weftline.plan.step.compiled import IntArray, Layouts, compile_layouts
 from weftline.plan.step.constants import FloatArray, without_overlap
 from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
-from weftline.plan.step.layouts import enumerate_layouts, layout_at
-from weftline.plan.step.memory import Memory, fit_recompute, memory_of
-from weftline.plan.step.timing import StepTime, time_step
+from weftline.plan.step.layouts import layout_at, layouts_on
+from weftline.plan.step.memory import Memory, Stages, before_recompute, memory_of, recomputed
+from weftline.plan.step.timing import StepTime, joined, time_step
 from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 13
 """Layouts timed at once: their columns stay in a core's cache."""
 USABLE_MEMORY = 0.95
 """Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
+_LAID_OUT_KEPT = 64
+"""Enumerations that are kept: more than one search has of counts, domains and frameworks."""
 SHORTLIST = 128
 """Fastest layouts of a cluster that the residual process ranks again."""
 
@@ -138,17 +141,20 @@ def best_on(
     tally: Tally,
 ) -> tuple[Found | None, str]:
     """The fastest layout that fits ``cluster``, or the reason why there is none."""
-    layouts = enumerate_layouts(
-        model, cluster, frame, global_batch=job.global_batch, seq_len=job.seq_len
-    )
+    layouts, before = _laid_out_once(
+        model, cluster.chips, cluster.levels[0].size, frame, global_batch=job.global_batch,
+        seq_len=job.seq_len,
+    )  # fmt: skip
     tally.evaluated += len(layouts)
-    if not len(layouts):
+    if before is None:
         return None, (
             f"no degrees multiply to {cluster.chips} chips and divide a batch of "
             f"{job.global_batch} sequences"
         )
     usable = USABLE_MEMORY * cluster.memory_bytes
-    layouts = fit_recompute(model, frame, layouts, seq_len=job.seq_len, capacity_bytes=usable)
+    layouts = recomputed(
+        layouts, before, frame, layers=len(model.layers), capacity_bytes=usable
+    )  # fmt: skip
     memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
     fits = memory.total_bytes <= usable
     tally.out_of_memory += int(np.count_nonzero(~fits))
@@ -160,12 +166,12 @@ def best_on(
             f"has {cluster.memory_bytes / 1e9:,.0f}"
         )
     kept = layouts.take(fits)
-    seconds = np.concatenate(
-        [time_chunk(model, job, frame, cluster, constants, c).total_s for c in _chunks(kept)]
-    )
+    times = joined([time_chunk(model, job, frame, cluster, constants, c) for c in _chunks(kept)])
     # Ties go to the simpler layout: enumeration runs from small degrees to large ones.
-    order = np.argsort(seconds, kind="stable")[:SHORTLIST]
-    kept, seconds = kept.take(order), seconds[order]
+    order = np.argsort(times.total_s, kind="stable")[:SHORTLIST]
+    kept, times = kept.take(order), times.take(order)
+    held = memory.take(np.flatnonzero(fits)[order])
+    seconds = times.total_s
     _, residual = calibrated(PUBLISHED)
     features = features_of(
         model, cluster, kept, group=constants.group, version="", precision=job.precision,
@@ -176,7 +182,6 @@ def best_on(
     best = int(order[0])
     at = np.array([best])
     _, deviation = residual.at(features.take(at))
-    one = kept.take(at)
     layout = layout_at(kept, best, len(model.layers))
     return (
         Found(
@@ -188,12 +193,25 @@ def best_on(
             correction=float(corrected[best] / seconds[best]),
             log_error=float(deviation[0]),
             nearest=residual.nearest(features.take(at)),
-            parts=time_chunk(model, job, frame, cluster, constants, one),
-            memory=memory_of(model, frame, one, seq_len=job.seq_len),
+            parts=times.take(at),
+            memory=held.take(at),
             second=_second(kept, corrected, order, layout, len(model.layers)),
         ),
         "",
     )
+
+
+def _laid_out(
+    model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int
+) -> tuple[Layouts, tuple[Memory, Stages] | None]:
+    """Every layout, and its memory with nothing computed again: the same on many accelerators."""
+    layouts = layouts_on(model, chips, domain, frame, global_batch=global_batch, seq_len=seq_len)
+    if not len(layouts):
+        return layouts, None
+    return layouts, before_recompute(model, frame, layouts, seq_len=seq_len)
+
+
+_laid_out_once = once_per_model(_laid_out, _LAID_OUT_KEPT)
 
 
 def time_chunk(

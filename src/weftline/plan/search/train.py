@@ -28,6 +28,7 @@ from weftline.cost import (
 )
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
 from weftline.model import Model, load_model
+from weftline.model.once import once_per_model
 from weftline.plan.calibrate.residual import Z90
 from weftline.plan.search.checked import checked_job
 from weftline.plan.search.offers import Offer, pareto_front
@@ -35,7 +36,6 @@ from weftline.plan.search.rank_map import rank_map_of
 from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.search.search import Found, Tally, search
 from weftline.plan.step.frameworks import AUTO, recipe, recipe_of
-from weftline.plan.step.once import once_per_model
 from weftline.spec import (
     Candidate,
     Estimate,

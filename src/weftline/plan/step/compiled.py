@@ -11,16 +11,18 @@ of them under ZeRO-3. Communication that does not hide adds up.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from weftline.fabric.closed_forms import GroupCost, all_to_all_cost, gather_cost, send_cost
 from weftline.model import Model
+from weftline.model.once import once_per_model
 from weftline.plan.step.constants import FloatArray, Number
 from weftline.plan.step.frameworks import Framework
-from weftline.plan.step.once import once_per_model
 from weftline.plan.step.workload import Keys, Work, lower
 from weftline.spec import Cluster
 
@@ -139,6 +141,10 @@ class Compiled:
     """1, or 0 where weights are frozen (LoRA) and backward has one product for each forward."""
 
 
+_TABLE_PAYS: Final = 256
+"""Layouts from which on looking up the few degrees there are is faster than computing."""
+
+
 def split_layers(layers: float, pp: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Layers of a middle stage and of an edge stage (first, last).
 
@@ -146,6 +152,20 @@ def split_layers(layers: float, pp: FloatArray) -> tuple[FloatArray, FloatArray]
     out even (as Megatron's account-for-embedding and -loss options and Llama 3 405B do), else the
     middle stages take one more.
     """
+    if len(pp) > _TABLE_PAYS:
+        table = _split_table(layers, int(pp.max()))
+        at = pp.astype(np.int64)
+        return table[0][at], table[1][at]
+    return _split(layers, pp)
+
+
+@functools.lru_cache(maxsize=64)
+def _split_table(layers: float, most: int) -> tuple[FloatArray, FloatArray]:
+    middle, edge = _split(layers, np.arange(1.0, most + 1))
+    return np.concatenate([[0.0], middle]), np.concatenate([[0.0], edge])
+
+
+def _split(layers: float, pp: FloatArray) -> tuple[FloatArray, FloatArray]:
     even = np.mod(layers, pp) == 0
     as_layers = np.mod(layers + 2, pp) == 0
     middle = np.where(even, layers / pp, np.where(as_layers, (layers + 2) / pp,

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from weftline.errors import InputError, InputErrors
 from weftline.model import Model
+from weftline.model.once import once_per_model
 from weftline.plan.step.compiled import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
 from weftline.plan.step.frameworks import Framework
-from weftline.plan.step.once import once_per_model
 from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, Layout, Schedule
 
 BoolArray = npt.NDArray[np.bool_]
@@ -47,8 +47,17 @@ def enumerate_layouts(
     model: Model, cluster: Cluster, frame: Framework, *, global_batch: int, seq_len: int
 ) -> Layouts:
     """All legal layouts of ``model`` on ``cluster`` for ``global_batch`` sequences a step."""
-    chips = cluster.chips
-    tp, cp, pp, ep = _degrees(model, cluster, frame, seq_len)
+    return layouts_on(
+        model, cluster.chips, cluster.levels[0].size, frame, global_batch=global_batch,
+        seq_len=seq_len,
+    )  # fmt: skip
+
+
+def layouts_on(
+    model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int
+) -> Layouts:
+    """The same from what it depends on: the count and the chips of a scale-up domain."""
+    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len)
     dp = chips // (tp * cp * pp)
     legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
     legal &= np.mod(tp * cp * dp, ep) == 0
@@ -94,17 +103,16 @@ def enumerate_layouts(
         "zero_bubble": np.zeros(len(again_f)), "ulysses": np.zeros(len(again_f)),
     }  # fmt: skip
     plain = Layouts(**{k: v[keep].astype(np.float64) for k, v in columns.items()})
-    return _variants(plain, model, cluster, frame)
+    return _variants(plain, model, float(domain), frame)
 
 
-def _variants(plain: Layouts, model: Model, cluster: Cluster, frame: Framework) -> Layouts:
+def _variants(plain: Layouts, model: Model, domain: float, frame: Framework) -> Layouts:
     """Beside each plain layout what else it could be, where that changes anything.
 
     Expert-tensor parallelism for experts under tp; Ulysses where heads divide; HSDP that shards
     inside the scale-up domain; pipeline neighbours inside it; a zero-bubble schedule.
     """
     found = [plain]
-    domain = float(cluster.levels[0].size)
     if model.is_moe:
         split = (plain.tp > 1) & (np.mod(plain.tp * plain.cp * plain.dp, plain.ep * plain.tp) == 0)
         some = plain.take(split)
@@ -133,9 +141,9 @@ def concatenate(parts: Sequence[Layouts]) -> Layouts:
 
 
 def _degrees(
-    model: Model, cluster: Cluster, frame: Framework, seq_len: int
+    model: Model, chips: int, frame: Framework, seq_len: int
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    chips, layers = cluster.chips, len(model.layers)
+    layers = len(model.layers)
     heads, keys = attention_heads(model), kv_heads(model)
     tps = [t for t in _powers(min(MAX_TP, chips)) if heads % t == 0 and model.hidden % t == 0]
     if not frame.replicates_kv and keys > 1:

@@ -7,21 +7,22 @@ s*b*h*(34 + 5*a*s/h) bytes of arXiv:2205.05198 (equation 1), with sequence paral
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from weftline.model import Layer, Model, Operator
+from weftline.model.once import once_per_model
 from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_SELECTIVE,
+    IntArray,
     Layouts,
     parameters_per_chip,
     split_layers,
 )
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
-from weftline.plan.step.once import once_per_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,10 @@ class Memory:
     activations_bytes: FloatArray
     logits_bytes: FloatArray
     overhead_bytes: FloatArray
+
+    def take(self, index: IntArray) -> Memory:
+        """Some of the layouts."""
+        return Memory(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +155,7 @@ def memory_of(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stages:
+class Stages:
     """Activations by stage, linear in the share of layers computed again; bytes."""
 
     layer: FloatArray
@@ -163,7 +168,7 @@ class _Stages:
     """What a stage holds beside layers: embedding output, logits."""
 
 
-def _stages(model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout: bool) -> _Stages:
+def _stages(model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout: bool) -> Stages:
     """The stages that can be fullest.
 
     The first keeps the most micro-batches, the second may have more layers, the last has the
@@ -178,7 +183,7 @@ def _stages(model: Model, frame: Framework, lay: Layouts, seq_len: int, dropout:
     embedding = tokens * model.hidden * (1.0 if dropout else 0.0) / sequence_split
     logits = tokens * model.vocab / lay.tp * frame.logits_bytes
     first = embedding * _in_flight(lay, 0)
-    return _Stages(
+    return Stages(
         layer=tokens * (saved.sharded / lay.tp + saved.sequence / sequence_split + attention),
         bare=tokens * saved.residual / sequence_split,
         counts=(
@@ -225,8 +230,26 @@ def fit_recompute(
     Layouts that fit as they are, and those that do not fit even with every layer computed again,
     stay as they are; the others get the least whole number of layers a stage.
     """
+    return recomputed(
+        layouts, before_recompute(model, frame, layouts, seq_len=seq_len), frame,
+        layers=len(model.layers), capacity_bytes=capacity_bytes,
+    )  # fmt: skip
+
+
+def before_recompute(
+    model: Model, frame: Framework, layouts: Layouts, *, seq_len: int
+) -> tuple[Memory, Stages]:
+    """What :func:`recomputed` needs to know of layouts, the same whatever the capacity."""
     memory = memory_of(model, frame, layouts, seq_len=seq_len)
-    stages = _stages(model, frame, layouts, seq_len, dropout=False)
+    return memory, _stages(model, frame, layouts, seq_len, dropout=False)
+
+
+def recomputed(
+    layouts: Layouts, before: tuple[Memory, Stages], frame: Framework, *, layers: int,
+    capacity_bytes: float,
+) -> Layouts:  # fmt: skip
+    """The second half of :func:`fit_recompute`: what depends on the capacity."""
+    memory, stages = before
     lossy = 1 + frame.fragmentation
     # Every stage is linear in the share, so the least share is the largest that any stage asks.
     fixed = memory.total_bytes - lossy * (memory.activations_bytes + memory.logits_bytes)
@@ -236,7 +259,7 @@ def fit_recompute(
     for count, extra in zip(stages.counts, stages.extra, strict=True):
         over = stages.layer * count + extra - budget
         share = np.maximum(share, over / (gain * np.maximum(count, 1e-9)))
-    stage, _ = split_layers(float(len(model.layers)), layouts.pp)
+    stage, _ = split_layers(float(layers), layouts.pp)
     share = np.minimum(np.ceil(share * stage - 1e-9) / stage, 1.0)
     helps = (memory.total_bytes > capacity_bytes) & (layouts.recompute_share == 0)
     return replace(

@@ -7,7 +7,8 @@ of them under ZeRO-3. Communication that does not hide adds up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -43,6 +44,17 @@ class StepTime:
     dp_s: FloatArray
     optimizer_s: FloatArray
     overhead_s: FloatArray
+
+    def take(self, index: IntArray) -> StepTime:
+        """Some of the layouts."""
+        return StepTime(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def joined(times: Sequence[StepTime]) -> StepTime:
+    """Several as one, in their order."""
+    return StepTime(
+        **{f.name: np.concatenate([getattr(t, f.name) for t in times]) for f in fields(StepTime)}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

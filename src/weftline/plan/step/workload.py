@@ -12,13 +12,14 @@ Legend: ``K`` keys, ``O`` operators; flat arrays have length ``K * O``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from weftline.model import Model, Operator
-from weftline.plan.step.once import once_per_model
+from weftline.model.once import once_per_model
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -26,6 +27,10 @@ IntArray = npt.NDArray[np.int64]
 LAYER, FIRST, LAST = 0, 1, 2
 GEMM, ATTENTION, MEMORY = 0, 1, 2
 _LOWP_EXCLUDED = frozenset({"head.lm", "moe.router"})
+
+
+_LOWERED_KEPT: Final = 64
+"""Lowered batches of keys that are kept: more than one search has of counts and frameworks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,16 @@ def lower(
     ``causal_skip`` is true where attention kernels skip masked blocks (flash attention) and false
     where they compute the full rectangle.
     """
+    # Clusters of as many chips share their keys, whatever the chip.
+    code = tuple(getattr(keys, f.name).tobytes() for f in fields(keys))
+    return _lowered(model, code, seq_len, bytes_per_value=bytes_per_value, causal_skip=causal_skip)
+
+
+def _lower(
+    model: Model, code: tuple[bytes, ...], seq_len: int, *, bytes_per_value: float,
+    causal_skip: bool,
+) -> Work:  # fmt: skip
+    keys = Keys(**{f.name: np.frombuffer(c) for f, c in zip(fields(Keys), code, strict=True)})
     ops, slots, weights = _weighted_operators(model)
     tokens = keys.micro_batch * seq_len / keys.cp
     columns: list[dict[str, FloatArray]] = [
@@ -122,6 +137,9 @@ def lower(
         heads_bytes=tokens * exchanged.head_values / keys.tp * bytes_per_value,
         ep_bytes=tokens / keys.tp * exchanged.routed_values * bytes_per_value,
     )
+
+
+_lowered = once_per_model(_lower, _LOWERED_KEPT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
