@@ -24,7 +24,7 @@ from weftline.fabric.failures import fail_links
 from weftline.fabric.graph import FloatArray, Topology
 from weftline.fabric.orbit import OrbitSchedule
 from weftline.fabric.routing import Routes, routes
-from weftline.fabric.synthesize import synthesize
+from weftline.fabric.synthesis import synthesize
 
 GIB = 2**30
 LINK_BYTES_PER_S, HOP_S = 50 * GIB, 0.5e-6

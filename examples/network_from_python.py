@@ -9,7 +9,7 @@ from weftline.fabric.checker import check_orbit
 from weftline.fabric.failures import fail_links
 from weftline.fabric.orbit import OrbitSchedule
 from weftline.fabric.parse import parse_topology
-from weftline.fabric.synthesize import synthesize
+from weftline.fabric.synthesis import synthesize
 
 SIZE_BYTES = 1e9
 

@@ -16,7 +16,7 @@ from weftline.fabric.failures import without_links
 from weftline.fabric.graph import Topology
 from weftline.fabric.routing import Routes, exchange_load, grid_links, routes, schedule_routes
 from weftline.fabric.schedule import Schedule
-from weftline.fabric.synthesize import subgroup
+from weftline.fabric.synthesis import subgroup
 
 LINK, HOP_S = 50e9, 1e-6
 

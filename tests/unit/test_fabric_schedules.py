@@ -24,7 +24,7 @@ from weftline.fabric import (
 )
 from weftline.fabric.algorithms.tree import parents
 from weftline.fabric.bounds import bound
-from weftline.fabric.choose import CLOSE, SYNTHESIZED, choose, flat_rows
+from weftline.fabric.choice import CLOSE, SYNTHESIZED, choose, flat_rows
 from weftline.fabric.evaluators import evaluate
 
 ROWS = ("step", "source", "destination", "first_chunk", "chunk_count", "reduce", "colour")

@@ -14,7 +14,7 @@ from weftline.fabric.evaluators import evaluate
 from weftline.fabric.failures import fail_links
 from weftline.fabric.graph import Topology
 from weftline.fabric.orbit import OrbitSchedule
-from weftline.fabric.synthesize import SYNTHESIZED, Synthesis, balanced_shares, subgroup, synthesize
+from weftline.fabric.synthesis import SYNTHESIZED, Synthesis, balanced_shares, subgroup, synthesize
 
 GIB = 2**30
 LINK, HOP_S = 50 * GIB, 0.5e-6

@@ -1,12 +1,14 @@
 """Facts: chips, fabrics, prices, storage, energy; each with its unit, status, source and date."""
 
+from typing import TYPE_CHECKING
+
+from weftline._lazy import lazily
 from weftline.catalog._lookup import accelerator
 from weftline.catalog._read import accelerators, sources, user_data_dir
 from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.fabrics import Fabric, closed_forms, fabric, fabrics, nccl_constants_us
 from weftline.catalog.facts import Choice, Fact, Source
 from weftline.catalog.findings import Finding
-from weftline.catalog.online import refresh
 from weftline.catalog.prices import Price, PriceChoice, best_price, prices
 from weftline.catalog.surroundings import (
     Egress,
@@ -30,7 +32,10 @@ from weftline.catalog.surroundings import (
     reliability,
     storage_tiers,
 )
-from weftline.catalog.validation import KnownFault, known_faults, validate
+
+if TYPE_CHECKING:
+    from weftline.catalog.online import refresh
+    from weftline.catalog.validation import KnownFault, known_faults, validate
 
 __all__ = [
     "Accelerator",
@@ -76,3 +81,5 @@ __all__ = [
     "user_data_dir",
     "validate",
 ]
+
+__getattr__ = lazily(__name__)

@@ -121,7 +121,7 @@ def synthesize(
     import json as json_module
 
     from weftline.fabric.answer import synthesis_answer
-    from weftline.fabric.synthesize import subgroup
+    from weftline.fabric.synthesis import subgroup
     from weftline.report.collective import render_synthesis
 
     kind, nbytes, network = _asked(what, size, on, link, latency, "auto")

@@ -1,28 +1,33 @@
 """The network: topologies, collective schedules and their proofs, bounds, times, placement."""
 
-from weftline.fabric.algorithms import ALGORITHMS, algorithms_for, build
-from weftline.fabric.bounds import Bound, bound
-from weftline.fabric.checker import Proof, check, check_orbit
-from weftline.fabric.choose import Candidate, Choice, choose
-from weftline.fabric.closed_forms import (
-    GroupCost,
-    all_to_all_cost,
-    gather_cost,
-    members_per_level,
-    send_cost,
-    torus_shape,
-)
-from weftline.fabric.cluster import cluster_of
-from weftline.fabric.evaluators import Background, Timing, evaluate, fair_rates
-from weftline.fabric.failures import fail_links, slow_links, without_links
-from weftline.fabric.graph import Grid, Topology
-from weftline.fabric.named import named_fabric, named_fabrics
-from weftline.fabric.orbit import OrbitSchedule, expand
-from weftline.fabric.parse import parse_topology
-from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
-from weftline.fabric.routing import Routes, routes
-from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
-from weftline.fabric.synthesize import Synthesis, subgroup, synthesize
+from typing import TYPE_CHECKING
+
+from weftline._lazy import lazily
+
+if TYPE_CHECKING:
+    from weftline.fabric.algorithms import ALGORITHMS, algorithms_for, build
+    from weftline.fabric.bounds import Bound, bound
+    from weftline.fabric.checker import Proof, check, check_orbit
+    from weftline.fabric.choice import Candidate, Choice, choose
+    from weftline.fabric.closed_forms import (
+        GroupCost,
+        all_to_all_cost,
+        gather_cost,
+        members_per_level,
+        send_cost,
+        torus_shape,
+    )
+    from weftline.fabric.cluster import cluster_of
+    from weftline.fabric.evaluators import Background, Timing, evaluate, fair_rates
+    from weftline.fabric.failures import fail_links, slow_links, without_links
+    from weftline.fabric.graph import Grid, Topology
+    from weftline.fabric.named import named_fabric, named_fabrics
+    from weftline.fabric.orbit import OrbitSchedule, expand
+    from weftline.fabric.parse import parse_topology
+    from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
+    from weftline.fabric.routing import Routes, routes
+    from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
+    from weftline.fabric.synthesis import Synthesis, subgroup, synthesize
 
 __all__ = [
     "ALGORITHMS",
@@ -70,3 +75,5 @@ __all__ = [
     "torus_shape",
     "without_links",
 ]
+
+__getattr__ = lazily(__name__)

@@ -12,12 +12,12 @@ import numpy as np
 from weftline.fabric.algorithms import AnySchedule, algorithms_for
 from weftline.fabric.bounds import Bound, bound
 from weftline.fabric.checker import check, check_orbit
-from weftline.fabric.choose import Choice, choose
+from weftline.fabric.choice import Choice, choose
 from weftline.fabric.evaluators import algorithm_bandwidth, bus_bandwidth
 from weftline.fabric.graph import FloatArray, Topology
 from weftline.fabric.orbit import OrbitSchedule
 from weftline.fabric.schedule import Collective, Schedule
-from weftline.fabric.synthesize import synthesize
+from weftline.fabric.synthesis import synthesize
 
 __all__ = ["collective_answer", "network_facts", "proof_of", "synthesis_answer"]
 

@@ -34,37 +34,39 @@ class Surface:
 
     def log2_seconds(self, *sizes: Number) -> FloatArray:
         """Log2 of :meth:`seconds`."""
-        index: FloatArray | npt.NDArray[np.intp] = np.zeros((), dtype=np.intp)
+        index: npt.NDArray[np.intp] = np.zeros((), dtype=np.intp)
         weights: list[FloatArray] = []
-        strides: list[int] = []
+        corners = [0]
         stride = self.log2_s.size
         for size, axis in zip(sizes, self.axes, strict=True):
             stride //= len(axis)
             at, weight = locate(axis, size)
+            if len(axis) == 1:
+                index = index + at  # all zero: what its shape adds to the others' counts
+                continue
             index = index + at * stride
             weights.append(weight)
-            strides.append(stride if len(axis) > 1 else 0)
+            corners += [corner + stride for corner in corners]
         flat = self.log2_s.ravel()
-        found: FloatArray = np.zeros(())
-        for corner in range(1 << len(weights)):
-            share: Number = 1.0
-            offset = 0
-            for bit, (weight, step) in enumerate(zip(weights, strides, strict=True)):
-                high = corner >> bit & 1
-                share = share * (weight if high else 1.0 - weight)
-                offset += step * high
-            found = found + share * flat[index + offset]
-        return np.asarray(found, dtype=np.float64)
+        values = [flat[index + corner] for corner in corners]
+        for weight in reversed(weights):
+            half = len(values) // 2
+            values = [
+                low + weight * (high - low)
+                for low, high in zip(values[:half], values[half:], strict=True)
+            ]
+        return np.asarray(values[0], dtype=np.float64)
 
 
 def locate(axis: FloatArray, size: Number) -> tuple[npt.NDArray[np.intp], FloatArray]:
     """The cell of each size on a log2 axis and the weight of its upper node, 0 to 1."""
-    x = np.log2(np.maximum(np.asarray(size, dtype=np.float64), 1e-300))
+    x = np.asarray(np.log2(np.maximum(size, 1e-300)), dtype=np.float64)
     if len(axis) == 1:
         return np.zeros(x.shape, dtype=np.intp), np.zeros(x.shape)
-    x = np.clip(x, axis[0], axis[-1])
-    at = np.clip(np.searchsorted(axis, x, side="right") - 1, 0, len(axis) - 2)
-    return at, (x - axis[at]) / (axis[at + 1] - axis[at])
+    x = np.minimum(np.maximum(x, axis[0]), axis[-1])
+    at = np.minimum(axis.searchsorted(x, side="right"), len(axis) - 1) - 1
+    low = axis[at]
+    return at, (x - low) / (axis[at + 1] - low)
 
 
 def log2_axis(values: Sequence[float]) -> FloatArray:

@@ -8,6 +8,7 @@ grid time is linear in the size; beyond the last point it goes on in a straight 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -38,6 +39,8 @@ TOKENS: Final = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 CONTEXTS: Final = (1, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 CHUNKS: Final = (1, 64, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_SURFACES_KEPT: Final = 64
+"""Surfaces that are kept: a search simulates one configuration again and again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +156,7 @@ def prefill_surface(config: ServingConfig) -> StepSurface:
     return _surface(alone, prefilling=True)
 
 
+@functools.lru_cache(maxsize=_SURFACES_KEPT)
 def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     setting = setting_of(
         config.model, config.chip, config.gemm_dtype, config.moe_format, config.kv_dtype

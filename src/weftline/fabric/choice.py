@@ -168,7 +168,7 @@ class _Task:
 
     def synthesized(self) -> Choice:
         """A schedule made for this network. Raises InputError where none can be."""
-        from weftline.fabric.synthesize import synthesize
+        from weftline.fabric.synthesis import synthesize
 
         made = synthesize(self.topology, self.collective, self.size_bytes, root=self.root)
         named = replace(made.schedule, algorithm=SYNTHESIZED)
