@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from weftline.cli.main import app
+from weftline.cli.app import app
 from weftline.model.table import markdown
 
 NOTE = "<!-- Written by `make docs` from the command line itself. -->\n\n"

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from weftline.cli.main import COMMANDS, app
+from weftline.cli.app import app
+from weftline.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "command_surface.txt"

@@ -18,7 +18,6 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 SRC: Final = ROOT / "src" / "weftline"
-START_UP_PARSERS: Final = 0.2 / 0.118
 LINE_LENGTH: Final = 100
 FILE_LINES: Final = 500
 FUNCTION_LINES: Final = 80
@@ -47,7 +46,7 @@ def _help(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_starts_within_its_budget() -> None:
-    """`--help` costs 0.2 CPU seconds at most on a core where the parser's own imports cost 0.118.
+    """`--help` costs at most what importing the parser does: it is shown without it.
 
     Neighbours on the same host make every CPU second longer, so both are measured in turn and the
     best of each compared: the share that is ours is what this suite can hold.
@@ -61,11 +60,11 @@ def test_help_starts_within_its_budget() -> None:
 
     parser, ours = [], []
     for tries in range(40):
-        parser.append(cpu_s("-c", "import cyclopts, cyclopts.help, rich.table"))
+        parser.append(cpu_s("-c", "import cyclopts"))
         ours.append(cpu_s("-m", "weftline", "--help"))
-        if tries >= 4 and min(ours) < START_UP_PARSERS * min(parser):
+        if tries >= 4 and min(ours) < min(parser):
             break
-    assert min(ours) < START_UP_PARSERS * min(parser), (min(ours), min(parser))
+    assert min(ours) < min(parser), (min(ours), min(parser))
 
 
 @pytest.mark.parametrize(
@@ -127,11 +126,19 @@ def test_a_room_names_what_it_offers_and_nothing_else(room: str) -> None:
     tree = _modules()[SRC / room / "__init__.py"]
     imported: list[str] = []
     named: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+    lazy = "weftline._lazy"
+    body = [
+        node
+        for top in tree.body
+        for node in (top.body if isinstance(top, ast.If) else [top])  # under `if TYPE_CHECKING`
+    ]
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "typing", lazy):
             imported += [alias.asname or alias.name for alias in node.names]
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             named = ast.literal_eval(node.value)
+        elif isinstance(node, ast.Assign):
+            assert ast.unparse(node) == "__getattr__ = lazily(__name__)"
         else:
             # The docstring is all the rest there is.
             assert isinstance(node, ast.Expr | ast.ImportFrom), f"{room}: line {node.lineno}"

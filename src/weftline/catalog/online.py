@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from weftline.catalog._read import user_data_dir
+from weftline.catalog.date import CATALOG_DATE
 from weftline.catalog.formats import chip_id, parse
 from weftline.catalog.price_rules import PricedRow, check_prices, quarantined
-from weftline.catalog.prices import COLUMNS, SNAPSHOT_DATE, USER_PRICES_FILE, Price, PriceType
+from weftline.catalog.prices import COLUMNS, USER_PRICES_FILE, Price, PriceType
 from weftline.errors import InputError, OfflineError, UnknownNameError
 
 Fetch = Callable[[str], str]
@@ -129,7 +130,7 @@ def _offline(failed: dict[str, str], got: dict[str, list[Price]]) -> OfflineErro
     reasons += [f"{name}: no row of a known chip" for name, rows in got.items() if not rows]
     return OfflineError(
         "no price source could be read\n  " + "\n  ".join(reasons),
-        hint=f"the shipped snapshot of {SNAPSHOT_DATE} and earlier refreshes stay in use",
+        hint=f"the shipped snapshot of {CATALOG_DATE} and earlier refreshes stay in use",
     )
 
 

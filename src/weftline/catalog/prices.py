@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
 from weftline.catalog._read import data_rows, user_data_dir
+from weftline.catalog.date import CATALOG_DATE
 from weftline.errors import InputError
 
 PriceType = Literal["on-demand", "spot", "reserved", "capacity-block"]
 DatePrecision = Literal["day", "month", "year"]
 PRICE_TYPES: Final[tuple[PriceType, ...]] = get_args(PriceType)
-SNAPSHOT_DATE: Final = "2026-11-21"
 """The day on which the shipped rows were read; a vague date is never later than this."""
 USER_PRICES_FILE: Final = "prices.csv"
 COLUMNS: Final = (
@@ -106,7 +106,7 @@ def date_span(text: str) -> tuple[datetime.date, datetime.date, DatePrecision]:
     first = datetime.date(year, month if len(parts) == 2 else 1, 1)
     turn = datetime.date(year + month // 12, month % 12 + 1, 1)
     last = turn - datetime.timedelta(days=1)
-    read = datetime.date.fromisoformat(SNAPSHOT_DATE)
+    read = datetime.date.fromisoformat(CATALOG_DATE)
     last = read if first <= read < last else last
     return first, last, "month" if len(parts) == 2 else "year"
 
@@ -135,7 +135,7 @@ def price_from(row: Mapping[str, str]) -> Price:
 
 @cache
 def shipped_prices() -> tuple[Price, ...]:
-    """The rows weftline ships, a snapshot of ``SNAPSHOT_DATE``."""
+    """The rows weftline ships, a snapshot of ``CATALOG_DATE``."""
     return tuple(price_from(row) for row in data_rows("prices.csv"))
 
 

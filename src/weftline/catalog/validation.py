@@ -15,13 +15,13 @@ from weftline.catalog._read import (
     data_text,
     sources,
 )
+from weftline.catalog.date import CATALOG_DATE
 from weftline.catalog.fabrics import fabric_from
 from weftline.catalog.figure_rules import check_coverage, check_figures, check_sheet
 from weftline.catalog.findings import Finding, finding
 from weftline.catalog.formats import Parsed, parse
 from weftline.catalog.located import Located
 from weftline.catalog.price_rules import check_prices, quarantined
-from weftline.catalog.prices import SNAPSHOT_DATE
 from weftline.catalog.schema_rules import check_fact
 from weftline.errors import InputError, nearest_names
 
@@ -83,11 +83,11 @@ def check(parsed: Parsed, today: datetime.date, max_age_days: int) -> list[Findi
 def known_faults() -> tuple[KnownFault, ...]:
     """The known faults of public catalogues, each with the finding made on an excerpt of it."""
     listed: Sequence[Mapping[str, Any]] = data_json("published/known_faults.json")["faults"]
-    day = datetime.date.fromisoformat(SNAPSHOT_DATE)
+    day = datetime.date.fromisoformat(CATALOG_DATE)
     found: dict[str, list[Finding]] = {}
     for name in dict.fromkeys(f["file"] for f in listed):
         text = data_text(f"published/{name}")
-        found[name] = check(parse(text, name, date=SNAPSHOT_DATE), day, MAX_AGE_DAYS)
+        found[name] = check(parse(text, name, date=CATALOG_DATE), day, MAX_AGE_DAYS)
     return tuple(
         KnownFault(claim=f["claim"], truth=f["truth"], kind=f["kind"], finding=hit)
         for f in listed
@@ -114,8 +114,8 @@ def _read(path: Path) -> str:
 def _validate_shipped(today: datetime.date, max_age_days: int) -> list[Finding]:
     out: list[Finding] = []
     for name in (*(f"accelerators/{n}.json" for n in ACCELERATOR_FILES), "fabrics.json"):
-        out.extend(check(parse(data_text(name), name, date=SNAPSHOT_DATE), today, max_age_days))
-    parsed = parse(data_text("prices.csv"), "prices.csv", date=SNAPSHOT_DATE)
+        out.extend(check(parse(data_text(name), name, date=CATALOG_DATE), today, max_age_days))
+    parsed = parse(data_text("prices.csv"), "prices.csv", date=CATALOG_DATE)
     found = check(parsed, today, max_age_days)
     out.extend(replace(f, severity="warning") if f.rule != "not-readable" else f for f in found)
     held = quarantined(found)

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_bytes, format_duration, format_rate
 
 __all__ = [
@@ -38,7 +38,7 @@ def render_saved(data: Data) -> str:
         f"{format_duration(data['durable_s'])} ({rate}), {_stored(data)}",
         indent="  ", hang="  ",
     )  # fmt: skip
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _stored(data: Data) -> str:
@@ -62,7 +62,7 @@ def render_list(data: Data) -> str:
         f"the newest commit is step {found[-1]['step']}"
     )
     names = ("step", "committed", "ranks", "state", "written", "pinned by")
-    return "\n".join([head, "", *table(names, rows, right=frozenset({0, 2, 3, 4}))])
+    return page([head, "", *table(names, rows, right=frozenset({0, 2, 3, 4}))])
 
 
 def render_checkpoint(data: Data) -> str:
@@ -83,7 +83,7 @@ def render_checkpoint(data: Data) -> str:
         for t in tensors
     ]  # fmt: skip
     names = ("dtype", "shape", "blocks", "size", "tensor")
-    return "\n".join([*lines, "", *table(names, rows, right=frozenset({1, 2, 3}))])
+    return page([*lines, "", *table(names, rows, right=frozenset({1, 2, 3}))])
 
 
 def render_findings(data: Data) -> str:
@@ -91,7 +91,7 @@ def render_findings(data: Data) -> str:
     found = data["findings"]
     steps = ", ".join(map(str, data["steps"])) or "none"
     if not found:
-        return "\n".join(
+        return page(
             wrapped(f"Sound: every byte of {data['where']} is as it was written (steps {steps})")
         )
     mended = sum(f["mended"] for f in found)
@@ -108,7 +108,7 @@ def render_findings(data: Data) -> str:
         lines += wrapped(f"{text}; {f['file']}{at}{end}", indent="  ", hang="  ")
     if len(found) > FINDINGS_SHOWN:
         lines.append(f"  and {len(found) - FINDINGS_SHOWN} more (--json lists all)")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def render_restored(data: Data) -> str:
@@ -120,7 +120,7 @@ def render_restored(data: Data) -> str:
     )
     if data["repaired"]:
         lines.append(f"  {data['repaired']} damaged records came from another copy")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def render_drain(data: Data) -> str:
@@ -142,14 +142,14 @@ def render_drain(data: Data) -> str:
         lines = wrapped(f"Nothing to drain: {data['target']} has every checkpoint")
     if data["pruned"]:
         lines.append(f"Pruned there: steps {', '.join(map(str, data['pruned']))}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def render_gc(data: Data) -> str:
     """What garbage collection let go."""
     dropped = ", ".join(map(str, data["dropped"])) or "none"
     kept = ", ".join(map(str, data["kept"])) or "none"
-    return "\n".join(
+    return page(
         wrapped(
             f"Dropped checkpoints: {dropped}; kept: {kept}; {data['freed_segments']} segments "
             f"free to be written again, {format_bytes(data['moved_bytes'])} moved, "
@@ -165,7 +165,7 @@ def render_export(data: Data) -> str:
         f"Exported checkpoint {data['step']}: {data['tensors']} tensors, "
         f"{format_bytes(data['total_bytes'])}"
     )
-    return "\n".join([head, *(f"  {name}" for name in data["files"])])
+    return page([head, *(f"  {name}" for name in data["files"])])
 
 
 def render_bench(data: Data) -> str:
@@ -184,7 +184,7 @@ def render_bench(data: Data) -> str:
     ]  # fmt: skip
     lines += ["", *table(("", "here", "against"), rows)]
     lines += [f"note: {n}" for n in data["notices"]]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def render_advice(data: Data) -> str:
@@ -207,7 +207,7 @@ def render_advice(data: Data) -> str:
     names = ("", "stall", "durable", "interval", "lost/fail", "recovery", "goodput")
     lines += ["", *table(names, rows, right=frozenset(range(1, 7)))]
     lines += ["", *_advice_basis(data)]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _advice_row(case: Data) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ from weftline.catalog.online import Refreshed
 from weftline.catalog.prices import PRICE_TYPES, Price, date_span, shipped_prices
 from weftline.catalog.validation import KnownFault
 from weftline.errors import InputError
+from weftline.report.text import page, width
 from weftline.units import format_bytes, format_rate
 
-WIDTH: Final = 80
 KINDS: Final = ("accelerators", "fabrics", "prices", "storage", "cpus", "sources")
 FINDINGS_SHOWN: Final = 3
 Data = dict[str, Any]
@@ -177,7 +177,7 @@ def _list_sources(rows: Sequence[Data]) -> str:
     for r in rows:
         lines.append(f"{r['id']}  ({r['status']}, {r['date']}, {r['licence']})")
         lines.append(_fold(r["title"], "  "))
-    return "\n".join(lines)
+    return page(lines)
 
 
 # -- show
@@ -409,7 +409,7 @@ def _rule_text(severity: str, rule: str, rows: Sequence[Data], *, everything: bo
     hint = next((f["hint"] for f in rows if f["hint"]), "")
     if hint:
         lines.append(_fold(f"hint: {hint}", "  ", "    "))
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _known_text(faults: Sequence[Data]) -> str:
@@ -419,7 +419,7 @@ def _known_text(faults: Sequence[Data]) -> str:
     for f in faults:
         lines.append(_fold(f"{f['caught_by'] or 'MISSED'}: {f['claim']}", "  ", "    "))
         lines.append(_fold(f"{f['evidence'] or f['truth']}", "    ", "    "))
-    return "\n".join(lines)
+    return page(lines)
 
 
 # -- refresh
@@ -438,7 +438,7 @@ def refresh_text(data: Data) -> str:
     parts = ", ".join(f"{n} from {name}" for name, n in data["rows"].items())
     lines = [f"{total} prices: {parts}; {data['faulty']} faulty ones are never taken"]
     lines.append(f"written to {data['path']}")
-    return "\n".join(lines)
+    return page(lines)
 
 
 # -- pieces
@@ -465,7 +465,7 @@ def _plural(count: int, noun: str) -> str:
 
 def _fold(text: str, first: str = "", rest: str | None = None) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest,
+        text, width(), initial_indent=first, subsequent_indent=first if rest is None else rest,
         break_on_hyphens=False,
     )  # fmt: skip
 
@@ -481,4 +481,4 @@ def _table(rows: Sequence[Sequence[str]], right: Iterable[int]) -> str:
             for c, (cell, w) in enumerate(zip(r, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return page(lines)

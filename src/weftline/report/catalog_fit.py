@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_duration
 
 PARTS: Final = {
@@ -50,7 +50,7 @@ def render_fits(answer: Mapping[str, Any]) -> str:
         lines += ["", "Without a fit"]
     for miss in answer["misses"]:
         lines += wrapped(f"{miss['chip']}: {miss['reason']}", indent="  ", hang="  ")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _largest(phase: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_bytes, format_duration, format_rate
 
 PICTURE_LINES = 30
@@ -34,7 +34,7 @@ def render_collective(answer: dict[str, Any]) -> str:
     versus = answer.get("versus")
     if versus is not None:
         lines += ["", *_versus(answer, versus)]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def render_synthesis(answer: dict[str, Any]) -> str:
@@ -59,7 +59,7 @@ def render_synthesis(answer: dict[str, Any]) -> str:
             f"{ratio:.2f} x this",
             indent="  ", hang=" " * 21,
         )  # fmt: skip
-    return "\n".join([*lines, "", *_links(answer)])
+    return page([*lines, "", *_links(answer)])
 
 
 def _may_be_faster(answer: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_bytes, format_duration
 
 WORST_SHOWN = 8
@@ -52,7 +52,7 @@ def render_collective_score(score: dict[str, Any]) -> str:
         for reason, numbers in left.items():
             where = f"lines {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else numbers[0]
             lines += wrapped(f"{reason} ({where})", indent="  ", hang="  ")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _pct(value: float | None, *, signed: bool = False, digits: int = 1) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from weftline import __version__
 from weftline.errors import WeftlineError
-from weftline.report.text import wrapped
+from weftline.report.text import page, wrapped
 
 Status = Literal["ok", "missing", "broken"]
 _NAME, _STATUS = 13, 9
@@ -120,7 +120,7 @@ def render_doctor(checks: tuple[Check, ...]) -> str:
     for c in checks:
         detail = c.detail if c.status == "ok" or not c.hint else f"{c.detail}: {c.hint}"
         lines += wrapped(f"{c.name:<{_NAME}}{c.status:<{_STATUS}}{detail}", hang=_HANG)
-    return "\n".join(lines)
+    return page(lines)
 
 
 def to_json(checks: tuple[Check, ...]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from weftline.report.text import width
 from weftline.units import format_count, format_duration
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 BAR = "█"
 BAR_WIDTH = 50
+"""At most; a narrow terminal has less."""
 
 
 def strip(label: str, values: Sequence[float], *, percent: bool = False) -> str:
@@ -22,8 +24,9 @@ def strip(label: str, values: Sequence[float], *, percent: bool = False) -> str:
 
 def cdf_lines(curve: Sequence[tuple[float, float]]) -> list[str]:
     """A line for each (share, seconds): a bar as long as the share."""
+    wide = min(BAR_WIDTH, width() - 24)
     lines = []
     for share, seconds in curve:
-        bar = BAR * max(0, round(share * BAR_WIDTH))
+        bar = BAR * max(0, round(share * wide))
         lines.append(f"  {share:6.1%} {format_duration(seconds):>10} |{bar}")
     return lines

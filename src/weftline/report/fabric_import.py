@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_rate
 
 
@@ -32,7 +32,7 @@ def render_import(said: dict[str, Any]) -> str:
             "",
             *wrapped("The file states no link speeds; --chip NAME joins the catalogue's."),
         ]
-        return "\n".join(lines)
+        return page(lines)
     least, most = network["egress_bytes_per_s_least"], network["egress_bytes_per_s_most"]
     sends = format_rate(most) if least == most else f"{format_rate(least)} to {format_rate(most)}"
     lines += ["", *wrapped(f"{network['chips']} chips, {network['switches']} switches, "
@@ -50,7 +50,7 @@ def render_import(said: dict[str, Any]) -> str:
             lines += wrapped(f"{name}: {basis}", hang="  ")
     if said["written"]:
         lines += ["", f"written to {said['written']}"]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _span(least: int, most: int) -> str:

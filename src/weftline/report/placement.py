@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_duration
 
 AXIS_NAMES = "xyzwuv"
@@ -42,7 +42,7 @@ def render_placement(found: dict[str, Any]) -> str:
                            "rings: each runs in rank order, routed axis by axis")]  # fmt: skip
     looked = f"{found['looked_at']} arrangements looked at"
     lines.append(looked if found["complete"] else f"{looked}; there are more")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _time(value: float | None) -> str:

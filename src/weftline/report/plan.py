@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from weftline.report.frame import bases, breakdown, more, numbers, reasons
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.spec import Candidate, Plan
 from weftline.units import format_bytes, format_count, format_duration, format_usd
 
@@ -20,7 +20,7 @@ def render_plan(plan: Plan) -> str:
     if len(plan.pareto) > 1:
         lines += ["", *_trade_offs(plan)]
     lines += ["", *_search(plan)]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _best(plan: Plan) -> list[str]:
@@ -184,4 +184,4 @@ def render_explanation(plan: Plan) -> str:
         lines += ["", "Accelerators without a plan"]
         for rejection in plan.without_plan:
             lines += wrapped(f"{rejection.accelerator}: {rejection.reason}", indent="  ", hang="  ")
-    return "\n".join(lines)
+    return page(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_duration
 
 WORST_SHOWN = 8
@@ -45,7 +45,7 @@ def render_score(score: dict[str, Any]) -> str:
         lines += ["", f"Not predicted: {len(left)}"]
         for r in left:
             lines += wrapped(f"{r['id']}: {r['reason']}", indent="  ", hang="  ")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _pct(value: float | None, *, signed: bool = False, digits: int = 1) -> str:

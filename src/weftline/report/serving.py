@@ -7,7 +7,7 @@ from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
 from weftline.report.frame import bases, breakdown, more, numbers, reasons
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.spec import Fleet, ServeCandidate, ServePlan
 from weftline.units import format_bytes, format_count, format_duration, format_usd
 
@@ -22,7 +22,7 @@ def render_serve_plan(plan: ServePlan) -> str:
         lines += ["", "Nothing is better in cost, first token and time a token at once"]
         lines += _ranking(plan.pareto)
     lines += ["", *_search(plan)]
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _best(plan: ServePlan) -> list[str]:
@@ -160,7 +160,7 @@ def render_serve_explanation(plan: ServePlan) -> str:
         lines += ["", "Accelerators not in the ranking"]
         for r in plan.without_plan:
             lines += wrapped(f"{r.accelerator}: {r.reason}", indent="  ", hang="  ")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def render_simulation(answer: Mapping[str, Any]) -> str:
@@ -200,4 +200,4 @@ def render_simulation(answer: Mapping[str, Any]) -> str:
     lines += ["", f"Over time, one mark is {format_duration(line['mark_s'])}"]
     for label, key in (("batch", "running"), ("queue", "waiting"), ("KV full", "kv_share")):
         lines.append(strip(label, line[key], percent=key == "kv_share"))
-    return "\n".join(lines)
+    return page(lines)

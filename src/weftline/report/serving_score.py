@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 
 WORST_SHOWN = 8
 _TITLES = {"ttft": "time to first token", "tpot": "time per output token",
@@ -43,7 +43,7 @@ def render_serving_score(score: dict[str, Any]) -> str:
         lines += ["", f"Not predicted: {sum(reasons.values())}"]
         for reason, count in reasons.most_common():
             lines += wrapped(f"{count} x {reason}", indent="  ", hang="  ")
-    return "\n".join(lines)
+    return page(lines)
 
 
 def _worst(rows: list[dict[str, Any]]) -> list[str]:

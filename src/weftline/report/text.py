@@ -1,11 +1,22 @@
-"""Plain text at 80 columns: tables and wrapped lines that read without colour."""
+"""Plain text as wide as asked: tables and wrapped lines that read without colour."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 
-WIDTH = 80
+_WIDTH: ContextVar[int] = ContextVar("columns", default=80)
+
+
+def set_width(columns: int) -> None:
+    """How many columns everything that is rendered from now on may take."""
+    _WIDTH.set(columns)
+
+
+def width() -> int:
+    """Columns there are; 80 unless said otherwise."""
+    return _WIDTH.get()
 
 
 def table(
@@ -17,17 +28,32 @@ def table(
     lines = []
     for row in cells:
         parts = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(wide) if i in right else cell.ljust(wide)
+            for i, (cell, wide) in enumerate(zip(row, widths, strict=True))
         ]
         line = "  ".join(parts).rstrip()
-        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+        lines.append(line if len(line) <= width() else line[: width() - 3] + "...")
     return lines
 
 
 def wrapped(text: str, *, indent: str = "", hang: str = "") -> list[str]:
-    """``text`` in lines of at most 80 columns."""
+    """``text`` in lines as wide as asked."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + hang,
+        text, width(), initial_indent=indent, subsequent_indent=indent + hang,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+
+
+def page(lines: Iterable[str]) -> str:
+    """Lines as one text; those still too long go on below, indented as they are and a bit more."""
+    found: list[str] = []
+    for line in "\n".join(lines).split("\n"):
+        if len(line) <= width():
+            found.append(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip()))
+        found += textwrap.wrap(
+            line.strip(), width(), initial_indent=indent, subsequent_indent=indent + "  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    return "\n".join(found)

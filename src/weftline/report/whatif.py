@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import page, table, wrapped
 from weftline.units import format_bytes, format_duration, format_usd
 
 
@@ -26,4 +26,4 @@ def render_what_if(answer: dict[str, Any]) -> str:
         rows.append(("cost", *(format_usd(v) for v in answer["cost_usd"])))
     lines += ["", *table(("", "plan", "what if"), rows, right=frozenset({1, 2}))]
     lines.append(f"(a chip has {format_bytes(have)})")
-    return "\n".join(lines)
+    return page(lines)

@@ -17,6 +17,7 @@ from weftline.catalog import (
     grid_intensity,
     pue,
 )
+from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import (
     FAILURES_BASIS,
     FAILURES_HIGH,
@@ -49,7 +50,6 @@ from weftline.spec import (
 )
 from weftline.units import format_duration, format_usd
 
-CATALOG_DATE = "2026-11-21"
 DEFAULT_SEQ_LEN = 8192
 _BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
 """Tokens a step by active parameters, where the user states no batch: Llama 3 trained 8B and 70B

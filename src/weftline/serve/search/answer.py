@@ -9,12 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from weftline import __version__
+from weftline.catalog.date import CATALOG_DATE
 from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
 from weftline.serve.calibrate.bands import Band, band_of
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.search.confirmed import Confirmed
-from weftline.serve.search.economics import CATALOG_DATE, SPARES_BASIS, token_costs
+from weftline.serve.search.economics import SPARES_BASIS, token_costs
 from weftline.serve.search.screen import Option, Screened
 from weftline.spec import (
     METRICS,

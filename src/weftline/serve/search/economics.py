@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from weftline.catalog import Accelerator, Price, PriceChoice, best_price, prices, pue
+from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import FAILURES_BASIS
 from weftline.cost.energy import HOST_FRACTION, POWER_BAND, POWER_FRACTION
 from weftline.cost.goodput import FAILURES_PER_CHIP_DAY
@@ -15,7 +16,6 @@ from weftline.errors import InputError
 from weftline.serve.engine.config import ServingConfig
 from weftline.spec import Estimate, PriceQuote
 
-CATALOG_DATE: Final = "2026-11-21"
 IDLE_FRACTION: Final = 0.2
 """Draw of a waiting chip over its design power, assumed (an idle H100 SXM reads about 70 to 120 W
 of 700 W)."""

@@ -1,0 +1,31 @@
+"""What there is to run: names, where each stands, and what it says of itself.
+
+Each command is imported when it runs, so that help costs the same however many there are. A test
+holds these texts to what the commands themselves say.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+HELP: Final = "Plan, simulate, run and price foundation-model work on any accelerator and network."
+COMMANDS: Final = (
+    ("burst", "burst:app",
+     "Checkpoints: from memory through a log on local disk to an object store."),
+    ("calibrate", "calibrate:calibrate",
+     "Fit the constants to measured runs of your own, beside the shipped ones."),
+    ("catalog", "catalog:app",
+     "Chips, fabrics and prices: what is known, from where, how surely."),
+    ("doctor", "doctor:doctor",
+     "What works on this machine, what is missing, and what each missing thing is for."),
+    ("explain", "explain:explain",
+     "Where the time, memory and money of a plan go, and what each number rests on."),
+    ("export-schedule", "export_schedule:export_schedule",
+     "A collective as an MSCCL, MSCCL++ or Chakra file, proved before it is written."),
+    ("import", "import_fabric:import_fabric",
+     "A cluster's own topology file as a fabric, joined with the catalogue's link speeds."),
+    ("plan", "plan:app", "Find the best plan for a job."),
+    ("score", "score:app", "Hold predictions against measurements."),
+    ("simulate", "simulate:app",
+     "Simulate a collective or a serving system without the hardware."),
+)  # fmt: skip
