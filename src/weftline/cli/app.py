@@ -16,6 +16,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # main says "stopped"
 )
 for _name, _place, _help in COMMANDS:
     app.command(f"weftline.cli.{_place}", name=_name, help=_help)

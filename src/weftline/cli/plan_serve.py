@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from weftline.cli.compiling import compiling_said
 from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Json, Serving, Traffic
+from weftline.cli.status import status
 from weftline.spec.options import FleetOptions
 
 KEPT_FLEET = FleetOptions()
@@ -40,9 +41,8 @@ def serve(
     from weftline.spec.serialize import plan_to_json, write_plan
 
     job = serve_job_of(model, fleet, traffic, serving)
-    told = (lambda t: print(t, file=sys.stderr)) if sys.stderr.isatty() else None
     with compiling_said():
-        plan = plan_serve(job, progress=told)
+        plan = plan_serve(job, progress=status.say)
     if file is not None:
         write_plan(plan, file)
         print(f"plan written to {file}", file=sys.stderr)

@@ -73,7 +73,7 @@ def page(width: int) -> str:
         ]
 
     return "\n".join([
-        *textwrap.wrap(HELP, width), "", "Usage: weftline COMMAND [OPTIONS]", "", "Commands",
+        "Usage: weftline COMMAND [OPTIONS]", "", *textwrap.wrap(HELP, width), "", "Commands",
         *listed([(name, text) for name, _, text in COMMANDS]), "", "Options",
         *listed(list(options)), "", "`weftline COMMAND --help` lists the options of a command.",
     ])  # fmt: skip
