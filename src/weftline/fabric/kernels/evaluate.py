@@ -5,14 +5,15 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-import numba
 import numpy as np
+
+from weftline._compiled import compiled
 
 SAME = 1e-12
 """Relative difference below which two times or two shares count as one."""
 
 
-@numba.njit(cache=True)
+@compiled
 def waits(
     message: Any, step: Any, source: Any, destination: Any, first: Any, count: Any,
     nodes: int, chunks: int, before: Any, after: Any,
@@ -54,7 +55,7 @@ def waits(
     return found
 
 
-@numba.njit(cache=True)
+@compiled
 def fill(
     flows: Any, members: Any, start: Any, links: Any, weights: Any, capacity: Any,
     head: Any, after: Any, owner: Any, rate: Any, frozen: Any, left: Any, total: Any,
@@ -94,7 +95,7 @@ def fill(
                 total[other] -= weights[i]
 
 
-@numba.njit(cache=True)
+@compiled
 def listed(links: Any, count: int) -> Any:
     """The places in ``links`` where each link stands, as lists: (head of each link, next place)."""
     head, after = np.full(count, -1, np.int64), np.empty(len(links), np.int64)
@@ -104,7 +105,7 @@ def listed(links: Any, count: int) -> Any:
     return head, after
 
 
-@numba.njit(cache=True)
+@compiled
 def touched(
     dirty: Any, start: Any, links: Any, head: Any, after: Any, owner: Any,
     link_seen: Any, flow_seen: Any, stamp: int,
@@ -134,7 +135,7 @@ def touched(
     return flows, members
 
 
-@numba.njit(cache=True)
+@compiled
 def enter(first: int, last: int, links: Any, head: Any, after: Any, prior: Any, dirty: Any) -> None:
     """Put the places ``first`` .. ``last`` on the lists of their links, which become ``dirty``."""
     for i in range(first, last):
@@ -146,7 +147,7 @@ def enter(first: int, last: int, links: Any, head: Any, after: Any, prior: Any, 
         dirty.append(link)
 
 
-@numba.njit(cache=True)
+@compiled
 def leave(first: int, last: int, links: Any, head: Any, after: Any, prior: Any, dirty: Any) -> None:
     """Take the places ``first`` .. ``last`` off the lists of their links."""
     for i in range(first, last):
@@ -160,7 +161,7 @@ def leave(first: int, last: int, links: Any, head: Any, after: Any, prior: Any, 
         dirty.append(link)
 
 
-@numba.njit(cache=True)
+@compiled
 def flow_times(
     start: Any, links: Any, weights: Any, capacity: Any, size: Any, latency: Any,
     data_start: Any, data_next: Any, data_missing: Any, turn_next: Any, turn_missing: Any,

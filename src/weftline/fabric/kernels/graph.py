@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from weftline._compiled import compiled
 
-@numba.njit(cache=True)
+
+@compiled
 def distances(
     in_start: Any, in_link: Any, ends: Any, ranks: int, forwards: bool, target: int,
     far: Any, queue: Any,
@@ -33,7 +34,7 @@ def distances(
     return tail
 
 
-@numba.njit(cache=True)
+@compiled
 def spread(
     out_start: Any, out_link: Any, ends: Any, ranks: int, forwards: bool, source: int, target: int,
     far: Any, part: Any, queue: Any, links: Any, weights: Any,
@@ -67,7 +68,7 @@ def spread(
     return count
 
 
-@numba.njit(cache=True)
+@compiled
 def graph_routes(
     out_start: Any, out_link: Any, in_start: Any, in_link: Any, ends: Any, ranks: int,
     forwarding: Any, source: Any, target: Any, order: Any, sizes: Any, start: Any,
@@ -107,7 +108,7 @@ def graph_routes(
     return -1
 
 
-@numba.njit(cache=True)
+@compiled
 def graph_exchange(
     out_start: Any, out_link: Any, in_start: Any, in_link: Any, ends: Any, ranks: int,
     forwards: bool, unit: Any, inside: bool, load: Any,

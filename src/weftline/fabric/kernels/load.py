@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from weftline._compiled import compiled
 from weftline.fabric.kernels.route import grid_route, plain
 
 
-@numba.njit(cache=True)
+@compiled
 def range_sum(
     prefix: Any,
     shape: Any,
@@ -38,7 +38,7 @@ def range_sum(
     return whole - before + prefix[(base + (high - side - 1) * apart) * axes * 2 + place]
 
 
-@numba.njit(cache=True)
+@compiled
 def range_add(
     change: Any, shape: Any, stride: Any, point: Any, node: int, axis: int, direction: int,
     hops: int, amount: float,
@@ -61,7 +61,7 @@ def range_add(
         change[(base + high * apart) * axes * 2 + place] -= amount
 
 
-@numba.njit(cache=True)
+@compiled
 def legs(
     prefix: Any, change: Any, shape: Any, stride: Any, point: Any, wraps: Any, single: Any,
     source: int, target: int, order: Any, tie: int, amount: float,
@@ -105,7 +105,7 @@ def legs(
     return bad
 
 
-@numba.njit(cache=True)
+@compiled
 def other_legs(
     prefix: Any, change: Any, shape: Any, stride: Any, point: Any, wraps: Any, single: Any,
     orders: Any, source: int, target: int, tied: bool,
@@ -133,7 +133,7 @@ def other_legs(
     return False
 
 
-@numba.njit(cache=True)
+@compiled
 def first_broken(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, source: int, target: int,
     bad: Any, ports: Any, weights: Any,
@@ -147,7 +147,7 @@ def first_broken(
     return lowest
 
 
-@numba.njit(cache=True)
+@compiled
 def reroute_loads(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, orders: Any,
     broken: Any, point: Any, prefix: Any, change: Any, load: Any,

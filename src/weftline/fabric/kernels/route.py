@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from weftline._compiled import compiled, inlined
 
-@numba.njit(cache=True)
+
+@compiled
 def walk(
     table: Any, shape: Any, stride: Any, node: int, axis: int, direction: int, hops: int,
     healthy: bool, weight: float, ports: Any, weights: Any, count: int,
@@ -38,7 +39,7 @@ def walk(
 
 
 # Called, not inlined, it makes routes a third slower.
-@numba.njit(cache=True, inline="always")
+@inlined
 def leg(
     shape: Any, stride: Any, wraps: Any, single: Any, node: int, target: int, axis: int,
     tie: int, turned: bool,
@@ -64,7 +65,7 @@ def leg(
     return way, ahead if way == 0 else side - ahead
 
 
-@numba.njit(cache=True)
+@compiled
 def plain(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, source: int, target: int,
     healthy: bool, ports: Any, weights: Any,
@@ -105,7 +106,7 @@ def plain(
     return count
 
 
-@numba.njit(cache=True)
+@compiled
 def ordered(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, source: int, target: int,
     order: Any, turned: int, tie: int, step: int, ports: Any, weights: Any,
@@ -130,7 +131,7 @@ def ordered(
     return count
 
 
-@numba.njit(cache=True)
+@compiled
 def detour(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, orders: Any,
     source: int, target: int, ports: Any, weights: Any,
@@ -173,7 +174,7 @@ def detour(
     return -1
 
 
-@numba.njit(cache=True)
+@compiled
 def search(
     table: Any, shape: Any, stride: Any, source: int, target: int, seen: Any, queue: Any,
     ports: Any, weights: Any,
@@ -214,7 +215,7 @@ def search(
     return count
 
 
-@numba.njit(cache=True)
+@compiled
 def grid_route(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, orders: Any,
     source: int, target: int, seen: Any, queue: Any, ports: Any, weights: Any,
@@ -228,7 +229,7 @@ def grid_route(
     return count
 
 
-@numba.njit(cache=True)
+@compiled
 def grid_routes(
     table: Any, shape: Any, stride: Any, wraps: Any, single: Any, orders: Any,
     source: Any, target: Any, latency: Any, start: Any, links: Any, weights: Any,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-import numba
 import numpy as np
 
+from weftline._compiled import compiled
 
-@numba.njit(cache=True)
+
+@compiled
 def rarest(have: Any, claimed: Any, holders: Any, source: int, target: int, begin: int) -> int:
     """The chunk ``source`` has, ``target`` neither has nor awaits, and fewest chips hold; -1: none.
 
@@ -35,7 +36,7 @@ def rarest(have: Any, claimed: Any, holders: Any, source: int, target: int, begi
     return best
 
 
-@numba.njit(cache=True)
+@compiled
 def spread(
     source: Any, target: Any, path_start: Any, path_links: Any, user_start: Any, users: Any,
     out_start: Any, out: Any, duration: Any, latency: Any, rate: Any, capacity: Any, owner: Any,

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
-import numba
 import numpy as np
-from numba.core.options import DefaultOptions
+
+from weftline._compiled import compiled, has_option
 
 F = TypeVar("F", bound=Callable[..., Any])
-_COUNTED: Final[Any] = {"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}
+_COUNTED: Final[Any] = {"_nrt": False} if has_option("_nrt") else {}
 
 
 def kernel(function: F) -> F:
@@ -29,7 +29,7 @@ def kernel(function: F) -> F:
     None of them allocates, so the arrays they share need no counting of references, which takes
     half of the time.
     """
-    return cast(F, numba.njit(cache=True, **_COUNTED)(function))
+    return compiled(function, **_COUNTED)
 
 
 FIXED_ONE: Final = 1 << 20
