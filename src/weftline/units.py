@@ -237,6 +237,20 @@ def format_duration(seconds: float) -> str:
     return _trim(seconds * 1e6) + " us"
 
 
+def format_number(value: float, digits: int = 3) -> str:
+    """So many significant digits, never an exponent: ``0.000342``, ``1.5``, ``12,345``."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{round(value, places):,.{places}f}"
+    return text.rstrip("0").rstrip(".") if places else text
+
+
+def format_mass(kg: float) -> str:
+    """A mass for a reader: ``812 kg`` below a tonne, ``64.2 t`` from there on."""
+    return f"{format_number(kg)} kg" if kg < 1000 else f"{format_number(kg / 1000)} t"
+
+
 def format_usd(value: float) -> str:
     """Money for a reader: ``$12.3M``, ``$1.34``."""
     sign = "-" if value < 0 else ""

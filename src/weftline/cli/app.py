@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App, CycloptsError
 
-from weftline import __version__
+from weftline._version import __version__
 from weftline.cli.commands import COMMANDS, HELP
 from weftline.errors import InputError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import time
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -42,11 +43,14 @@ def serving(
     """
     from weftline.errors import InputError
     from weftline.report.serving import render_simulation
+    from weftline.report.text import model_label
+    from weftline.serve.calibrate.bands import band_of
     from weftline.serve.simulate.asked import config_of, traffic_of
     from weftline.serve.simulate.fleet import simulate
     from weftline.serve.simulate.summary import summary
     from weftline.spec import ROUTINGS
     from weftline.spec.parse import Collector, choice
+    from weftline.units import format_number
 
     get = Collector()
     played = get(lambda: traffic_of(traffic, requests=requests, peak=peak))
@@ -63,14 +67,19 @@ def serving(
     wall_s = time.perf_counter() - began
     drawn = "" if played.seed is None else f", seed {played.seed}"
     answer = {
-        "head": f"{replicas} x {config.chips} {config.chip}: {model}, {config.engine}, "
+        "head": f"{replicas} x {config.chips} {config.chip}: {model_label(model)}, "
+                f"{config.engine}, "
                 f"{config.gemm_dtype}, tp {config.tp}, pp {config.pp}, dp {config.dp}, "
                 f"ep {config.ep}, {way}",
-        "traffic": f"{played.name}: {played.requests:,} requests at {played.rate_per_s:.4g}/s, "
+        "traffic": f"{played.name}: {played.requests:,} requests at "
+                   f"{format_number(played.rate_per_s, 4)}/s, "
                    f"{played.prefill_tokens.mean():,.0f} + {played.decode_tokens.mean():,.0f} "
                    f"tokens{drawn}",
         "model": model, "chip": config.chip, "engine": config.engine, "replicas": replicas,
         "chips": replicas * config.chips, "seed": played.seed, "wall_s": wall_s,
+        "bands": {
+            f"{metric}_s": asdict(band_of(config, metric)) for metric in ("ttft", "tpot", "e2e")
+        },
         **summary(outcome, workers=replicas * config.decode_workers),
     }  # fmt: skip
     print(json_module.dumps(answer, indent=1) if json else render_simulation(answer))

@@ -81,7 +81,7 @@ def page(width: int) -> str:
 
 def version() -> str:
     """``0.1.0, catalogue of 2026-11-21``."""
-    from weftline import __version__
+    from weftline._version import __version__
     from weftline.catalog.date import CATALOG_DATE
 
     return f"weftline {__version__}, catalogue of {CATALOG_DATE}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from weftline.catalog import Accelerator, accelerator
+from weftline.catalog import Accelerator, accelerator, sources
 from weftline.errors import InputError
 from weftline.fabric.closed_forms import torus_shape
 from weftline.spec import Cluster, Level
@@ -61,10 +61,13 @@ def cluster_of(chip: str | Accelerator, chips: int) -> Cluster:
 
 def _sources(acc: Accelerator) -> dict[str, str]:
     found: dict[str, str] = {}
+    known = sources()
     for field in ("peak.bf16", "memory", "memory_bandwidth", "scale_up", "scale_out", "tdp"):
         choice = acc.choice(field)
         if choice is not None:
-            found[field] = f"{choice.fact.status}: {choice.fact.source}"
+            source = choice.fact.source
+            title = known[source].title if source in known else source
+            found[field] = f"{choice.fact.status}: {title} [{source}]"
     return found
 
 

@@ -183,7 +183,7 @@ class Layer:
         return sum(op.forward_flops_per_token(seq_len, masked=masked) for op in self.operators)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Model:
     """A model as the rest of weftline sees it: exact, immutable, without weights."""
 
@@ -208,6 +208,14 @@ class Model:
     """The total its makers state, in parameters, if they do."""
     notes: tuple[str, ...] = field(default=())
     """What was left out (vision tower, next-token-prediction modules) and why."""
+
+    def __repr__(self) -> str:
+        """Its size in a line; layers and operators are in the fields."""
+        kinds = ", ".join(dict.fromkeys(layer.kind for layer in self.layers))
+        return (
+            f"Model({self.name}: {self.parameters:,} parameters, {len(self.layers)} layers of "
+            f"{kinds}, hidden {self.hidden}, vocabulary {self.vocab:,})"
+        )
 
     @property
     def operators(self) -> Iterable[Operator]:

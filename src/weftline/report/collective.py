@@ -18,7 +18,7 @@ WORTH_A_TRY = 0.8
 
 
 def render_collective(answer: dict[str, Any]) -> str:
-    """The answer of ``--json``, at 80 columns; the first line is the time."""
+    """The answer of ``--json``; the first line is the time."""
     lines = [*_head(answer), "", *_numbers(answer)]
     if len(answer["considered"]) > 1:
         lines += ["", *_considered(answer)]
@@ -38,7 +38,7 @@ def render_collective(answer: dict[str, Any]) -> str:
 
 
 def render_synthesis(answer: dict[str, Any]) -> str:
-    """A synthesized schedule at 80 columns: its time, its certified gap, the best named one."""
+    """A synthesized schedule: its time, its certified gap, the best named one."""
     network = answer["network"]
     lines = wrapped(
         f"{_time(answer)}, {answer['ratio_to_bound']:.4f} x the bound: "

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from weftline import __version__
+from weftline._version import __version__
 from weftline.errors import WeftlineError
 from weftline.report.text import page, wrapped
 
@@ -107,7 +107,7 @@ def _constants() -> Check:
 
 
 def render_doctor(checks: tuple[Check, ...]) -> str:
-    """The findings at 80 columns, the verdict first."""
+    """The findings, the verdict first."""
     broken = [c for c in checks if c.status == "broken"]
     missing = [c for c in checks if c.status == "missing"]
     if broken:

@@ -9,7 +9,7 @@ from weftline.units import format_rate
 
 
 def render_import(said: dict[str, Any]) -> str:
-    """The summary of ``weftline import --json``, at 80 columns."""
+    """The summary of ``weftline import --json``."""
     cluster, network = said["cluster"], said["network"]
     lines: list[str] = []
     if cluster is not None:

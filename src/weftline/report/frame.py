@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from weftline.report.text import table, wrapped
+from weftline.report.text import in_words, table, wrapped
 from weftline.spec import Estimate, Part
 
 __all__ = ["bases", "breakdown", "more", "numbers", "reasons"]
@@ -37,14 +37,14 @@ def numbers(
     for label, name, show in rows:
         e = estimates.get(name)
         if e is not None:
-            basis = re.split(f"[{ends}]", e.basis, maxsplit=1)[0]
+            basis = re.split(f"[{ends}]", in_words(e.basis), maxsplit=1)[0]
             lines.append((label, show(e.value), f"{show(e.low)} to {show(e.high)}", basis))
     return table(("", "estimate", "90 % band", "rests on"), lines, right=frozenset({1}))
 
 
 def breakdown(what: str, parts: Sequence[Part], total: float, show: Show) -> list[str]:
     """Parts of a sum with their shares; ``what`` heads their column."""
-    rows = [(p.name, show(p.value), f"{p.value / total:.1%}", p.basis) for p in parts]
+    rows = [(p.name, show(p.value), f"{p.value / total:.1%}", in_words(p.basis)) for p in parts]
     return table(("", what, "share", "rests on"), rows, right=frozenset({1, 2}))
 
 
@@ -52,7 +52,9 @@ def bases(estimates: Mapping[str, Estimate]) -> list[str]:
     """What each number rests on, in full."""
     lines = ["What each number rests on"]
     for name, e in estimates.items():
-        lines += wrapped(f"{name.replace('_', ' ')} [{e.unit}]: {e.basis}", indent="  ", hang="  ")
+        lines += wrapped(
+            f"{name.replace('_', ' ')} [{e.unit}]: {in_words(e.basis)}", indent="  ", hang="  "
+        )
     return lines
 
 

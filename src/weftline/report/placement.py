@@ -11,7 +11,7 @@ AXIS_NAMES = "xyzwuv"
 
 
 def render_placement(found: dict[str, Any]) -> str:
-    """The placement of ``--json``, at 80 columns."""
+    """The placement of ``--json``."""
     grid = "x".join(map(str, found["grid"]))
     box = "x".join(map(str, found["box"]))
     used = "" if grid == box else f", on a {box} part of it"

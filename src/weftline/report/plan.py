@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 
 from weftline.report.frame import bases, breakdown, more, numbers, reasons
-from weftline.report.text import page, table, wrapped
+from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
-from weftline.units import format_bytes, format_count, format_duration, format_usd
+from weftline.units import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_mass,
+    format_number,
+    format_usd,
+)
 
 RANKS_SHOWN = 12
 FRONT_SHOWN = 6
 
 
 def render_plan(plan: Plan) -> str:
-    """The whole answer, at 80 columns; the first line starts with ``Best:``."""
+    """The whole answer; the first line starts with ``Best:``."""
     lines = [*_best(plan), "", *_numbers(plan), "", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan)]
     if len(plan.pareto) > 1:
@@ -36,7 +43,7 @@ def _best(plan: Plan) -> list[str]:
     return [
         *wrapped(head, hang="      "),
         *wrapped(
-            f"{job.model} ({format_count(plan.parameters)} parameters), "
+            f"{model_label(job.model)} ({format_count(plan.parameters)} parameters), "
             f"{format_count(job.tokens)} tokens, {job.precision}, batch {job.global_batch:,} x "
             f"{job.seq_len:,} = dp {lay.dp} x micro-batch {lay.micro_batch} x "
             f"{lay.num_micro_batches}, ZeRO-{lay.zero}, {plan.framework}",
@@ -55,7 +62,7 @@ def _numbers(plan: Plan) -> list[str]:
         ("cost", "cost", format_usd),
         ("  with failures", "effective_cost", format_usd),
         ("energy", "energy", _kwh),
-        ("carbon", "carbon", _tonnes),
+        ("carbon", "carbon", format_mass),
         ("memory a chip", "memory", format_bytes),
         ("checkpoint every", "checkpoint_interval", format_duration),
     )
@@ -68,10 +75,6 @@ def _percent(value: float) -> str:
 
 def _kwh(joules: float) -> str:
     return f"{format_count(joules / 3.6e6)} kWh"
-
-
-def _tonnes(kg: float) -> str:
-    return f"{kg / 1000:,.3g} t" if kg < 1e6 else f"{kg / 1000:,.0f} t"
 
 
 def _ranking(plan: Plan) -> list[str]:
@@ -172,14 +175,14 @@ def render_explanation(plan: Plan) -> str:
     for level in plan.cluster.levels:
         lines += wrapped(
             f"{level.name}: {level.size:,} chips, "
-            f"{level.bandwidth_bytes_per_s / 1e9:,.4g} GB/s a chip one way, "
-            f"{level.latency_s * 1e6:.3g} us a hop ({level.basis})",
+            f"{format_number(level.bandwidth_bytes_per_s / 1e9, 4)} GB/s a chip one way, "
+            f"{format_number(level.latency_s * 1e6)} us a hop ({level.basis})",
             indent="  ", hang="  ",
         )  # fmt: skip
     lines += _rank_map(plan)
     lines += ["", *bases(plan.estimates)]
     for name, source in plan.cluster.basis.items():
-        lines += wrapped(f"{name}: {source}", indent="  ", hang="  ")
+        lines += wrapped(f"{name}: {in_words(source)}", indent="  ", hang="  ")
     if plan.without_plan:
         lines += ["", "Accelerators without a plan"]
         for rejection in plan.without_plan:

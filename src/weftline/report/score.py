@@ -11,7 +11,7 @@ WORST_SHOWN = 8
 
 
 def render_score(score: dict[str, Any]) -> str:
-    """The score of ``--json``, at 80 columns."""
+    """The score of ``--json``."""
     s = score["summary"]
     if s["mape_pct"] is None:
         lines = [f"Predicted {s['predicted']} of {s['rows']} rows; none states a measured time."]

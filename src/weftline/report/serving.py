@@ -7,15 +7,15 @@ from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
 from weftline.report.frame import bases, breakdown, more, numbers, reasons
-from weftline.report.text import page, table, wrapped
+from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec import Fleet, ServeCandidate, ServePlan
-from weftline.units import format_bytes, format_count, format_duration, format_usd
+from weftline.units import format_bytes, format_count, format_duration, format_number, format_usd
 
 RANKS_SHOWN = 12
 
 
 def render_serve_plan(plan: ServePlan) -> str:
-    """The whole answer, at 80 columns; the first line starts with ``Best:``."""
+    """The whole answer; the first line starts with ``Best:``."""
     lines = [*_best(plan), "", *_numbers(plan), "", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan.ranking)]
     if len(plan.pareto) > 1:
@@ -42,24 +42,24 @@ def _best(plan: ServePlan) -> list[str]:
     return [
         *wrapped(head, hang="      "),
         *wrapped(
-            f"{d.model} ({format_count(plan.parameters)} parameters), {d.traffic}, "
-            f"{d.rate_per_s:.4g} requests/s of {d.input_tokens:,.0f} + {d.output_tokens:,.0f} "
-            f"tokens{cached}{seed}; {targets}; {d.price_type}",
+            f"{model_label(d.model)} ({format_count(plan.parameters)} parameters), {d.traffic}, "
+            f"{format_number(d.rate_per_s, 4)} requests/s of {d.input_tokens:,.0f} + "
+            f"{d.output_tokens:,.0f} tokens{cached}{seed}; {targets}; {d.price_type}",
             indent="      ",
         ),
     ]
 
 
 def _per_m(value: float) -> str:
-    return f"${value:,.3g}"
+    return f"${format_number(value)}"
 
 
 def _joules(value: float) -> str:
-    return f"{value:,.3g} J"
+    return f"{format_number(value)} J"
 
 
 def _rate(value: float) -> str:
-    return f"{value:,.3g}/s"
+    return f"{format_number(value)}/s"
 
 
 def _numbers(plan: ServePlan) -> list[str]:
@@ -109,7 +109,7 @@ def _search(plan: ServePlan) -> list[str]:
     lines = wrapped(
         f"{s.screened:,} configurations of {s.chips} accelerator{'' if s.chips == 1 else 's'} "
         f"screened, {s.simulated} fleets "
-        f"simulated on {plan.demand.requests:,} requests each in {s.seconds:.3g} s.",
+        f"simulated on {plan.demand.requests:,} requests each in {format_number(s.seconds)} s.",
         hang="  ",
     )
     if plan.demand.cells > 1:
@@ -144,7 +144,7 @@ def render_serve_explanation(plan: ServePlan) -> str:
     lines += ["", f"Memory the engine takes on a chip: {format_bytes(memory)}"]
     lines += breakdown("bytes", plan.memory_parts, memory, format_bytes)
     lines += ["", "While it serves"]
-    lines += table(("", "mean"), [(k.replace("_", " "), f"{v:,.3g}")
+    lines += table(("", "mean"), [(k.replace("_", " "), format_number(v))
                                   for k, v in plan.occupancy.items()],
                    right=frozenset({1}))  # fmt: skip
     if plan.price is not None:
@@ -163,8 +163,14 @@ def render_serve_explanation(plan: ServePlan) -> str:
     return page(lines)
 
 
+def _band(value: float, band: Mapping[str, Any] | None) -> str:
+    if band is None:
+        return ""
+    return f"{format_duration(value * band['low'])} to {format_duration(value * band['high'])}"
+
+
 def render_simulation(answer: Mapping[str, Any]) -> str:
-    """One simulated configuration: numbers, curves and occupancy over time, at 80 columns.
+    """One simulated configuration: numbers, curves and occupancy over time.
 
     ``answer`` is what `simulate serving --json` prints.
     """
@@ -175,18 +181,22 @@ def render_simulation(answer: Mapping[str, Any]) -> str:
             f"{answer['unservable']:,} requests are longer than the KV memory of a replica",
             indent="  ",
         )
+    bands = answer["bands"]
     rows = [
-        (label, *(format_duration(answer[key][p]) for p in ("p50", "p90", "p99", "mean")))
+        (label, *(format_duration(answer[key][p]) for p in ("p50", "p90", "p99", "mean")),
+         _band(answer[key]["p50"], bands.get(key)))
         for label, key in (("first token", "ttft_s"), ("a token", "tpot_s"),
                            ("last token", "e2e_s"), ("in the queue", "queue_s"))
         if answer[key]
     ]  # fmt: skip
-    lines += ["", *table(("", "median", "p90", "p99", "mean"), rows,
+    lines += ["", *table(("", "median", "p90", "p99", "mean", "90 % band of the median"), rows,
                          right=frozenset({1, 2, 3, 4}))]  # fmt: skip
+    for basis in dict.fromkeys(band["basis"] for band in bands.values()):
+        lines += wrapped(f"bands: {basis}", indent="  ", hang="  ")
     facts = [
-        ("requests a second served", f"{answer['requests_per_s']:,.4g}"),
-        ("output tokens a second", f"{answer['output_tokens_per_s']:,.4g}"),
-        ("prompt tokens a second", f"{answer['input_tokens_per_s']:,.4g}"),
+        ("requests a second served", format_number(answer["requests_per_s"], 4)),
+        ("output tokens a second", format_number(answer["output_tokens_per_s"], 4)),
+        ("prompt tokens a second", format_number(answer["input_tokens_per_s"], 4)),
         ("prompt tokens found in the cache", f"{answer['cached_share']:.1%}"),
         ("requests thrown out and computed again", f"{answer['thrown_out']:,}"),
         ("busy", f"{answer['busy_share']:.0%}"),

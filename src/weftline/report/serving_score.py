@@ -13,7 +13,7 @@ _TITLES = {"ttft": "time to first token", "tpot": "time per output token",
 
 
 def render_serving_score(score: dict[str, Any]) -> str:
-    """The score of ``--json``, at 80 columns."""
+    """The score of ``--json``."""
     s = score["summary"]
     answered = s["answered_of_stated_pct"]
     lines = wrapped(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
+from pathlib import PurePath
 
 _WIDTH: ContextVar[int] = ContextVar("columns", default=80)
 
@@ -57,3 +59,20 @@ def page(lines: Iterable[str]) -> str:
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
     return "\n".join(found)
+
+
+def in_words(basis: str) -> str:
+    """A basis without the names that only files know: ``... (NVIDIA) [aic]`` loses ``[aic]``."""
+    return re.sub(r" \[\w+\]", "", basis)
+
+
+def model_label(model: str) -> str:
+    """What to call a model: its name, or of a file its folder's, or its own where that says more.
+
+    ``/models/my-70b/config.json`` is ``my-70b``; ``my-70b.json`` is ``my-70b``.
+    """
+    if not model.endswith(".json"):
+        return model
+    path = PurePath(model)
+    named = path.parent.name if path.stem == "config" else path.stem
+    return named or path.name

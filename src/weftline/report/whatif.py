@@ -9,7 +9,7 @@ from weftline.units import format_bytes, format_duration, format_usd
 
 
 def render_what_if(answer: dict[str, Any]) -> str:
-    """The change first, then the numbers before and after, at 80 columns."""
+    """The change first, then the numbers before and after."""
     before, after = answer["step_time_s"]
     said = ", ".join(f"{name}={value}" for name, value in answer["changes"].items())
     change = after / before - 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from weftline.spec.cluster import Cluster
 from weftline.spec.estimate import Estimate
+from weftline.spec.frame import frame_of
 from weftline.spec.job import Job
 from weftline.spec.layout import Layout
 from weftline.spec.rank_map import RankMap
+from weftline.units import format_duration, format_usd
 
 PLAN_FORMAT = 1
 
@@ -72,7 +75,7 @@ class SearchStats:
     accelerators: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan:
     """The job, the machine, the layout, every estimate, and what they rest on.
 
@@ -119,6 +122,31 @@ class Plan:
             return {**place, **found}
         at = ",".join(map(str, self.rank_map.coordinate(rank)))
         return {**place, "chip": chip, "coordinate": at, **found}
+
+    def __repr__(self) -> str:
+        """The answer in a few lines; ``to_frame()`` and the fields have the rest."""
+        money = self.estimates.get("cost")
+        return (
+            f"Plan({self.job.model}: {self.layout.chips:,} x {self.cluster.accelerator}, "
+            f"{self.layout.short()}, {self.framework}\n"
+            f"     step {format_duration(self.estimates['step_time'].value)}, run "
+            f"{format_duration(self.estimates['train_time'].value)}"
+            f"{'' if money is None else ', ' + format_usd(money.value)}; "
+            f"best of {len(self.ranking)} in .ranking)"
+        )
+
+    def to_frame(self) -> Any:
+        """The ranking as a pandas DataFrame: accelerator, chips, degrees, seconds, dollars, joules.
+
+        Raises InputError where pandas is not installed.
+        """
+        return frame_of([
+            {"accelerator": c.accelerator, "chips": c.chips,
+             **{name: getattr(c.layout, name) for name in ("tp", "cp", "pp", "ep", "dp")},
+             "mfu": c.mfu, "train_time_s": c.train_time_s, "cost_usd": c.cost_usd,
+             "energy_j": c.energy_j, "note": c.note}
+            for c in self.ranking
+        ])  # fmt: skip
 
     def _repr_html_(self) -> str:
         """How a notebook shows a plan: the terminal answer, in a monospaced block."""

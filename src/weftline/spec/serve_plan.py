@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from weftline.spec.estimate import Estimate
+from weftline.spec.frame import frame_of
 from weftline.spec.plan import Part, PriceQuote, Rejection
-from weftline.units import format_duration
+from weftline.units import format_duration, format_usd
 
 SERVE_PLAN_FORMAT = 1
 Metric = Literal["ttft", "tpot", "e2e"]
@@ -125,7 +126,7 @@ class ServeSearch:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ServePlan:
     """The demand, the fleet, every estimate and what it rests on.
 
@@ -159,3 +160,29 @@ class ServePlan:
     search: ServeSearch
     occupancy: Mapping[str, float] = field(default_factory=dict)
     """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""
+
+    def __repr__(self) -> str:
+        """The answer in a few lines; ``to_frame()`` and the fields have the rest."""
+        money = self.estimates.get("cost_per_hour")
+        fleet = self.fleet
+        return (
+            f"ServePlan({self.demand.model}: {fleet.replicas} + {fleet.spares} spare x "
+            f"{fleet.chips_per_replica} {fleet.accelerator}, {fleet.short()}, {fleet.engine}\n"
+            f"          {self.demand.rate_per_s:g} requests/s"
+            f"{'' if money is None else ', ' + format_usd(money.value) + ' an hour'}; "
+            f"best of {len(self.ranking)} in .ranking)"
+        )
+
+    def to_frame(self) -> Any:
+        """The ranking as a pandas DataFrame: fleet, US dollars, joules, latencies in seconds.
+
+        Raises InputError where pandas is not installed.
+        """
+        return frame_of([
+            {"accelerator": c.fleet.accelerator, "chips": c.fleet.chips, "engine": c.fleet.engine,
+             **{name: c.fleet.layout.get(name, 1) for name in ("tp", "pp", "dp", "ep")},
+             "weights": c.fleet.weights, "replicas": c.fleet.replicas, "meets": c.meets,
+             "usd_per_hour": c.usd_per_hour, "usd_per_m_output": c.usd_per_m_output,
+             "joules_per_token": c.joules_per_token, **c.reached, "note": c.note}
+            for c in self.ranking
+        ])  # fmt: skip

@@ -9,6 +9,7 @@ practitioner would have run it; what cannot be predicted is kept, with the reaso
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import re
@@ -446,3 +447,22 @@ def _likeliest(row: Row) -> Layouts:
     fits = memory <= MEMORY_SLACK * row.cluster.memory_bytes
     cost = np.where(fits, seconds, seconds + 1e6 * (memory / row.cluster.memory_bytes))
     return row.layout.take(np.array([int(np.argmin(cost))]))
+
+
+def run_words(ident: str) -> str:
+    """A shipped run in words, its id behind: ``LLAMA3_8B on 8 x H100, megatron-bridge [r120]``.
+
+    The id alone for a run that is not among the shipped ones.
+    """
+    found = _shipped_records().get(ident)
+    if found is None:
+        return ident
+    chips = found["n_accel"].strip()
+    return f"{found['model']} on {chips} x {found['accelerator']}, {found['framework']} [{ident}]"
+
+
+@functools.cache
+def _shipped_records() -> Mapping[str, Mapping[str, str]]:
+    path = Path(__file__).parents[1] / "data" / "published_runs.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return {record["id"]: record for record in csv.DictReader(file)}

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from weftline.model import Model
+from weftline.plan.calibrate.rows import run_words
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
 from weftline.spec import Job, Part, PriceQuote
-from weftline.units import format_usd
+from weftline.units import format_number, format_usd
 
 _STEP_NAMES: Final = (
     ("matrix products", "gemm_s"),
@@ -48,7 +49,7 @@ def step_parts(found: Found) -> tuple[Part, ...]:
         parts.append(
             Part(name="what near measured runs add or save", unit="s",
                  value=found.step_time_s * (1 - 1 / found.correction),
-                 basis=f"measured runs, nearest {found.nearest[0]}")
+                 basis=f"measured runs, nearest {run_words(found.nearest[0])}")
         )  # fmt: skip
     return tuple(p for p in parts if abs(p.value) > 0)
 
@@ -128,8 +129,8 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
             instead = f"; {other.known_instead}" if other.known_instead else ""
             faster = best.train_time_s / other.train_time_s
             said.append(
-                f"{other.found.cluster.accelerator} is {faster:.2g}x faster but has no "
-                f"{job.price_type} price{instead}"
+                f"{other.found.cluster.accelerator} is {format_number(faster, 2)}x faster but has "
+                f"no {job.price_type} price{instead}"
             )
             break
     return tuple(said)

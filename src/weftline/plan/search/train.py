@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from weftline import __version__
+from weftline._version import __version__
 from weftline.catalog import (
     Accelerator,
     PriceChoice,

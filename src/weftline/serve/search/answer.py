@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from weftline import __version__
+from weftline._version import __version__
 from weftline.catalog.date import CATALOG_DATE
 from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
@@ -27,7 +27,7 @@ from weftline.spec import (
     ServePlan,
     ServeSearch,
 )
-from weftline.units import format_bytes, format_duration, format_usd
+from weftline.units import format_bytes, format_duration, format_number, format_usd
 
 RANKS_KEPT: Final = 30
 PART_NAMES: Final = {
@@ -79,7 +79,7 @@ def reasons_of(found: Screened, confirmed: Sequence[Confirmed]) -> tuple[Rejecti
         said.append(Rejection(accelerator=name, reason=(
             f"nearest: {c.engine} {c.gemm_dtype} tp {c.tp}, first token "
             f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token "
-            f"({option.worst:.2g} x a target)"
+            f"({format_number(option.worst, 2)} x a target)"
         )))  # fmt: skip
     return tuple(said)
 
@@ -274,7 +274,7 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
     parts = step_parts(best.option.config, demand, occupancy["batch"])
     total = sum(p.value for p in parts)
     said.append(
-        f"a replica runs {occupancy['batch']:.3g} sequences at once, its KV cache "
+        f"a replica runs {format_number(occupancy['batch'])} sequences at once, its KV cache "
         f"{occupancy['kv_share']:.0%} full, busy {occupancy['busy_share']:.0%} of the time; "
         f"{parts[0].value / total:.0%} of a decode step is {parts[0].name}"
     )
@@ -310,7 +310,7 @@ def tightest(c: Confirmed, demand: ServeDemand) -> str:
     ]
     share, target = max(shares, key=lambda pair: pair[0])
     reached = format_duration(share * target.limit_s) if math.isfinite(share) else "no answer"
-    held = f"{share:.0%}" if share < 10 else f"{share:,.3g} x"
+    held = f"{share:.0%}" if share < 10 else f"{format_number(share)} x"
     return f"tightest target: {target.short()}, reached {reached} ({held})"
 
 
@@ -328,7 +328,7 @@ def _flips(confirmed: Sequence[Confirmed], demand: ServeDemand,
         said.append(f"price: {second.chip.id} wins below {format_usd(wins)} a chip-hour "
                     f"(now {format_usd(now)}{_by_instance(second)})")  # fmt: skip
     said.append(
-        f"rate: this fleet keeps the targets up to {rate_most:.3g}/s "
+        f"rate: this fleet keeps the targets up to {format_number(rate_most)}/s "
         f"({rate_most / demand.rate_per_s - 1:+.0%}); beyond, one replica of "
         f"{_chips(best.fleet.chips_per_replica)} more"
     )
@@ -409,7 +409,7 @@ def _miss(option: Option) -> str:
     return (
         f"{c.chips} x {c.chip} ({c.engine}, {c.gemm_dtype}, tp {c.tp}): first token in "
         f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token, "
-        f"{option.worst:,.3g} x the tightest target with {option.in_flight:.0f} in flight"
+        f"{format_number(option.worst)} x the tightest target with {option.in_flight:.0f} in flight"
     )
 
 
