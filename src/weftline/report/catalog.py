@@ -284,7 +284,7 @@ def show_text(data: Data) -> str:
     for name, s in data["sources"].items():
         lines.append(_fold(f"{name} ({s['date']}): {s['title']}", "  ", " " * 4))
     blocks.append("\n".join(lines))
-    return "\n\n".join(b for b in blocks if b)
+    return page("\n\n".join(b for b in blocks if b).split("\n"))
 
 
 def _field_lines(field: Mapping[str, Any]) -> list[str]:
@@ -395,7 +395,7 @@ def validate_text(data: Data, *, everything: bool = False) -> str:
             blocks.append(_rule_text(severity, rule, rows, everything=everything))
     if data["known_faults"]:
         blocks.append(_known_text(data["known_faults"]))
-    return "\n\n".join(blocks)
+    return page("\n\n".join(blocks).split("\n"))
 
 
 def _rule_text(severity: str, rule: str, rows: Sequence[Data], *, everything: bool) -> str:

@@ -39,13 +39,13 @@ def numbers(
         if e is not None:
             basis = re.split(f"[{ends}]", in_words(e.basis), maxsplit=1)[0]
             lines.append((label, show(e.value), f"{show(e.low)} to {show(e.high)}", basis))
-    return table(("", "estimate", "90 % band", "rests on"), lines, right=frozenset({1}))
+    return table(("", "estimate", "90 % band", "rests on"), lines, right=frozenset({1}), fold=True)
 
 
 def breakdown(what: str, parts: Sequence[Part], total: float, show: Show) -> list[str]:
     """Parts of a sum with their shares; ``what`` heads their column."""
     rows = [(p.name, show(p.value), f"{p.value / total:.1%}", in_words(p.basis)) for p in parts]
-    return table(("", what, "share", "rests on"), rows, right=frozenset({1, 2}))
+    return table(("", what, "share", "rests on"), rows, right=frozenset({1, 2}), fold=True)
 
 
 def bases(estimates: Mapping[str, Estimate]) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from pathlib import PurePath
 
+_LEAST_FOLDED = 16
+"""Columns below which a folded column would be a thread of words."""
 _WIDTH: ContextVar[int] = ContextVar("columns", default=80)
 
 
@@ -22,11 +24,21 @@ def width() -> int:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: frozenset[int] = frozenset(),
+    fold: bool = False,
 ) -> list[str]:
-    """Columns two spaces apart, those in ``right`` aligned right; the last one is cut to fit."""
+    """Columns two spaces apart, those in ``right`` aligned right.
+
+    The last column is cut to fit; with ``fold`` it goes on below itself, or on lines of its own
+    where hardly any room is left beside the others.
+    """
     cells = [list(header), *(list(r) for r in rows)]
     widths = [max(len(r[i]) for r in cells) for i in range(len(header))]
+    begins = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = width() - begins
     lines = []
     for row in cells:
         parts = [
@@ -34,7 +46,17 @@ def table(
             for i, (cell, wide) in enumerate(zip(row, widths, strict=True))
         ]
         line = "  ".join(parts).rstrip()
-        lines.append(line if len(line) <= width() else line[: width() - 3] + "...")
+        if len(line) <= width():
+            lines.append(line)
+        elif fold and room >= _LEAST_FOLDED:
+            first, *rest = textwrap.wrap(row[-1], room, break_on_hyphens=False)
+            lines.append("  ".join([*parts[:-1], first]))
+            lines += [" " * begins + part for part in rest]
+        elif fold:
+            lines.append("  ".join(parts[:-1]).rstrip()[: width()])
+            lines += wrapped(row[-1], indent="    ")
+        else:
+            lines.append(line[: width() - 3] + "...")
     return lines
 
 
