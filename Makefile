@@ -17,6 +17,14 @@ SHELL := /bin/sh
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# The same, naming each package as it comes: the first install takes most of a minute.
+PIP_SAYING = @{ $(BIN)/python -m pip --disable-pip-version-check $(1) 2>&1 || echo "exit $$?"; } | \
+	awk '/^exit [0-9]+$$/ {code = $$2; next} \
+		/^(Collecting|Processing) / {sub(/.*\//, "", $$2); sub(/(==|-[0-9]).*/, "", $$2); \
+			if (!seen[$$2]++) print "    " $$2; fflush(); next} \
+		/^Installing collected/ {print "    installing"; fflush(); next} \
+		/^ *(ERROR|error)/ {print; fflush()} \
+		END {exit code}' >&2
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PIP_TOOLS := pip-tools==7.6.2
@@ -93,14 +101,14 @@ $(BIN)/python:
 
 $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
 	$(call say,runtime packages from requirements.lock)
-	@$(PIP) install --require-hashes -r requirements.lock
+	$(call PIP_SAYING,install --require-hashes -r requirements.lock)
 	$(call say,weftline itself)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEV): $(RUNTIME) requirements-dev.lock
 	$(call say,test packages from requirements-dev.lock)
-	@$(PIP) install -r requirements-dev.lock
+	$(call PIP_SAYING,install -r requirements-dev.lock)
 	@touch $@
 
 # torch has several builds of one version, each with its own needs and hashes: the lock for the

@@ -249,3 +249,27 @@ def test_files_that_cannot_be_read_or_written_are_bad_input(tmp_path: Path) -> N
         out.truncate(MAX_PLAN_BYTES + 1)
     with pytest.raises(InputError, match="too large"):
         read_plan(tmp_path / "large")
+
+
+def test_a_plan_fits_a_screen_and_becomes_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    from weftline import Job, load_model, plan_train
+
+    job = Job(model="llama-3.1-8b", tokens=10**11, seq_len=8192, global_batch=512, chips=16,
+              accelerators=("h100", "mi300x"))  # fmt: skip
+    plan = plan_train(job)
+    for value in (plan, load_model("deepseek-v3")):
+        lines = repr(value).splitlines()
+        assert len(lines) <= 10
+        assert max(map(len, lines)) <= 120
+    pandas = types.ModuleType("pandas")
+    pandas.DataFrame = list  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    rows = plan.to_frame()
+    assert {row["accelerator"] for row in rows} == {"h100-sxm", "mi300x"}
+    assert rows[0]["train_time_s"] == plan.ranking[0].train_time_s
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pandas is not installed"):
+        plan.to_frame()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from weftline.errors import InputError
 from weftline.units import (
@@ -12,6 +14,8 @@ from weftline.units import (
     format_count,
     format_duration,
     format_flops,
+    format_mass,
+    format_number,
     format_rate,
     format_usd,
     parse_bytes,
@@ -151,3 +155,29 @@ def test_a_near_miss_is_named() -> None:
 )
 def test_format(shown: str, text: str) -> None:
     assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.0, 3, "0"), (1.5, 3, "1.5"), (12345.0, 3, "12,345"), (1.234567e8, 3, "123,456,700"),
+        (0.000342, 3, "0.000342"), (999.96, 4, "1,000"), (3.4, 3, "3.4"), (-0.25, 2, "-0.25"),
+        (float("inf"), 3, "inf"),
+    ],
+)  # fmt: skip
+def test_a_number_for_a_reader_has_no_exponent(value: float, digits: int, text: str) -> None:
+    assert format_number(value, digits) == text
+
+
+@given(st.floats(1e-9, 1e12), st.integers(1, 6))
+def test_a_number_for_a_reader_keeps_its_digits(value: float, digits: int) -> None:
+    text = format_number(value, digits)
+    assert "e" not in text
+    assert float(text.replace(",", "")) == pytest.approx(value, rel=0.51 * 10 ** (1 - digits))
+
+
+@pytest.mark.parametrize(
+    ("kg", "text"), [(0.4, "0.4 kg"), (812.4, "812 kg"), (64200.0, "64.2 t"), (2.19e8, "219,000 t")]
+)
+def test_a_mass_is_in_kilograms_below_a_tonne(kg: float, text: str) -> None:
+    assert format_mass(kg) == text
