@@ -12,7 +12,8 @@ import pytest
 
 from weftline import catalog
 from weftline.catalog import online
-from weftline.catalog.prices import SNAPSHOT_DATE, refreshed_prices
+from weftline.catalog.date import CATALOG_DATE
+from weftline.catalog.prices import refreshed_prices
 from weftline.errors import InputError, OfflineError, UnknownNameError
 
 TODAY = datetime.date(2026, 12, 1)
@@ -136,7 +137,7 @@ def test_offline_says_which_source_and_what_stays_in_use(tmp_path: Path) -> None
     assert caught.value.exit_code == 1
     for name in ("skypilot: Network is unreachable", "azure: Network is unreachable", "aws: boto3"):
         assert name in said
-    assert SNAPSHOT_DATE in said
+    assert CATALOG_DATE in said
     assert list(tmp_path.glob("*.csv")) == []
 
 

@@ -93,7 +93,7 @@ def lower(
     where they compute the full rectangle.
     """
     # Clusters of as many chips share their keys, whatever the chip.
-    code = tuple(getattr(keys, f.name).tobytes() for f in fields(keys))
+    code = tuple(np.asarray(getattr(keys, f.name), np.float64).tobytes() for f in fields(keys))
     return _lowered(model, code, seq_len, bytes_per_value=bytes_per_value, causal_skip=causal_skip)
 
 
