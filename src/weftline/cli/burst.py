@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -68,8 +68,7 @@ def save(
     options = Options(compress=compress, delta=delta, dedup=dedup)
     with Store.open(store, writer=writer, options=options) as opened:
         if step is None:
-            every = opened.checkpoints()
-            step = 1 + max((c.step for c in every), default=-1)
+            step = opened.next_step()
         extra = {"metadata": metadata} if metadata else {}
         handle = opened.save(state, step, extra=extra, wait=True)
         notes(opened)
@@ -94,6 +93,7 @@ def ls(store: str, *, json: Json = False) -> int:
 
     from weftline.report.burst import render_list
 
+    damaged: list[dict[str, Any]] = []
     if "://" in store:
         found = [
             {"step": c.step, "sequence": c.sequence, "world": len(c.ranks),
@@ -104,8 +104,10 @@ def ls(store: str, *, json: Json = False) -> int:
     else:
         with reading(store) as opened:
             found = [asdict(c) for c in opened.checkpoints()]
+            damaged = [{"step": d.step, "what": d.what, "file": d.file} for d in opened.damaged()]
             notes(opened)
-    return out({"where": store, "checkpoints": found}, render_list, json=json)
+    data = {"where": store, "checkpoints": found, "damaged": damaged}
+    return out(data, render_list, json=json)
 
 
 @app.command
@@ -181,6 +183,7 @@ def restore(
     only: Many = (),
     from_: From = (),
     no_verify: Flag = False,
+    allow_older: Flag = False,
     json: Json = False,
 ) -> int:
     """Write a checkpoint's tensors into one file.
@@ -197,6 +200,8 @@ def restore(
         Where copies of damaged records are; can be given more than once.
     no_verify
         Skip the checksums.
+    allow_older
+        Where the newest checkpoint is damaged, take the one before it.
     """
     import time
 
@@ -215,9 +220,11 @@ def restore(
         loaded = load_from([origin, *sources], step, names, verify=not no_verify)
     else:
         with Store.open(store, create=False, read_only=True, sources=sources) as opened:
-            step = opened.read_commit(step).step
-            names = select(opened.tensors(step), only) if only else None
-            loaded = opened.load(step, names, verify=not no_verify)
+            if step is None and not allow_older:
+                step = opened.read_commit().step
+            known = opened.read_commit(step, allow_older=allow_older).step
+            names = select(opened.tensors(known), only) if only else None
+            loaded = opened.load(step, names, verify=not no_verify, allow_older=allow_older)
             notes(opened)
     write_state(to, loaded)
     data = {

@@ -50,8 +50,13 @@ def _stored(data: Data) -> str:
 def render_list(data: Data) -> str:
     """Checkpoints of a store or a target, oldest commit first."""
     found = data["checkpoints"]
+    spoilt = [f"damaged: {_which(d)}: {d['what']} ({d['file']})" for d in data.get("damaged", ())]
     if not found:
-        return f"No checkpoints in {data['where']}."
+        return (
+            page([*spoilt, f"No checkpoints in {data['where']} that can be read."])
+            if spoilt
+            else f"No checkpoints in {data['where']}."
+        )
     rows = [
         (str(c["step"]), _when(c["created_unix_s"]), str(c["world"]), format_bytes(c["raw_bytes"]),
          format_bytes(c["stored_bytes"]), ", ".join(c.get("pinned", ())))
@@ -59,10 +64,14 @@ def render_list(data: Data) -> str:
     ]  # fmt: skip
     head = (
         f"{len(found)} checkpoint{'s' if len(found) > 1 else ''} in {data['where']}, "
-        f"the newest commit is step {found[-1]['step']}"
+        f"the newest {'that can be read' if spoilt else 'commit'} is step {found[-1]['step']}"
     )
     names = ("step", "committed", "ranks", "state", "written", "pinned by")
-    return page([head, "", *table(names, rows, right=frozenset({0, 2, 3, 4}))])
+    return page([*spoilt, head, "", *table(names, rows, right=frozenset({0, 2, 3, 4}))])
+
+
+def _which(damaged: Data) -> str:
+    return "a commit record" if damaged["step"] is None else f"step {damaged['step']}"
 
 
 def render_checkpoint(data: Data) -> str:

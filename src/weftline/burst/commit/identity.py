@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from weftline.burst.errors import NotAStoreError, StorageError
-from weftline.burst.files import Files
+from weftline.burst.commit.commits import Commits
+from weftline.burst.errors import CorruptionError, NotAStoreError, StorageError
+from weftline.burst.files import Files, write_atomic
 from weftline.burst.log.envelope import open_either, seal_twice
 
 __all__ = ["Identity", "open_identity"]
@@ -24,11 +25,23 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
 def open_identity(files: Files, root: str, *, create: bool) -> Identity:
     """The store's identity; a new or empty folder becomes a store when ``create``.
 
+    Where the file is lost or damaged, the identity is that of the commit records, if all of them
+    agree; it is written again when ``create``. Raises CorruptionError where checkpoints or logs are
+    there and say nothing, or different things: a new identity would make them another store's, and
+    what they hold would be let go.
+
     Raises NotAStoreError, NewerFormatError, CorruptionError, StorageError.
     """
     path = f"{root}/BURST"
     if files.exists(path):
-        return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+        try:
+            return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+        except CorruptionError as damage:
+            return _recovered(files, root, damage, write=create)
+    # A store in the making has its identity before it has logs: look once more.
+    if _has_logs(files, root) and not files.exists(path):
+        lost = CorruptionError("the identity of the store is lost", file=path)
+        return _recovered(files, root, lost, write=create)
     others = [n for n in files.list_dir(root) if n not in ("commits", "writers")]
     if "BURST" in others:  # another process has just made it
         return open_either("S", files.read_bytes(path), Identity, path=path)[0]
@@ -63,6 +76,28 @@ def open_identity(files: Files, root: str, *, create: bool) -> Identity:
     files.unlink(temporary)
     files.sync_dir(root)
     return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+
+
+def _has_logs(files: Files, root: str) -> bool:
+    """Whether more is there than the folders of a store that is just being made."""
+    logs = files.list_dir(f"{root}/writers")
+    return bool(logs) or bool(Commits(files, f"{root}/commits").steps())
+
+
+def _recovered(files: Files, root: str, damage: CorruptionError, *, write: bool) -> Identity:
+    """The identity that every commit record names. Raises ``damage`` where there is no such one."""
+    commits, errors = Commits(files, f"{root}/commits").all()
+    found = {c.store_id for c in commits}
+    if len(found) != 1 or errors:
+        raise CorruptionError(
+            f"{damage.what}, and the commit records do not agree on it", file=damage.file,
+            offset_bytes=damage.offset_bytes,
+            hint="put the file BURST back from a copy; nothing here was changed",
+        ) from damage  # fmt: skip
+    identity = Identity(found.pop())
+    if write:
+        write_atomic(files, f"{root}/BURST", seal_twice("S", identity))
+    return identity
 
 
 def _touch(files: Files, path: str) -> None:

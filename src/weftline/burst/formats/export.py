@@ -86,7 +86,7 @@ def export(
     known = store.tensors(step)
     names = select(known, only)
     if step is None:
-        step = store.checkpoints()[-1].step
+        step = store.read_commit().step
     batches = _Batches(store, step)
     entries = _entries(batches, known, names, strip)
     shards = [in_order(shard) for shard in _split(entries, shard_bytes)]

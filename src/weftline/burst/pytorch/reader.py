@@ -23,7 +23,6 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from weftline.burst.commit.view import Source
-from weftline.burst.errors import CheckpointMissingError
 from weftline.burst.log.values import decode
 from weftline.burst.pytorch.tensors import numpy_view
 from weftline.burst.pytorch.values import dtype_name, dtype_of, restore_special
@@ -37,7 +36,8 @@ class BurstStorageReader(StorageReader):
     """Reads a checkpoint of the burst store at ``path`` for ``torch.distributed.checkpoint``.
 
     ``step`` chooses the checkpoint, the newest one by default; ``sources`` are asked for what is
-    damaged here; ``verify=False`` skips checksums. Reads only the blocks that this rank asks for.
+    damaged here; ``verify=False`` skips checksums; ``allow_older`` passes over newest
+    checkpoints whose commit record is damaged. Reads only the blocks that this rank asks for.
     """
 
     def __init__(
@@ -47,9 +47,11 @@ class BurstStorageReader(StorageReader):
         step: int | None = None,
         sources: Sequence[Source] = (),
         verify: bool = True,
+        allow_older: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         self.step = step
+        self._allow_older = allow_older
         self._sources = tuple(sources)
         self._verify = verify
         self._store: Store | None = None
@@ -77,7 +79,7 @@ class BurstStorageReader(StorageReader):
         """Names, shapes and blocks of the checkpoint; fixes which checkpoint this load reads."""
         del args, kwargs
         store = self.store()
-        self._step = newest_step(store) if self.step is None else self.step
+        self._step = store.read_commit(self.step, allow_older=self._allow_older).step
         return read_torch_metadata(store, self._step)
 
     def set_up_storage_reader(
@@ -180,25 +182,10 @@ def _rounds(items: Sequence[ReadItem]) -> list[list[ReadItem]]:
     return rounds
 
 
-def newest_step(store: Store) -> int:
-    """Step of the newest commit; raises CheckpointMissingError for an empty store."""
-    found = store.checkpoints()
-    if not found:
-        raise CheckpointMissingError(
-            "no checkpoint has been committed here", where=store.root, hint="save one first"
-        )
-    return found[-1].step
-
-
 def torch_extras(store: Store, step: int) -> list[dict[str, Any]]:
     """What each rank's planner left, by rank; empty where torch did not write the checkpoint."""
-    info = next((c for c in store.checkpoints() if c.step == step), None)
-    if info is None:
-        steps = ", ".join(str(c.step) for c in store.checkpoints()) or "none"
-        raise CheckpointMissingError(
-            f"no checkpoint of step {step}", where=store.root, hint=f"there is: {steps}"
-        )
-    extras = [rank_extra(store, step, rank) for rank in range(info.world)]
+    world = store.read_commit(step).world
+    extras = [rank_extra(store, step, rank) for rank in range(world)]
     if any(EXTRA_KEY not in extra for extra in extras):
         return []
     return [decode(extra[EXTRA_KEY], restore_special) for extra in extras]

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from weftline.burst.errors import CheckpointMissingError, MismatchError
+from weftline.burst.errors import MismatchError
 from weftline.burst.handle import SaveHandle
 from weftline.burst.log.values import Ref, decode, encode
 from weftline.burst.options import Options
 from weftline.burst.pytorch.reader import (
     BurstStorageReader,
-    newest_step,
     rank_extra,
     read_plain,
     torch_extras,
@@ -70,8 +69,12 @@ def load(
     into: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
     verify: bool = True,
+    allow_older: bool = False,
 ) -> Any:
     """The state dict of a checkpoint, by default the newest; checksums are verified.
+
+    A damaged newest checkpoint is an error; with ``allow_older`` the one before it is taken (with
+    ``into``, where its commit record is what is damaged).
 
     A checkpoint that many ranks wrote comes back whole. With ``into``, its tensors (DTensors too)
     are filled in place and it is returned; under torch.distributed all ranks must call.
@@ -80,7 +83,7 @@ def load(
     """
     if into is not None:
         place = path.root if isinstance(path, Store) else os.fspath(path)
-        reader = BurstStorageReader(place, step=step, verify=verify)
+        reader = BurstStorageReader(place, step=step, verify=verify, allow_older=allow_older)
         try:
             from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
@@ -89,9 +92,9 @@ def load(
             reader.close()
         return into
     if isinstance(path, Store):
-        return _load(path, step, device, verify=verify)
+        return _load(path, step, device, verify=verify, allow_older=allow_older)
     with Store.open(os.fspath(path), read_only=True) as store:
-        return _load(store, step, device, verify=verify)
+        return _load(store, step, device, verify=verify, allow_older=allow_older)
 
 
 def _save_distributed(
@@ -115,7 +118,7 @@ def _save(state: Any, store: Store, step: int | None, *, wait: bool) -> SaveHand
     shards: dict[str, Shard] = {}
     tree = _Flattener(shards).walk(state, ())
     if step is None:
-        step = max((c.step for c in store.checkpoints()), default=-1) + 1
+        step = store.next_step()
     extra = {TREE_KEY: encode(tree, "state", special)}
     return store.save(shards, step, extra=extra, wait=wait)
 
@@ -150,7 +153,7 @@ class _Flattener:
             shard = shard_of(tensor, name)
             same = (
                 tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype,
-                tensor.device,
+                tensor.device, tensor.is_conj(), tensor.is_neg(), type(tensor),
             )  # fmt: skip
             if not tensor.numel():
                 same = (id(tensor),)
@@ -165,15 +168,11 @@ class _Flattener:
         return free
 
 
-def _load(store: Store, step: int | None, device: str | torch.device, *, verify: bool) -> Any:
-    step = newest_step(store) if step is None else step
-    info = next((c for c in store.checkpoints() if c.step == step), None)
-    if info is None:
-        steps = ", ".join(str(c.step) for c in store.checkpoints()) or "none"
-        raise CheckpointMissingError(
-            f"no checkpoint of step {step}", where=store.root, hint=f"there is: {steps}"
-        )
-    loaded = store.load(step, verify=verify)
+def _load(
+    store: Store, step: int | None, device: str | torch.device, *, verify: bool, allow_older: bool
+) -> Any:
+    loaded = store.load(step, verify=verify, allow_older=allow_older)
+    step = loaded.step
     tensors = {
         name: tensor_of(loaded[name], dtype_of(loaded.dtypes[name], name)).to(device)
         for name in loaded

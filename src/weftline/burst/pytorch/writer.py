@@ -106,7 +106,7 @@ class BurstStorageWriter(StorageWriter):
         """Give every rank the same step, and a name for this try that no other try has."""
         step = self.step
         if step is None:
-            step = max((c.step for c in self.store().checkpoints()), default=-1) + 1
+            step = self.store().next_step()
         attempt = uuid.uuid4().hex
         return [
             dataclasses.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -26,10 +27,15 @@ from weftline.burst.log.writer import WriterLog, prepared_of
 from weftline.burst.options import Options
 from weftline.burst.read.healing import HealingFetch
 from weftline.burst.read.restore import Array, Loaded, Target, TensorInfo, load_parts, tensors_of
-from weftline.burst.read.verify import Finding, verify_view
+from weftline.burst.read.verify import Finding, finding_of, verify_view
 from weftline.burst.stage.state import view_dtype
 
 __all__ = ["StoreReader"]
+
+_OLDER_HINT: Final = (
+    "`burst verify --repair` mends what a copy is found of; to go on from the checkpoint before, "
+    "ask for it (allow_older=True, --allow-older)"
+)
 
 
 class StoreReader:
@@ -73,11 +79,13 @@ class StoreReader:
         pins = self.view.commits.pins()
         return [info_of(c, pins.get(c.step, ())) for c in commits]
 
-    def read_commit(self, step: int | None = None) -> Commit:
+    def read_commit(self, step: int | None = None, *, allow_older: bool = False) -> Commit:
         """The commit record of a step, or of the newest checkpoint. A source may stand in.
 
-        Raises CheckpointMissingError, or CorruptionError when a record cannot be read and no
-        source has it: a damaged newest checkpoint is never passed over in silence.
+        This is what "the newest" means everywhere: the last commit, whatever its step. Raises
+        CheckpointMissingError, or CorruptionError when a record cannot be read and no source has
+        it: a damaged newest checkpoint is never passed over in silence, but with ``allow_older``,
+        which takes the newest that can be read and notes what it passed over.
         """
         if step is not None:
             check_step(step, where=self.root)
@@ -85,10 +93,28 @@ class StoreReader:
         commits, errors = self.view.commits.all()
         for error in errors:
             if isinstance(error, CorruptionError) and error.step is not None:
-                commits.append(self._commit_of(error.step))
+                try:
+                    commits.append(self._commit_of(error.step))
+                except CorruptionError as damage:
+                    if not allow_older:
+                        damage.hint = damage.hint or _OLDER_HINT
+                        raise
+                    self._note(f"passed over: {damage}")
         if not commits:
             raise self.view.commits.missing(None)
         return max(commits, key=lambda c: c.sequence)
+
+    def next_step(self) -> int:
+        """A step above every one that has a record, whether it can be read or not."""
+        return 1 + max(self.view.commits.steps(), default=-1)
+
+    def damaged(self) -> list[Finding]:
+        """Commit records that cannot be read here: checkpoints that no listing can show."""
+        return [finding_of(e) for e in self.view.commits.all()[1]]
+
+    def _note(self, notice: str) -> None:
+        if notice not in self.notices:
+            self.notices.append(notice)
 
     def _commit_of(self, step: int) -> Commit:
         try:
@@ -127,11 +153,14 @@ class StoreReader:
         *,
         verify: bool = True,
         ranks: Iterable[int] | None = None,
+        allow_older: bool = False,
     ) -> Loaded:
         """Tensors of a checkpoint, the newest by default.
 
         ``names`` picks some; ``into`` gives memory, whole tensors or blocks of them, and is filled
-        in place. Only what is needed is read. ``verify=False`` skips checksums of payloads.
+        in place. Only what is needed is read. ``verify=False`` skips checksums of payloads. Where
+        the newest is damaged, ``allow_older`` takes the one before it, and so on; ``step`` of what
+        is returned, and the store's notices, say so.
 
         Raises CheckpointMissingError, TensorMissingError, MismatchError before anything is read,
         and CorruptionError (checkpoint, tensor, file, offset) for damage that no source can mend.
@@ -139,12 +168,46 @@ class StoreReader:
         names = None if names is None else list(names)
         ranks = None if ranks is None else set(ranks)
         while True:
-            commit = self.read_commit(step)
+            commit = self.read_commit(step, allow_older=allow_older)
             try:
                 return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
             except CheckpointMissingError:
                 # The newest may be dropped while it is read: then there is a newer one.
-                if step is not None or self.read_commit().sequence == commit.sequence:
+                newest = self.read_commit(allow_older=allow_older)
+                if step is not None or newest.sequence == commit.sequence:
+                    raise
+            except CorruptionError as damage:
+                if step is None and not allow_older:
+                    damage.hint = damage.hint or _OLDER_HINT
+                older = self._before(commit) if step is None and allow_older else None
+                if older is None:
+                    raise
+                self._note(f"passed over: {damage}")
+                return self._load_older(older, names, into, verify=verify, ranks=ranks)
+
+    def _before(self, commit: Commit) -> Commit | None:
+        """The checkpoint committed before this one, of those that can be read."""
+        older = [c for c in self.view.commits.all()[0] if c.sequence < commit.sequence]
+        return max(older, key=lambda c: c.sequence, default=None)
+
+    def _load_older(
+        self,
+        commit: Commit | None,
+        names: Iterable[str] | None,
+        into: Mapping[str, Array | Target] | None,
+        *,
+        verify: bool,
+        ranks: Iterable[int] | None,
+    ) -> Loaded:
+        """The newest from ``commit`` back that is whole. Raises the last one's CorruptionError."""
+        while True:
+            assert commit is not None  # noqa: S101  (the loop below ends it)
+            try:
+                return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
+            except CorruptionError as damage:
+                self._note(f"passed over: {damage}")
+                commit = self._before(commit)
+                if commit is None:
                     raise
 
     def _load_commit(

@@ -14,9 +14,11 @@ from weftline.burst.log.envelope import open_either
 from weftline.burst.log.reader import ChunkReader
 from weftline.burst.log.record import Chunk, PartEntry, Prepared, RankManifest, chain
 from weftline.burst.log.segment import read_segment_header
+from weftline.burst.read.healing import HealingFetch
+from weftline.burst.read.restore import Piece
 from weftline.burst.stage.state import dtype_bytes
 
-__all__ = ["Finding", "identity_damage", "records_of", "verify_view"]
+__all__ = ["Finding", "finding_of", "identity_damage", "records_of", "verify_view"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,8 @@ class Finding:
     """Whether :func:`repair_store` put it right."""
 
 
-def _finding(error: BurstError, *, step: int | None = None, tensor: str | None = None) -> Finding:
+def finding_of(error: BurstError, *, step: int | None = None, tensor: str | None = None) -> Finding:
+    """What an error says, as a place that is not as it was written."""
     if isinstance(error, CorruptionError):
         return Finding(
             step=error.step if error.step is not None else step, tensor=error.tensor or tensor,
@@ -54,22 +57,22 @@ def verify_view(
     steps = view.commits.steps() if step is None else [step]
     spoilt = identity_damage(view)
     if spoilt is not None:
-        found.append(_finding(spoilt))
+        found.append(finding_of(spoilt))
     for s in steps:
         try:
             commit, damage = view.commits.read(s)
         except CorruptionError as e:
-            found.append(_finding(e, step=s))
+            found.append(finding_of(e, step=s))
             continue
         except CheckpointMissingError:
             if step is not None:
                 raise
             continue  # dropped since the folder was listed
         if damage is not None:
-            found.append(_finding(damage, step=s))
+            found.append(finding_of(damage, step=s))
         found += _verify_commit(view, reader, pool, commit)
     for writer in view.writers():
-        found += [_finding(e) for e in view.index(writer, fresh=True).deep_damage()]
+        found += [finding_of(e) for e in view.index(writer, fresh=True).deep_damage()]
     return found
 
 
@@ -87,18 +90,37 @@ def _verify_commit(
 ) -> list[Finding]:
     found: list[Finding] = []
     for rank in commit.ranks:
-        if not view.is_local(rank):
-            continue
         try:
+            if not view.is_local(rank):
+                found += _verify_elsewhere(view, reader, commit, rank)
+                continue
             errors = _verify_rank(view, reader, pool, commit, rank, None)
             if errors:  # compaction may have moved records meanwhile: look where they are now
                 errors = _verify_rank(view, reader, pool, commit, rank, set(errors))
         except CheckpointMissingError:
             return []  # dropped meanwhile: what it held may be gone, and should be
         except BurstError as e:
-            found.append(_finding(e, step=commit.step))
+            found.append(finding_of(e, step=commit.step))
             continue
-        found += [_finding(e, step=commit.step, tensor=name) for name, e in errors.values()]
+        found += [finding_of(e, step=commit.step, tensor=name) for name, e in errors.values()]
+    return found
+
+
+def _verify_elsewhere(
+    view: View, reader: ChunkReader, commit: Commit, rank: Prepared
+) -> list[Finding]:
+    """A rank that was saved to another store: whether the sources have all of it, as a load asks.
+
+    Raises CorruptionError where no source has its manifest.
+    """
+    manifest = view.manifest(commit, rank)
+    fetch = HealingFetch(view, reader, commit)
+    found = []
+    for entry, chunk in records_of(manifest):
+        try:
+            fetch.stored(Piece(manifest.seal, entry, 0), chunk)
+        except CorruptionError as e:
+            found.append(finding_of(e, step=commit.step, tensor=entry.name or None))
     return found
 
 

@@ -414,6 +414,8 @@ class Drainer:
         return ()
 
     def _find(self, step: int | None) -> CheckpointInfo:
+        if step is None and self.store.view.commits.steps():
+            step = self.store.read_commit().step  # the newest, or its damage
         every = self.store.checkpoints()
         found = [c for c in every if step is None or c.step == step]
         if not found:

@@ -1,0 +1,175 @@
+"""Paths that would lie: a lost identity, a damaged newest checkpoint, a rank that is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.checkpoint import load as dcp_load
+from torch.distributed.checkpoint.api import CheckpointException
+
+from weftline.burst import Options, Retention, Store
+from weftline.burst.errors import CorruptionError
+from weftline.burst.pytorch import BurstStorageReader, load, save
+from weftline.cli.main import run
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+SMALL = Options(chunk_bytes=1 << 16, segment_bytes=1 << 20, io_threads=2, copy_threads=1)
+
+
+def filled(path: Path, *steps: int) -> Path:
+    with Store.open(path, options=SMALL) as store:
+        for step in steps:
+            store.save({"w": np.full(100_000, step, np.float32)}, step, wait=True)
+    return path
+
+
+def record(store: Path, step: int) -> Path:
+    return store / "commits" / f"step-{step:020d}.commit"
+
+
+def spoil(file: Path, *, share: float = 1.0) -> None:
+    data = bytearray(file.read_bytes())
+    for at in range(0, int(len(data) * share), 7):
+        data[at] ^= 0xFF
+    file.write_bytes(bytes(data))
+
+
+# --- the identity -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_a_lost_identity_is_that_of_the_commits(tmp_path: Path, how: str) -> None:
+    store = filled(tmp_path / "s", 1, 2)
+    before = (store / "BURST").read_bytes()
+    if how == "gone":
+        (store / "BURST").unlink()
+    else:
+        spoil(store / "BURST")
+    with Store.open(store, read_only=True) as reader:
+        assert reader.load()["w"][0] == 2
+        assert [f.file for f in reader.verify()] == [str(store / "BURST")]
+    with Store.open(store, options=SMALL) as again:
+        again.save({"w": np.full(100_000, 3, np.float32)}, 3, wait=True)
+        again.gc(Retention(last=3))
+        assert [again.load(step)["w"][0] for step in (1, 2, 3)] == [1, 2, 3]
+        assert again.verify() == []
+    assert (store / "BURST").read_bytes() == before
+
+
+def test_without_a_commit_that_says_it_nothing_is_made_up(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s", options=SMALL) as store:
+        store.prepare({"w": np.zeros(100_000)}, 1, rank=0, world=2, attempt="a")
+    (tmp_path / "s" / "BURST").unlink()
+    kept = {p: p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file()}
+    with pytest.raises(CorruptionError, match="identity of the store is lost"):
+        Store.open(tmp_path / "s", options=SMALL)
+    assert {p: p.read_bytes() for p in (tmp_path / "s").rglob("*") if p.is_file()} == kept
+
+
+def test_commits_that_disagree_are_believed_in_nothing(tmp_path: Path) -> None:
+    one, other = filled(tmp_path / "one", 1), filled(tmp_path / "other", 2)
+    shutil.copy(record(other, 2), record(one, 2))
+    (one / "BURST").unlink()
+    with pytest.raises(CorruptionError, match="do not agree"):
+        Store.open(one, options=SMALL)
+
+
+# --- the newest ---------------------------------------------------------------------------------
+
+
+def every_newest(store: Path) -> dict[str, int]:
+    """What each way to load the newest gives; the errors pass."""
+    into = {"w": torch.zeros(100_000)}
+    dcp_load(into, storage_reader=BurstStorageReader(store))
+    with Store.open(store, read_only=True) as opened:
+        return {
+            "store": int(opened.load()["w"][0]), "pytorch": int(load(store)["w"][0]),
+            "dcp": int(into["w"][0]), "record": opened.read_commit().step,
+        }  # fmt: skip
+
+
+def test_the_newest_is_the_last_commit_for_everyone(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 5, 9, 7)
+    assert set(every_newest(store).values()) == {7}
+    with Store.open(store, options=SMALL) as opened:
+        assert opened.next_step() == 10
+
+
+@pytest.mark.parametrize("what", ["record", "data"])
+def test_a_damaged_newest_is_said_by_everyone(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = filled(tmp_path / "s", 1, 2)
+    with Store.open(store, read_only=True) as opened:
+        (rank,) = opened.read_commit(2).ranks
+        chunk = opened.view.manifest(opened.read_commit(2), rank).parts[0].chunks[0]
+        segment = Path(opened.reader.path(rank.writer, chunk.segment))
+    if what == "record":
+        spoil(record(store, 2))
+    else:
+        data = bytearray(segment.read_bytes())
+        data[chunk.offset_bytes + chunk.head_bytes] ^= 0xFF
+        segment.write_bytes(bytes(data))
+    readers = {
+        "store": lambda: Store.open(store, read_only=True).load(),
+        "pytorch": lambda: load(store),
+        "dcp": lambda: dcp_load(
+            {"w": torch.zeros(100_000)}, storage_reader=BurstStorageReader(store)
+        ),
+    }
+    for reader in readers.values():  # torch wraps what its readers raise
+        with pytest.raises((CorruptionError, CheckpointException)):
+            reader()
+    assert run(["burst", "verify", str(store)]) != 0
+    assert run(["burst", "restore", str(store), "--to", str(tmp_path / "out")]) != 0
+    capsys.readouterr()
+    with Store.open(store, read_only=True) as opened:
+        loaded = opened.load(allow_older=True)
+        assert (loaded.step, loaded["w"][0]) == (1, 1)
+        assert any("passed over" in notice for notice in opened.notices)
+    assert load(store, allow_older=True)["w"][0] == 1
+    run(["burst", "ls", str(store), "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed["damaged"]) == (1 if what == "record" else 0)
+
+
+def test_a_new_save_never_takes_the_place_of_a_damaged_newest(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", 1, 2)
+    spoil(record(store, 2))
+    spoilt = record(store, 2).read_bytes()
+    save({"w": torch.ones(10)}, store)
+    assert record(store, 2).read_bytes() == spoilt
+    assert record(store, 3).exists()
+
+
+# --- what is elsewhere --------------------------------------------------------------------------
+
+
+def test_verify_reports_what_a_load_could_not_have(tmp_path: Path) -> None:
+    """A rank that was saved to another machine's store, which nobody here can reach."""
+    with Store.open(tmp_path / "a", options=SMALL) as a, \
+            Store.open(tmp_path / "b", options=SMALL) as b:  # fmt: skip
+        ranks = [
+            store.prepare({f"w{r}": np.full(50_000, r)}, 1, rank=r, world=2, attempt="x")
+            for r, store in enumerate((a, b))
+        ]
+        a.commit(1, prepared=ranks)
+        with pytest.raises(CorruptionError, match="another store"):
+            a.load()
+        (found,) = a.verify()
+        assert (found.step, "another store" in found.what) == (1, True)
+
+
+def test_views_that_read_the_same_bytes_in_other_ways_are_kept_apart(tmp_path: Path) -> None:
+    base = torch.complex(torch.arange(6.0), torch.arange(6.0) + 1)
+    state = {"plain": base, "conjugate": base.conj(), "again": base, "turned": base.conj().imag}
+    save(state, tmp_path / "s")
+    found = load(tmp_path / "s")
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor.resolve_conj().resolve_neg()), name
+    assert found["again"] is found["plain"]
