@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from weftline.burst.errors import storage_error
+from weftline.burst.errors import NotAStoreError, storage_error
 
-__all__ = ["ALIGN_BYTES", "Buffer", "File", "Files", "RealFiles", "write_atomic"]
+__all__ = ["ALIGN_BYTES", "Buffer", "File", "Files", "RealFiles", "local_folder", "write_atomic"]
 
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+"""Two letters and more before the colon: one is a drive."""
 ALIGN_BYTES: Final = 4096
 """Direct I/O moves whole blocks of this size, from memory and places aligned to it."""
 LARGE_BYTES: Final = 1 << 18
@@ -99,6 +102,25 @@ class Files(Protocol):
 
     def sync_dir(self, path: str) -> None:
         """Return when the names in this folder are on stable storage."""
+
+
+def local_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder that ``path`` names; ``file://`` is understood.
+
+    Raises NotAStoreError for another URL, also one that a :class:`Path` was made of, which has one
+    slash less: it would become a folder of that name here.
+    """
+    text = os.fspath(path)
+    found = _URL.match(text)
+    if found is None:
+        return Path(text)
+    if found[1].lower() == "file":
+        return Path("/" + text[found.end() :])
+    raise NotAStoreError(
+        "a store is a local folder, and this is a URL", where=text,
+        hint="save to a folder and send it there: `weftline burst drain FOLDER URL`; "
+        "`weftline burst restore URL` loads from it",
+    )  # fmt: skip
 
 
 def write_atomic(files: Files, path: str, data: bytes) -> None:

@@ -25,7 +25,7 @@ from weftline.burst.commit.coordinate import await_ranks, pack_extra, write_comm
 from weftline.burst.commit.identity import open_identity
 from weftline.burst.commit.view import Source, View
 from weftline.burst.errors import BurstError, CommitError, MismatchError
-from weftline.burst.files import Files, RealFiles
+from weftline.burst.files import Files, RealFiles, local_folder
 from weftline.burst.handle import SaveHandle
 from weftline.burst.log.record import Prepared
 from weftline.burst.log.writer import WriterLog
@@ -82,11 +82,12 @@ class Store(StoreReader):
         """Open or create the store in a folder.
 
         ``writer`` names this process's own log: processes that write at once need names of their
-        own. Raises NotAStoreError, NewerFormatError, StoreBusyError, BadNameError, StorageError.
+        own. ``file://`` is a folder as well. Raises NotAStoreError (for any other URL, too),
+        NewerFormatError, StoreBusyError, BadNameError, StorageError.
         """
         files = RealFiles() if files is None else files
         options = Options() if options is None else options
-        root = str(Path(path).resolve())
+        root = str(local_folder(path).resolve())
         check_word(writer, what="writer name")
         identity = open_identity(files, root, create=create and not read_only)
         view = View(files, root, store_id=identity.store_id, sources=sources)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter, OrderedDict, defaultdict, namedtuple
+from enum import IntEnum
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint import SavePlan
+from torch.distributed.checkpoint import async_save as dcp_async_save
 from torch.distributed.checkpoint import load as dcp_load
+from torch.distributed.checkpoint import save as dcp_save
 from torch.distributed.checkpoint.api import CheckpointException
 
 from weftline.burst import Options, Retention, Store
-from weftline.burst.errors import CorruptionError
-from weftline.burst.pytorch import BurstStorageReader, load, save
+from weftline.burst.errors import CorruptionError, NotAStoreError
+from weftline.burst.pytorch import BurstStorageReader, BurstStorageWriter, load, save
 from weftline.cli.main import run
+from weftline.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 SMALL = Options(chunk_bytes=1 << 16, segment_bytes=1 << 20, io_threads=2, copy_threads=1)
@@ -173,3 +185,159 @@ def test_views_that_read_the_same_bytes_in_other_ways_are_kept_apart(tmp_path: P
     for name, tensor in state.items():
         assert torch.equal(found[name], tensor.resolve_conj().resolve_neg()), name
     assert found["again"] is found["plain"]
+
+
+# --- the label ----------------------------------------------------------------------------------
+
+
+class Slow(BurstStorageWriter):
+    """A writer whose thread begins late, as on a busy machine."""
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        time.sleep(0.3)
+        return super().prepare_local_plan(plan)
+
+
+def test_the_label_is_what_was_set_when_the_save_was_called(tmp_path: Path) -> None:
+    writer = Slow(tmp_path / "s", options=SMALL)
+    futures = []
+    for step in (10, 20, 30):
+        writer.step = step
+        state = {"w": torch.full((1000,), float(step))}
+        futures.append(dcp_async_save(state, storage_writer=writer))
+        state["w"].fill_(-1.0)
+    writer.step = 99
+    for future in futures:
+        future.result()
+    writer.close()
+    with Store.open(tmp_path / "s", read_only=True) as store:
+        assert {c.step: store.load(c.step)["w"][0] for c in store.checkpoints()} == {
+            10: 10.0, 20: 20.0, 30: 30.0,
+        }  # fmt: skip
+
+
+def test_checkpoint_ids_are_steps_of_one_store(tmp_path: Path) -> None:
+    writer = BurstStorageWriter(tmp_path / "s", options=SMALL)
+    for step in (10, 20):
+        dcp_save({"w": torch.full((9,), float(step))}, storage_writer=writer,
+                 checkpoint_id=tmp_path / "s" / f"step-{step}")  # fmt: skip
+    writer.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
+    into = {"w": torch.zeros(9)}
+    reader = BurstStorageReader(tmp_path / "s")
+    dcp_load(into, storage_reader=reader, checkpoint_id=str(tmp_path / "s" / "step-10"))
+    assert into["w"][0] == 10.0
+    dcp_load(into, storage_reader=reader, checkpoint_id=str(tmp_path / "s"))
+    assert into["w"][0] == 20.0
+
+
+# --- places and processes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [str, Path])
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "az://c/x", "peer://host:1"])
+def test_a_url_never_becomes_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, make: type
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotAStoreError, match="this is a URL"):
+        Store.open(make(url))
+    with pytest.raises(NotAStoreError, match="this is a URL"):
+        save({"w": torch.zeros(3)}, make(url))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_url_is_a_folder(tmp_path: Path) -> None:
+    with Store.open(f"file://{tmp_path}/s", options=SMALL) as store:
+        assert store.root == str(tmp_path / "s")
+
+
+def test_a_forked_child_is_told_at_once(tmp_path: Path) -> None:
+    script = """
+import os, sys, numpy as np
+from weftline.burst import Store
+from weftline.burst.errors import MismatchError
+store = Store.open(sys.argv[1])
+store.save({"w": np.zeros(1000)}, 1, wait=True)
+child = os.fork()
+if child == 0:
+    told = 0
+    for use in (lambda: store.load(), lambda: store.save({"w": np.zeros(1)}, 2)):
+        try:
+            use()
+        except MismatchError as error:
+            told += "child" in str(error)
+    os._exit(10 + told)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+store.close()
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "s")], check=False, timeout=60
+    )
+    assert done.returncode == 12
+
+
+# --- values -------------------------------------------------------------------------------------
+
+Pair = namedtuple("Pair", ["a", "b"])
+
+
+def test_dictionaries_come_back_as_what_they_were(tmp_path: Path) -> None:
+    module = torch.nn.BatchNorm1d(3)
+    state = {
+        "module": module.state_dict(),
+        "milestones": Counter({30: 1, 60: 2}),
+        "lists": defaultdict(list, {("a", 1): [torch.ones(2)]}),
+        "ordered": OrderedDict([("z", 1), ("a", (2, {3}))]),
+    }
+    save(state, tmp_path / "s")
+    found = load(tmp_path / "s")
+    for name, value in state.items():
+        assert type(found[name]) is type(value), name
+        assert list(found[name]) == list(value), name
+    assert found["module"]._metadata == state["module"]._metadata
+    assert found["milestones"] == state["milestones"]
+    assert found["lists"]["new"] == []
+    assert found["ordered"] == state["ordered"]
+    torch.nn.BatchNorm1d(3).load_state_dict(found["module"])
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # a prototype, torch says
+    NESTED = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+
+
+class Sub(torch.Tensor):
+    """A tensor that is more than its bytes."""
+
+
+def holding_itself() -> list[object]:
+    found: list[object] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (Pair(1, 2), "Pair"),
+        (MappingProxyType({"a": 1}), "mappingproxy"),
+        (defaultdict(lambda: 3), "defaultdict"),
+        (IntEnum("Kind", "A")(1), "Kind"),
+        (Path("/x"), "PosixPath"),
+        (datetime.datetime(2026, 1, 1), "datetime"),
+        (torch.zeros(3).as_subclass(Sub), "Sub"),
+        (NESTED, "nested"),
+        (holding_itself(), "holds itself"),
+    ],
+    ids=["namedtuple", "mapping", "defaultdict", "enum", "path", "datetime", "subclass", "nested",
+         "itself"],
+)  # fmt: skip
+def test_what_would_come_back_as_something_else_is_refused_by_name(
+    tmp_path: Path, value: object, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        save({"here": value}, tmp_path / "s")
+    with Store.open(tmp_path / "s", read_only=True) as store:
+        assert store.checkpoints() == []

@@ -1,12 +1,14 @@
 """Plain Python values as bytes and back, without pickle: step counters, options, RNG state, names.
 
 MessagePack with tags for what it lacks: tuples, sets, whole numbers beyond 64 bits, dictionaries
-with keys that are no text, complex numbers, and ``Ref``, which stands for a tensor stored apart.
+with keys that are no text, ordered, counting and default dictionaries, complex numbers, and
+``Ref``, which stands for a tensor stored apart.
 A value that is none of these is refused with its place, so that nothing is lost without a word.
 """
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +21,13 @@ _TAG: Final = "\x00t"
 """Key that marks a tagged value; a user's dictionary that has it is stored as pairs."""
 _INT64: Final = range(-(2**63), 2**64)
 MAX_DEPTH: Final = 64
+_FACTORIES: Final[dict[str, Any]] = {
+    "none": None, "list": list, "dict": dict, "set": set, "int": int, "float": float, "str": str,
+}  # fmt: skip
+"""What a defaultdict may make: anything else would be code."""
+_DICTIONARIES: Final[dict[str, Any]] = {
+    "dict": dict, "OrderedDict": OrderedDict, "Counter": lambda pairs: Counter(dict(pairs)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +79,17 @@ def _tree(value: Any, where: str, special: Callable[[Any], Any] | None, depth: i
         return {_TAG: "complex", "v": [value.real, value.imag]}
     if kind is bytearray:
         return {_TAG: "bytearray", "v": bytes(value)}
-    if isinstance(value, dict) and (kind is dict or kind.__name__ == "OrderedDict"):
+    if kind is dict:
         return _dictionary(value, where, special, depth)
+    if kind in (OrderedDict, Counter):
+        tagged = {_TAG: kind.__name__, "v": _pairs(value, where, special, depth)}
+        about = getattr(value, "_metadata", None)  # a module's state dict carries versions so
+        if about is not None:
+            tagged["m"] = _tree(about, f"{where}._metadata", special, depth + 1)
+        return tagged
+    if kind is defaultdict and value.default_factory in _FACTORIES.values():
+        name = next(n for n, f in _FACTORIES.items() if f is value.default_factory)
+        return {_TAG: "defaultdict", "v": [name, _pairs(value, where, special, depth)]}
     found = None if special is None else special(value)
     if found is None:
         raise InputError(
@@ -88,12 +106,17 @@ def _dictionary(
 ) -> Any:
     if all(type(k) is str for k in value) and _TAG not in value:
         return {k: _tree(v, f"{where}.{k}", special, depth + 1) for k, v in value.items()}
-    pairs = [
+    return {_TAG: "dict", "v": _pairs(value, where, special, depth)}
+
+
+def _pairs(
+    value: dict[Any, Any], where: str, special: Callable[[Any], Any] | None, depth: int
+) -> list[list[Any]]:
+    return [
         [_tree(k, f"key {k!r} of {where}", special, depth + 1),
          _tree(v, f"{where}[{k!r}]", special, depth + 1)]
         for k, v in value.items()
     ]  # fmt: skip
-    return {_TAG: "dict", "v": pairs}
 
 
 def _value(tree: Any, special: Callable[[str, Any], Any] | None) -> Any:
@@ -105,8 +128,15 @@ def _value(tree: Any, special: Callable[[str, Any], Any] | None) -> Any:
         return {k: _value(v, special) for k, v in tree.items()}
     tag: str = tree[_TAG]
     inner: Any = tree["v"]
-    if tag == "dict":
-        return {_value(k, special): _value(v, special) for k, v in inner}
+    if tag in _DICTIONARIES:
+        made_of = _DICTIONARIES[tag]((_value(k, special), _value(v, special)) for k, v in inner)
+        if "m" in tree:
+            made_of._metadata = _value(tree["m"], special)
+        return made_of
+    if tag == "defaultdict":
+        name, pairs = inner
+        return defaultdict(_FACTORIES[name], ((_value(k, special), _value(v, special))
+                                              for k, v in pairs))  # fmt: skip
     if tag in ("tuple", "set", "frozenset"):
         made = {"tuple": tuple, "set": set, "frozenset": frozenset}[tag]
         return made(_value(v, special) for v in inner)

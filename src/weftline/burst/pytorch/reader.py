@@ -26,7 +26,7 @@ from weftline.burst.commit.view import Source
 from weftline.burst.log.values import decode
 from weftline.burst.pytorch.tensors import numpy_view
 from weftline.burst.pytorch.values import dtype_name, dtype_of, restore_special
-from weftline.burst.pytorch.writer import EXTRA_KEY
+from weftline.burst.pytorch.writer import EXTRA_KEY, store_and_step
 from weftline.burst.read.restore import Target
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -56,12 +56,14 @@ class BurstStorageReader(StorageReader):
         self._verify = verify
         self._store: Store | None = None
         self._step: int | None = None
+        self._named: int | None = None
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Begin another load; ``checkpoint_id``, if given, is the path of the store."""
+        """Begin another load; ``checkpoint_id`` is the path of the store, or ``PATH/step-10``."""
         self.close()
+        self._named = None
         if checkpoint_id:
-            self.path = os.fspath(checkpoint_id)
+            self.path, self._named = store_and_step(checkpoint_id)
 
     def store(self) -> Store:
         """The store, open for reading."""
@@ -79,7 +81,8 @@ class BurstStorageReader(StorageReader):
         """Names, shapes and blocks of the checkpoint; fixes which checkpoint this load reads."""
         del args, kwargs
         store = self.store()
-        self._step = store.read_commit(self.step, allow_older=self._allow_older).step
+        wanted = self.step if self._named is None else self._named
+        self._step = store.read_commit(wanted, allow_older=self._allow_older).step
         return read_torch_metadata(store, self._step)
 
     def set_up_storage_reader(

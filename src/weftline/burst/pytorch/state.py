@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from weftline.burst.errors import MismatchError
 from weftline.burst.handle import SaveHandle
-from weftline.burst.log.values import Ref, decode, encode
+from weftline.burst.log.values import MAX_DEPTH, Ref, decode, encode
 from weftline.burst.options import Options
 from weftline.burst.pytorch.reader import (
     BurstStorageReader,
@@ -123,6 +124,20 @@ def _save(state: Any, store: Store, step: int | None, *, wait: bool) -> SaveHand
     return store.save(shards, step, extra=extra, wait=wait)
 
 
+DICTIONARIES = (dict, OrderedDict, Counter, defaultdict)
+"""What comes back as it was."""
+
+
+def like(value: Any, items: list[tuple[Any, Any]]) -> Any:
+    """A dictionary of the kind of ``value`` with these items, and the versions it carries."""
+    if isinstance(value, defaultdict):
+        return defaultdict(value.default_factory, items)
+    made: Any = Counter(dict(items)) if isinstance(value, Counter) else type(value)(items)
+    if hasattr(value, "_metadata"):
+        made._metadata = value._metadata
+    return made
+
+
 class _Flattener:
     """Puts the tensors of a tree aside and leaves a ``Ref`` in each place."""
 
@@ -134,14 +149,22 @@ class _Flattener:
         """``value`` with its tensors replaced."""
         if isinstance(value, torch.Tensor):
             return Ref(self._put(value, ".".join(path) or "tensor"))
-        if isinstance(value, Mapping) and not isinstance(value, dict):
-            value = dict(value)
-        if isinstance(value, dict):
-            return {k: self.walk(v, (*path, str(k))) for k, v in value.items()}
-        if isinstance(value, list):
-            return [self.walk(v, (*path, str(i))) for i, v in enumerate(value)]
-        if isinstance(value, tuple) and not isinstance(value, torch.Size):
-            return tuple(self.walk(v, (*path, str(i))) for i, v in enumerate(value))
+        if len(path) > MAX_DEPTH:
+            raise InputError(
+                f"`{'.'.join(path[:3])}...` is nested deeper than {MAX_DEPTH} levels, or holds "
+                "itself"
+            )
+        kind = type(value)
+        if kind in DICTIONARIES:
+            return like(value, [(k, self.walk(v, (*path, str(k)))) for k, v in value.items()])
+        if kind in (list, tuple):
+            return kind(self.walk(v, (*path, str(i))) for i, v in enumerate(value))
+        if isinstance(value, Mapping | list | tuple) and not isinstance(value, torch.Size):
+            raise InputError(
+                f"`{'.'.join(path) or 'state'}` is a {kind.__module__}.{kind.__qualname__}, which "
+                "would come back as something else",
+                hint="turn it into a dict, list or tuple first, and back after loading",
+            )
         return value
 
     def _put(self, tensor: torch.Tensor, name: str) -> str:
@@ -187,7 +210,7 @@ def _fill(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, Ref):
         return tensors[tree.name]
     if isinstance(tree, dict):
-        return {k: _fill(v, tensors) for k, v in tree.items()}
+        return like(tree, [(k, _fill(v, tensors)) for k, v in tree.items()])
     if isinstance(tree, list):
         return [_fill(v, tensors) for v in tree]
     if isinstance(tree, tuple) and not isinstance(tree, torch.Size):

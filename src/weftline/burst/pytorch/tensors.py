@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 
 from weftline.burst.errors import MismatchError
@@ -48,6 +49,19 @@ def shard_of(
 
     The caller keeps the tensor unchanged until the store has staged it.
     """
+    if type(tensor) is AsyncCollectiveTensor:
+        tensor = tensor.wait()
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        kind = type(tensor)
+        raise MismatchError(
+            f"tensor `{name}` cannot be stored: it is a {kind.__module__}.{kind.__qualname__}",
+            hint="store the plain tensors that it is made of",
+        )
+    if tensor.is_nested:
+        raise MismatchError(
+            f"tensor `{name}` cannot be stored: it is nested",
+            hint="store its parts (values, offsets)",
+        )
     plain = tensor.detach().resolve_conj().resolve_neg()
     check_storable(plain, name)
     data: Any = TensorFill(plain)

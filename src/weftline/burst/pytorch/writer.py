@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import threading
 import uuid
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItem,
     WriteItemType,
 )
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -35,16 +39,34 @@ from weftline.errors import InputError
 
 EXTRA_KEY = "torch.distributed.checkpoint"
 """Under this key a rank's manifest holds what the planner needs to load."""
+_BEGINS_S = 60.0
+_STEP = re.compile(r"step-(\d{1,18})")
 _PREPARED = MetadataIndex("\x00burst.prepared")
+
+
+class _Save(threading.local):
+    """What holds for one save: torch runs each in one thread from its beginning to its end."""
+
+    label: int | None = None
+    """The step it was called with."""
+    named: int | None = None
+    """What the ``checkpoint_id`` of the save that is about to begin says."""
+
+    def __init__(self) -> None:
+        self.job: dict[str, Any] = {}
 
 
 class BurstStorageWriter(StorageWriter):
     """Writes checkpoints of ``torch.distributed.checkpoint`` into the burst store at ``path``.
 
-    ``step`` numbers the checkpoint (set the attribute before each save); without one it is the
-    newest step of the store plus one. ``writer`` names this process's log and must differ between
-    the processes that save at once; it is ``rank<r>`` if not given. Use it again for the next
-    save: staging memory and segments are kept. Errors are those of :class:`Store`.
+    ``step`` numbers the checkpoint: set the attribute before each save, or give
+    ``checkpoint_id=".../step-10"``, which is step 10 of the store ``...``. What it is when
+    ``dcp.save`` or ``dcp.async_save`` is called holds for that save, whatever is set while it is
+    written. Without one it is a step above every other.
+
+    ``writer`` names this process's log and must differ between the processes that save at once; it
+    is ``rank<r>`` if not given. Use it again for the next save: staging memory and segments are
+    kept. Errors are those of :class:`Store`.
     """
 
     def __init__(
@@ -63,33 +85,77 @@ class BurstStorageWriter(StorageWriter):
         self._store = store
         self._owns_store = store is None
         self._rank = 0
-        self._job: dict[str, Any] = {}
+        self._mine = _Save()
+        self._staged: deque[tuple[int, int | None]] = deque()
+        """Thread that staged, and label, of the save that async_save has not yet begun."""
+        self._begun = threading.Condition(threading.RLock())
+
+    def stage(self, state_dict: dict[str, Any]) -> Any:
+        """Called by ``dcp.async_save`` in the caller's thread: copies, and fixes the label.
+
+        As torch's own default, each save into memory of its own. Torch runs every save in a thread
+        of its own and tells it nothing: the next is staged only when the one before has begun and
+        has taken its label.
+        """
+        step = self.step
+        staged = DefaultStager(StagingOptions(False, False, False, False)).stage(state_dict)
+        with self._begun:
+            if not self._begun.wait_for(lambda: not self._staged, _BEGINS_S):
+                self._staged.clear()
+                raise CommitError(
+                    f"an earlier save was staged and did not begin within {_BEGINS_S:g} s",
+                    where=self.path, hint="look at the future that async_save returned",
+                )  # fmt: skip
+            self._staged.append((threading.get_ident(), step))
+        return staged
+
+    should_synchronize_after_execute = False
+
+    def synchronize_staging(self) -> None:
+        """Nothing to wait for: :meth:`stage` returns when all is copied."""
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Begin another save; ``checkpoint_id``, if given, is the path of the store."""
-        if checkpoint_id and os.fspath(checkpoint_id) != self.path:
+        """Begin another save; ``checkpoint_id`` is the path of the store, or ``PATH/step-10``."""
+        self._mine.named = None
+        if not checkpoint_id:
+            return
+        path, self._mine.named = store_and_step(checkpoint_id)
+        if path != self.path:
             if not self._owns_store:
                 raise InputError(
                     f"`checkpoint_id` {os.fspath(checkpoint_id)} is not the store of this writer",
                     hint="leave it out, or make the writer with the path alone",
                 )
             self.close()
-            self.path = os.fspath(checkpoint_id)
+            self.path = path
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Take the rank torch tells; without one, that of the default process group."""
         del is_coordinator, args
+        self._take_label()
         rank = kwargs.get("rank")
         if rank is None and torch.distributed.is_initialized():
             rank = torch.distributed.get_rank()
         self._rank = int(rank or 0)
 
+    def _take_label(self) -> None:
+        """What this save was called with: by ``checkpoint_id``, as staged, or as it is now."""
+        mine, staged = self._mine, None
+        with self._begun:
+            if self._staged and self._staged[0][0] != threading.get_ident():
+                staged = self._staged.popleft()
+                self._begun.notify_all()
+        mine.label = self.step if staged is None else staged[1]
+        if mine.named is not None:
+            mine.label, mine.named = mine.named, None
+
     def store(self) -> Store:
         """The open store of this rank; opened at the first use."""
-        if self._store is None:
-            name = self._writer or f"rank{self._rank}"
-            self._store = Store.open(self.path, writer=name, options=self._options)
-        return self._store
+        with self._begun:
+            if self._store is None:
+                name = self._writer or f"rank{self._rank}"
+                self._store = Store.open(self.path, writer=name, options=self._options)
+            return self._store
 
     def close(self) -> None:
         """Wait for what is being written and close the store, unless the caller gave it."""
@@ -104,7 +170,7 @@ class BurstStorageWriter(StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Give every rank the same step, and a name for this try that no other try has."""
-        step = self.step
+        step = self._mine.label
         if step is None:
             step = self.store().next_step()
         attempt = uuid.uuid4().hex
@@ -118,7 +184,7 @@ class BurstStorageWriter(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Stage and write this rank's blocks; done when they are durable on this machine."""
-        job = self._job = plan.storage_data
+        job = self._mine.job = plan.storage_data
         state: dict[str, list[Shard]] = {}
         plain: list[str] = []
         results: list[WriteResult] = []
@@ -168,7 +234,17 @@ class BurstStorageWriter(StorageWriter):
 
     def storage_meta(self) -> StorageMeta:
         """Names of this save, for planners that look at them."""
-        return StorageMeta(checkpoint_id=self.path, save_id=self._job.get("attempt"))
+        return StorageMeta(checkpoint_id=self.path, save_id=self._mine.job.get("attempt"))
+
+
+def store_and_step(checkpoint_id: str | os.PathLike[str]) -> tuple[str, int | None]:
+    """``ckpt/step-10`` -> ``ckpt``, 10; any other path is a store, without a step."""
+    path = os.fspath(checkpoint_id)
+    folder, _, name = path.rstrip("/").rpartition("/")
+    found = _STEP.fullmatch(name)
+    if found is None:
+        return path, None
+    return folder or ("/" if path.startswith("/") else "."), int(found[1])
 
 
 def _nbytes(item: WriteItem) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ class StoreReader:
         self.log: WriterLog | None = None
         """This process's own log; None when read-only."""
         self._closed = False
+        self._process = os.getpid()
         self.reader = ChunkReader(files, view.writers_folder, direct=options.direct)
         self.io_pool = ThreadPoolExecutor(options.io_threads, thread_name_prefix="burst-io")
         self._lock = threading.RLock()
@@ -63,6 +65,7 @@ class StoreReader:
 
     def writing(self) -> WriterLog:
         """The log this process writes. Raises MismatchError when there is none."""
+        self._check_process()
         if self.log is None or self._closed:
             raise MismatchError(
                 "the store is closed" if self._closed else "the store is open read-only",
@@ -70,6 +73,14 @@ class StoreReader:
                 hint="open it again to write",
             )
         return self.log
+
+    def _check_process(self) -> None:
+        """A forked child has no threads of ours and would wait for them for ever."""
+        if os.getpid() != self._process:
+            raise MismatchError(
+                f"the store was opened by process {self._process}, and this is a child of it",
+                where=self.root, hint="open the store in the process that uses it",
+            )  # fmt: skip
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -219,6 +230,7 @@ class StoreReader:
         verify: bool,
         ranks: Iterable[int] | None,
     ) -> Loaded:
+        self._check_process()
         manifests = self.manifests(commit, ranks)
         fetch = HealingFetch(self.view, self.reader, commit)
         arrays, dtypes = load_parts(
