@@ -224,6 +224,14 @@ class BurstStorageWriter(StorageWriter):
                 f"{len(prepared)} of {len(results)} ranks sealed their part",
                 hint="every rank must save with a BurstStorageWriter",
             )
+        elsewhere = [p.rank for p in prepared if p.store_id != self.store().view.store_id]
+        if elsewhere:
+            # Shares in stores of their own are not found by each other: such a checkpoint could
+            # be committed, and never loaded.
+            raise CommitError(
+                f"ranks {elsewhere} saved to another store: nothing was committed", where=self.path,
+                hint="give every rank a folder that all of them see, on a shared file system",
+            )  # fmt: skip
         metadata.storage_meta = self.storage_meta()
         self.store().commit(prepared[0].step, prepared=prepared)
 
