@@ -23,6 +23,7 @@ from torch.distributed.checkpoint import load as dcp_load
 from torch.distributed.checkpoint import save as dcp_save
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.storage import WriteResult
 
 from weftline.burst import Options, Retention, Store
@@ -218,6 +219,7 @@ class Slow(BurstStorageWriter):
 
 def test_the_label_is_what_was_set_when_the_save_was_called(tmp_path: Path) -> None:
     writer = Slow(tmp_path / "s", options=SMALL)
+    assert isinstance(writer, AsyncStager)  # else torch would not ask it while the caller waits
     futures = []
     for step in (10, 20, 30):
         writer.step = step

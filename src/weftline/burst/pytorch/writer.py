@@ -62,7 +62,8 @@ class BurstStorageWriter(StorageWriter):
     ``step`` numbers the checkpoint: set the attribute before each save, or give
     ``checkpoint_id=".../step-10"``, which is step 10 of the store ``...``. What it is when
     ``dcp.save`` or ``dcp.async_save`` is called holds for that save, whatever is set while it is
-    written. Without one it is a step above every other.
+    written (with an ``async_stager`` of your own, torch does not ask the writer: give the id).
+    Without one it is a step above every other.
 
     ``writer`` names this process's log and must differ between the processes that save at once; it
     is ``rank<r>`` if not given. Use it again for the next save: staging memory and segments are
@@ -110,6 +111,8 @@ class BurstStorageWriter(StorageWriter):
         return staged
 
     should_synchronize_after_execute = False
+    _synchronize_after_execute = False
+    """Torch takes a writer as a stager only if it has this too."""
 
     def synchronize_staging(self) -> None:
         """Nothing to wait for: :meth:`stage` returns when all is copied."""
