@@ -83,7 +83,9 @@ class CorruptionError(BurstError):
         super().__init__(
             f"{what}{of}",
             where=where,
-            hint=hint or "restore it from a peer or the object store, or load an older checkpoint",
+            hint=hint
+            or "restore it from a peer or the object store, or ask for an older checkpoint "
+            "(allow_older=True, --allow-older)",
         )
         self.file = file
         self.offset_bytes = offset_bytes

@@ -22,6 +22,7 @@ from weftline.cli.burst_shared import (
 )
 from weftline.cli.burst_tier import advise, bench, drain, peer
 from weftline.cli.options import Json
+from weftline.errors import InputError
 
 app = App(
     name="burst",
@@ -215,6 +216,11 @@ def restore(
     start_s = time.perf_counter()
     sources = [source(url) for url in from_]
     if "://" in store:
+        if allow_older:
+            raise InputError(
+                "a folder alone is searched for an older checkpoint", where="--allow-older",
+                hint=f"`weftline burst ls {store}` lists them: name one with --step",
+            )  # fmt: skip
         origin = source(store)
         names = select(origin.tensor_names(step), only) if only else None
         loaded = load_from([origin, *sources], step, names, verify=not no_verify)

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -32,11 +31,6 @@ from weftline.burst.read.verify import Finding, finding_of, verify_view
 from weftline.burst.stage.state import view_dtype
 
 __all__ = ["StoreReader"]
-
-_OLDER_HINT: Final = (
-    "`burst verify --repair` mends what a copy is found of; to go on from the checkpoint before, "
-    "ask for it (allow_older=True, --allow-older)"
-)
 
 
 class StoreReader:
@@ -108,9 +102,8 @@ class StoreReader:
                     commits.append(self._commit_of(error.step))
                 except CorruptionError as damage:
                     if not allow_older:
-                        damage.hint = damage.hint or _OLDER_HINT
                         raise
-                    self._note(f"passed over: {damage}")
+                    self._note(f"passed over: {damage.where}: {damage.what}")
         if not commits:
             raise self.view.commits.missing(None)
         return max(commits, key=lambda c: c.sequence)
@@ -188,12 +181,10 @@ class StoreReader:
                 if step is not None or newest.sequence == commit.sequence:
                     raise
             except CorruptionError as damage:
-                if step is None and not allow_older:
-                    damage.hint = damage.hint or _OLDER_HINT
                 older = self._before(commit) if step is None and allow_older else None
                 if older is None:
                     raise
-                self._note(f"passed over: {damage}")
+                self._note(f"passed over: {damage.where}: {damage.what}")
                 return self._load_older(older, names, into, verify=verify, ranks=ranks)
 
     def _before(self, commit: Commit) -> Commit | None:
@@ -216,7 +207,7 @@ class StoreReader:
             try:
                 return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
             except CorruptionError as damage:
-                self._note(f"passed over: {damage}")
+                self._note(f"passed over: {damage.where}: {damage.what}")
                 commit = self._before(commit)
                 if commit is None:
                     raise
