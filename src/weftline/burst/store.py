@@ -89,9 +89,11 @@ class Store(StoreReader):
         options = Options() if options is None else options
         root = str(local_folder(path).resolve())
         check_word(writer, what="writer name")
-        identity = open_identity(files, root, create=create and not read_only)
+        identity, notice = open_identity(files, root, create=create and not read_only)
         view = View(files, root, store_id=identity.store_id, sources=sources)
         store = cls(root, view, files, options)
+        if notice is not None:
+            store.notices.append(notice)
         try:
             if not read_only:
                 store.log = open_log(store, writer)

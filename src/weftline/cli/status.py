@@ -78,7 +78,8 @@ def working(argv: list[str]) -> Iterator[None]:
     for stream, write in zip(streams, written, strict=True):
         stream.write = _after_erasing(write)  # type: ignore[method-assign]
     threading.Thread(target=status.tick, args=(ended,), daemon=True).start()
-    status.say(f"weftline {' '.join(argv)} ...")
+    shown = "".join(c if c.isprintable() else " " for c in " ".join(argv))
+    status.say(f"weftline {shown} ...")
     try:
         yield
     finally:

@@ -70,6 +70,7 @@ def test_a_lost_identity_is_that_of_the_commits(tmp_path: Path, how: str) -> Non
         assert reader.load()["w"][0] == 2
         assert [f.file for f in reader.verify()] == [str(store / "BURST")]
     with Store.open(store, options=SMALL) as again:
+        assert any("every commit names was written anew" in notice for notice in again.notices)
         again.save({"w": np.full(100_000, 3, np.float32)}, 3, wait=True)
         again.gc(Retention(last=3))
         assert [again.load(step)["w"][0] for step in (1, 2, 3)] == [1, 2, 3]

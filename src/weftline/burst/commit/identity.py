@@ -22,8 +22,10 @@ class Identity(msgspec.Struct, array_like=True, frozen=True):
     store_id: str
 
 
-def open_identity(files: Files, root: str, *, create: bool) -> Identity:
-    """The store's identity; a new or empty folder becomes a store when ``create``.
+def open_identity(files: Files, root: str, *, create: bool) -> tuple[Identity, str | None]:
+    """The store's identity, and what had to be done for it; an empty folder becomes a store.
+
+    That only with ``create``.
 
     Where the file is lost or damaged, the identity is that of the commit records, if all of them
     agree; it is written again when ``create``. Raises CorruptionError where checkpoints or logs are
@@ -35,7 +37,7 @@ def open_identity(files: Files, root: str, *, create: bool) -> Identity:
     path = f"{root}/BURST"
     if files.exists(path):
         try:
-            return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+            return open_either("S", files.read_bytes(path), Identity, path=path)[0], None
         except CorruptionError as damage:
             return _recovered(files, root, damage, write=create)
     # A store in the making has its identity before it has logs: look once more.
@@ -44,7 +46,7 @@ def open_identity(files: Files, root: str, *, create: bool) -> Identity:
         return _recovered(files, root, lost, write=create)
     others = [n for n in files.list_dir(root) if n not in ("commits", "writers")]
     if "BURST" in others:  # another process has just made it
-        return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+        return open_either("S", files.read_bytes(path), Identity, path=path)[0], None
     if not create or any(not n.startswith("BURST.") for n in others):
         raise NotAStoreError(
             "this is not a burst store" if files.exists(root) else "there is no such folder",
@@ -75,7 +77,7 @@ def open_identity(files: Files, root: str, *, create: bool) -> Identity:
             raise
     files.unlink(temporary)
     files.sync_dir(root)
-    return open_either("S", files.read_bytes(path), Identity, path=path)[0]
+    return open_either("S", files.read_bytes(path), Identity, path=path)[0], None
 
 
 def _has_logs(files: Files, root: str) -> bool:
@@ -84,7 +86,9 @@ def _has_logs(files: Files, root: str) -> bool:
     return bool(logs) or bool(Commits(files, f"{root}/commits").steps())
 
 
-def _recovered(files: Files, root: str, damage: CorruptionError, *, write: bool) -> Identity:
+def _recovered(
+    files: Files, root: str, damage: CorruptionError, *, write: bool
+) -> tuple[Identity, str]:
     """The identity that every commit record names. Raises ``damage`` where there is no such one."""
     commits, errors = Commits(files, f"{root}/commits").all()
     found = {c.store_id for c in commits}
@@ -97,7 +101,8 @@ def _recovered(files: Files, root: str, damage: CorruptionError, *, write: bool)
     identity = Identity(found.pop())
     if write:
         write_atomic(files, f"{root}/BURST", seal_twice("S", identity))
-    return identity
+    done = "was written anew" if write else "is taken"
+    return identity, f"{damage.file}: {damage.what}; the one that every commit names {done}"
 
 
 def _touch(files: Files, path: str) -> None:
