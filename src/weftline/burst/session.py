@@ -58,6 +58,7 @@ class Request:
     world: int
     attempt: str
     extra: bytes
+    run: str
 
 
 @dataclass(slots=True)
@@ -299,6 +300,7 @@ class SaveSession:
             raw_bytes=sum(self._nbytes),
             stored_bytes=sum({c.seq: c.stored_bytes for c in own}.values()),
             digest=digest_of(entries), created_unix_s=time.time(), extra=request.extra,
+            run=request.run,
         )  # fmt: skip
         copy = log.write_copy(RankManifest(seal, entries), self._scope)
         seal = msgspec.structs.replace(seal, copy=copy)

@@ -14,15 +14,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from weftline.burst.care import gc
 from weftline.burst.care.gc import GcReport
 from weftline.burst.care.recover import borrowed, open_log
 from weftline.burst.care.upkeep import Upkeep
 from weftline.burst.commit.commits import CheckpointInfo, Commit, check_step, info_of
-from weftline.burst.commit.coordinate import await_ranks, pack_extra, write_commit
-from weftline.burst.commit.identity import open_identity
+from weftline.burst.commit.coordinate import adopt, await_ranks, pack_extra, write_commit
+from weftline.burst.commit.identity import join_run, open_identity
 from weftline.burst.commit.view import Source, View
 from weftline.burst.errors import BurstError, CommitError, MismatchError
 from weftline.burst.files import Files, RealFiles, local_folder
@@ -36,7 +38,7 @@ from weftline.burst.stage.arena import Arena, ArenaPool, copy_parts, place_parts
 from weftline.burst.stage.copying import make_ready
 from weftline.burst.stage.state import Part, State, check_word, parts_of
 
-__all__ = ["Store"]
+__all__ = ["Copier", "Store"]
 
 _STREAM_BYTES: Final = 64 << 20
 """From here on the compiled copy is worth its making."""
@@ -44,6 +46,19 @@ _NO_STREAM: Final = (
     "llvmlite has no code for this machine: states are copied by plain stores and hashed later, "
     "and saves stall longer"
 )
+
+
+class Copier(Protocol):
+    """Keeps copies of this node's shares in the memory of others."""
+
+    def copy(self, store: Store, share: Prepared) -> tuple[str, ...]:
+        """Copy a share that is durable here; the names of the nodes that have it then."""
+
+    def committed(self, record: bytes, commit: Commit) -> None:
+        """Tell those nodes of a checkpoint, and let go of the copies that it overtakes."""
+
+    def close(self) -> None:
+        """Let go of connections."""
 
 
 class Store(StoreReader):
@@ -62,6 +77,8 @@ class Store(StoreReader):
             options.max_in_flight, shared=options.shared_arena, pinner=options.pinner
         )
         self._upkeep = Upkeep(self._keep_up)
+        self._copier: Copier | None = None
+        self._floor = 0
         self._handles: list[SaveHandle] = []
         self._running: list[Future[None]] = []
 
@@ -78,29 +95,49 @@ class Store(StoreReader):
         options: Options | None = None,
         files: Files | None = None,
         sources: Sequence[Source] = (),
+        run: str | None = None,
+        copier: Copier | None = None,
     ) -> Store:
         """Open or create the store in a folder.
 
         ``writer`` names this process's own log: processes that write at once need names of their
-        own. ``file://`` is a folder as well. Raises NotAStoreError (for any other URL, too),
-        NewerFormatError, StoreBusyError, BadNameError, StorageError.
+        own. ``file://`` is a folder as well. ``run`` names the job whose checkpoints these are,
+        the same on every node that has a store of its own; by default the store is a run by itself.
+        ``copier`` keeps copies of what is saved on other nodes. Raises NotAStoreError (for any
+        other URL, too), NewerFormatError, StoreBusyError, BadNameError, StorageError, and
+        MismatchError for the store of another run.
         """
         files = RealFiles() if files is None else files
         options = Options() if options is None else options
         root = str(local_folder(path).resolve())
         check_word(writer, what="writer name")
         identity, notice = open_identity(files, root, create=create and not read_only)
-        view = View(files, root, store_id=identity.store_id, sources=sources)
+        view = View(files, root, store_id=identity.store_id, sources=sources, run=identity.run)
         store = cls(root, view, files, options)
+        store._copier = copier
         if notice is not None:
             store.notices.append(notice)
         try:
             if not read_only:
                 store.log = open_log(store, writer)
+            if run is not None:
+                store.join(run)
         except BaseException:
             store._shut()
             raise
         return store
+
+    def join(self, run: str) -> None:
+        """Belong to this run from now on.
+
+        Raises MismatchError when the store has checkpoints of another.
+        """
+        if run == self.view.run:
+            return
+        self.writing()
+        with self.view.commits.locked():
+            identity = open_identity(self._files, self.root, create=False)[0]
+            self.view.run = join_run(self._files, self.root, identity, run).run
 
     @contextmanager
     def borrowed(self, writer: str) -> Iterator[WriterLog | None]:
@@ -155,7 +192,12 @@ class Store(StoreReader):
             raise MismatchError(f"rank {rank} of a world of {world}", where=self.root)
         parts = parts_of(state, where=self.root)
         request = Request(
-            step=step, rank=rank, world=world, attempt=attempt, extra=pack_extra(extra, self.root)
+            step=step,
+            rank=rank,
+            world=world,
+            attempt=attempt,
+            extra=pack_extra(extra, self.root),
+            run=self.view.run,
         )
         start = time.perf_counter()
         arena, waited = self._arenas.acquire()
@@ -217,7 +259,7 @@ class Store(StoreReader):
                 entries = session.write()
             finally:
                 self._arenas.release(arena)
-            handle.prepared = session.seal(entries)
+            handle.prepared = self._handed_over(session.seal(entries))
             handle.stored_bytes = handle.prepared.stored_bytes
             if request.world == 1:
                 self._commit(request.step, [handle.prepared])
@@ -228,6 +270,27 @@ class Store(StoreReader):
         handle.finish(time.perf_counter() - start)
         self._count(handle)
         self._upkeep.request(committed=handle.committed)
+
+    def _handed_over(self, share: Prepared) -> Prepared:
+        """A share that is durable here, with its copies on other nodes and its place in the order.
+
+        A node that keeps no copy is noted: the checkpoint is committed without, and retention keeps
+        the last one that had them all.
+        """
+        copies: tuple[str, ...] = ()
+        if self._copier is not None:
+            try:
+                copies = self._copier.copy(self, share)
+            except BurstError as e:
+                self._note_copies(e)
+        with self._lock:
+            self._floor = max(self._floor + 1, self.view.commits.next_sequence())
+            return msgspec.structs.replace(share, floor=self._floor, copies=copies)
+
+    def _note_copies(self, error: BurstError) -> None:
+        with self._lock:
+            self._counters["copies_failed"] += 1
+        self._note(f"copies on other nodes: {error}")
 
     def _keep_up(self, committed: bool) -> None:
         """Retention and free space; a failure here harms no checkpoint, and is noted."""
@@ -288,8 +351,9 @@ class Store(StoreReader):
 
         Give the ``prepared`` of all ranks (gathered by any means), or ``world`` and ``attempt`` to
         wait for ranks that save to this same store; ``attempt`` must then be new for every try, so
-        that shares of an earlier, broken try are never taken. Retention follows in the background.
-        Raises CommitError.
+        that shares of an earlier, broken try are never taken. Where nodes have stores of their own,
+        call it once on each, with the same ``prepared``: all write the same record. Retention
+        follows in the background. Raises CommitError.
         """
         self.writing()
         check_step(step, where=self.root)
@@ -305,11 +369,29 @@ class Store(StoreReader):
         self._upkeep.request(committed=True)
         return info
 
+    def adopt(self, record: bytes) -> CheckpointInfo:
+        """Take a commit record that another node of this run has made; the same bytes stand here.
+
+        Raises MismatchError for another run's, CommitError where the step was committed since.
+        """
+        self.writing()
+        info = info_of(self._committed(adopt(self.view, record)))
+        self._upkeep.request(committed=True)
+        return info
+
     def _commit(self, step: int, prepared: Sequence[Prepared]) -> Commit:
         assert self.log is not None  # noqa: S101  (both callers have asked for it)
-        commit = write_commit(self.view, step, prepared, self.log)
+        return self._committed(write_commit(self.view, step, prepared, self.log))
+
+    def _committed(self, commit: Commit) -> Commit:
         with self._lock:
             self._counters["commits"] += 1
+            self._floor = max(self._floor, commit.sequence)
+        if self._copier is not None:
+            try:
+                self._copier.committed(self.view.commits.record(commit.step), commit)
+            except BurstError as e:
+                self._note_copies(e)
         return commit
 
     # --- upkeep -----------------------------------------------------------------------------------
@@ -371,6 +453,8 @@ class Store(StoreReader):
         if self._copiers is not None:
             self._copiers.shutdown(wait=True)
         self._arenas.close()
+        if self._copier is not None:
+            self._copier.close()
         if self.log is not None:
             self.log.close()
         self.reader.close()

@@ -21,6 +21,10 @@ def dropped_by(commits: Sequence[Commit], retention: Retention, pinned: Iterable
     if retention.last is None:
         return []
     keep = {c.step for c in commits[-max(1, retention.last) :]} | set(pinned)
+    # While a copy is missing a node that is lost takes its share with it: what every node could
+    # then go back to stays.
+    copied = [c.step for c in commits if c.copied]
+    keep.update(copied[-1:])
     every = retention.every
     return [c.step for c in commits if c.step not in keep and not (every and c.step % every == 0)]
 

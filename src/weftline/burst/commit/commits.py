@@ -26,12 +26,15 @@ from weftline.burst.errors import (
     MismatchError,
     StorageError,
 )
-from weftline.burst.files import Files
-from weftline.burst.log.envelope import open_either, seal_twice
+from weftline.burst.files import Files, write_atomic
+from weftline.burst.log.envelope import open_either, open_envelope, seal_twice
 from weftline.burst.log.record import Prepared
 from weftline.burst.stage.state import check_word
 
-__all__ = ["CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of"]
+__all__ = [
+    "CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of",
+    "whole_record",
+]  # fmt: skip
 
 _NAME: Final = re.compile(r"step-(\d{20})\.commit")
 _SETTLED_NS: Final = 100_000_000
@@ -43,15 +46,28 @@ class Commit(msgspec.Struct, array_like=True, frozen=True):
     """The body of a commit record."""
 
     store_id: str
+    """The store that has every share; empty where shares are in stores of several nodes."""
     step: int
     sequence: int
-    """Grows with every commit to the store: the largest is the newest checkpoint."""
+    """Grows with every commit of a run: the largest is the newest checkpoint."""
     world: int
     attempt: str
     created_unix_s: float
     """For people to read; nothing is decided by a clock."""
     ranks: list[Prepared]
     """One a rank, in the order of ranks."""
+    run: str = ""
+    """The run it belongs to; empty in format 1, where a store was a run."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What makes one checkpoint newer than another."""
+        return self.sequence, self.step
+
+    @property
+    def copied(self) -> bool:
+        """Whether every share had a copy in the memory of another node."""
+        return all(r.copies for r in self.ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +107,18 @@ def check_step(step: int, *, where: str | None = None) -> int:
 def decode_commit(data: bytes, *, path: str = "commit record") -> Commit:
     """A commit record from its bytes. Raises CorruptionError when neither copy is whole."""
     return open_either("K", data, Commit, path=path)[0]
+
+
+def whole_record(data: bytes, *, path: str = "commit record") -> bytes:
+    """A record's bytes with both copies as the good one is. Raises CorruptionError."""
+    half = len(data) // 2
+    for copy in (data[:half], data[half:]):
+        try:
+            open_envelope("K", copy, Commit, path=path)
+        except CorruptionError:
+            continue
+        return copy * 2
+    raise CorruptionError("neither copy of the commit record is whole", file=path, offset_bytes=0)
 
 
 class Commits:
@@ -143,6 +171,12 @@ class Commits:
             raise CorruptionError(f"record of step {commit.step} under this name", file=path)
         return commit, damage
 
+    def record(self, step: int) -> bytes:
+        """The record of a step as it was written, both copies whole. Raises as :meth:`read`."""
+        self.read(step)
+        data = self._files.read_bytes(self.path(step))
+        return whole_record(data, path=self.path(step))
+
     def _stamp(self, step: int) -> tuple[int, int, int, int]:
         try:
             return self._files.stamp(self.path(step))
@@ -188,12 +222,19 @@ class Commits:
                 continue  # dropped since the folder was listed
             except CorruptionError as e:
                 errors.append(e)
-        return sorted(commits, key=lambda c: (c.sequence, c.step)), errors
+        return sorted(commits, key=lambda c: c.order), errors
 
     def next_sequence(self) -> int:
         """A number larger than that of any commit before, those that cannot be read included."""
         commits, errors = self.all()
         return 1 + max((c.sequence for c in commits), default=0) + (len(errors) << 20)
+
+    def put(self, record: bytes, step: int) -> None:
+        """Put a record that was made elsewhere under its name; durable on return.
+
+        The caller holds the lock of commits, and has looked at what stands there.
+        """
+        write_atomic(self._files, self.path(step), record)
 
     @contextmanager
     def draft(self, commit: Commit, owner: str) -> Iterator[Callable[[Commit], None]]:

@@ -103,7 +103,7 @@ def import_checkpoint(store: Store, source: Source, step: int | None = None) -> 
     try:
         for rank in commit.ranks:
             manifest = view.manifest(commit, rank)
-            prepared.append(_copy_rank(log, manifest, fetch, begun))
+            prepared.append(_copy_rank(log, manifest, fetch, begun, store.view.run))
         return info_of(write_commit(store.view, commit.step, prepared, log))
     finally:
         for save_id, scope in begun:
@@ -112,7 +112,11 @@ def import_checkpoint(store: Store, source: Source, step: int | None = None) -> 
 
 
 def _copy_rank(
-    log: WriterLog, manifest: RankManifest, fetch: HealingFetch, begun: list[tuple[int, Scope]]
+    log: WriterLog,
+    manifest: RankManifest,
+    fetch: HealingFetch,
+    begun: list[tuple[int, Scope]],
+    run: str,
 ) -> Prepared:
     """One rank's records, written and sealed under a save of this log."""
     save_id = log.next_id()
@@ -138,6 +142,7 @@ def _copy_rank(
     ]
     seal = msgspec.structs.replace(
         manifest.seal, store_id=log.store_id, writer=log.writer, save_id=save_id, copy=None,
+        run=run,
         stored_bytes=sum(c.stored_bytes for c in copied.values()),
     )  # fmt: skip
     own_copy = log.write_copy(RankManifest(seal, entries), scope)
