@@ -51,11 +51,11 @@ _NO_STREAM: Final = (
 class Copier(Protocol):
     """Keeps copies of this node's shares in the memory of others."""
 
-    def copy(self, store: Store, share: Prepared) -> tuple[str, ...]:
-        """Copy a share that is durable here; the names of the nodes that have it then."""
+    def copy(self, store: Store, share: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Copy a share that is durable here: nodes that have it then, and what went wrong."""
 
-    def committed(self, record: bytes, commit: Commit) -> None:
-        """Tell those nodes of a checkpoint, and let go of the copies that it overtakes."""
+    def committed(self, record: bytes, commit: Commit) -> tuple[str, ...]:
+        """Tell those nodes of a checkpoint; what went wrong."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -280,17 +280,19 @@ class Store(StoreReader):
         copies: tuple[str, ...] = ()
         if self._copier is not None:
             try:
-                copies = self._copier.copy(self, share)
+                copies, trouble = self._copier.copy(self, share)
             except BurstError as e:
-                self._note_copies(e)
+                trouble = (str(e),)
+            self._note_copies(trouble)
         with self._lock:
             self._floor = max(self._floor + 1, self.view.commits.next_sequence())
             return msgspec.structs.replace(share, floor=self._floor, copies=copies)
 
-    def _note_copies(self, error: BurstError) -> None:
-        with self._lock:
-            self._counters["copies_failed"] += 1
-        self._note(f"copies on other nodes: {error}")
+    def _note_copies(self, trouble: Iterable[str]) -> None:
+        for what in trouble:
+            with self._lock:
+                self._counters["copies_failed"] += 1
+            self.note(f"copies on other nodes: {what}")
 
     def _keep_up(self, committed: bool) -> None:
         """Retention and free space; a failure here harms no checkpoint, and is noted."""
@@ -389,9 +391,10 @@ class Store(StoreReader):
             self._floor = max(self._floor, commit.sequence)
         if self._copier is not None:
             try:
-                self._copier.committed(self.view.commits.record(commit.step), commit)
+                trouble = self._copier.committed(self.view.commits.record(commit.step), commit)
             except BurstError as e:
-                self._note_copies(e)
+                trouble = (str(e),)
+            self._note_copies(trouble)
         return commit
 
     # --- upkeep -----------------------------------------------------------------------------------

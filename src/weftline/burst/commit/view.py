@@ -12,7 +12,12 @@ from typing import Protocol
 import msgspec
 
 from weftline.burst.commit.commits import Commit, Commits
-from weftline.burst.errors import BurstError, CorruptionError, StorageError
+from weftline.burst.errors import (
+    BurstError,
+    CheckpointMissingError,
+    CorruptionError,
+    StorageError,
+)
 from weftline.burst.files import Files
 from weftline.burst.log.index import Index
 from weftline.burst.log.record import Chunk, Prepared, RankManifest, digest_of, save_prefix
@@ -132,9 +137,13 @@ class View:
         if found is not None:
             return found
         folder = f"{self.writers_folder}/{rank.writer}"
+        gone: CheckpointMissingError | None = None
         if self.is_local(rank):
-            self.check_stands(commit.step, rank.writer, rank.save_id)
-            rebuilt = find_manifests(self.files, folder, [rank]).get(rank.save_id)
+            try:
+                self.check_stands(commit.step, rank.writer, rank.save_id)
+                rebuilt = find_manifests(self.files, folder, [rank]).get(rank.save_id)
+            except CheckpointMissingError as error:
+                gone, rebuilt = error, None
             if rebuilt is not None:
                 return rebuilt
         for source in self.sources:
@@ -145,6 +154,8 @@ class View:
                 continue
             if remote.seal.digest == rank.digest:
                 return remote
+        if gone is not None:
+            raise gone
         if not self.is_local(rank):
             raise CorruptionError(
                 f"rank {rank.rank} was saved on another node and no source has it", file=folder,

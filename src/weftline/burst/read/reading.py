@@ -109,7 +109,7 @@ class StoreReader:
                 except CorruptionError as damage:
                     if not allow_older:
                         raise
-                    self._note(f"passed over: {damage.where}: {damage.what}")
+                    self.note(f"passed over: {damage.where}: {damage.what}")
         if not commits:
             raise self.view.commits.missing(None)
         return max(commits, key=lambda c: c.order)
@@ -122,14 +122,15 @@ class StoreReader:
         """Commit records that cannot be read here: checkpoints that no listing can show."""
         return [finding_of(e) for e in self.view.commits.all()[1]]
 
-    def _note(self, notice: str) -> None:
+    def note(self, notice: str) -> None:
+        """Add a notice, once."""
         if notice not in self.notices:
             self.notices.append(notice)
 
     def _commit_of(self, step: int) -> Commit:
         try:
             commit, damage = self.view.commits.read(step)
-        except CorruptionError as error:
+        except (CorruptionError, CheckpointMissingError) as error:
             try:
                 return decode_commit(self._record_afar(step))
             except CheckpointMissingError:
@@ -200,7 +201,7 @@ class StoreReader:
                 older = self._before(commit) if step is None and allow_older else None
                 if older is None:
                     raise
-                self._note(f"passed over: {damage.where}: {damage.what}")
+                self.note(f"passed over: {damage.where}: {damage.what}")
                 return self._load_older(older, names, into, verify=verify, ranks=ranks)
 
     def _before(self, commit: Commit) -> Commit | None:
@@ -223,7 +224,7 @@ class StoreReader:
             try:
                 return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
             except CorruptionError as damage:
-                self._note(f"passed over: {damage.where}: {damage.what}")
+                self.note(f"passed over: {damage.where}: {damage.what}")
                 commit = self._before(commit)
                 if commit is None:
                     raise

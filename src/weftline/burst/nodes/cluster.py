@@ -1,0 +1,210 @@
+"""The nodes of a run as one process sees them: whom to give copies to, and what to go back to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from weftline.burst.nodes.agree import (
+    Choice,
+    Seen,
+    choose,
+    run_of,
+    survey_bucket,
+    survey_node,
+    survey_store,
+)
+from weftline.burst.nodes.partners import partners
+from weftline.burst.nodes.shares import ShareCopier
+from weftline.burst.nodes.source import NodeSource
+from weftline.burst.remote.checkpoints import RemoteSource, open_objects
+from weftline.burst.remote.peers import PeerObjects
+from weftline.errors import InputError
+
+if TYPE_CHECKING:
+    from weftline.burst.commit.view import Source
+    from weftline.burst.read.reading import StoreReader
+    from weftline.burst.store import Store
+
+__all__ = ["NODES_VARIABLE", "Nodes", "nodes_from_environment"]
+
+NODES_VARIABLE: Final = "WEFTLINE_BURST_NODES"
+_NODE: Final = re.compile(r"(?:peer://)?(?P<host>[^/@\s]+?)(?P<port>:\d+)?(?:@(?P<domain>\S+))?")
+_ASKING: Final = 16
+"""Nodes that are asked at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """The nodes of a run, the same list on each; every one runs ``weftline burst peer``."""
+
+    urls: tuple[str, ...]
+    """``peer://host:port`` of each node, this one's too."""
+    mine: int
+    """Which of them this process runs on, from 0."""
+    run: str | None = None
+    """Name of the run; by default that of rank 0's store."""
+    copies: int = 1
+    """Nodes that keep a copy of a share in memory; 0 for none."""
+    domains: tuple[str, ...] = ()
+    """What each node fails together with: its rack. Every node for itself by default."""
+    bucket: str | None = None
+    """Where checkpoints drain to, and come from when no node has them: ``s3://bucket/run``."""
+    opened: dict[str, PeerObjects | RemoteSource] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mine < len(self.urls):
+            raise InputError(f"node {self.mine} of {len(self.urls)}", where="nodes", hint="from 0")
+        if not 0 <= self.copies < max(2, len(self.urls)):
+            raise InputError(
+                f"{self.copies} copies on {len(self.urls) - 1} other nodes", where="nodes"
+            )
+        if self.domains and len(self.domains) != len(self.urls):
+            raise InputError(
+                f"{len(self.domains)} failure domains for {len(self.urls)} nodes", where="nodes"
+            )
+
+    # --- saving ----------------------------------------------------------------------------------
+
+    def copier(self) -> ShareCopier | None:
+        """What gives copies of this process's shares to other nodes; None where none are kept."""
+        if self.copies == 0 or len(self.urls) < 2:
+            return None
+        domains = self.domains or tuple(str(i) for i in range(len(self.urls)))
+        order = partners(domains, self.mine)
+        return ShareCopier([PeerObjects.open(self.urls[i]) for i in order], copies=self.copies)
+
+    # --- restoring -------------------------------------------------------------------------------
+
+    def survey(
+        self, store: StoreReader | None, *, nodes: Iterable[int] | None = None, bucket: bool = True
+    ) -> list[Seen]:
+        """What is where: in this store, on ``nodes`` (all by default), and in the bucket.
+
+        A node that does not answer has nothing. Raises RemoteError for the bucket.
+        """
+        run = self.run
+        if store is not None and run is None and store.view.commits.steps():
+            run = store.view.run
+        found = [] if store is None else survey_store(store)
+        these = range(len(self.urls)) if nodes is None else nodes
+        asked = [self.node(self.urls[i]) for i in these]
+        with ThreadPoolExecutor(min(_ASKING, max(1, len(asked)))) as pool:
+            for seen in pool.map(lambda node: survey_node(node, run), asked):
+                found += seen
+        if bucket and self.bucket is not None:
+            found += survey_bucket(self.objects(self.bucket))
+        return found
+
+    def choose(
+        self,
+        store: StoreReader | None = None,
+        *,
+        step: int | None = None,
+        gather: Callable[[list[Seen]], list[Seen]] | None = None,
+        rank: int = 0,
+        represented: Iterable[int] = (),
+    ) -> Choice:
+        """The newest checkpoint that is whole somewhere, or that of ``step``.
+
+        Alone, this process asks every node and the bucket. With ``gather``, which gives every
+        rank what all of them found (one collective), each asks its own node, and rank 0 those that
+        no rank runs on (all but the ``represented``) and the bucket. Raises CheckpointMissingError,
+        MismatchError for several runs.
+        """
+        if gather is None:
+            seen = self.survey(store)
+        else:
+            others = set(range(len(self.urls))) - set(represented) if rank == 0 else set()
+            seen = gather(self.survey(store, nodes=sorted(others | {self.mine}), bucket=rank == 0))
+        return choose(seen, run=self.run, step=step, where=", ".join(self.urls[:4]))
+
+    def ready(self, store: Store, choice: Choice) -> None:
+        """Let a store load the checkpoint that was chosen, from wherever its shares are.
+
+        Its record is put into the store where that is open for writing. Raises MismatchError for
+        the store of another run.
+        """
+        store.view.sources = tuple(self.sources(choice))
+        if store.log is not None:
+            store.join(run_of(choice.commit))
+            store.adopt(choice.record)
+        elif not store.view.commits.steps():
+            store.view.run = run_of(choice.commit)
+        for step, lost in choice.passed_over:
+            store.note(f"passed over step {step}: ranks {list(lost)} are lost with their nodes")
+
+    def sources(self, choice: Choice | None = None) -> list[Source]:
+        """Where to read from: the nodes that have a share, own node first, and the bucket last."""
+        urls: Sequence[str] = self.urls
+        if choice is not None:
+            have = {place for places in choice.holders.values() for place in places}
+            urls = [u for u in self.urls if u in have]
+        own = self.urls[self.mine]
+        found: list[Source] = [self.node(u) for u in sorted(urls, key=lambda u: u != own)]
+        if self.bucket is not None:
+            found.append(self.objects(self.bucket))
+        return found
+
+    def node(self, url: str) -> NodeSource:
+        """Another node, to read from."""
+        known = self.opened.get(url)
+        if not isinstance(known, PeerObjects):
+            known = self.opened[url] = PeerObjects.open(url)
+        return NodeSource(known)
+
+    def objects(self, url: str) -> RemoteSource:
+        """The bucket, to read from."""
+        known = self.opened.get(url)
+        if not isinstance(known, RemoteSource):
+            known = self.opened[url] = RemoteSource(open_objects(url))
+        return known
+
+    def close(self) -> None:
+        """Close all connections."""
+        for one in self.opened.values():
+            if isinstance(one, PeerObjects):
+                one.close()
+        self.opened.clear()
+
+
+def nodes_from_environment(*, mine: int | None = None, run: str | None = None) -> Nodes | None:
+    """The nodes that WEFTLINE_BURST_NODES lists, or None where it is not set.
+
+    ``host[:port][@rack]``, by spaces or commas, in the order of nodes; this one is ``mine``, or
+    SLURM_NODEID or GROUP_RANK (torchrun). WEFTLINE_BURST_COPIES and WEFTLINE_BURST_BUCKET go with
+    it. Raises InputError.
+    """
+    text = os.environ.get(NODES_VARIABLE, "").replace(",", " ").split()
+    if not text:
+        return None
+    if mine is None:
+        said = os.environ.get("SLURM_NODEID") or os.environ.get("GROUP_RANK")
+        if said is None or not said.isdecimal():
+            raise InputError(
+                "which of the nodes this is cannot be told", where=NODES_VARIABLE,
+                hint="start with srun or torchrun, or pass mine=",
+            )  # fmt: skip
+        mine = int(said)
+    urls, domains = [], []
+    for item in text:
+        found = _NODE.fullmatch(item)
+        if found is None:
+            raise InputError(
+                f"`{item}` is no node", where=NODES_VARIABLE, hint="write host:port@rack"
+            )
+        urls.append(f"peer://{found['host']}{found['port'] or ''}")
+        domains.append(found["domain"] or found["host"])
+    copies = os.environ.get("WEFTLINE_BURST_COPIES", "1")
+    if not copies.isdecimal():
+        raise InputError(f"`{copies}` is no number of copies", where="WEFTLINE_BURST_COPIES")
+    return Nodes(
+        urls=tuple(urls), mine=mine, run=run, copies=int(copies), domains=tuple(domains),
+        bucket=os.environ.get("WEFTLINE_BURST_BUCKET") or None,
+    )  # fmt: skip
