@@ -34,7 +34,7 @@ from weftline.burst.log.record import (
     pack_head,
 )
 from weftline.burst.log.writer import WriterLog, prepared_of
-from weftline.burst.stage.arena import Arena, aligned_buffer
+from weftline.burst.stage.arena import aligned_buffer
 from weftline.burst.stage.state import Bytes1d, Part, dtype_bytes
 
 __all__ = ["Request", "SaveSession"]
@@ -81,14 +81,12 @@ class SaveSession:
         pool: ThreadPoolExecutor,
         request: Request,
         parts: Sequence[Part],
-        places: Sequence[int],
-        arena: Arena,
+        rooms: Sequence[Bytes1d],
     ) -> None:
         self._log = log
         self._pool = pool
         self._request = request
-        self._places = places
-        self._arena = arena
+        self._rooms = rooms
         self._nbytes = [p.nbytes for p in parts]
         self._size = log.options.chunk_bytes
         self._entries = [
@@ -140,10 +138,10 @@ class SaveSession:
 
     def _job(self, part: int, index: int) -> _Job:
         length = min(self._size, self._nbytes[part] - index * self._size)
-        start = self._places[part] + index * self._size
+        start = index * self._size
         large = self._nbytes[part] >= LARGE_BYTES
         room = -(-length // ALIGN_BYTES) * ALIGN_BYTES if large else length
-        memory = self._arena.bytes
+        memory = self._rooms[part]
         return _Job(part, index, memory[start : start + length], memory[start : start + room])
 
     def _submit(self) -> None:

@@ -14,9 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol
-
-import msgspec
+from typing import Any, Final
 
 from weftline.burst.care import gc
 from weftline.burst.care.gc import GcReport
@@ -29,16 +27,24 @@ from weftline.burst.commit.view import Source, View
 from weftline.burst.errors import BurstError, CommitError, MismatchError
 from weftline.burst.files import Files, RealFiles, local_folder
 from weftline.burst.handle import SaveHandle
+from weftline.burst.handover import Copier, Handover
 from weftline.burst.log.record import Prepared
 from weftline.burst.log.writer import WriterLog
 from weftline.burst.options import Options, Retention
 from weftline.burst.read.reading import StoreReader
 from weftline.burst.session import Request, SaveSession
-from weftline.burst.stage.arena import Arena, ArenaPool, copy_parts, place_parts
+from weftline.burst.stage.arena import (
+    Arena,
+    ArenaPool,
+    Lease,
+    copy_pairs,
+    copy_parts,
+    rooms_for,
+)
 from weftline.burst.stage.copying import make_ready
-from weftline.burst.stage.state import Part, State, check_word, parts_of
+from weftline.burst.stage.state import Bytes1d, Part, State, check_word, parts_of
 
-__all__ = ["Copier", "Store"]
+__all__ = ["Store"]
 
 _STREAM_BYTES: Final = 64 << 20
 """From here on the compiled copy is worth its making."""
@@ -46,19 +52,6 @@ _NO_STREAM: Final = (
     "llvmlite has no code for this machine: states are copied by plain stores and hashed later, "
     "and saves stall longer"
 )
-
-
-class Copier(Protocol):
-    """Keeps copies of this node's shares in the memory of others."""
-
-    def copy(self, store: Store, share: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Copy a share that is durable here: nodes that have it then, and what went wrong."""
-
-    def committed(self, record: bytes, commit: Commit) -> tuple[str, ...]:
-        """Tell those nodes of a checkpoint; what went wrong."""
-
-    def close(self) -> None:
-        """Let go of connections."""
 
 
 class Store(StoreReader):
@@ -77,8 +70,7 @@ class Store(StoreReader):
             options.max_in_flight, shared=options.shared_arena, pinner=options.pinner
         )
         self._upkeep = Upkeep(self._keep_up)
-        self._copier: Copier | None = None
-        self._floor = 0
+        self._handover = Handover(self, None)
         self._handles: list[SaveHandle] = []
         self._running: list[Future[None]] = []
 
@@ -114,7 +106,7 @@ class Store(StoreReader):
         identity, notice = open_identity(files, root, create=create and not read_only)
         view = View(files, root, store_id=identity.store_id, sources=sources, run=identity.run)
         store = cls(root, view, files, options)
-        store._copier = copier
+        store._handover = Handover(store, copier)
         if notice is not None:
             store.notices.append(notice)
         try:
@@ -134,7 +126,6 @@ class Store(StoreReader):
         """
         if run == self.view.run:
             return
-        self.writing()
         with self.view.commits.locked():
             identity = open_identity(self._files, self.root, create=False)[0]
             self.view.run = join_run(self._files, self.root, identity, run).run
@@ -175,13 +166,15 @@ class Store(StoreReader):
         attempt: str = "",
         extra: Mapping[str, Any] | None = None,
         wait: bool = False,
+        lease: Lease | None = None,
     ) -> SaveHandle:
         """Take a copy of ``state`` and write it in the background.
 
         Returns after the copy; the state may then change. With ``world`` 1 the checkpoint is
         committed when it is durable; otherwise it is prepared, and :meth:`commit` makes it whole.
         At most ``max_in_flight`` saves are staged: a further one waits, and says how long. If an
-        earlier save failed and nobody asked, its error is raised here, once.
+        earlier save failed and nobody asked, its error is raised here, once. What lies in the
+        memory of ``lease`` is written from there; the lease ends with the save.
 
         Raises BadNameError, MismatchError before anything is written.
         """
@@ -200,11 +193,11 @@ class Store(StoreReader):
             run=self.view.run,
         )
         start = time.perf_counter()
-        arena, waited = self._arenas.acquire()
+        arena, waited = self._arenas.acquire() if lease is None else lease.end()
         handle = SaveHandle(step=step, rank=rank, raw_bytes=sum(p.nbytes for p in parts))
         handle.queue_wait_s = waited
         try:
-            session = self._stage(log, request, parts, arena)
+            session = self._stage(log, request, parts, arena, lease)
         except BaseException:
             self._arenas.release(arena)
             raise
@@ -218,21 +211,51 @@ class Store(StoreReader):
             )
         return handle.wait() if wait else handle
 
+    def lend(self, nbytes: int) -> Lease:
+        """Staging memory for who copies a state himself, until the save that it is given to.
+
+        Waits, as :meth:`save`, while ``max_in_flight`` saves are staged.
+        """
+        self.writing()
+        return Lease(self._arenas, nbytes)
+
+    def copy_into(self, pairs: Sequence[tuple[Bytes1d, Bytes1d]]) -> None:
+        """Copy bytes in host memory, from second to first, as fast as :meth:`save` stages."""
+        self._ready_copies(sum(len(out) for out, _ in pairs))
+        copy_pairs(
+            pairs, self._copiers, threads=self.options.copy_threads,
+            chunk_bytes=self.options.chunk_bytes,
+        )  # fmt: skip
+
+    def follow(self, handle: SaveHandle, future: Future[None]) -> None:
+        """Have :meth:`wait` and :meth:`close` wait for what follows a save, too."""
+        with self._lock:
+            self._handles.append(handle)
+            self._running.append(future)
+
     def _stage(
-        self, log: WriterLog, request: Request, parts: Sequence[Part], arena: Arena
+        self,
+        log: WriterLog,
+        request: Request,
+        parts: Sequence[Part],
+        arena: Arena,
+        lease: Lease | None,
     ) -> SaveSession:
-        """Copy the whole state; little of it is written before that is done.
+        """Copy the whole state, or what is not staged; little is written before that is done.
 
         Writers take memory bandwidth and cores from the copy, and training waits for that.
         """
-        places, nbytes = place_parts(parts)
-        self._ready_copies(nbytes)
-        arena.ensure(nbytes)
-        session = SaveSession(log, self.io_pool, request, parts, places, arena)
+        self._ready_copies(sum(p.nbytes for p in parts))
+        only: list[int] | None = None
+        if lease is None:
+            rooms = rooms_for(parts, arena)
+        else:
+            rooms, only = lease.rooms_for(parts)
+        session = SaveSession(log, self.io_pool, request, parts, rooms)
         try:
             copy_parts(
-                parts, places, arena, self._copiers, threads=self.options.copy_threads,
-                chunk_bytes=self.options.chunk_bytes, staged=session.staged,
+                parts, rooms, self._copiers, threads=self.options.copy_threads,
+                chunk_bytes=self.options.chunk_bytes, staged=session.staged, only=only,
             )  # fmt: skip
         except BaseException:
             session.abort()
@@ -259,7 +282,7 @@ class Store(StoreReader):
                 entries = session.write()
             finally:
                 self._arenas.release(arena)
-            handle.prepared = self._handed_over(session.seal(entries))
+            handle.prepared = self._handover.prepared(session.seal(entries))
             handle.stored_bytes = handle.prepared.stored_bytes
             if request.world == 1:
                 self._commit(request.step, [handle.prepared])
@@ -271,29 +294,6 @@ class Store(StoreReader):
         self._count(handle)
         self._upkeep.request(committed=handle.committed)
 
-    def _handed_over(self, share: Prepared) -> Prepared:
-        """A share that is durable here, with its copies on other nodes and its place in the order.
-
-        A node that keeps no copy is noted: the checkpoint is committed without, and retention keeps
-        the last one that had them all.
-        """
-        copies: tuple[str, ...] = ()
-        if self._copier is not None:
-            try:
-                copies, trouble = self._copier.copy(self, share)
-            except BurstError as e:
-                trouble = (str(e),)
-            self._note_copies(trouble)
-        with self._lock:
-            self._floor = max(self._floor + 1, self.view.commits.next_sequence())
-            return msgspec.structs.replace(share, floor=self._floor, copies=copies)
-
-    def _note_copies(self, trouble: Iterable[str]) -> None:
-        for what in trouble:
-            with self._lock:
-                self._counters["copies_failed"] += 1
-            self.note(f"copies on other nodes: {what}")
-
     def _keep_up(self, committed: bool) -> None:
         """Retention and free space; a failure here harms no checkpoint, and is noted."""
         retention = self.options.retention
@@ -303,8 +303,7 @@ class Store(StoreReader):
             else:
                 gc.collect_log(self.view, self.writing(), self.reader, rolling=retention)
         except BurstError as e:
-            with self._lock:
-                self._counters["upkeep_failed"] += 1
+            self.count("upkeep_failed")
             self.notices.append(f"upkeep: {e}")
 
     def prepare(
@@ -316,10 +315,18 @@ class Store(StoreReader):
         world: int = 1,
         attempt: str = "",
         extra: Mapping[str, Any] | None = None,
+        lease: Lease | None = None,
     ) -> Prepared:
         """Save one rank's share and wait until it is durable; it is not committed for world > 1."""
         handle = self.save(
-            state, step, rank=rank, world=world, attempt=attempt, extra=extra, wait=True
+            state,
+            step,
+            rank=rank,
+            world=world,
+            attempt=attempt,
+            extra=extra,
+            wait=True,
+            lease=lease,
         )
         if handle.prepared is None:
             raise CommitError(f"step {step} was not prepared", where=self.root)
@@ -386,15 +393,8 @@ class Store(StoreReader):
         return self._committed(write_commit(self.view, step, prepared, self.log))
 
     def _committed(self, commit: Commit) -> Commit:
-        with self._lock:
-            self._counters["commits"] += 1
-            self._floor = max(self._floor, commit.sequence)
-        if self._copier is not None:
-            try:
-                trouble = self._copier.committed(self.view.commits.record(commit.step), commit)
-            except BurstError as e:
-                trouble = (str(e),)
-            self._note_copies(trouble)
+        self.count("commits")
+        self._handover.committed(commit)
         return commit
 
     # --- upkeep -----------------------------------------------------------------------------------
@@ -456,8 +456,7 @@ class Store(StoreReader):
         if self._copiers is not None:
             self._copiers.shutdown(wait=True)
         self._arenas.close()
-        if self._copier is not None:
-            self._copier.close()
+        self._handover.close()
         if self.log is not None:
             self.log.close()
         self.reader.close()

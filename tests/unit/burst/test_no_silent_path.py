@@ -22,14 +22,11 @@ from torch.distributed.checkpoint import async_save as dcp_async_save
 from torch.distributed.checkpoint import load as dcp_load
 from torch.distributed.checkpoint import save as dcp_save
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.staging import AsyncStager
-from torch.distributed.checkpoint.storage import WriteResult
 
 from weftline.burst import Options, Retention, Store
-from weftline.burst.errors import CommitError, CorruptionError, NotAStoreError
+from weftline.burst.errors import CorruptionError, NotAStoreError
 from weftline.burst.pytorch import BurstStorageReader, BurstStorageWriter, load, save
-from weftline.burst.pytorch.writer import _PREPARED
 from weftline.cli.main import run
 from weftline.errors import InputError
 
@@ -191,21 +188,6 @@ def test_verify_reports_what_a_load_could_not_have(tmp_path: Path) -> None:
             a.load()
         (found,) = a.verify()
         assert (found.step, "another node" in found.what) == (1, True)
-
-
-def test_a_checkpoint_over_two_stores_is_refused_and_not_committed(tmp_path: Path) -> None:
-    """Two machines are two folders: what could not be loaded must not seem saved."""
-    writer = BurstStorageWriter(tmp_path / "a", options=SMALL)
-    with Store.open(tmp_path / "b", options=SMALL) as other:
-        ranks = [
-            store.prepare({f"w{r}": np.full(50_000, r)}, 1, rank=r, world=2, attempt="x")
-            for r, store in enumerate((writer.store(), other))
-        ]
-        results = [[WriteResult(_PREPARED, 0, p.encode())] for p in ranks]
-        with pytest.raises(CommitError, match=r"ranks \[1\] saved to another store"):
-            writer.finish(Metadata({}), results)
-        assert writer.store().checkpoints() == []
-    writer.close()
 
 
 def test_views_that_read_the_same_bytes_in_other_ways_are_kept_apart(tmp_path: Path) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from weftline.burst.commit.coordinate import adopt
+from weftline.burst.commit.identity import open_identity
+from weftline.burst.errors import BurstError, StorageError
+from weftline.burst.files import RealFiles, local_folder
 from weftline.burst.nodes.agree import (
     Choice,
     Seen,
@@ -23,14 +28,19 @@ from weftline.burst.nodes.shares import ShareCopier
 from weftline.burst.nodes.source import NodeSource
 from weftline.burst.remote.checkpoints import RemoteSource, open_objects
 from weftline.burst.remote.peers import PeerObjects
+from weftline.burst.store import Store
 from weftline.errors import InputError
 
 if TYPE_CHECKING:
-    from weftline.burst.commit.view import Source
+    from weftline.burst.commit.view import RecordId, Source
+    from weftline.burst.log.record import Prepared
+    from weftline.burst.options import Options
     from weftline.burst.read.reading import StoreReader
-    from weftline.burst.store import Store
+    from weftline.burst.stage.state import Bytes1d
 
-__all__ = ["NODES_VARIABLE", "Nodes", "nodes_from_environment"]
+__all__ = ["NODES_VARIABLE", "Nodes", "nodes_from_environment", "open_to_restore"]
+
+T = TypeVar("T")
 
 NODES_VARIABLE: Final = "WEFTLINE_BURST_NODES"
 _NODE: Final = re.compile(r"(?:peer://)?(?P<host>[^/@\s]+?)(?P<port>:\d+)?(?:@(?P<domain>\S+))?")
@@ -107,22 +117,20 @@ class Nodes:
         store: StoreReader | None = None,
         *,
         step: int | None = None,
-        gather: Callable[[list[Seen]], list[Seen]] | None = None,
         rank: int = 0,
-        represented: Iterable[int] = (),
+        world: int = 1,
+        gather: Callable[[list[Seen]], list[Seen]] | None = None,
     ) -> Choice:
         """The newest checkpoint that is whole somewhere, or that of ``step``.
 
-        Alone, this process asks every node and the bucket. With ``gather``, which gives every
-        rank what all of them found (one collective), each asks its own node, and rank 0 those that
-        no rank runs on (all but the ``represented``) and the bucket. Raises CheckpointMissingError,
-        MismatchError for several runs.
+        Alone, this process asks every node and the bucket. Of ``world`` ranks each asks its share
+        of the nodes, rank 0 the bucket too, and ``gather`` gives every rank what all of them found:
+        one collective. Raises CheckpointMissingError, MismatchError for several runs.
         """
-        if gather is None:
-            seen = self.survey(store)
-        else:
-            others = set(range(len(self.urls))) - set(represented) if rank == 0 else set()
-            seen = gather(self.survey(store, nodes=sorted(others | {self.mine}), bucket=rank == 0))
+        asked = range(rank, len(self.urls), world)
+        seen = self.survey(store, nodes=asked, bucket=rank == 0)
+        if gather is not None:
+            seen = gather(seen)
         return choose(seen, run=self.run, step=step, where=", ".join(self.urls[:4]))
 
     def ready(self, store: Store, choice: Choice) -> None:
@@ -132,22 +140,22 @@ class Nodes:
         the store of another run.
         """
         store.view.sources = tuple(self.sources(choice))
-        if store.log is not None:
-            store.join(run_of(choice.commit))
-            store.adopt(choice.record)
-        elif not store.view.commits.steps():
-            store.view.run = run_of(choice.commit)
+        store.join(run_of(choice.commit))
+        with suppress(StorageError):  # a disk that cannot be written can still be read
+            adopt(store.view, choice.record)
         for step, lost in choice.passed_over:
             store.note(f"passed over step {step}: ranks {list(lost)} are lost with their nodes")
 
     def sources(self, choice: Choice | None = None) -> list[Source]:
-        """Where to read from: the nodes that have a share, own node first, and the bucket last."""
-        urls: Sequence[str] = self.urls
-        if choice is not None:
-            have = {place for places in choice.holders.values() for place in places}
-            urls = [u for u in self.urls if u in have]
+        """Where to read from: nodes in memory or on disk, this one first, and the bucket last.
+
+        With ``choice`` only who has a share is asked for it.
+        """
         own = self.urls[self.mine]
-        found: list[Source] = [self.node(u) for u in sorted(urls, key=lambda u: u != own)]
+        urls = sorted(self.urls, key=lambda u: u != own)
+        found: list[Source] = [self.node(u) for u in urls]
+        if choice is not None:
+            found = [_Holders(choice, {u: self.node(u) for u in urls})]
         if self.bucket is not None:
             found.append(self.objects(self.bucket))
         return found
@@ -172,6 +180,62 @@ class Nodes:
             if isinstance(one, PeerObjects):
                 one.close()
         self.opened.clear()
+
+
+class _Holders:
+    """The nodes that have the shares of one checkpoint, as one source."""
+
+    name = "nodes"
+
+    def __init__(self, choice: Choice, nodes: Mapping[str, NodeSource]) -> None:
+        self._choice = choice
+        self._of = {
+            rank: [nodes[u] for u in nodes if u in places]
+            for rank, places in choice.holders.items()
+        }
+
+    def steps(self) -> list[int]:
+        """The step that was chosen."""
+        return [self._choice.commit.step]
+
+    def commit(self, step: int) -> bytes:
+        """Its record."""
+        if step != self._choice.commit.step:
+            raise KeyError(step)
+        return self._choice.record
+
+    def manifest(self, share: Prepared) -> bytes:
+        """See :class:`Source`."""
+        return self._first(share, lambda node: node.manifest(share))
+
+    def fetch(self, share: Prepared, record: RecordId) -> bytes:
+        """See :class:`Source`."""
+        return self._first(share, lambda node: node.fetch(share, record))
+
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
+        """See :class:`Source`."""
+        return self._first(share, lambda node: node.fetch_into(share, record, out))
+
+    def _first(self, share: Prepared, ask: Callable[[NodeSource], T]) -> T:
+        """The first answer of a node that has this share. Raises KeyError where none answers."""
+        if share.place != self._choice.commit.ranks[share.rank].place:
+            raise KeyError(f"rank {share.rank} of another checkpoint")
+        for node in self._of.get(share.rank, ()):
+            try:
+                return ask(node)
+            except (KeyError, BurstError):
+                continue
+        raise KeyError(f"no node has rank {share.rank} of step {share.step}")
+
+
+def open_to_restore(path: str | os.PathLike[str], options: Options | None = None) -> Store:
+    """A store to read from, made if the folder is empty: a new node has none yet.
+
+    Raises as :meth:`Store.open`.
+    """
+    root = str(local_folder(os.fspath(path)).resolve())
+    open_identity(RealFiles(), root, create=True)
+    return Store.open(root, read_only=True, options=options)
 
 
 def nodes_from_environment(*, mine: int | None = None, run: str | None = None) -> Nodes | None:

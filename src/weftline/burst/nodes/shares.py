@@ -24,9 +24,9 @@ from weftline.burst.remote.drain import batches
 
 if TYPE_CHECKING:
     from weftline.burst.commit.commits import Commit
+    from weftline.burst.read.reading import StoreReader
     from weftline.burst.remote.objects import Buffer
     from weftline.burst.remote.peers import PeerObjects
-    from weftline.burst.store import Store
 
 __all__ = [
     "RECORDS", "SHARE", "SHARES", "ShareCopier", "overtaken", "record_name", "records_folder",
@@ -79,7 +79,7 @@ class ShareCopier:
         self._used: set[str] = set()
         """Nodes that have copies of this process, and are told of its checkpoints."""
 
-    def copy(self, store: Store, share: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def copy(self, store: StoreReader, share: Prepared) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Copy a share that is durable here: nodes that have it then, and what went wrong.
 
         Raises CorruptionError where it cannot be read here.
@@ -104,7 +104,7 @@ class ShareCopier:
         return tuple(have), tuple(trouble)
 
     def _send(
-        self, node: PeerObjects, store: Store, share: Prepared, manifest: RankManifest
+        self, node: PeerObjects, store: StoreReader, share: Prepared, manifest: RankManifest
     ) -> None:
         name = share_name(share)
         chunks = {c.seq: c for c in chunks_of(manifest.parts)}
@@ -142,7 +142,9 @@ class ShareCopier:
             node.close()
 
 
-def _payloads(store: Store, chunks: Sequence[Chunk], writer: str) -> Callable[[], Iterator[Buffer]]:
+def _payloads(
+    store: StoreReader, chunks: Sequence[Chunk], writer: str
+) -> Callable[[], Iterator[Buffer]]:
     """Yields stored payloads, checked, as often as it is called; each stands until the next."""
 
     def payloads() -> Iterator[Buffer]:

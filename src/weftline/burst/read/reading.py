@@ -122,6 +122,11 @@ class StoreReader:
         """Commit records that cannot be read here: checkpoints that no listing can show."""
         return [finding_of(e) for e in self.view.commits.all()[1]]
 
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        with self._lock:
+            self._counters[name] += 1
+
     def note(self, notice: str) -> None:
         """Add a notice, once."""
         if notice not in self.notices:
