@@ -9,6 +9,7 @@ both; ranks are forks with a real process group. What differs from the truth is 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -33,7 +34,6 @@ from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket
 from weftline.errors import InputError
 
-os.environ["WEFTLINE_BURST_SECRET"] = "a secret of enough bytes"  # noqa: S105  (a test's)
 OPTIONS = Options(chunk_bytes=4096, segment_bytes=1 << 18, io_threads=2, direct=False)
 
 
@@ -188,6 +188,7 @@ def loads(step: int, *, bucket: bool = False) -> Callable[[Machines, int, int], 
 
 def main(folder: str, count: int, worlds: list[int]) -> int:
     """Raises where a job failed."""
+    os.environ["WEFTLINE_BURST_SECRET"] = secrets.token_hex(16)
     machines = Machines(Path(folder), count)
     for node in range(count):
         machines.start(node)
