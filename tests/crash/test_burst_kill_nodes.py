@@ -25,4 +25,4 @@ def test_four_nodes_lose_nothing_that_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_nodes_lose_nothing_that_is_left(tmp_path: Path) -> None:
-    rounds(100, tmp_path, limit_s=1200)
+    rounds(500, tmp_path, limit_s=3600)

@@ -176,7 +176,7 @@ Make = Callable[..., Cluster]
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setenv("WEFTLINE_BURST_SECRET", SECRET.decode())
-    monkeypatch.setattr("weftline.burst.remote.peers.TRIES", 1)
+    monkeypatch.setattr("weftline.burst.nodes.cluster._TRIES", 1)
     made: list[Cluster] = []
 
     def one(count: int, **options: Any) -> Cluster:
@@ -492,3 +492,15 @@ def test_nodes_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("GROUP_RANK", raising=False)
     with pytest.raises(InputError, match="which of the nodes"):
         nodes_from_environment()
+
+
+def test_a_node_does_not_claim_a_share_that_its_store_has_dropped(make: Make) -> None:
+    """Its server had read the log before retention: it must look again."""
+    cluster = make(2, copies=0)
+    cluster.save(1)
+    commit = cluster.open(1).read_commit(1)
+    node = cluster.nodes(0).node(cluster.nodes(0).urls[1])
+    assert node.holds(commit.ranks) == [False, True]
+    cluster.save(2)
+    cluster.open(1).gc(Retention(last=1))
+    assert node.holds(commit.ranks) == [False, False]

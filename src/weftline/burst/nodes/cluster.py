@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 NODES_VARIABLE: Final = "WEFTLINE_BURST_NODES"
 _NODE: Final = re.compile(r"(?:peer://)?(?P<host>[^/@\s]+?)(?P<port>:\d+)?(?:@(?P<domain>\S+))?")
+_TRIES: Final = 2
+"""Connections to a node before another is asked: a node that is gone must not hold up the rest."""
 _ASKING: Final = 16
 """Nodes that are asked at once."""
 
@@ -88,7 +90,9 @@ class Nodes:
             return None
         domains = self.domains or tuple(str(i) for i in range(len(self.urls)))
         order = partners(domains, self.mine)
-        return ShareCopier([PeerObjects.open(self.urls[i]) for i in order], copies=self.copies)
+        return ShareCopier(
+            [PeerObjects.open(self.urls[i], tries=_TRIES) for i in order], copies=self.copies
+        )
 
     # --- restoring -------------------------------------------------------------------------------
 
@@ -164,7 +168,7 @@ class Nodes:
         """Another node, to read from."""
         known = self.opened.get(url)
         if not isinstance(known, PeerObjects):
-            known = self.opened[url] = PeerObjects.open(url)
+            known = self.opened[url] = PeerObjects.open(url, tries=_TRIES)
         return NodeSource(known)
 
     def objects(self, url: str) -> RemoteSource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +61,7 @@ class NodeServer(PeerServer):
         elif kind == RECORD:
             channel.send(DATA, None, self._reading().view.commits.record(int(meta["step"])))
         elif kind == HOLDS:
-            channel.send(DONE, [self._holds(Prepared.decode(share)) for share in meta["shares"]])
+            channel.send(DONE, self._holds([Prepared.decode(share) for share in meta["shares"]]))
         elif kind == MANIFEST:
             self._send_manifest(channel, Prepared.decode(meta["share"]))
         elif kind == FETCH:
@@ -91,9 +92,16 @@ class NodeServer(PeerServer):
             raise ObjectMissingError("this node has no store", where=self.url)
         return store
 
-    def _holds(self, share: Prepared) -> bool:
+    def _holds(self, shares: Sequence[Prepared]) -> list[bool]:
+        """Which of these shares are whole in the store now: retention may have dropped some."""
         store = self._own()
-        return store is not None and store.view.local_manifest(share) is not None
+        if store is None:
+            return [False] * len(shares)
+        for writer in {s.writer for s in shares if store.view.is_local(s)} & set(
+            store.view.writers()
+        ):
+            store.view.index(writer, fresh=True)
+        return [store.view.local_manifest(share) is not None for share in shares]
 
     def _send_manifest(self, channel: Channel, share: Prepared) -> None:
         manifest = self._reading().view.local_manifest(share)

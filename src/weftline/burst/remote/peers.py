@@ -281,8 +281,15 @@ class PeerObjects:
     """The objects of a peer, used as a bucket is. Safe to use from several threads."""
 
     def __init__(
-        self, host: str, port: int, secret: bytes, *, bandwidth_bytes_per_s: float | None = None
+        self,
+        host: str,
+        port: int,
+        secret: bytes,
+        *,
+        bandwidth_bytes_per_s: float | None = None,
+        tries: int = TRIES,
     ) -> None:
+        self._tries = tries
         self.url = f"peer://{host}:{port}"
         self.counters = BucketCounters()
         self.throttle = Throttle(bandwidth_bytes_per_s)
@@ -293,7 +300,9 @@ class PeerObjects:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, url: str, *, bandwidth_bytes_per_s: float | None = None) -> PeerObjects:
+    def open(
+        cls, url: str, *, bandwidth_bytes_per_s: float | None = None, tries: int = TRIES
+    ) -> PeerObjects:
         """A peer from ``peer://host:port``; the secret comes from the environment.
 
         Raises InputError for another URL. Nothing is connected yet.
@@ -306,7 +315,11 @@ class PeerObjects:
         if parts.scheme != "peer" or not host or parts.username or parts.path.strip("/"):
             raise InputError(f"`{url}` is no peer", where="peer", hint="write peer://host:port")
         return cls(
-            host, port, secret_from_environment(), bandwidth_bytes_per_s=bandwidth_bytes_per_s
+            host,
+            port,
+            secret_from_environment(),
+            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+            tries=tries,
         )
 
     def put(
@@ -406,7 +419,7 @@ class PeerObjects:
     def _asking(self, once: Callable[[Channel], T], name: str) -> T:
         """``once`` over a connection, again over a new one where it broke."""
         last: Exception | None = None
-        for attempt in range(TRIES if time.monotonic() >= self._down_until_s else 0):
+        for attempt in range(self._tries if time.monotonic() >= self._down_until_s else 0):
             if attempt:
                 self.counters.retries += 1
                 time.sleep(0.1 * 2**attempt * (0.5 + random.random() / 2))  # noqa: S311

@@ -20,7 +20,6 @@ import hashlib
 import hmac
 import os
 import secrets
-import select
 import socket
 import struct
 from typing import Any, Final
@@ -65,6 +64,7 @@ class Channel:
     def __init__(self, connection: socket.socket, secret: bytes, *, server: bool) -> None:
         """Shake hands. Raises CredentialsError where the secrets differ, else WireError."""
         self._socket = connection
+        wait_in_kernel(connection)
         self._room = bytearray()
         self._sent = self._received = 0
         self._mine, self._theirs = (b"s", b"c") if server else (b"c", b"s")
@@ -123,23 +123,12 @@ class Channel:
             self._socket.sendall(self._head(kind, None, length_bytes))
             at, end = start_bytes, start_bytes + length_bytes
             while at < end:
-                try:
-                    sent = os.sendfile(self._socket.fileno(), file, at, end - at)
-                except BlockingIOError:  # a socket with a time-out does not block by itself
-                    self._await_room()
-                    continue
+                sent = os.sendfile(self._socket.fileno(), file, at, end - at)
                 if not sent:
                     raise WireError("the file became shorter")
                 at += sent
         except OSError as error:
             raise WireError(f"the connection broke: {_why(error)}") from error
-
-    def _await_room(self) -> None:
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLOUT)
-        limit = self._socket.gettimeout()
-        if not waiting.poll(None if limit is None else 1000 * limit):
-            raise TimeoutError
 
     def _head(self, kind: int, meta: Any, body_bytes: int) -> bytes:
         packed = msgspec.msgpack.encode(meta)
@@ -208,11 +197,23 @@ class Channel:
     def _fill(self, out: memoryview) -> None:
         got = 0
         while got < len(out):
-            more = self._socket.recv_into(out[got:])
+            # All at once, in one call without the GIL, however many packets it takes.
+            more = self._socket.recv_into(out[got:], 0, socket.MSG_WAITALL)
             if more == 0:
                 raise WireError("the other side closed the connection")
             got += more
 
 
+def wait_in_kernel(connection: socket.socket) -> None:
+    """Keep a socket's time-out, but have the kernel count it: calls then wait for all they want."""
+    limit_s = connection.gettimeout()
+    connection.setblocking(True)
+    if limit_s is not None:
+        limit = struct.pack("@ll", int(limit_s), int(limit_s % 1 * 1e6))
+        for way in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connection.setsockopt(socket.SOL_SOCKET, way, limit)
+
+
 def _why(error: OSError) -> str:
-    return "it took too long" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+    late = isinstance(error, TimeoutError | BlockingIOError)
+    return "it took too long" if late else (error.strerror or str(error))
