@@ -45,6 +45,7 @@ from weftline.burst.errors import BurstError, CheckpointMissingError
 from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.nodes.meet import JointCommit
 from weftline.burst.nodes.server import NodeServer
+from weftline.burst.nodes.shares import share_id
 from weftline.burst.remote import peers
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket
@@ -290,9 +291,12 @@ class Truth:
         """All of it, for who looks for the mistake."""
         with open_to_restore(machines.disk(0)) as store:
             seen = machines.nodes(0, 1).survey(store)
-        lines = [f"{s.place}: {decode_commit(s.record).step} of {s.ranks}" for s in seen]
+        lines = [
+            f"{s.place}: {[decode_commit(r).step for r in s.records]} {sorted(s.shares)}"
+            for s in seen
+        ]
         for share in self.record.ranks if self.record else []:
-            lines.append(f"rank {share.rank} at {share.place}, copies {share.copies}")
+            lines.append(f"rank {share.rank} is {share_id(share)}, copies {share.copies}")
         lines.append(f"memory lost {self.gone}, disks lost {self.no_disk}, homes {self.homes}")
         return "\n".join(lines)
 

@@ -132,11 +132,6 @@ class Prepared(Share, array_like=True, frozen=True):
     copies: tuple[str, ...] = ()
     """Nodes that had a copy of this share, in memory, when it was handed over."""
 
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """Store, writer and save: where the share was saved, and no other ever is."""
-        return self.store_id, self.writer, self.save_id
-
     def encode(self) -> bytes:
         """A few hundred bytes, to be gathered by any means."""
         return msgspec.msgpack.encode(self)

@@ -1,13 +1,16 @@
 """Which checkpoint a run goes back to: the newest that is whole somewhere, the same for all ranks.
 
 Every place is asked what it has: this node's store, the memory and the stores of other nodes, the
-object store. What they say is put together (by one collective, where ranks ask different places),
-and the choice follows from that alone, so that all who see the same come to the same.
+object store. It names the commit records it knows and, apart from them, the shares it has: a node
+that died while a checkpoint was being committed has shares of it and no record. What all say is put
+together (by one collective, where ranks ask different places), and the choice follows from that
+alone, so that all who see the same come to the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,7 @@ import msgspec
 
 from weftline.burst.commit.commits import Commit, decode_commit
 from weftline.burst.errors import BurstError, CheckpointMissingError, MismatchError
-from weftline.burst.nodes.shares import share_name
+from weftline.burst.nodes.shares import share_id, shares_of
 from weftline.burst.remote.objects import RemoteError
 
 if TYPE_CHECKING:
@@ -29,14 +32,14 @@ __all__ = [
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):
-    """What one place has of one checkpoint."""
+    """What one place has."""
 
     place: str
     """URL of a node or an object store, or the root of a store."""
-    record: bytes
-    """The commit record."""
-    ranks: tuple[int, ...]
-    """Ranks whose shares are whole there."""
+    records: tuple[bytes, ...]
+    """Commit records."""
+    shares: frozenset[str]
+    """Shares that are whole there, by :func:`share_id`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,47 +54,29 @@ class Choice:
     """Newer checkpoints that are not whole anywhere: step, and the ranks that are lost."""
 
 
-def survey_store(store: StoreReader, *, most: int = 16) -> list[Seen]:
-    """What this node's own store has, of its newest ``most`` checkpoints."""
-    found = []
+def survey_store(store: StoreReader, *, most: int = 16) -> Seen:
+    """What this node's own store has: its newest ``most`` records, and its shares."""
+    records = []
     commits, _ = store.view.commits.all()
     for commit in commits[-most:]:
-        try:
-            record = store.view.commits.record(commit.step)
-        except BurstError:
-            continue  # dropped meanwhile
-        here = [r.rank for r in commit.ranks if store.view.local_manifest(r) is not None]
-        found.append(Seen(store.root, record, tuple(here)))
-    return found
+        with suppress(BurstError):  # dropped meanwhile
+            records.append(store.view.commits.record(commit.step))
+    return Seen(store.root, tuple(records), frozenset(shares_of(store.view)))
 
 
-def survey_node(node: NodeSource, run: str | None = None) -> list[Seen]:
-    """What a node has of a run, in memory and in its store; nothing where it does not answer."""
-    found: list[Seen] = []
+def survey_node(node: NodeSource) -> Seen:
+    """What a node has, in memory and in its store; nothing where it does not answer."""
     try:
-        kept: dict[str, set[str]] = {}
-        for record in node.records():
-            commit = decode_commit(record, path=node.name)
-            of = run_of(commit)
-            if run is not None and of != run:
-                continue
-            names = kept.setdefault(of, node.keeps(of) if of not in kept else set())
-            held = node.holds(commit.ranks)
-            here = [
-                r.rank for r, whole in zip(commit.ranks, held, strict=True)
-                if whole or share_name(r) in names
-            ]  # fmt: skip
-            found.append(Seen(node.name, record, tuple(here)))
+        return Seen(node.name, tuple(node.records()), frozenset(node.shares()))
     except RemoteError:
-        pass  # a node that is down has nothing
-    return found
+        return Seen(node.name, (), frozenset())
 
 
-def survey_bucket(bucket: RemoteSource) -> list[Seen]:
+def survey_bucket(bucket: RemoteSource) -> Seen:
     """What an object store has: a checkpoint that shows there is whole. Raises RemoteError."""
-    return [
-        Seen(bucket.name, c.commit, tuple(int(r) for r in c.ranks)) for c in bucket.checkpoints()
-    ]
+    records = tuple(c.commit for c in bucket.checkpoints())
+    ranks = [r for record in records for r in decode_commit(record, path=bucket.name).ranks]
+    return Seen(bucket.name, records, frozenset(share_id(r) for r in ranks))
 
 
 def run_of(commit: Commit) -> str:
@@ -108,19 +93,16 @@ def choose(
     decides only the order of ``holders``. Raises CheckpointMissingError where there is none, with
     what is missing, and MismatchError for records of several runs.
     """
+    places = list(seen)
     commits: dict[bytes, Commit] = {}
-    holders: dict[bytes, dict[int, list[str]]] = {}
-    for one in seen:
-        commit = commits.setdefault(one.record, decode_commit(one.record, path=one.place))
-        if run is not None and run_of(commit) != run:
-            continue
-        if step is not None and commit.step != step:
-            continue
-        by_rank = holders.setdefault(one.record, {})
-        for rank in one.ranks:
-            if one.place not in by_rank.setdefault(rank, []):
-                by_rank[rank].append(one.place)
-    runs = sorted({run_of(commits[record]) for record in holders})
+    for one in places:
+        for record in one.records:
+            commits.setdefault(record, decode_commit(record, path=one.place))
+    wanted = {
+        record: commit for record, commit in commits.items()
+        if (run is None or run_of(commit) == run) and (step is None or commit.step == step)
+    }  # fmt: skip
+    runs = sorted({run_of(commit) for commit in wanted.values()})
     if len(runs) > 1:
         raise MismatchError(
             f"checkpoints of {len(runs)} runs are there: {', '.join(runs)}", where=where,
@@ -128,12 +110,15 @@ def choose(
         )  # fmt: skip
     passed: list[tuple[int, tuple[int, ...]]] = []
     # Two records of one place in the order are two tries of one step: their bytes decide for all.
-    for record in sorted(holders, key=lambda r: (commits[r].order, r), reverse=True):
-        commit = commits[record]
-        lost = tuple(r.rank for r in commit.ranks if not holders[record].get(r.rank))
+    for record in sorted(wanted, key=lambda r: (wanted[r].order, r), reverse=True):
+        commit = wanted[record]
+        holders = {
+            rank.rank: tuple(dict.fromkeys(p.place for p in places if share_id(rank) in p.shares))
+            for rank in commit.ranks
+        }
+        lost = tuple(rank for rank, have in holders.items() if not have)
         if not lost:
-            places = {r: tuple(found) for r, found in sorted(holders[record].items())}
-            return Choice(record=record, commit=commit, holders=places, passed_over=tuple(passed))
+            return Choice(record=record, commit=commit, holders=holders, passed_over=tuple(passed))
         passed.append((commit.step, lost))
     raise _none(passed, step, where)
 

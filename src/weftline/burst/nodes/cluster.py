@@ -24,7 +24,7 @@ from weftline.burst.nodes.agree import (
     survey_store,
 )
 from weftline.burst.nodes.partners import partners
-from weftline.burst.nodes.shares import ShareCopier
+from weftline.burst.nodes.shares import ShareCopier, share_id
 from weftline.burst.nodes.source import NodeSource
 from weftline.burst.remote.checkpoints import RemoteSource, open_objects
 from weftline.burst.remote.peers import PeerObjects
@@ -103,17 +103,13 @@ class Nodes:
 
         A node that does not answer has nothing. Raises RemoteError for the bucket.
         """
-        run = self.run
-        if store is not None and run is None and store.view.commits.steps():
-            run = store.view.run
-        found = [] if store is None else survey_store(store)
+        found = [] if store is None else [survey_store(store)]
         these = range(len(self.urls)) if nodes is None else nodes
         asked = [self.node(self.urls[i]) for i in these]
         with ThreadPoolExecutor(min(_ASKING, max(1, len(asked)))) as pool:
-            for seen in pool.map(lambda node: survey_node(node, run), asked):
-                found += seen
+            found += pool.map(survey_node, asked)
         if bucket and self.bucket is not None:
-            found += survey_bucket(self.objects(self.bucket))
+            found.append(survey_bucket(self.objects(self.bucket)))
         return found
 
     def choose(
@@ -135,7 +131,10 @@ class Nodes:
         seen = self.survey(store, nodes=asked, bucket=rank == 0)
         if gather is not None:
             seen = gather(seen)
-        return choose(seen, run=self.run, step=step, where=", ".join(self.urls[:4]))
+        run = self.run
+        if run is None and store is not None and store.view.commits.steps():
+            run = store.view.run
+        return choose(seen, run=run, step=step, where=", ".join(self.urls[:4]))
 
     def ready(self, store: Store, choice: Choice) -> None:
         """Let a store load the checkpoint that was chosen, from wherever its shares are.
@@ -222,7 +221,7 @@ class _Holders:
 
     def _first(self, share: Prepared, ask: Callable[[NodeSource], T]) -> T:
         """The first answer of a node that has this share. Raises KeyError where none answers."""
-        if share.place != self._choice.commit.ranks[share.rank].place:
+        if share_id(share) != share_id(self._choice.commit.ranks[share.rank]):
             raise KeyError(f"rank {share.rank} of another checkpoint")
         for node in self._of.get(share.rank, ()):
             try:

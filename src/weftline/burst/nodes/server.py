@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -18,15 +17,22 @@ from weftline.burst.commit.commits import Commit, decode_commit
 from weftline.burst.errors import BurstError, StorageError
 from weftline.burst.files import Files
 from weftline.burst.log.record import Chunk, Prepared, chunks_of
-from weftline.burst.nodes.shares import RECORDS, SHARE, SHARES, overtaken
+from weftline.burst.nodes.shares import (
+    RECORDS,
+    SHARE,
+    SHARES,
+    overtaken,
+    share_id,
+    shares_of,
+)
 from weftline.burst.remote.objects import ObjectMissingError
 from weftline.burst.remote.peers import DATA, DONE, PeerServer
 from weftline.burst.remote.wire import Channel
 from weftline.burst.store import Store
 
-__all__ = ["FETCH", "HOLDS", "MANIFEST", "RECORD", "STEPS", "NodeServer"]
+__all__ = ["FETCH", "MANIFEST", "RECORD", "SHARES_THERE", "STEPS", "NodeServer"]
 
-STEPS, RECORD, HOLDS, MANIFEST, FETCH = range(20, 25)
+STEPS, RECORD, SHARES_THERE, MANIFEST, FETCH = range(20, 25)
 _KNOWN_MOST: Final = 64
 """Manifests kept in memory, of the shares that are being read."""
 
@@ -48,7 +54,7 @@ class NodeServer(PeerServer):
         """Listen. ``store`` need not be there yet. Arguments and errors of :class:`PeerServer`."""
         self._store_path = None if store is None else str(store)
         self._store: Store | None = None
-        self._known: dict[tuple[str, str, int], dict[int, Chunk]] = {}
+        self._known: dict[str, dict[int, Chunk]] = {}
         self._pruning = threading.Lock()
         super().__init__(
             folder, secret=secret, host=host, port=port, capacity_bytes=capacity_bytes, files=files
@@ -60,8 +66,9 @@ class NodeServer(PeerServer):
             channel.send(DONE, [] if store is None else store.view.commits.steps())
         elif kind == RECORD:
             channel.send(DATA, None, self._reading().view.commits.record(int(meta["step"])))
-        elif kind == HOLDS:
-            channel.send(DONE, self._holds([Prepared.decode(share) for share in meta["shares"]]))
+        elif kind == SHARES_THERE:
+            store = self._own()
+            channel.send(DONE, [] if store is None else shares_of(store.view))
         elif kind == MANIFEST:
             self._send_manifest(channel, Prepared.decode(meta["share"]))
         elif kind == FETCH:
@@ -92,17 +99,6 @@ class NodeServer(PeerServer):
             raise ObjectMissingError("this node has no store", where=self.url)
         return store
 
-    def _holds(self, shares: Sequence[Prepared]) -> list[bool]:
-        """Which of these shares are whole in the store now: retention may have dropped some."""
-        store = self._own()
-        if store is None:
-            return [False] * len(shares)
-        for writer in {s.writer for s in shares if store.view.is_local(s)} & set(
-            store.view.writers()
-        ):
-            store.view.index(writer, fresh=True)
-        return [store.view.local_manifest(share) is not None for share in shares]
-
     def _send_manifest(self, channel: Channel, share: Prepared) -> None:
         manifest = self._reading().view.local_manifest(share)
         if manifest is None:
@@ -127,14 +123,14 @@ class NodeServer(PeerServer):
 
     def _chunks(self, share: Prepared, *, fresh: bool) -> dict[int, Chunk]:
         with self._lock:
-            known = None if fresh else self._known.get(share.place)
+            known = None if fresh else self._known.get(share_id(share))
         if known is None:
             manifest = self._reading().view.local_manifest(share, fresh=fresh)
             known = {} if manifest is None else {c.seq: c for c in chunks_of(manifest.parts)}
             with self._lock:
                 while len(self._known) >= _KNOWN_MOST:
                     self._known.pop(next(iter(self._known)))
-                self._known[share.place] = known
+                self._known[share_id(share)] = known
         return known
 
     # --- copies of others ------------------------------------------------------------------------

@@ -13,24 +13,27 @@ checkpoint and those on their way, and, while one is missing, those of the last 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from weftline.burst.errors import BurstError, CorruptionError
-from weftline.burst.log.record import Chunk, Prepared, RankManifest, chunks_of
+from weftline.burst.log.record import Chunk, Prepared, RankManifest, Share, chunks_of
+from weftline.burst.log.writer import prepared_of, saves_of
 from weftline.burst.remote.checkpoints import Pack, Place, RankPlaces
 from weftline.burst.remote.drain import batches
 
 if TYPE_CHECKING:
     from weftline.burst.commit.commits import Commit
+    from weftline.burst.commit.view import View
     from weftline.burst.read.reading import StoreReader
     from weftline.burst.remote.objects import Buffer
     from weftline.burst.remote.peers import PeerObjects
 
 __all__ = [
     "RECORDS", "SHARE", "SHARES", "ShareCopier", "overtaken", "record_name", "records_folder",
-    "share_name",
+    "share_id", "share_name", "shares_of",
 ]  # fmt: skip
 
 RECORDS: Final = "records"
@@ -48,8 +51,25 @@ def rank_folder(run: str, rank: int) -> str:
 
 def share_name(share: Prepared) -> str:
     """Where the copy of a share lies; no other share is ever there."""
-    store_id, writer, save_id = share.place
-    return f"{rank_folder(share.run, share.rank)}/{store_id}-{writer}-{save_id:016x}"
+    return f"{rank_folder(share.run, share.rank)}/{share_id(share)}"
+
+
+def share_id(share: Share) -> str:
+    """Name of a share wherever it lies: where it was saved, and no other ever is."""
+    return f"{share.store_id}-{share.writer}-{share.save_id:016x}"
+
+
+def shares_of(view: View) -> list[str]:
+    """Shares that are whole in a store now, by :func:`share_id`; its logs are read anew."""
+    found = []
+    for writer in view.writers():
+        with suppress(BurstError):
+            seals = saves_of(view.index(writer, fresh=True).scan()).values()
+            found += [
+                share_id(seal) for seal in seals
+                if seal is not None and view.local_manifest(prepared_of(seal)) is not None
+            ]  # fmt: skip
+    return found
 
 
 def records_folder(run: str) -> str:

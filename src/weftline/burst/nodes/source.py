@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from weftline.burst.commit.commits import decode_commit
 from weftline.burst.errors import BurstError, CorruptionError
 from weftline.burst.log.envelope import open_envelope
-from weftline.burst.nodes.server import FETCH, HOLDS, MANIFEST, RECORD, STEPS
-from weftline.burst.nodes.shares import RECORDS, SHARE, SHARES, share_name
+from weftline.burst.nodes.server import FETCH, MANIFEST, RECORD, SHARES_THERE, STEPS
+from weftline.burst.nodes.shares import RECORDS, SHARE, SHARES, share_id, share_name
 from weftline.burst.remote.checkpoints import RankPlaces
 from weftline.burst.remote.objects import ObjectMissingError
 
@@ -29,7 +28,7 @@ class NodeSource:
     def __init__(self, node: PeerObjects) -> None:
         self.name = node.url
         self.node = node
-        self._places: dict[tuple[str, str, int], RankPlaces | None] = {}
+        self._places: dict[str, RankPlaces | None] = {}
         self._lock = threading.Lock()
 
     # --- what it knows ---------------------------------------------------------------------------
@@ -61,15 +60,11 @@ class NodeSource:
             raise KeyError(f"no record of step {step} at {self.name}")
         return max(mine)[1]
 
-    def keeps(self, run: str) -> set[str]:
-        """Names of the shares of a run that it keeps in memory for others."""
-        objects = self.node.list(f"{SHARES}/{run}")
-        return {i.name.rpartition("/")[0] for i in objects if i.name.endswith(f"/{SHARE}")}
-
-    def holds(self, shares: Sequence[Prepared]) -> list[bool]:
-        """Whether each of these shares is whole in its store."""
-        said = self.node.ask(HOLDS, {"shares": [s.encode() for s in shares]}, "shares")
-        return [bool(s) for s in said]
+    def shares(self) -> list[str]:
+        """Shares that it has whole, in memory for others or in its store, by ``share_id``."""
+        kept = [i.name.split("/") for i in self.node.list(SHARES)]
+        found = [parts[-2] for parts in kept if parts[-1] == SHARE]
+        return found + [str(s) for s in self.node.ask(SHARES_THERE, None, "shares")]
 
     # --- Source ----------------------------------------------------------------------------------
 
@@ -113,8 +108,8 @@ class NodeSource:
     def _copy(self, share: Prepared) -> RankPlaces | None:
         """Places of the copy that the node keeps in memory, if it does."""
         with self._lock:
-            if share.place in self._places:
-                return self._places[share.place]
+            if share_id(share) in self._places:
+                return self._places[share_id(share)]
         data = self._read(f"{share_name(share)}/{SHARE}")
         found = None
         if data is not None:
@@ -123,7 +118,7 @@ class NodeSource:
             except CorruptionError:
                 found = None
         with self._lock:
-            self._places[share.place] = found
+            self._places[share_id(share)] = found
         return found
 
     def _read(self, name: str) -> bytes | None:
