@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from weftline.cli.burst_shared import (
     plain,
     reading,
     share,
-    source,
+    sources,
 )
 from weftline.cli.burst_tier import advise, bench, drain, peer
 from weftline.cli.options import Json
@@ -92,16 +93,13 @@ def ls(store: str, *, json: Json = False) -> int:
     """
     from dataclasses import asdict
 
+    from weftline.burst.commit.commits import info_of
+    from weftline.burst.nodes.cluster import commits_at
     from weftline.report.burst import render_list
 
     damaged: list[dict[str, Any]] = []
     if "://" in store:
-        found = [
-            {"step": c.step, "sequence": c.sequence, "world": len(c.ranks),
-             "raw_bytes": c.raw_bytes, "stored_bytes": c.stored_bytes,
-             "created_unix_s": c.created_unix_s}
-            for c in source(store).checkpoints()
-        ]  # fmt: skip
+        found = [asdict(info_of(c)) for c in commits_at(store)]
     else:
         with reading(store) as opened:
             found = [asdict(c) for c in opened.checkpoints()]
@@ -162,9 +160,8 @@ def verify(
     from weftline.burst.care.repair import repair_store
     from weftline.report.burst import render_findings
 
-    sources = [source(url) for url in from_]
     opened = Store.open(
-        store, create=False, read_only=not repair, writer=writer, sources=sources
+        store, create=False, read_only=not repair, writer=writer, sources=sources(from_)
     )  # fmt: skip
     with opened:
         found = repair_store(opened, step) if repair else opened.verify(step)
@@ -192,13 +189,14 @@ def restore(
     Parameters
     ----------
     store
-        Folder of the store; or peer://, s3://, ... where no local copy is left.
+        Folder of the store; or peer://, s3://, ... where no local copy is left. With --from these
+        are searched together: each node has shares of its own and copies of others'.
     to
         A .safetensors or .npz file; it must not exist.
     only
         Names to restore, as patterns (model.*); can be given more than once.
     from_
-        Where copies of damaged records are; can be given more than once.
+        Where copies of damaged or missing records are; can be given more than once.
     no_verify
         Skip the checksums.
     allow_older
@@ -210,22 +208,26 @@ def restore(
     from weftline.burst.formats.export import select
     from weftline.burst.formats.imports import load_from
     from weftline.burst.formats.tensorfiles import check_target, write_state
+    from weftline.burst.nodes.cluster import choose_from
     from weftline.report.burst import render_restored
 
     check_target(to)
     start_s = time.perf_counter()
-    sources = [source(url) for url in from_]
     if "://" in store:
         if allow_older:
             raise InputError(
                 "a folder alone is searched for an older checkpoint", where="--allow-older",
                 hint=f"`weftline burst ls {store}` lists them: name one with --step",
             )  # fmt: skip
-        origin = source(store)
-        names = select(origin.tensor_names(step), only) if only else None
-        loaded = load_from([origin, *sources], step, names, verify=not no_verify)
+        choice, near = choose_from([store, *from_], step)
+        for passed, lost in choice.passed_over:
+            print(f"note: step {passed} is not whole: ranks {list(lost)} are lost", file=sys.stderr)
+        loaded = load_from(
+            near, verify=not no_verify, commit=choice.commit,
+            select=(lambda names: select(names, only)) if only else None,
+        )  # fmt: skip
     else:
-        with Store.open(store, create=False, read_only=True, sources=sources) as opened:
+        with Store.open(store, create=False, read_only=True, sources=sources(from_)) as opened:
             if step is None and not allow_older:
                 step = opened.read_commit().step
             known = opened.read_commit(step, allow_older=allow_older).step

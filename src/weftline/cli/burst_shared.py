@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from weftline.burst.remote.checkpoints import RemoteSource
+    from weftline.burst.commit.view import Source
     from weftline.burst.store import Store
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -28,11 +28,11 @@ def reading(store: str | Path) -> Store:
     return Store.open(store, create=False, read_only=True)
 
 
-def source(url: str) -> RemoteSource:
-    """Checkpoints of an object store or a peer."""
-    from weftline.burst.remote.checkpoints import RemoteSource, open_objects
+def sources(urls: Sequence[str]) -> list[Source]:
+    """Where to read from: object stores and nodes."""
+    from weftline.burst.nodes.cluster import sources_at
 
-    return RemoteSource(open_objects(url))
+    return [source for url in urls for source in sources_at(url)]
 
 
 def share(doing: str) -> Callable[[int, int], None]:

@@ -143,16 +143,20 @@ def peer(
     bind: str = "127.0.0.1",
     port: int = 7401,
     capacity: str | None = None,
+    store: Path | None = None,
     json: Json = False,
 ) -> int:
-    """Keep copies of other nodes' checkpoints, until interrupted.
+    """Serve this node to others: keep copies of their shares, and let them read its own.
 
-    Those who know WEFTLINE_BURST_SECRET may write, read and delete. Nothing is encrypted.
+    Runs until interrupted. Those who know WEFTLINE_BURST_SECRET may write, read and delete.
+    Nothing is encrypted.
 
     Parameters
     ----------
     folder
-        Where copies are kept: local NVMe, or /dev/shm for memory.
+        Where copies are kept: a folder in /dev/shm for memory, or local NVMe.
+    store
+        This node's own store, for nodes that restore; it need not be there yet.
     bind
         Address to listen on; only this machine by default.
     port
@@ -162,19 +166,22 @@ def peer(
     """
     import threading
 
-    from weftline.burst.remote.peers import PeerServer
+    from weftline.burst.nodes.server import NodeServer
     from weftline.errors import InputError
     from weftline.units import parse_bytes
 
     size = None if capacity is None else int(parse_bytes(capacity, where="--capacity"))
     try:
-        server = PeerServer(folder, host=bind, port=port, capacity_bytes=size)
+        server = NodeServer(folder, store=store, host=bind, port=port, capacity_bytes=size)
     except OSError as error:
         raise InputError(
             f"cannot listen on {bind}:{port}: {error.strerror or error}", where="--bind, --port",
             hint="name another port, or an address of this machine",
         ) from error  # fmt: skip
-    data = {"url": server.url, "folder": server.folder, "used_bytes": server.used_bytes}
+    data = {
+        "url": server.url, "folder": server.folder, "used_bytes": server.used_bytes,
+        "store": None if store is None else str(store),
+    }  # fmt: skip
     out(data, lambda d: f"Serving {d['folder']} at {d['url']}", json=json)
     sys.stdout.flush()
     with server:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from weftline.burst.nodes.shares import overtaken, share_id, share_name
 from weftline.burst.read.restore import Loaded
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket
+from weftline.cli.main import run
 from weftline.errors import InputError
 
 SECRET = b"a secret of enough bytes"
@@ -529,3 +532,39 @@ def test_a_record_that_only_one_node_has_finds_the_shares_of_all(make: Make) -> 
     shutil.rmtree(cluster.root / f"memory{other}/records")
     cluster.serve(0)
     assert_is(cluster.restore(other), 2, 3)
+
+
+def test_the_command_line_puts_a_checkpoint_together_from_what_is_left(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = make(3)
+    cluster.save(1)
+    cluster.save(2)
+    cluster.lose(1)
+    urls = [cluster.nodes(0).urls[n] for n in (0, 2)]
+    assert run(["burst", "restore", urls[0], str(tmp_path / "out.npz"), "--from", urls[1]]) == 0
+    with np.load(tmp_path / "out.npz") as found:
+        for name, wanted in {k: v for r in range(3) for k, v in state(2, r).items()}.items():
+            np.testing.assert_array_equal(found[name], wanted)
+    capsys.readouterr()
+    assert run(["burst", "ls", urls[1], "--json"]) == 0
+    assert [c["step"] for c in json.loads(capsys.readouterr().out)["checkpoints"]] == [1, 2]
+    assert run(["burst", "restore", urls[0], str(tmp_path / "half.npz")]) == 2
+    assert "of step 2 ranks" in capsys.readouterr().err
+    assert not (tmp_path / "half.npz").exists()
+
+
+def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:
+    """Made by the version that wrote format 1, with a rank in each of two logs."""
+    with tarfile.open(Path(__file__).with_name("data") / "store_v1.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    before = (tmp_path / f"store/commits/step-{2:020d}.commit").read_bytes()
+    with Store.open(tmp_path / "store", options=SMALL, writer="w0") as store:
+        np.testing.assert_array_equal(store.load(1)["w"], np.arange(3000, dtype=np.float32))
+        assert store.load(1).extra == {"lr": 0.1}
+        assert [store.load(2)[f"r{r}"][0] for r in (0, 1)] == [0, 1]
+        assert store.commit_bytes(2) == before
+        store.save({"w": np.zeros(5)}, 3, wait=True)
+        store.gc(Retention(last=2))
+        assert store.verify() == []
+        assert [c.step for c in store.checkpoints()] == [2, 3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +65,22 @@ def load_from(
     *,
     verify: bool = True,
     threads: int = 4,
+    commit: Commit | None = None,
+    select: Callable[[Iterable[str]], list[str]] | None = None,
 ) -> Loaded:
     """Load a checkpoint that only sources have: the first that has a record whole gives it.
 
-    Arguments and errors are those of :meth:`Store.load`.
+    ``commit`` is that checkpoint where it was chosen before; ``select`` picks among its names.
+    Other arguments and errors are those of :meth:`Store.load`.
     """
-    commit = find_commit(sources, step)
+    commit = find_commit(sources, step) if commit is None else commit
     where = sources[0].name
     files = RealFiles()
     view = View(files, where, store_id="", sources=sources)
     fetch = HealingFetch(view, ChunkReader(files, where, direct=False), commit)
     manifests = [view.manifest(commit, r) for r in commit.ranks]
+    if select is not None:
+        names = select(sorted({p.name for m in manifests for p in m.parts}))
     with ThreadPoolExecutor(threads, thread_name_prefix="burst-load") as pool:
         arrays, dtypes = load_parts(
             manifests, fetch, pool, names=names, into=into, verify=verify,

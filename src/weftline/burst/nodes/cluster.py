@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from weftline.burst.commit.commits import Commit, decode_commit
 from weftline.burst.commit.coordinate import adopt
 from weftline.burst.commit.identity import open_identity
 from weftline.burst.errors import BurstError, StorageError
@@ -27,6 +28,7 @@ from weftline.burst.nodes.partners import partners
 from weftline.burst.nodes.shares import ShareCopier, share_id
 from weftline.burst.nodes.source import NodeSource
 from weftline.burst.remote.checkpoints import RemoteSource, open_objects
+from weftline.burst.remote.objects import RemoteError
 from weftline.burst.remote.peers import PeerObjects
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -38,7 +40,10 @@ if TYPE_CHECKING:
     from weftline.burst.read.reading import StoreReader
     from weftline.burst.stage.state import Bytes1d
 
-__all__ = ["NODES_VARIABLE", "Nodes", "nodes_from_environment", "open_to_restore"]
+__all__ = [
+    "NODES_VARIABLE", "Nodes", "choose_from", "commits_at", "nodes_from_environment",
+    "open_to_restore", "sources_at",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -229,6 +234,42 @@ class _Holders:
             except (KeyError, BurstError):
                 continue
         raise KeyError(f"no node has rank {share.rank} of step {share.step}")
+
+
+def choose_from(urls: Sequence[str], step: int | None = None) -> tuple[Choice, list[Source]]:
+    """The newest checkpoint that is whole over these nodes and object stores, and where from.
+
+    Raises CheckpointMissingError, RemoteError for an object store, InputError for no such URL.
+    """
+    nodes = {u: NodeSource(PeerObjects.open(u, tries=_TRIES)) for u in urls if is_peer(u)}
+    seen = [survey_node(node) for node in nodes.values()]
+    stores = [RemoteSource(open_objects(u)) for u in urls]
+    for store in stores:
+        # On a node, too, checkpoints may lie as in a bucket: those that were drained to it.
+        with suppress(RemoteError) if is_peer(store.name) else nullcontext():
+            seen.append(survey_bucket(store))
+    choice = choose(seen, step=step, where=", ".join(urls[:4]))
+    return choice, [_Holders(choice, nodes), *stores]
+
+
+def sources_at(url: str) -> list[Source]:
+    """What a store can read from a URL: a node's memory and store, and what was drained there."""
+    drained = RemoteSource(open_objects(url))
+    return [NodeSource(PeerObjects.open(url)), drained] if is_peer(url) else [drained]
+
+
+def commits_at(url: str) -> list[Commit]:
+    """Checkpoints that an object store has whole, or that a node has a record of, oldest first."""
+    records = [c.commit for c in RemoteSource(open_objects(url)).checkpoints()]
+    if is_peer(url):
+        records += NodeSource(PeerObjects.open(url)).records()
+    found = [decode_commit(record, path=url) for record in dict.fromkeys(records)]
+    return sorted(found, key=lambda c: c.order)
+
+
+def is_peer(url: str) -> bool:
+    """Whether a URL is that of a node."""
+    return url.startswith("peer://")
 
 
 def open_to_restore(path: str | os.PathLike[str], options: Options | None = None) -> Store:
