@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from weftline.catalog._lookup import accelerator
+from weftline.catalog.own import changed_figures, read_own_chips
 from weftline.catalog.prices import prices
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec.options import Where, as_option
 from weftline.spec.parse import Collector
 
-__all__ = ["check_region", "parse_accelerators"]
+__all__ = ["check_region", "chip_named", "parse_accelerators", "parse_own_chips", "sellers"]
 
 
 def check_region(region: str | None) -> None:
@@ -29,3 +33,24 @@ def parse_accelerators(on: str) -> tuple[str, ...]:
     found = [get(lambda name=name: accelerator(name).id) for name in names]  # type: ignore[misc]
     get.raise_all()
     return tuple(id_ for id_ in found if id_ is not None)
+
+
+def parse_own_chips(
+    files: str | None, changes: str | None, *, where: Where = as_option
+) -> tuple[tuple[dict[str, Any], ...], dict[str, float]]:
+    """Records of own chips and changed figures, and the prices among them. Raises all mistakes."""
+    get = Collector()
+    read = get(lambda: read_own_chips(files, where=where("chip"))) or ([], {})
+    changed = get(lambda: changed_figures(changes, where=where("chip_set"))) or ([], {})
+    get.raise_all()
+    return (*read[0], *changed[0]), {**read[1], **changed[1]}
+
+
+def chip_named(name: str) -> str:
+    """The catalogue's name of a chip that prices are given for, whatever its figures are."""
+    return accelerator(name).sold_as
+
+
+def sellers() -> tuple[str, ...]:
+    """Who sells: the providers of the price list."""
+    return tuple(sorted({p.provider for p in prices()}))

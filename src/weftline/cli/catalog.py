@@ -107,8 +107,10 @@ def validate(
 
     found = check(path, today=_day(today), max_age_days=max_age_days)
     shipped = path is None
-    tables = {"accelerators": accelerators, "fabrics": fabrics, "prices": shipped_prices}
-    counts = {name: len(table()) for name, table in tables.items()} if shipped else {}
+    tables = {
+        "accelerators": accelerators(), "fabrics": fabrics(), "prices": shipped_prices(),
+    }  # fmt: skip
+    counts = {name: len(table) for name, table in tables.items()} if shipped else {}
     faults = known_faults() if shipped else ()
     data = validate_data(None if shipped else str(path), found, faults, counts)
     _out(data, validate_text(data, everything=all_), json=json)

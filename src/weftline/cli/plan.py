@@ -38,8 +38,7 @@ def train(
     from weftline.report.plan import render_plan
     from weftline.spec.serialize import plan_to_json, write_plan
 
-    asked, own_price = job_of(model, job)
-    plan = plan_train(asked, usd_per_chip_hour=own_price, progress=progress())
+    plan = plan_train(job_of(model, job), progress=progress())
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)

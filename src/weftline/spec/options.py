@@ -46,21 +46,37 @@ class JobOptions:
     deadline
         Longest it may take: 30days.
     price
-        on-demand, spot, reserved, capacity-block, or your own: $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, your own: $2.50/h a chip, or several:
+        h100=2.1,b200=4 US dollars a chip-hour.
+    discount
+        Off list prices: 20%, or by seller: aws=20%,nebius=10%.
     region
         Only prices of this region.
     objective
-        cost, time, energy, or cost-time (their product).
+        cost, time, energy, cost-time (their product), or chips: the fewest that hold it.
     precision
         Of the matrix products: bf16, fp8, fp4, fp32.
     framework
         megatron-core, torchtitan, maxtext, neuronx... or auto: each maker's own.
     optimizer
-        adamw, adamw-bf16, adafactor or muon.
+        adamw, adamw-bf16 (its moments in bf16), adamw-pure-bf16 (all in bf16, no master weights),
+        adafactor or muon.
     offload
         Keep optimizer states in host memory.
     overlap
         Hide communication behind compute where the framework can.
+    tune
+        full, lora (adapters beside frozen weights) or qlora (beside frozen 4-bit weights).
+    rank
+        Rank of the adapters.
+    layout
+        Parts of the layout to hold: tp=8,pp=2, zero=3, micro_batch=1, recompute=full...
+    allow_long
+        Take a sequence longer than the model's config allows.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
     """
 
     tokens: str
@@ -72,6 +88,7 @@ class JobOptions:
     budget: str | None = None
     deadline: str | None = None
     price: str = "on-demand"
+    discount: str | None = None
     region: str | None = None
     objective: str = "cost-time"
     precision: str = "bf16"
@@ -79,6 +96,12 @@ class JobOptions:
     optimizer: str = "adamw"
     offload: bool = False
     overlap: bool = True
+    tune: str = "full"
+    rank: str = "16"
+    layout: str | None = None
+    allow_long: bool = False
+    chip: str | None = None
+    chip_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +125,22 @@ class FleetOptions:
     precision
         Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
     price
-        on-demand, spot, reserved, capacity-block, several, all, or your own: $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, several, all, your own: $2.50/h a chip, or
+        several: h100=2.1,b200=4 US dollars a chip-hour.
+    discount
+        Off list prices: 20%, or by seller: aws=20%,nebius=10%.
     region
         Only prices of this region.
     max_chips
         At most so many chips, spares not counted.
+    layout
+        Degrees of a replica to hold: tp=8,pp=2,dp=1,ep=8.
     disaggregated
         Try fleets with workers of their own for prompts, too.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
     """
 
     ttft: str | None = None
@@ -119,9 +151,13 @@ class FleetOptions:
     engine: str = "all"
     precision: str = "bf16,fp8"
     price: str = "on-demand"
+    discount: str | None = None
     region: str | None = None
     max_chips: str | None = None
+    layout: str | None = None
     disaggregated: bool = False
+    chip: str | None = None
+    chip_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from weftline.catalog import accelerator
 from weftline.catalog.asked import check_region
 from weftline.errors import InputError
 from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
-from weftline.spec import OBJECTIVES, PRECISIONS, PRICE_TYPES, Job
+from weftline.spec import OBJECTIVES, PARTS, PRECISIONS, PRICE_TYPES, TUNES, Job
 from weftline.spec.options import Where
-from weftline.spec.parse import Collector, choice
+from weftline.spec.parse import Collector, choice, parse_parts
 
 __all__ = ["checked", "checked_job"]
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 def checked_job(job: Job) -> Job:
     """The job with names as the catalogue has them. Raises all that is wrong with it at once."""
     get = Collector()
-    for name in ("tokens", "seq_len", "global_batch", "chips", "max_chips"):
+    for name in ("tokens", "seq_len", "global_batch", "chips", "max_chips", "rank"):
         value = getattr(job, name)
         if value is not None and value < 1:
             get.errors.append(InputError(f"{value:,} is not 1 or more", where=name))
@@ -41,9 +41,20 @@ def checked(job: Job, get: Collector, where: Where) -> Job:
     precision = known(job.precision, PRECISIONS, "precision", "precision")
     framework = known(job.framework, (AUTO, *FRAMEWORKS), "framework", "framework")
     optimizer = known(job.optimizer, tuple(OPTIMIZERS), "optimizer", "optimizer")
+    tune = known(job.tune, TUNES, "way to tune", "tune")
+    held = ",".join(f"{name}={value}" for name, value in job.layout.items())
+    parts = get(lambda: parse_parts(held, PARTS, where=where("layout")))
+    if job.tune == "full" and job.rank != Job.__dataclass_fields__["rank"].default:
+        get.errors.append(
+            InputError(f"a rank of {job.rank} without adapters", where=where("rank"),
+                       hint="add --tune lora or --tune qlora")
+        )  # fmt: skip
+    if job.tune == "qlora" and job.precision == "fp32":
+        get.errors.append(InputError("4-bit weights are unpacked to bf16", where=where("precision"),
+                                     hint="leave --precision out"))  # fmt: skip
     get.raise_all()
     return replace(
         job, price_type=kind or job.price_type, objective=objective or job.objective,
         precision=precision or job.precision, framework=framework or job.framework,
-        optimizer=optimizer or job.optimizer,
+        optimizer=optimizer or job.optimizer, tune=tune or job.tune, layout=parts or {},
     )  # fmt: skip

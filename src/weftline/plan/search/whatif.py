@@ -14,7 +14,7 @@ from weftline.errors import InputError, UnknownNameError
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.calibration import PUBLISHED, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
-from weftline.plan.search.search import USABLE_MEMORY
+from weftline.plan.search.fits import USABLE_MEMORY
 from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.constants import without_overlap
 from weftline.plan.step.frameworks import framework, framework_for, recipe_of
