@@ -151,7 +151,8 @@ def test_a_config_that_is_none(fail: Fail, tmp_path: Path, text: str) -> None:
     ("words", "says", "nearest"),
     [
         (("llama-3.1-405b", "--tokens", "1T", "--on", "l4", "--chips", "8"),
-         "no layout of llama-3.1-405b runs on any of 1 accelerator", "l4 does not fit: needs 504 chips more, 512 in all (at least "),
+         "no layout of llama-3.1-405b runs on any of 1 accelerator",
+         "l4 does not fit: needs 504 chips more, 512 in all (at least "),
         (("llama-3.1-8b", "--tokens", "1T", "--on", "h100", "--chips", "37"),
          "no layout", "no degrees multiply to 37 chips and divide a batch of 512 sequences"),
         (("llama-3.1-8b", "--tokens", "1T", "--on", "h100", "--chips", "7", "--global-batch", "13",

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from weftline.report.text import in_words, table, wrapped
 from weftline.spec import Estimate, Part
 
-__all__ = ["bases", "breakdown", "more", "numbers", "reasons"]
+__all__ = ["bases", "breakdown", "more", "numbers", "reasons", "shown_ranks"]
+
+RANKS_SHOWN = 12
+UNPRICED_SHOWN = 6
 
 Show = Callable[[float], str]
 
@@ -58,6 +61,16 @@ def bases(estimates: Mapping[str, Estimate]) -> list[str]:
     return lines
 
 
-def more(count: int, shown: int) -> list[str]:
+def shown_ranks(priced: Sequence[bool]) -> tuple[list[int], int]:
+    """(ranks that a table shows, how many it leaves out): the first, and the first few beyond them
+    that have no price, which money cannot rank."""
+    ranks = list(range(min(RANKS_SHOWN, len(priced))))
+    beyond = [i for i in range(len(ranks), len(priced)) if not priced[i]]
+    room = max(0, UNPRICED_SHOWN - sum(not priced[i] for i in ranks))
+    ranks += beyond[:room]
+    return ranks, len(priced) - len(ranks)
+
+
+def more(left_out: int) -> list[str]:
     """The line below a ranking that was cut, if it was."""
-    return [f"   and {count - shown} more in --json"] if count > shown else []
+    return [f"   and {left_out} more in --json"] if left_out else []

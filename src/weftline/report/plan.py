@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from weftline.report.frame import bases, breakdown, more, numbers, reasons
+from weftline.report.frame import bases, breakdown, more, numbers, reasons, shown_ranks
 from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
 from weftline.units import (
@@ -16,7 +16,6 @@ from weftline.units import (
     format_usd,
 )
 
-RANKS_SHOWN = 12
 FRONT_SHOWN = 6
 
 
@@ -78,13 +77,14 @@ def _kwh(joules: float) -> str:
 
 
 def _ranking(plan: Plan) -> list[str]:
-    rows = [_row(i + 1, c) for i, c in enumerate(plan.ranking[:RANKS_SHOWN])]
+    ranks, left = shown_ranks([c.cost_usd is not None for c in plan.ranking])
+    rows = [_row(i + 1, plan.ranking[i]) for i in ranks]
     lines = table(
         ("", "accelerator", "chips", "layout", "MFU", "time", "cost", ""),
         rows,
         right=frozenset({0, 2, 4, 5, 6}),
     )
-    return lines + more(len(plan.ranking), RANKS_SHOWN)
+    return lines + more(left)
 
 
 def _trade_offs(plan: Plan) -> list[str]:

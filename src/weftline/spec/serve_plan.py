@@ -103,8 +103,8 @@ class ServeCandidate:
     """A token of output."""
     reached: Mapping[str, float]
     """Target (``p99 ttft``) -> seconds."""
-    goodput_share: float
-    """Share of requests that meet every target's limit."""
+    goodput_share: float | None
+    """Share of requests that meet every target's limit; None where nothing was simulated."""
     meets: bool
     simulated: bool
     """False where only the closed form has looked at it."""

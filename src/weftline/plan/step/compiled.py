@@ -179,14 +179,9 @@ def _split(layers: float, pp: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def compile_layouts(
-    model: Model,
-    cluster: Cluster,
-    frame: Framework,
-    layouts: Layouts,
-    *,
-    seq_len: int,
+    model: Model, cluster: Cluster, frame: Framework, layouts: Layouts, *, seq_len: int,
     precision: str,
-) -> Compiled:
+) -> Compiled:  # fmt: skip
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
     work = lower(

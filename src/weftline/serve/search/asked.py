@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
-from weftline.catalog import accelerator
-from weftline.catalog.asked import check_region, parse_accelerators
+from weftline.catalog import accelerator, own_chips
+from weftline.catalog.asked import (
+    check_region,
+    chip_named,
+    parse_accelerators,
+    parse_own_chips,
+    sellers,
+)
 from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
@@ -16,15 +23,16 @@ from weftline.spec import (
     METRICS,
     PRICE_TYPES,
     ROUTINGS,
-    PriceType,
     ServeJob,
     ServeSpace,
     Target,
 )
 from weftline.spec.options import FleetOptions, ServingOptions, TrafficOptions, Where, as_option
-from weftline.spec.parse import Collector, choice, parse_price
+from weftline.spec.parse import Collector, choice, parse_discounts, parse_parts, parse_prices
 from weftline.units import parse_count, parse_duration_s
 
+DEGREES: Final = dict.fromkeys(("tp", "pp", "dp", "ep"))
+"""Parts of a replica's layout that can be held."""
 __all__ = ["checked_serve_job", "parse_targets", "serve_job_of"]
 
 
@@ -34,6 +42,18 @@ def serve_job_of(
 ) -> ServeJob:  # fmt: skip
     """The options as one value. Raises all mistakes at once."""
     get = Collector()
+    records, chip_prices = get(
+        lambda: parse_own_chips(fleet.chip, fleet.chip_set, where=where)
+    ) or ((), {})
+    with own_chips(records):
+        job = _job(model, fleet, traffic, serving, where, get, chip_prices)
+    return replace(job, own_chips=records)
+
+
+def _job(
+    model: str, fleet: FleetOptions, traffic: TrafficOptions, serving: ServingOptions,
+    where: Where, get: Collector, chip_prices: dict[str, float],
+) -> ServeJob:  # fmt: skip
     targets = get(lambda: parse_targets(fleet, where=where))
     requests = get(lambda: traffic_of(traffic, where=where))
     chips = get(lambda: parse_accelerators(fleet.on))
@@ -41,18 +61,22 @@ def serve_job_of(
         lambda: parse_speculation(serving.speculate, where=where("speculate"))
     ) or ("none", 0, 0.7)
     tokens, sinks = get(lambda: parse_window(serving.window, where=where("window"))) or (None, 0)
-    mine, kinds = get(lambda: _prices(fleet.price, where("price"))) or (None, ("on-demand",))
+    priced = get(lambda: parse_prices(fleet.price, chip_named, where=where("price")))
+    own, kinds = priced or ({}, ("on-demand",))
+    off = get(lambda: parse_discounts(fleet.discount, sellers(), where=where("discount")))
+    held = get(lambda: parse_parts(fleet.layout, DEGREES, where=where("layout"))) or {}
     most = get(lambda: None if fleet.max_chips is None
                else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
     space = ServeSpace(
         chips=chips or (), engines=_names(fleet.engine, "all"), formats=_names(fleet.precision, ""),
         kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
+        layout={name: int(degree) for name, degree in held.items()},
     )  # fmt: skip
     rough = ServeJob(
         model=model, targets=targets or (), rate_per_s=1.0, spread=traffic.spread,
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
-        own_price=mine, routing=serving.routing,  # type: ignore[arg-type]
+        own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
         space=space, max_chips=most,
     )  # fmt: skip
     job = _checked(rough, get, where)
@@ -71,6 +95,10 @@ def checked_serve_job(job: ServeJob) -> ServeJob:
     if job.rate_per_s <= 0:
         get.errors.append(InputError(f"a rate of {job.rate_per_s:g}: above zero is needed",
                                      where="rate_per_s"))  # fmt: skip
+    for name, degree in job.space.layout.items():
+        if name not in DEGREES or degree < 1:
+            get.errors.append(InputError(f"{name}={degree}: at least 1, of {', '.join(DEGREES)}",
+                                         where="layout"))  # fmt: skip
     return _checked(job, get, str)
 
 
@@ -95,23 +123,6 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     known = replace(space, chips=chips, engines=engines, formats=formats, kv=cache or space.kv)
     _require_some(known)
     return replace(job, space=known, price_types=kinds, routing=way or job.routing)
-
-
-def _prices(text: str, where: str) -> tuple[float | None, tuple[PriceType, ...]]:
-    """The user's own price a chip-hour, if it is one; else the types of price to look at."""
-    if text.strip().lower() == "all":
-        return None, PRICE_TYPES
-    if "," not in text:
-        mine, kind = parse_price(text, where=where)
-        return mine, (kind,)
-    names = _names(text, "")
-    get = Collector()
-    kinds = [
-        get(lambda n=name: choice(n, PRICE_TYPES, "price type", where=where))  # type: ignore[misc]
-        for name in names
-    ]
-    get.raise_all()
-    return None, tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
 
 
 def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[Target, ...]:

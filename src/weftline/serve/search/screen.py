@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.catalog import Accelerator, accelerators
-from weftline.errors import WeftlineError
+from weftline.errors import InputError, WeftlineError
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.spec import ServeDemand, ServeSpace, Target
 
@@ -89,21 +89,27 @@ def _is_moe(model: str) -> bool:
 
 
 def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[str, int]]:
-    """Degrees of one replica on ``chip``, by powers of two within its scale-up domain."""
+    """Degrees of one replica on ``chip``, by powers of two within its scale-up domain; those that
+    ``space`` holds as they are held."""
     host = chip.chips_per_host or 8
     domain = max(1, min(chip.scale_up_domain or host, MAX_REPLICA_CHIPS))
     widest = max(domain if chip.scale_up_bytes_per_s else host, 1)
     limit = min(space.max_replica_chips, MAX_REPLICA_CHIPS)
-    found = []
+    held = space.layout
     powers = [1 << k for k in range(7)]
-    for tp in (p for p in powers if p <= min(widest, 16)):
-        for pp in (1, 2, 4):
-            if pp > 1 and tp < min(widest, 8):
+    tps = [held["tp"]] if "tp" in held else [p for p in powers if p <= min(widest, 16)]
+    found = []
+    for tp in tps:
+        for pp in [held["pp"]] if "pp" in held else (1, 2, 4):
+            if pp > 1 and tp < min(widest, 8) and "pp" not in held:
                 continue
-            for dp in powers if _is_moe(model) else (1,):
+            usual = powers if _is_moe(model) else [1]
+            for dp in [held["dp"]] if "dp" in held else usual:
                 if tp * dp > max(widest, host) or tp * dp * pp > limit or (dp > 1 and pp > 1):
                     continue
                 experts = {1, tp * dp} if _is_moe(model) else {1}
+                if "ep" in held:
+                    experts = {held["ep"]} if (tp * dp) % held["ep"] == 0 else set()
                 found += [{"tp": tp, "pp": pp, "dp": dp, "ep": ep} for ep in sorted(experts)]
     return found
 
@@ -125,6 +131,9 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
         said = ""
         for engine, weights in engines_and_formats(chip, space):
             try:
+                if not layouts_of(model, chip, space):
+                    degrees = ", ".join(f"{k}={v}" for k, v in space.layout.items())
+                    raise InputError(f"no replica of {chip.id} has {degrees}")
                 found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
             except WeftlineError as error:
                 said = said or error.what
@@ -132,7 +141,7 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
             options += found
             evaluated += count
         if not options:
-            reasons[chip.id] = said or _lacking(space)
+            reasons[chip.id] = said or lacking(chip, space)
             continue
         nearest[chip.id] = min(options, key=lambda o: (o.worst, o.group_chips))
         fit = [o for o in options if o.worst <= 1.0]
@@ -165,10 +174,21 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
     return found
 
 
-def _lacking(space: ServeSpace) -> str:
-    if space.engines:
-        return f"none of {', '.join(space.engines)} serves {', '.join(space.formats)} on it"
-    return f"no engine here runs on it, or no dense peak of {', '.join(space.formats)} is known"
+def lacking(chip: Accelerator, space: ServeSpace) -> str:
+    """Why no engine of ``space`` takes a chip in any of its number formats."""
+    from weftline.serve.engine.engines import PROFILES, runs_format
+
+    runs = [p.name for p in PROFILES.values() if chip.vendor in p.vendors]
+    if not runs:
+        return f"no engine: none here runs on chips of {chip.vendor}"
+    named = [name for name in runs if not space.engines or name in space.engines]
+    if not named:
+        return f"no engine: {', '.join(space.engines)} not on it, {', '.join(runs)} would be"
+    formats = ", ".join(space.formats)
+    known = sorted({f for name in named for f in PROFILES[name].formats if runs_format(chip, f)})
+    if not known:
+        return "no dense peak of any number format is published"
+    return f"no unit for {formats}: {', '.join(known)} would run (--precision)"
 
 
 def _ask(
