@@ -73,7 +73,7 @@ def fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fail:
         ((*TRAIN, "gpt:layers=2,hiden=64", "--tokens", "1B"), "unknown key `hiden`",
          "did you mean `hidden`?"),
         ((*TRAIN, "llama-3.1-8b"), "--tokens requires an argument", "`weftline plan train --help`"),
-        ((*JOB, "--wat"), "Unknown option", "`weftline plan train --help`"),
+        ((*JOB, "--wat"), "unknown option --wat\n", "`weftline plan train --help`"),
         (("plan", "trian"), "Did you mean \"train\"", "`weftline plan --help`"),
         (("explian", "x"), "Unknown command", "`weftline --help`"),
         (("calibrate",), "say either --from RUNS.csv or --reset", None),

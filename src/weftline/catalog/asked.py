@@ -14,22 +14,22 @@ from weftline.spec.parse import Collector
 __all__ = ["check_region", "chip_named", "parse_accelerators", "parse_own_chips", "sellers"]
 
 
-def check_region(region: str | None) -> None:
+def check_region(region: str | None, *, where: str = "--region") -> None:
     """Raise UnknownNameError for a region that no price is known of."""
     known = {p.region for p in prices()}
     if region is not None and region not in known:
         hint = "`weftline catalog list prices` shows where prices are known"
-        raise UnknownNameError("region", region, sorted(known), where="--region", hint=hint)
+        raise UnknownNameError("region", region, sorted(known), where=where, hint=hint)
 
 
-def parse_accelerators(on: str) -> tuple[str, ...]:
+def parse_accelerators(on: str, *, where: str = "--on") -> tuple[str, ...]:
     """``h100,mi300x`` as catalogue names, nothing for ``all``. Raises all unknown names."""
     if on.strip().lower() == "all":
         return ()
     names = [name.strip() for name in on.split(",") if name.strip()]
     if not names:
-        raise InputError("no accelerator is named", where="--on", hint="--on h100,mi300x or all")
-    get = Collector(where="--on")
+        raise InputError("no accelerator is named", where=where, hint="--on h100,mi300x or all")
+    get = Collector(where=where)
     found = [get(lambda name=name: accelerator(name).id) for name in names]  # type: ignore[misc]
     get.raise_all()
     return tuple(id_ for id_ in found if id_ is not None)

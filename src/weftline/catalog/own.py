@@ -23,8 +23,8 @@ from weftline.catalog._lookup import accelerator
 from weftline.catalog._read import laid_over, shipped_accelerators
 from weftline.catalog.accelerators import DTYPES, FIELDS, Accelerator
 from weftline.catalog.facts import Fact
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec.located import Located, read_located
 from weftline.spec.parse import Collector, own_price
 from weftline.units import (
     parse_bytes,
@@ -35,7 +35,7 @@ from weftline.units import (
     parse_watts,
 )
 
-__all__ = ["changed_figures", "own_chips", "read_own_chips"]
+__all__ = ["changed_figures", "chip_texts", "own_chips", "read_own_chips"]
 
 Parse = Callable[..., float]
 Record = dict[str, Any]
@@ -140,11 +140,16 @@ def read_own_chips(
     get = Collector(where)
     records: list[Record] = []
     prices: dict[str, float] = {}
-    for name in [part.strip() for part in (files or "").split(",") if part.strip()]:
-        document = get(partial(_document, name, where))
+    text = (files or "").strip()
+    # A job file holds chips as they are: what begins as YAML or JSON does is no file's name.
+    inline = text.startswith(("{", "["))
+    for name in [where] if inline else [p.strip() for p in text.split(",") if p.strip()]:
+        document = get(partial(_document, name, where, text if inline else None))
         if document is None:
             continue
-        chips = document.items("chips") or [document]
+        chips = document.value if isinstance(document.value, list) else (
+            document.items("chips") or [document]
+        )  # fmt: skip
         for chip in chips:
             record, price = _read_one(chip, name, get)
             if record is not None:
@@ -155,15 +160,15 @@ def read_own_chips(
     return records, prices
 
 
-def _document(name: str, where: str) -> Located:
+def _document(name: str, where: str, inline: str | None) -> Located:
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = inline or Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise InputError(
             f"`{name}`: {getattr(error, 'strerror', None) or 'not a text file'}", where=where
         ) from None
     found = read_located(text, name)
-    if not isinstance(found.value, dict) or not found.value:
+    if not isinstance(found.value, dict | list) or not found.value:
         raise InputError("a chip is a mapping", where=f"{name}:1",
                          hint="with id, vendor or like, memory, peak.bf16...")  # fmt: skip
     return found
@@ -276,3 +281,25 @@ def changed_figures(
         said = ";".join(f"{field}={value}" for field, value in sorted(changes[chip].items()))
         record["id"] = f"{chip}+{said}"
     return [{"id": r.pop("id"), **r} for r in records.values()], prices
+
+
+_WRITTEN: Final = {"GB": "B", "GB/s": "B/s", "TFLOP/s": "FLOP/s", "W": "W", "chips": ""}
+
+
+def chip_texts(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """What --chip and --chip-set read as these records; None for none."""
+    import json
+
+    own, changed = [], []
+    for record in records:
+        if record.get("of"):
+            said = str(record["id"]).partition("+")[2].split(";")
+            changed += [f"{record['of']}.{change}" for change in said]
+        else:
+            own.append({k: _written(k, v) if k in _UNITS else v for k, v in record.items()})
+    return json.dumps(own) if own else None, ",".join(changed) or None
+
+
+def _written(field: str, value: float) -> str:
+    unit = _WRITTEN[_UNITS[field][1]]
+    return f"{value!r}{unit}" if unit else f"{round(value)}"

@@ -10,8 +10,8 @@ from typing import Any, Final
 from weftline.catalog.accelerators import DTYPES, FIELDS
 from weftline.catalog.facts import DIRECTIONS, KINDS, STATUSES, UNIT_KINDS, UNITS
 from weftline.catalog.findings import Finding, finding
-from weftline.catalog.located import Located
 from weftline.errors import nearest_names
+from weftline.spec.located import Located
 
 FACT_KEYS: Final = frozenset(
     {

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from weftline.cli.job_file import WriteJob, write_job
 from weftline.cli.options import Json
+
+if TYPE_CHECKING:
+    from weftline.spec import Plan, ServePlan
 
 
 def explain(
     plan: Path,
     *,
     what_if: str | None = None,
+    write: WriteJob = None,
     json: Json = False,
 ) -> int:
     """Where the time, memory and money of a plan go, and what each number rests on.
@@ -31,6 +37,8 @@ def explain(
     from weftline.spec.serialize import plan_to_json, read_any_plan
 
     found = read_any_plan(plan)
+    if write is not None:
+        write_job(write, _question(found))
     if not isinstance(found, Plan):
         from weftline.report.serving import render_serve_explanation
 
@@ -49,3 +57,19 @@ def explain(
         return 0
     print(plan_to_json(found) if json else render_explanation(found))
     return 0
+
+
+def _question(plan: Plan | ServePlan) -> dict[str, Any]:
+    """What was asked, as the fields of a job file."""
+    from weftline.errors import InputError
+    from weftline.spec import Plan
+    from weftline.spec.job_file import job_values
+
+    if isinstance(plan, Plan):
+        from weftline.plan.search.asked import options_of
+
+        return dict(job_values("train", plan.job.model, options_of(plan.job)))
+    if not plan.asked:
+        raise InputError("the plan does not keep its question", where="--write-job",
+                         hint="make the plan again with this version")  # fmt: skip
+    return dict(plan.asked)

@@ -12,8 +12,8 @@ from weftline.spec.job import ANY, PRICE_TYPES, PriceType
 from weftline.units import parse_fraction, parse_usd
 
 __all__ = [
-    "Collector", "choice", "own_price", "parse_discounts", "parse_parts", "parse_price",
-    "parse_prices",
+    "Collector", "choice", "discount_text", "own_price", "parse_discounts", "parse_parts",
+    "parse_price", "parse_prices", "parts_text", "price_text",
 ]  # fmt: skip
 
 S = TypeVar("S")
@@ -173,6 +173,24 @@ def parse_parts(
         get(partial(one, part))
     get.raise_all()
     return found
+
+
+def price_text(own: Mapping[str, float], kinds: Sequence[str]) -> str:
+    """What :func:`parse_prices` reads as these own prices and types."""
+    said = [] if ANY in own else list(kinds)
+    said += [f"${usd!r}/h" if chip == ANY else f"{chip}=${usd!r}/h" for chip, usd in own.items()]
+    return ",".join(said)
+
+
+def discount_text(discounts: Mapping[str, float]) -> str | None:
+    """What :func:`parse_discounts` reads as these; None for none."""
+    said = [f"{off!r}" if who == ANY else f"{who}={off!r}" for who, off in discounts.items()]
+    return ",".join(said) or None
+
+
+def parts_text(parts: Mapping[str, int | str]) -> str | None:
+    """What :func:`parse_parts` reads as these; None for none."""
+    return ",".join(f"{name}={value}" for name, value in parts.items()) or None
 
 
 def _parts(text: str) -> list[str]:

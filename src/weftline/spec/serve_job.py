@@ -51,6 +51,8 @@ class ServeJob:
     burstiness: float = 1.0
     trace: Traffic | None = None
     """Real requests, already at ``rate_per_s``."""
+    trace_from: str = ""
+    """The bundled name or the file that the trace was read from, to ask again."""
     seed: int = 0
     price_types: tuple[PriceType, ...] = ("on-demand",)
     """Each fleet is priced in every one of these, and they compete."""

@@ -160,6 +160,8 @@ class ServePlan:
     search: ServeSearch
     occupancy: Mapping[str, float] = field(default_factory=dict)
     """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""
+    asked: Mapping[str, str | bool | float] = field(default_factory=dict)
+    """The question as fields of a job file: what makes this plan again."""
 
     def __repr__(self) -> str:
         """The answer in a few lines; ``to_frame()`` and the fields have the rest."""

@@ -7,16 +7,25 @@ from typing import TypeVar
 
 from weftline.catalog import own_chips
 from weftline.catalog.asked import chip_named, parse_accelerators, parse_own_chips, sellers
+from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
-from weftline.model import load_model
+from weftline.model import Model, load_model
 from weftline.plan.search.checked import checked
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
 from weftline.spec import PARTS, Job, PriceType
 from weftline.spec.options import JobOptions, Where, as_option
-from weftline.spec.parse import Collector, parse_discounts, parse_parts, parse_prices
+from weftline.spec.parse import (
+    Collector,
+    discount_text,
+    parse_discounts,
+    parse_parts,
+    parse_prices,
+    parts_text,
+    price_text,
+)
 from weftline.units import parse_count, parse_duration_s, parse_usd
 
-__all__ = ["job_of"]
+__all__ = ["job_of", "options_of"]
 
 T = TypeVar("T")
 
@@ -42,7 +51,7 @@ def _job(
         text = getattr(options, name)
         return None if text is None else get(lambda: parse(text, where=where(name)))
 
-    loaded = get(lambda: load_model(model))
+    loaded = get(lambda: _loaded(model, where))
     tokens = get(lambda: parse_count(options.tokens, where=where("tokens"), what="a token count"))
     seq, batch = read("seq", parse_count), read("global_batch", parse_count)
     chips, most = read("chips", parse_count), read("max_chips", parse_count)
@@ -52,7 +61,7 @@ def _job(
     own, kinds = priced or ({}, ("on-demand",))
     off = get(lambda: parse_discounts(options.discount, sellers(), where=where("discount")))
     held = get(lambda: parse_parts(options.layout, PARTS, where=where("layout")))
-    names = get(lambda: parse_accelerators(options.on))
+    names = get(lambda: parse_accelerators(options.on, where=where("on")))
     longest = loaded.max_seq_len if loaded is not None else None
     length = seq or min(longest or DEFAULT_SEQ_LEN, DEFAULT_SEQ_LEN)
     rough = Job(
@@ -68,7 +77,17 @@ def _job(
         tune=options.tune,  # type: ignore[arg-type]
         rank=rank or 16, own_chips=records,
     )  # fmt: skip
-    return checked(rough, get, where)
+    return checked(rough, get, where, loaded)
+
+
+def _loaded(model: str, where: Where) -> Model:
+    """The model; an error that has no place gets that of the file the name stands in."""
+    try:
+        return load_model(model)
+    except InputError as error:
+        if where("model") != as_option("model"):
+            error.where = error.where or where("model")
+        raise
 
 
 def _one_kind(kinds: tuple[PriceType, ...], where: Where, get: Collector) -> PriceType:
@@ -79,3 +98,25 @@ def _one_kind(kinds: tuple[PriceType, ...], where: Where, get: Collector) -> Pri
                        hint=f"--price {kinds[0]}")
         )  # fmt: skip
     return kinds[0]
+
+
+def options_of(job: Job) -> JobOptions:
+    """The options that :func:`job_of` makes this job of: what a plan's job is written as."""
+    chip, chip_set = chip_texts(job.own_chips)
+    # A changed chip is named as the one it stands in for; the change is asked for again.
+    on = ",".join(dict.fromkeys(name.partition("+")[0] for name in job.accelerators))
+
+    def text(value: object) -> str | None:
+        return None if value is None else f"{value}"
+
+    return JobOptions(
+        tokens=f"{job.tokens}", seq=f"{job.seq_len}", global_batch=f"{job.global_batch}",
+        on=on or "all", chips=text(job.chips), max_chips=text(job.max_chips),
+        budget=None if job.budget_usd is None else f"${job.budget_usd!r}",
+        deadline=None if job.deadline_s is None else f"{job.deadline_s!r}s",
+        price=price_text(job.own_prices, (job.price_type,)), discount=discount_text(job.discounts),
+        region=job.region, objective=job.objective, precision=job.precision,
+        framework=job.framework, optimizer=job.optimizer, offload=job.offload, overlap=job.overlap,
+        tune=job.tune, rank=f"{job.rank}", layout=parts_text(job.layout),
+        allow_long=job.allow_long, chip=chip, chip_set=chip_set,
+    )  # fmt: skip

@@ -8,14 +8,45 @@ from typing import TypeVar
 from weftline.catalog import accelerator
 from weftline.catalog.asked import check_region
 from weftline.errors import InputError
+from weftline.model import Model
 from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
 from weftline.spec import OBJECTIVES, PARTS, PRECISIONS, PRICE_TYPES, TUNES, Job
 from weftline.spec.options import Where
 from weftline.spec.parse import Collector, choice, parse_parts
 
-__all__ = ["checked", "checked_job"]
+__all__ = ["check_lengths", "checked", "checked_job"]
 
 T = TypeVar("T")
+
+
+def check_lengths(job: Job, model: Model, where: Where) -> None:
+    """Raise all that is wrong with a job's lengths and counts beside a model."""
+    wrong: list[InputError] = []
+    longest = model.max_seq_len
+    if longest is not None and job.seq_len > longest and not job.allow_long:
+        wrong.append(
+            InputError(
+                f"a sequence of {job.seq_len:,} tokens is longer than {model.name} takes "
+                f"({model.max_seq_len:,})",
+                where=where("seq"),
+                hint=f"use --seq {model.max_seq_len} or less, or take it knowingly: --allow-long",
+            )
+        )
+    if job.tokens < job.tokens_per_step:
+        wrong.append(
+            InputError(
+                f"{job.tokens:,} tokens are less than one step of {job.tokens_per_step:,}",
+                where=where("tokens"),
+                hint="lower --global-batch or --seq",
+            )
+        )
+    if job.chips is not None and job.max_chips is not None:
+        wrong.append(
+            InputError("--chips fixes the count and --max-chips bounds it", hint="give one of them")
+        )
+    get = Collector()
+    get.errors += wrong
+    get.raise_all()
 
 
 def checked_job(job: Job) -> Job:
@@ -29,13 +60,15 @@ def checked_job(job: Job) -> Job:
     return checked(replace(job, accelerators=accelerators), get, str)
 
 
-def checked(job: Job, get: Collector, where: Where) -> Job:
+def checked(job: Job, get: Collector, where: Where, model: Model | None = None) -> Job:
     """What the command line and Python both have to get right. Raises what ``get`` has, too."""
 
     def known(value: str, allowed: tuple[T, ...], kind: str, option: str) -> T | None:
         return get(lambda: choice(value, allowed, kind, where=where(option)))
 
-    get(lambda: check_region(job.region))
+    get(lambda: check_region(job.region, where=where("region")))
+    if model is not None and not get.errors:
+        get(lambda: check_lengths(job, model, where))
     kind = known(job.price_type, PRICE_TYPES, "price type", "price")
     objective = known(job.objective, OBJECTIVES, "objective", "objective")
     precision = known(job.precision, PRECISIONS, "precision", "precision")

@@ -10,11 +10,11 @@ from dataclasses import replace
 from weftline.catalog import Accelerator, PriceChoice, accelerator, accelerators, own_chips
 from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import Terms, goodput, no_price
-from weftline.errors import InputError, InputErrors, NoFeasiblePlanError
+from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.model import Model, load_model
 from weftline.model.once import once_per_model
 from weftline.plan.search.answer import plan_of
-from weftline.plan.search.checked import checked_job
+from weftline.plan.search.checked import check_lengths, checked_job
 from weftline.plan.search.misses import nothing_fits
 from weftline.plan.search.offers import Offer, energy_of_run, misses, trained
 from weftline.plan.search.search import Found, Tally, search
@@ -61,7 +61,7 @@ def _planned(
     model = model or load_model(job.model)
     if job.framework != AUTO:
         recipe(job.framework, optimizer=job.optimizer)  # not every one has every optimizer
-    _check(job, model)
+    check_lengths(job, model, str)
     chosen = _accelerators(job)
     tally = search(model, job, chosen, progress=progress)
     if not tally.found:
@@ -72,34 +72,6 @@ def _planned(
     if all(misses(o, job) is not None for o in ranked):
         raise _limits_missed(ranked, job)
     return plan_of(job, model, ranked, tally)
-
-
-def _check(job: Job, model: Model) -> None:
-    wrong: list[InputError] = []
-    longest = model.max_seq_len
-    if longest is not None and job.seq_len > longest and not job.allow_long:
-        wrong.append(
-            InputError(
-                f"a sequence of {job.seq_len:,} tokens is longer than {model.name} takes "
-                f"({model.max_seq_len:,})",
-                where="--seq",
-                hint=f"use --seq {model.max_seq_len} or less, or take it knowingly: --allow-long",
-            )
-        )
-    if job.tokens < job.tokens_per_step:
-        wrong.append(
-            InputError(
-                f"{job.tokens:,} tokens are less than one step of {job.tokens_per_step:,}",
-                where="--tokens",
-                hint="lower --global-batch or --seq",
-            )
-        )
-    if job.chips is not None and job.max_chips is not None:
-        wrong.append(
-            InputError("--chips fixes the count and --max-chips bounds it", hint="give one of them")
-        )
-    if wrong:
-        raise wrong[0] if len(wrong) == 1 else InputErrors(wrong)
 
 
 def _accelerators(job: Job) -> list[Accelerator]:

@@ -13,6 +13,7 @@ from weftline.catalog.asked import (
     parse_own_chips,
     sellers,
 )
+from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
@@ -28,12 +29,21 @@ from weftline.spec import (
     Target,
 )
 from weftline.spec.options import FleetOptions, ServingOptions, TrafficOptions, Where, as_option
-from weftline.spec.parse import Collector, choice, parse_discounts, parse_parts, parse_prices
+from weftline.spec.parse import (
+    Collector,
+    choice,
+    discount_text,
+    parse_discounts,
+    parse_parts,
+    parse_prices,
+    parts_text,
+    price_text,
+)
 from weftline.units import parse_count, parse_duration_s
 
 DEGREES: Final = dict.fromkeys(("tp", "pp", "dp", "ep"))
 """Parts of a replica's layout that can be held."""
-__all__ = ["checked_serve_job", "parse_targets", "serve_job_of"]
+__all__ = ["checked_serve_job", "options_of", "parse_targets", "serve_job_of"]
 
 
 def serve_job_of(
@@ -56,7 +66,7 @@ def _job(
 ) -> ServeJob:  # fmt: skip
     targets = get(lambda: parse_targets(fleet, where=where))
     requests = get(lambda: traffic_of(traffic, where=where))
-    chips = get(lambda: parse_accelerators(fleet.on))
+    chips = get(lambda: parse_accelerators(fleet.on, where=where("on")))
     method, drafted, kept = get(
         lambda: parse_speculation(serving.speculate, where=where("speculate"))
     ) or ("none", 0, 0.7)
@@ -85,7 +95,7 @@ def _job(
     return replace(
         job, rate_per_s=rate_of(traffic) or requests.rate_per_s,
         input_tokens=parse_count(traffic.input), output_tokens=parse_count(traffic.output),
-        trace=requests if traffic.trace else None,
+        trace=requests if traffic.trace else None, trace_from=traffic.trace or "",
     )  # fmt: skip
 
 
@@ -117,12 +127,47 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     kinds = get.each(
         job.price_types, lambda name: choice(name, PRICE_TYPES, "price type", where=where("price"))
     )
-    get(lambda: check_region(job.region))
+    get(lambda: check_region(job.region, where=where("region")))
     way = get(lambda: choice(job.routing, ROUTINGS, "routing", where=where("routing")))
     get.raise_all()
     known = replace(space, chips=chips, engines=engines, formats=formats, kv=cache or space.kv)
     _require_some(known)
     return replace(job, space=known, price_types=kinds, routing=way or job.routing)
+
+
+def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOptions]:
+    """The options that :func:`serve_job_of` makes this job of: what a plan's job is written as.
+
+    A trace is named as it was read; one made in Python by the name it has.
+    """
+    space = job.space
+    chip, chip_set = chip_texts(job.own_chips)
+    on = ",".join(dict.fromkeys(name.partition("+")[0] for name in space.chips))
+    medians = {t.metric: f"{t.limit_s!r}s" for t in job.targets if t.percentile == 50}
+    tails = [f"{t.metric}={t.limit_s!r}s" for t in job.targets if t.percentile == 99]
+    trace = job.trace_from or (job.trace.name if job.trace is not None else None)
+    fleet = FleetOptions(
+        **medians, p99=",".join(tails) or None, on=on or "all",
+        engine=",".join(space.engines) or "all", precision=",".join(space.formats),
+        price=price_text(job.own_prices, job.price_types), discount=discount_text(job.discounts),
+        region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
+        layout=parts_text(space.layout), disaggregated=space.disaggregated, chip=chip,
+        chip_set=chip_set,
+    )  # fmt: skip
+    plain = TrafficOptions()
+    traffic = TrafficOptions(
+        rate=f"{job.rate_per_s!r}/s", trace=trace, burstiness=job.burstiness, spread=job.spread,
+        seed=job.seed, input=f"{job.input_tokens:.0f}" if job.input_tokens else plain.input,
+        output=f"{job.output_tokens:.0f}" if job.output_tokens else plain.output,
+    )  # fmt: skip
+    speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
+    window = None if space.window is None else f"{space.window}"
+    serving = ServingOptions(
+        kv=space.kv, prefix_cache=space.prefix_cache, routing=job.routing,
+        speculate=None if space.spec_method == "none" else speculate,
+        window=f"{window}+{space.sinks}" if window and space.sinks else window,
+    )  # fmt: skip
+    return fleet, traffic, serving
 
 
 def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[Target, ...]:
