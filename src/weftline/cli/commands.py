@@ -24,6 +24,8 @@ COMMANDS: Final = (
      "A collective as an MSCCL, MSCCL++ or Chakra file, proved before it is written."),
     ("import", "import_fabric:import_fabric",
      "A cluster's own topology file as a fabric, joined with the catalogue's link speeds."),
+    ("memory", "memory:memory",
+     "Memory to train, tune or serve MODEL, by part, and the fewest chips that hold it."),
     ("plan", "plan:app", "Find the best plan for a job."),
     ("score", "score:app", "Hold predictions against measurements."),
     ("simulate", "simulate:app",

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
-    "FleetOptions", "JobOptions", "ReplicaOptions", "ServingOptions", "TrafficOptions", "Where",
-    "as_option",
+    "FleetOptions", "JobOptions", "MemoryOptions", "ReplicaOptions", "ServingOptions",
+    "TrafficOptions", "Where", "as_option",
 ]  # fmt: skip
 
 Where = Callable[[str], str]
@@ -257,3 +257,64 @@ class ReplicaOptions:
     chunk_tokens: str | None = None
     prefill_workers: int = 0
     decode_workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryOptions:
+    """What a model is to be used for, where memory alone is asked; without any of the four, all.
+
+    Parameters
+    ----------
+    train
+        Training every weight.
+    lora
+        Adapters beside frozen weights.
+    qlora
+        Adapters beside frozen 4-bit weights.
+    serve
+        Serving: weights and the KV cache.
+    on
+        Accelerators, separated by commas, or all.
+    seq
+        Tokens a sequence; 4096 or the model's limit if not given.
+    batch
+        Sequences of a micro-batch in training, at once in serving.
+    optimizer
+        adamw, adamw-bf16, adamw-pure-bf16, adafactor or muon.
+    framework
+        megatron-core, torchtitan, maxtext, neuronx... or auto: each maker's own.
+    precision
+        Of the matrix products in training: bf16, fp8, fp4, fp32.
+    offload
+        Keep optimizer states in host memory.
+    rank
+        Rank of the adapters.
+    weights
+        Number formats of served weights, the first that a chip has: bf16,fp8,int8,int4...
+    kv
+        Number format of the KV cache: bf16, fp8, int8.
+    allow_long
+        Take a sequence longer than the model's config allows.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB.
+    """
+
+    train: bool = False
+    lora: bool = False
+    qlora: bool = False
+    serve: bool = False
+    on: str = "all"
+    seq: str | None = None
+    batch: str = "1"
+    optimizer: str = "adamw"
+    framework: str = "auto"
+    precision: str = "bf16"
+    offload: bool = False
+    rank: str = "16"
+    weights: str = "bf16"
+    kv: str = "bf16"
+    allow_long: bool = False
+    chip: str | None = None
+    chip_set: str | None = None

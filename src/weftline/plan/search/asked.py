@@ -11,9 +11,10 @@ from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
 from weftline.model import Model, load_model
 from weftline.plan.search.checked import checked
+from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
 from weftline.spec import PARTS, Job, PriceType
-from weftline.spec.options import JobOptions, Where, as_option
+from weftline.spec.options import JobOptions, MemoryOptions, Where, as_option
 from weftline.spec.parse import (
     Collector,
     discount_text,
@@ -25,9 +26,11 @@ from weftline.spec.parse import (
 )
 from weftline.units import parse_count, parse_duration_s, parse_usd
 
-__all__ = ["job_of", "options_of"]
+__all__ = ["job_of", "memory_job_of", "options_of"]
 
 T = TypeVar("T")
+MEMORY_SEQ_LEN = 4096
+"""Tokens a sequence that memory is counted for where the user states none."""
 
 
 def job_of(model: str, options: JobOptions, *, where: Where = as_option) -> Job:
@@ -120,3 +123,32 @@ def options_of(job: Job) -> JobOptions:
         tune=job.tune, rank=f"{job.rank}", layout=parts_text(job.layout),
         allow_long=job.allow_long, chip=chip, chip_set=chip_set,
     )  # fmt: skip
+
+
+def memory_job_of(
+    name: str, options: MemoryOptions, *, where: Where = as_option
+) -> tuple[Model, Job, int]:
+    """(model, a job of any number of steps and chips, sequences at once) to count memory of.
+
+    Raises all mistakes at once.
+    """
+    get = Collector()
+    model = get(lambda: _loaded(name, where))
+    seq = get(lambda: options.seq and parse_count(options.seq, where=where("seq")))
+    rank = get(lambda: parse_count(options.rank, where=where("rank")))
+    batch = get(lambda: parse_count(options.batch, where=where("batch")))
+    names = get(lambda: parse_accelerators(options.on, where=where("on")))
+    longest = model.max_seq_len if model is not None else None
+    length = seq or min(longest or MEMORY_SEQ_LEN, MEMORY_SEQ_LEN)
+    rough = Job(
+        model=name, tokens=int(length) * ANY_BATCH * (batch or 1), seq_len=int(length),
+        global_batch=ANY_BATCH * (batch or 1), accelerators=names or (),
+        precision=options.precision,  # type: ignore[arg-type]
+        framework=options.framework, optimizer=options.optimizer, offload=options.offload,
+        layout={"micro_batch": batch or 1}, allow_long=options.allow_long, tune="lora",
+        rank=rank or 16,
+    )  # fmt: skip
+    job = checked(rough, get, where, model)
+    if model is None:
+        raise AssertionError("the collector raises before this")
+    return model, job, batch or 1

@@ -28,7 +28,14 @@ from weftline.spec import (
     ServeSpace,
     Target,
 )
-from weftline.spec.options import FleetOptions, ServingOptions, TrafficOptions, Where, as_option
+from weftline.spec.options import (
+    FleetOptions,
+    MemoryOptions,
+    ServingOptions,
+    TrafficOptions,
+    Where,
+    as_option,
+)
 from weftline.spec.parse import (
     Collector,
     choice,
@@ -43,7 +50,7 @@ from weftline.units import parse_count, parse_duration_s
 
 DEGREES: Final = dict.fromkeys(("tp", "pp", "dp", "ep"))
 """Parts of a replica's layout that can be held."""
-__all__ = ["checked_serve_job", "options_of", "parse_targets", "serve_job_of"]
+__all__ = ["checked_serve_job", "memory_space_of", "options_of", "parse_targets", "serve_job_of"]
 
 
 def serve_job_of(
@@ -212,3 +219,18 @@ def _require_some(space: ServeSpace) -> None:
 
 def _names(text: str, everything: str) -> tuple[str, ...]:
     return () if text == everything else tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def memory_space_of(options: MemoryOptions, *, where: Where = as_option) -> ServeSpace:
+    """What may be tried where memory alone is asked. Raises all mistakes at once."""
+    get = Collector()
+    formats = get.each(
+        _names(options.weights, ""),
+        lambda name: choice(name, DTYPES, "number format", where=where("weights")),
+    )
+    cache = get(lambda: choice(options.kv, KV_DTYPES, "KV cache format", where=where("kv")))
+    if not options.weights.strip(" ,"):
+        get.errors.append(InputError("no number format is named", where=where("weights"),
+                                     hint="--weights bf16,fp8"))  # fmt: skip
+    get.raise_all()
+    return ServeSpace(formats=formats, kv=cache or "bf16")
