@@ -16,6 +16,8 @@ COMMANDS: Final = (
      "Fit the constants to measured runs of your own, beside the shipped ones."),
     ("catalog", "catalog:app",
      "Chips, fabrics and prices: what is known, from where, how surely."),
+    ("diff", "diff:diff",
+     "Two plans beside each other: what was asked, what was chosen, and what it gives."),
     ("doctor", "doctor:doctor",
      "What works on this machine, what is missing, and what each missing thing is for."),
     ("explain", "explain:explain",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weftline.cli.compiling import compiling_said
 from weftline.cli.job_file import WriteJob, write_job
 from weftline.cli.options import Json
 
@@ -26,12 +27,11 @@ def explain(
     plan
         A file written by `weftline plan ... -o`.
     what_if
-        Turn knobs: tp=4,micro_batch=2 or precision=fp8 or scale_out=2x.
+        Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, price=$2/h...
     """
     import json as json_module
     from dataclasses import asdict
 
-    from weftline.errors import InputError
     from weftline.report.plan import render_explanation
     from weftline.spec import Plan
     from weftline.spec.serialize import plan_to_json, read_any_plan
@@ -43,8 +43,16 @@ def explain(
         from weftline.report.serving import render_serve_explanation
 
         if what_if is not None:
-            hint = "run `weftline plan serve` again with other options"
-            raise InputError("only plans for training turn knobs", where="--what-if", hint=hint)
+            from weftline.cli.status import status
+            from weftline.report.whatif import render_serve_what_if
+            from weftline.serve.search.whatif import KNOBS, serve_what_if
+            from weftline.spec.parse import parse_knobs
+
+            with compiling_said():
+                turned = serve_what_if(found, parse_knobs(what_if, KNOBS), progress=status.say)
+            answer = asdict(turned)
+            print(json_module.dumps(answer, indent=1) if json else render_serve_what_if(answer))
+            return 0
         print(plan_to_json(found) if json else render_serve_explanation(found))
         return 0
     if what_if is not None:

@@ -135,6 +135,8 @@ class FleetOptions:
         At most so many chips, spares not counted.
     layout
         Degrees of a replica to hold: tp=8,pp=2,dp=1,ep=8.
+    max_batch
+        Sequences that may run at once in a replica; the engine's own if not given.
     disaggregated
         Try fleets with workers of their own for prompts, too.
     chip
@@ -155,6 +157,7 @@ class FleetOptions:
     region: str | None = None
     max_chips: str | None = None
     layout: str | None = None
+    max_batch: str | None = None
     disaggregated: bool = False
     chip: str | None = None
     chip_set: str | None = None

@@ -12,8 +12,8 @@ from weftline.spec.job import ANY, PRICE_TYPES, PriceType
 from weftline.units import parse_fraction, parse_usd
 
 __all__ = [
-    "Collector", "choice", "discount_text", "own_price", "parse_discounts", "parse_parts",
-    "parse_price", "parse_prices", "parts_text", "price_text",
+    "Collector", "choice", "discount_text", "own_price", "parse_discounts", "parse_knobs",
+    "parse_parts", "parse_price", "parse_prices", "parts_text", "price_text",
 ]  # fmt: skip
 
 S = TypeVar("S")
@@ -173,6 +173,22 @@ def parse_parts(
         get(partial(one, part))
     get.raise_all()
     return found
+
+
+def parse_knobs(text: str, knobs: Sequence[str], *, where: str = "--what-if") -> dict[str, str]:
+    """``tp=4,scale_out=2x`` -> names and values. Raises InputError, UnknownNameError."""
+    changes: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        name = name.replace("-", "_")
+        if not equals or not value:
+            raise InputError(f"`{part.strip()}` is not name=value", where=where,
+                             hint="for example tp=4,micro_batch=2 or scale_out=2x")  # fmt: skip
+        if name not in knobs:
+            raise UnknownNameError("knob", name, knobs, where=where,
+                                   hint=f"the knobs are {', '.join(knobs)}")  # fmt: skip
+        changes[name] = value
+    return changes
 
 
 def price_text(own: Mapping[str, float], kinds: Sequence[str]) -> str:

@@ -29,6 +29,8 @@ class ServeSpace:
     max_replica_chips: int = 64
     layout: Mapping[str, int] = field(default_factory=dict)
     """Degrees of a replica that are fixed: tp, pp, dp, ep."""
+    max_batch: int | None = None
+    """Sequences that may run at once in a replica; the engine's own number if None."""
     prefix_cache: bool = False
     window: int | None = None
     sinks: int = 0

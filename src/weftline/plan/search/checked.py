@@ -67,7 +67,8 @@ def checked(job: Job, get: Collector, where: Where, model: Model | None = None) 
         return get(lambda: choice(value, allowed, kind, where=where(option)))
 
     get(lambda: check_region(job.region, where=where("region")))
-    if model is not None and not get.errors:
+    lengths = {where(name) for name in ("tokens", "seq", "global_batch")}
+    if model is not None and not lengths & {error.where for error in get.errors}:
         get(lambda: check_lengths(job, model, where))
     kind = known(job.price_type, PRICE_TYPES, "price type", "price")
     objective = known(job.objective, OBJECTIVES, "objective", "objective")

@@ -136,7 +136,7 @@ def _search_one(
     tally: Tally,
 ) -> str | None:  # fmt: skip
     """Add the best layout of each count of one accelerator; why there is none, if there is none."""
-    constants = constants_for(acc.id, frame.name)
+    constants = constants_for(acc.like or acc.id, frame.name)
     if not job.overlap:
         constants = replace(constants, constants=without_overlap(constants.constants))
     # Fewer chips are only outdone by more where a limit may ask for them.

@@ -84,8 +84,11 @@ def _job(
     held = get(lambda: parse_parts(fleet.layout, DEGREES, where=where("layout"))) or {}
     most = get(lambda: None if fleet.max_chips is None
                else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
+    seats = get(lambda: None if fleet.max_batch is None
+                else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     space = ServeSpace(
-        chips=chips or (), engines=_names(fleet.engine, "all"), formats=_names(fleet.precision, ""),
+        max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
+        formats=_names(fleet.precision, ""),
         kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
         layout={name: int(degree) for name, degree in held.items()},
@@ -158,8 +161,9 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         engine=",".join(space.engines) or "all", precision=",".join(space.formats),
         price=price_text(job.own_prices, job.price_types), discount=discount_text(job.discounts),
         region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
-        layout=parts_text(space.layout), disaggregated=space.disaggregated, chip=chip,
-        chip_set=chip_set,
+        layout=parts_text(space.layout),
+        max_batch=None if space.max_batch is None else f"{space.max_batch}",
+        disaggregated=space.disaggregated, chip=chip, chip_set=chip_set,
     )  # fmt: skip
     plain = TrafficOptions()
     traffic = TrafficOptions(

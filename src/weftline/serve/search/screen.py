@@ -266,7 +266,7 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
                              max_batch=8)  # fmt: skip
     return ServingConfig(
         model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
-        max_batch=most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
+        max_batch=space.max_batch or most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
         prefix_cache=space.prefix_cache, window=space.window, sinks=space.sinks,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
         spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
