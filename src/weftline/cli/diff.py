@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.options import Format, Json
 
 
 def diff(
@@ -18,6 +18,7 @@ def diff(
     *,
     fail_if: Annotated[tuple[str, ...], Parameter(consume_multiple=False, negative=())] = (),
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Two plans beside each other: what was asked, what was chosen, and what it gives.
 
@@ -42,7 +43,7 @@ def diff(
     answer = asdict(found)
     for row, moved in zip(answer["moved"], found.moved, strict=True):
         row["share"] = moved.share
-    print(json_module.dumps(answer, indent=1) if json else render_difference(found))
+    show(answer, lambda: render_difference(found), json=json, form=form)
     crossed = [
         f"{limit.text} ({moved.name} {'missing' if moved.share is None else f'{moved.share:+.1%}'})"
         for limit, moved in limits if limit.crossed(moved)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.job_file import WriteJob, write_job
-from weftline.cli.options import Json
+from weftline.cli.options import Format, Json
 
 if TYPE_CHECKING:
     from weftline.spec import Plan, ServePlan
@@ -19,6 +20,7 @@ def explain(
     what_if: str | None = None,
     write: WriteJob = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Where the time, memory and money of a plan go, and what each number rests on.
 
@@ -29,9 +31,9 @@ def explain(
     what_if
         Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, price=$2/h...
     """
-    import json as json_module
     from dataclasses import asdict
 
+    from weftline.report.frame import explained
     from weftline.report.plan import render_explanation
     from weftline.spec import Plan
     from weftline.spec.serialize import plan_to_json, read_any_plan
@@ -51,9 +53,10 @@ def explain(
             with compiling_said():
                 turned = serve_what_if(found, parse_knobs(what_if, KNOBS), progress=status.say)
             answer = asdict(turned)
-            print(json_module.dumps(answer, indent=1) if json else render_serve_what_if(answer))
+            show(answer, lambda: render_serve_what_if(answer), json=json, form=form)
             return 0
-        print(plan_to_json(found) if json else render_serve_explanation(found))
+        show(explained(found), lambda: render_serve_explanation(found), json=json, form=form,
+             main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
         return 0
     if what_if is not None:
         from weftline.plan.search.whatif import parse_changes
@@ -61,9 +64,10 @@ def explain(
         from weftline.report.whatif import render_what_if
 
         answer = asdict(turn(found, parse_changes(what_if)))
-        print(json_module.dumps(answer, indent=1) if json else render_what_if(answer))
+        show(answer, lambda: render_what_if(answer), json=json, form=form)
         return 0
-    print(plan_to_json(found) if json else render_explanation(found))
+    show(explained(found), lambda: render_explanation(found), json=json, form=form, main="parts",
+         as_json=lambda: plan_to_json(found))  # fmt: skip
     return 0
 
 

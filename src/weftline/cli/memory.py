@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import form_of, show
+from weftline.cli.options import Format, Json
 from weftline.spec.options import MemoryOptions
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def memory(
     *,
     asked: Annotated[MemoryOptions, Parameter(name="*")] = KEPT_MEMORY,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Memory to train, tune or serve MODEL, by part, and the fewest chips that hold it.
 
@@ -34,7 +35,11 @@ def memory(
     from weftline.report.memory import render_memory
 
     answer = _answer(model, asked)
-    print(json_module.dumps(asdict(answer), indent=1) if json else render_memory(answer))
+    data = {**asdict(answer), "holdings": [
+        {"way": need.kind, **asdict(held)} for need in answer.needs for held in need.holdings
+    ]}  # fmt: skip
+    show(answer if form_of(form, json=json) == "json" else data, lambda: render_memory(answer),
+         json=json, form=form, main="holdings")  # fmt: skip
     return 0
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from weftline.cli.answer import show
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, from_job_file, place_of, write_job
-from weftline.cli.options import Json
+from weftline.cli.options import Format, Json
 from weftline.cli.plan_serve import serve
 from weftline.spec.options import JobOptions
 
@@ -28,6 +29,7 @@ def train(
     job_file: JobPath = None,
     write: WriteJob = None,
     json: Json = False,
+    form: Format = "table",
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write the plan to this file.")
     ] = None,
@@ -53,7 +55,8 @@ def train(
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)
-    print(plan_to_json(plan) if json else render_plan(plan))
+    show(plan, lambda: render_plan(plan), json=json, form=form, main="ranking",
+         as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0
 
 

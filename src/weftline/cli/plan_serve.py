@@ -8,9 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, place_of, write_job
-from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Json, Serving, Traffic
+from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Format, Json, Serving, Traffic
 from weftline.cli.status import status
 from weftline.spec.options import FleetOptions
 
@@ -27,6 +28,7 @@ def serve(
     job_file: JobPath = None,
     write: WriteJob = None,
     json: Json = False,
+    form: Format = "table",
     file: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="Write the plan to this file.")
     ] = None,
@@ -53,5 +55,6 @@ def serve(
     if file is not None:
         write_plan(plan, file)
         print(f"plan written to {file}", file=sys.stderr)
-    print(plan_to_json(plan) if json else render_serve_plan(plan))
+    show(plan, lambda: render_serve_plan(plan), json=json, form=form, main="ranking",
+         as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from weftline.report.text import in_words, table, wrapped
-from weftline.spec import Estimate, Part
+from weftline.spec import Estimate, Part, Plan, ServePlan
 
-__all__ = ["bases", "breakdown", "more", "numbers", "reasons", "shown_ranks"]
+__all__ = ["bases", "breakdown", "explained", "more", "numbers", "reasons", "shown_ranks"]
 
 RANKS_SHOWN = 12
 UNPRICED_SHOWN = 6
@@ -49,6 +51,21 @@ def breakdown(what: str, parts: Sequence[Part], total: float, show: Show) -> lis
     """Parts of a sum with their shares; ``what`` heads their column."""
     rows = [(p.name, show(p.value), f"{p.value / total:.1%}", in_words(p.basis)) for p in parts]
     return table(("", what, "share", "rests on"), rows, right=frozenset({1, 2}), fold=True)
+
+
+def explained(plan: Plan | ServePlan) -> dict[str, Any]:
+    """Where a plan goes, as plain tables: parts of the step, the memory and the money, estimates
+    with what they rest on, and chips without a plan."""
+    groups = {"step": plan.step_parts, "memory": plan.memory_parts}
+    if isinstance(plan, Plan):
+        groups["money"] = plan.cost_parts
+    return {
+        "parts": [{"of": of, **asdict(part)} for of, parts in groups.items() for part in parts],
+        "estimates": {name: asdict(e) for name, e in plan.estimates.items()},
+        "why": [{"said": text} for text in plan.why],
+        "flips": [{"said": text} for text in plan.flips],
+        "without_plan": [asdict(r) for r in plan.without_plan],
+    }
 
 
 def bases(estimates: Mapping[str, Estimate]) -> list[str]:
