@@ -54,13 +54,16 @@ def _plainly(error: CycloptsError) -> str:
         known = [name for argument in error.argument_collection for name in argument.names]
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
         typed = [word.partition("=")[0] for word in error.unused_tokens or () if word[:1] == "-"]
-        near = nearest_names(error.argument.name, typed, 1)
-        if near and near[0] not in error.argument.names:
-            option, known = near[0], [error.argument.name]
+        wanted = error.argument.name
+        near = nearest_names(wanted.lstrip("-"), [word.lstrip("-") for word in typed], 1)
+        option = next((word for word in typed if near and word.lstrip("-") == near[0]), "")
+        option = "" if option in error.argument.names else option
+        known = [wanted]
     if not option:
         return " ".join(str(error).split())
-    meant = nearest_names(option, [name for name in known if name != "*"], 1)
-    return f"unknown option {option}" + (f"; did you mean {meant[0]}?" if meant else "")
+    plain = [name.lstrip("-") for name in known if name.startswith("-")]
+    meant = nearest_names(option.lstrip("-"), plain, 1)
+    return f"unknown option {option}" + (f"; did you mean --{meant[0]}?" if meant else "")
 
 
 def _help_for(argv: list[str]) -> str:

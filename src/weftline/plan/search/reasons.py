@@ -106,8 +106,8 @@ def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
     if host:
         cluster = found.cluster
         said.append(
-            f"offload: {format_bytes(host * cluster.chips_per_host)} of host memory on each of "
-            f"{cluster.hosts:,} hosts ({format_bytes(host)} a chip)"
+            f"offload: {format_bytes(host * cluster.chips_per_host)} of host memory a host, "
+            f"{cluster.hosts:,} of them ({format_bytes(host)} a chip)"
         )
     if model.max_seq_len is not None and job.seq_len > model.max_seq_len:
         said.append(
