@@ -28,6 +28,8 @@ def find(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def _find(kind: str, name: str, table: Mapping[str, T], aliases: Mapping[str, str]) -> T:
+    if name in table:
+        return table[name]
     wanted = "-".join(name.strip().lower().replace("_", "-").split())
     if wanted not in table:
         wanted = aliases.get(wanted, wanted)

@@ -252,7 +252,6 @@ def changed_figures(
     Raises all mistakes at once: an unknown chip, a figure it cannot have, a unit of another kind.
     """
     get = Collector(where)
-    changes: dict[str, dict[str, str]] = {}
     records: dict[str, Record] = {}
     prices: dict[str, float] = {}
 
@@ -272,13 +271,15 @@ def changed_figures(
                                    hint=f"one of {', '.join(known)}")  # fmt: skip
         record = records.setdefault(chip, {"of": chip})
         record[field] = _UNITS[field][0](value, where=where)
-        changes.setdefault(chip, {})[field] = value.replace(" ", "").replace(",", "")
 
     for part in [p.strip() for p in (text or "").split(",") if p.strip()]:
         get(partial(one, part))
     get.raise_all()
     for chip, record in records.items():
-        said = ";".join(f"{field}={value}" for field, value in sorted(changes[chip].items()))
+        said = ";".join(
+            f"{field}={record[field] / _UNITS[field][2]:.10g}{_UNITS[field][1]}"
+            for field in sorted(record) if field in _UNITS
+        )  # fmt: skip
         record["id"] = f"{chip}+{said}"
     return [{"id": r.pop("id"), **r} for r in records.values()], prices
 
@@ -293,8 +294,8 @@ def chip_texts(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | 
     own, changed = [], []
     for record in records:
         if record.get("of"):
-            said = str(record["id"]).partition("+")[2].split(";")
-            changed += [f"{record['of']}.{change}" for change in said]
+            changed += [f"{record['of']}.{field}={_written(field, value)}"
+                        for field, value in record.items() if field in _UNITS]  # fmt: skip
         else:
             own.append({k: _written(k, v) if k in _UNITS else v for k, v in record.items()})
     return json.dumps(own) if own else None, ",".join(changed) or None

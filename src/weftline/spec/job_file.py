@@ -156,14 +156,20 @@ def job_text(values: Mapping[str, Any]) -> str:
     """Fields as a YAML file."""
     import yaml
 
-    plain = {
-        k: int(v) if isinstance(v, str) and re.fullmatch(r"[1-9]\d*", v) else v
-        for k, v in values.items()
-    }  # fmt: skip
+    plain = {k: _as_written(v) for k, v in values.items()}
     text: str = yaml.safe_dump(
         plain, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=False
     )
     return text
+
+
+def _as_written(value: Any) -> Any:
+    """A value as a person would write it: numbers bare, own chips as they are."""
+    if isinstance(value, str) and re.fullmatch(r"[1-9]\d*", value):
+        return int(value)
+    if isinstance(value, str) and value.startswith(("[{", "{")):
+        return json.loads(value)
+    return value
 
 
 def _explained(options: type) -> Iterator[tuple[str, str]]:

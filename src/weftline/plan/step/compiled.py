@@ -288,17 +288,28 @@ def _moe_fraction(model: Model) -> float:
     return moe / max(len(model.layers), 1)
 
 
+_PIECES: Final = {"qkv": 3, "gate_up": 2, "kv": 2, "qkv_down": 2}
+"""Matrices that checkpoints keep apart and a step multiplies as one, by the operator's last word:
+each has an adapter of its own."""
+
+
 @once_per_model
 def _matrices(model: Model) -> tuple[float, float]:
     """What adapters hang on, over all layers: parameters of the matrices, and their rows + columns.
 
-    Routed experts have none: their matrices are one fused tensor, which adapter libraries pass by.
+    Routed experts have none: their matrices are one fused tensor, which adapter libraries pass by;
+    nor has the router.
     """
-    found = [op for layer in model.layers for op in layer.operators if op.kind == "gemm"]
+    found = [
+        op for layer in model.layers for op in layer.operators
+        if op.kind == "gemm" and not op.name.endswith("router")
+    ]  # fmt: skip
+    pieces = (_PIECES.get(op.name.rpartition(".")[2], 1) for op in found)
     return (
         float(sum(op.in_features * op.out_features for op in found)),
-        float(sum(op.in_features + op.out_features for op in found)),
-    )
+        float(sum(n * op.in_features + op.out_features
+                  for op, n in zip(found, pieces, strict=True))),
+    )  # fmt: skip
 
 
 def adapter_parameters(model: Model, rank: int) -> float:

@@ -82,12 +82,12 @@ def layouts_on(
         legal &= np.mod(seq_len, cp * tp) == 0
     tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
 
-    micro = _tried(fixed, "micro_batch", (1, 2, 4, 8, MAX_MICRO_BATCH))
-    micro = micro[micro <= global_batch]
+    micro = _micro_batches(fixed, global_batch)
     layers = len(model.layers)
     chunks = range(1, min(layers, 16) + 1) if frame.pipeline else (1,)
     vp = _tried(fixed, "vp", chunks)
     zero = _tried(fixed, "zero", frame.zero_stages)
+    zero = zero[np.isin(zero, frame.zero_stages)]
     again = _recomputations(fixed, frame)
     base, micro = _cross(len(tp), micro)
     per_rank = global_batch // dp[base]
@@ -128,6 +128,16 @@ def _tried(
     """The values of a part: the one that is held, else the usual ones."""
     values = [fixed[name]] if name in fixed else list(usual)
     return np.array(values, dtype=np.int64)
+
+
+def _micro_batches(fixed: Mapping[str, int | str], global_batch: int) -> npt.NDArray[np.int64]:
+    """Sequences of a micro-batch: powers of two, or what a held number of micro-batches asks."""
+    usual = {1, 2, 4, 8, MAX_MICRO_BATCH}
+    number = int(fixed.get("num_micro_batches", 0))
+    if number:
+        usual |= {m for m in range(1, 4 * MAX_MICRO_BATCH + 1) if global_batch % (number * m) == 0}
+    micro = _tried(fixed, "micro_batch", sorted(usual))
+    return micro[micro <= global_batch]
 
 
 def _recomputations(fixed: Mapping[str, int | str], frame: Framework) -> npt.NDArray[np.int64]:
