@@ -10,7 +10,7 @@ from typing import Any
 from weftline.report.text import in_words, table, wrapped
 from weftline.spec import Estimate, Part, Plan, ServePlan
 
-__all__ = ["bases", "breakdown", "explained", "more", "numbers", "reasons", "shown_ranks"]
+__all__ = ["bases", "breakdown", "explained", "more", "noted", "numbers", "reasons", "shown_ranks"]
 
 RANKS_SHOWN = 12
 UNPRICED_SHOWN = 6
@@ -86,6 +86,18 @@ def shown_ranks(priced: Sequence[bool]) -> tuple[list[int], int]:
     room = max(0, UNPRICED_SHOWN - sum(not priced[i] for i in ranks))
     ranks += beyond[:room]
     return ranks, len(priced) - len(ranks)
+
+
+def noted(title: str, notes: Sequence[tuple[str, str]]) -> list[str]:
+    """``title: note: a, b; other note: c``: what is said of chips, each note once; nothing of none.
+
+    Of a note its first clause is taken.
+    """
+    by_note: dict[str, list[str]] = {}
+    for name, note in notes:
+        by_note.setdefault(note.partition(";")[0], []).append(name)
+    said = "; ".join(f"{note}: {', '.join(names)}" for note, names in by_note.items())
+    return wrapped(f"{title}: {said}", hang="  ") if said else []
 
 
 def more(left_out: int) -> list[str]:

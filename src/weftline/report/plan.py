@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from weftline.report.frame import bases, breakdown, more, numbers, reasons, shown_ranks
+from weftline.report.frame import bases, breakdown, more, noted, numbers, reasons, shown_ranks
 from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
 from weftline.units import (
@@ -84,7 +84,8 @@ def _ranking(plan: Plan) -> list[str]:
         rows,
         right=frozenset({0, 2, 4, 5, 6}),
     )
-    return lines + more(left)
+    unpriced = [(c.accelerator, c.note) for c in plan.ranking if c.cost_usd is None]
+    return lines + more(left) + noted("Without a price", unpriced)
 
 
 def _trade_offs(plan: Plan) -> list[str]:
@@ -106,8 +107,9 @@ def _trade_offs(plan: Plan) -> list[str]:
 def _row(rank: int, c: Candidate) -> tuple[str, ...]:
     cost = "-" if c.cost_usd is None else format_usd(c.cost_usd)
     time = format_duration(c.train_time_s) if math.isfinite(c.train_time_s) else "-"
+    note = c.note if c.cost_usd is not None else ""  # what has no price is said below
     return (
-        str(rank), c.accelerator, f"{c.chips:,}", _degrees(c), f"{c.mfu:.0%}", time, cost, c.note,
+        str(rank), c.accelerator, f"{c.chips:,}", _degrees(c), f"{c.mfu:.0%}", time, cost, note,
     )  # fmt: skip
 
 

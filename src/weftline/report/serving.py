@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
-from weftline.report.frame import bases, breakdown, more, numbers, reasons, shown_ranks
+from weftline.report.frame import bases, breakdown, more, noted, numbers, reasons, shown_ranks
 from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec import Fleet, ServeCandidate, ServePlan
 from weftline.units import format_bytes, format_count, format_duration, format_number, format_usd
@@ -102,12 +102,8 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
     last = len(header) - 1
     lines = table(header, rows, right=frozenset({0, 2, *range(3, last)}))
     lines += more(left)
-    if any(not c.simulated for c in shown):
-        noted: dict[str, list[str]] = {}
-        for c in (c for c in candidates if not c.simulated):
-            noted.setdefault(c.note.partition(";")[0], []).append(c.fleet.accelerator)
-        said = "; ".join(f"{note}: {', '.join(chips)}" for note, chips in noted.items())
-        lines += wrapped(f"By the closed form, not simulated: {said}", hang="  ")
+    unseen = [(c.fleet.accelerator, c.note) for c in candidates if not c.simulated]
+    lines += noted("By the closed form, not simulated", unseen)
     return lines
 
 
