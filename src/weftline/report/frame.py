@@ -89,7 +89,7 @@ def shown_ranks(priced: Sequence[bool]) -> tuple[list[int], int]:
 
 
 def noted(title: str, notes: Sequence[tuple[str, str]]) -> list[str]:
-    """``title: note: a, b; other note: c``: what is said of chips, each note once; nothing of none.
+    """``title: note: a, b; other note: c``, the title if any: what is said of chips, each note once; nothing of none.
 
     Of a note its first clause is taken.
     """
@@ -97,7 +97,9 @@ def noted(title: str, notes: Sequence[tuple[str, str]]) -> list[str]:
     for name, note in notes:
         by_note.setdefault(note.partition(";")[0], []).append(name)
     said = "; ".join(f"{note}: {', '.join(names)}" for note, names in by_note.items())
-    return wrapped(f"{title}: {said}", hang="  ") if said else []
+    if not said:
+        return []
+    return wrapped(f"{title}: {said}" if title else said[0].upper() + said[1:], hang="  ")
 
 
 def more(left_out: int) -> list[str]:

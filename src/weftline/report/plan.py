@@ -85,7 +85,7 @@ def _ranking(plan: Plan) -> list[str]:
         right=frozenset({0, 2, 4, 5, 6}),
     )
     unpriced = [(c.accelerator, c.note) for c in plan.ranking if c.cost_usd is None]
-    return lines + more(left) + noted("Without a price", unpriced)
+    return lines + more(left) + noted("", unpriced)
 
 
 def _trade_offs(plan: Plan) -> list[str]:
