@@ -89,7 +89,7 @@ def shown_ranks(priced: Sequence[bool]) -> tuple[list[int], int]:
 
 
 def noted(title: str, notes: Sequence[tuple[str, str]]) -> list[str]:
-    """``title: note: a, b; other note: c``, the title if any: what is said of chips, each note once; nothing of none.
+    """``title: note: a, b; other note: c``: what is said of chips, each note once; nothing of none.
 
     Of a note its first clause is taken.
     """
