@@ -49,7 +49,7 @@ def planned(**asked: Any) -> Plan:
 
 def test_adapters_have_a_row_and_a_column_for_each_rank() -> None:
     """Rank r beside an m x n matrix trains r (m + n) (arXiv:2106.09685, section 4.1). The seven
-    matrices of a Llama 3.1 8B layer: the 41,943,040 that peft prints for it at rank 16."""
+    matrices of a Llama 3.1 8B layer, from its config.json."""
     shapes = ((4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096),
               (4096, 14336), (4096, 14336), (14336, 4096))  # fmt: skip
     assert adapter_parameters(LLAMA, 16) == 32 * 16 * sum(m + n for m, n in shapes) == 41_943_040
@@ -132,7 +132,7 @@ def test_offloaded_states_are_in_host_memory_and_nowhere_else() -> None:
     assert away.optimizer_bytes[0] == 0
     assert away.total_bytes[0] == pytest.approx(here.total_bytes[0] - here.optimizer_bytes[0])
     assert here.host_bytes[0] == 0
-    # fp32 master weight, two moments and the gradient (arXiv:2101.06840, section 4).
+    # fp32 master weight, two moments and the gradient that comes down, four bytes each.
     assert away.host_bytes[0] == 16 * LLAMA.parameters
 
 

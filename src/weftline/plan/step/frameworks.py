@@ -82,7 +82,7 @@ class Framework:
     @property
     def host_bytes(self) -> float:
         """Bytes a trained parameter takes in host memory: its states, and the fp32 gradient that
-        comes down for the update (arXiv:2101.06840, section 4)."""
+        comes down for the update (what goes there as in ZeRO-Offload, arXiv:2101.06840)."""
         return self.optimizer_bytes + 4.0 if self.offload else 0.0
 
 
