@@ -166,6 +166,25 @@ def test_every_chip_is_shown_or_has_a_reason_that_was_counted(say: Say, tmp_path
     assert "  -  " in row
 
 
+def test_a_chip_that_is_too_small_says_how_many_it_lacks(say: Say, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    code, _, err = say("plan", "serve", "llama-3.1-405b", "--rate", "1/s", "--on",
+                       "h200,l4,gh200,wse3", "-o", str(file))  # fmt: skip
+    assert code == 0, err
+    plan = read_any_plan(file)
+    lost = {r.accelerator: r.reason for r in plan.without_plan}
+    for chip in ("l4", "gh200"):
+        found = re.match(r"does not fit: needs (\d+) chips? more than a replica's (\d+) "
+                         r"\(weights in fp8 take 410 GB\)", lost[chip])  # fmt: skip
+        assert found, lost[chip]
+        enough = int(found[1]) + int(found[2])
+        memory = accelerators()[chip].memory_bytes or 0.0
+        # What an engine may take of a chip, less at least a gigabyte for itself.
+        assert (enough - 1) * (0.9 * memory - 1e9) < 1.4 * 410e9
+        assert enough * 0.9 * memory > 410e9
+    assert lost["wse3"] == "no engine: none here runs on chips of cerebras"
+
+
 def test_a_chip_without_a_price_has_its_time_and_the_other_way_to_pay(say: Say) -> None:
     code, out, _ = say("plan", "train", "llama-3.1-8b", "--tokens", "10B", "--on",
                        "h100,trainium2", "--max-chips", "64")  # fmt: skip

@@ -13,7 +13,8 @@ from weftline.model import Model, load_model
 from weftline.serve.engine.config import KV_BYTES, ServingConfig
 from weftline.serve.engine.memory import ACTIVATION_ROWS, CONTEXT_BYTES, chip_bytes, memory
 from weftline.serve.engine.parts import setting_of, weight_bytes
-from weftline.serve.search.screen import engines_and_formats, lacking, layouts_of
+from weftline.serve.search.lacking import lacking
+from weftline.serve.search.screen import engines_and_formats, layouts_of
 from weftline.spec import Part, Rejection, ServeSpace
 from weftline.spec.need import Holding, Need
 

@@ -18,6 +18,7 @@ import numpy as np
 from weftline.catalog import Accelerator, accelerators
 from weftline.errors import InputError, WeftlineError
 from weftline.serve.engine.config import PoolConfig, ServingConfig
+from weftline.serve.search.lacking import lacking, short_of
 from weftline.spec import ServeDemand, ServeSpace, Target
 
 IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768,
@@ -141,7 +142,12 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
             options += found
             evaluated += count
         if not options:
-            reasons[chip.id] = said or lacking(chip, space)
+            ways = engines_and_formats(chip, space)
+            layouts = layouts_of(model, chip, space)
+            reasons[chip.id] = said or (
+                short_of(model, chip, ways, layouts, space.kv) if ways and layouts
+                else lacking(chip, space)
+            )  # fmt: skip
             continue
         nearest[chip.id] = min(options, key=lambda o: (o.worst, o.group_chips))
         fit = [o for o in options if o.worst <= 1.0]
@@ -172,23 +178,6 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
         found += [(profile.name, f) for f in space.formats
                   if f in profile.formats and runs_format(chip, f)]  # fmt: skip
     return found
-
-
-def lacking(chip: Accelerator, space: ServeSpace) -> str:
-    """Why no engine of ``space`` takes a chip in any of its number formats."""
-    from weftline.serve.engine.engines import PROFILES, runs_format
-
-    runs = [p.name for p in PROFILES.values() if chip.vendor in p.vendors]
-    if not runs:
-        return f"no engine: none here runs on chips of {chip.vendor}"
-    named = [name for name in runs if not space.engines or name in space.engines]
-    if not named:
-        return f"no engine: {', '.join(space.engines)} not on it, {', '.join(runs)} would be"
-    formats = ", ".join(space.formats)
-    known = sorted({f for name in named for f in PROFILES[name].formats if runs_format(chip, f)})
-    if not known:
-        return "no dense peak of any number format is published"
-    return f"no unit for {formats}: {', '.join(known)} would run (--precision)"
 
 
 def _ask(
