@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,15 @@ def test_terms_that_cannot_be_are_refused(option: str, text: str, says: str) -> 
     with pytest.raises(InputError) as told:
         planned(on="h100", **{option: text})
     assert says in told.value.render()
+
+
+def test_terms_from_python_are_checked_as_those_of_the_command_line() -> None:
+    job = job_of("llama-3.1-8b", JobOptions(tokens="10B", on="h100", max_chips="16"))
+    named = plan_train(replace(job, own_prices={"h100": 2.0}))
+    assert named.job.own_prices == {"h100-sxm": 2.0}
+    assert named.price is not None
+    assert named.price.usd_per_chip_hour.value == 2.0
+    with pytest.raises(InputErrors) as told:
+        plan_train(replace(job, own_prices={"h1": 2.0, "*": -1.0},
+                           discounts={"nobody": 0.5, "aws": 1.5}))  # fmt: skip
+    assert len(told.value.errors) == 4

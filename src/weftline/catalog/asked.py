@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from weftline.catalog._lookup import accelerator
 from weftline.catalog.own import changed_figures, read_own_chips
 from weftline.catalog.prices import prices
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec import ANY
 from weftline.spec.options import Where, as_option
-from weftline.spec.parse import Collector
+from weftline.spec.parse import Collector, choice
 
-__all__ = ["check_region", "chip_named", "parse_accelerators", "parse_own_chips", "sellers"]
+__all__ = [
+    "check_region",
+    "chip_named",
+    "known_terms",
+    "parse_accelerators",
+    "parse_own_chips",
+    "sellers",
+]
 
 
 def check_region(region: str | None, *, where: str = "--region") -> None:
@@ -54,3 +63,33 @@ def chip_named(name: str) -> str:
 def sellers() -> tuple[str, ...]:
     """Who sells: the providers of the price list."""
     return tuple(sorted({p.provider for p in prices()}))
+
+
+def known_terms(
+    own_prices: Mapping[str, float], discounts: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Own prices by the catalogue's names, and discounts of sellers that there are.
+
+    Raises all that is wrong: an unknown chip or seller, a price of nothing, a share beyond all.
+    """
+    get = Collector()
+    prices: dict[str, float] = {}
+
+    def price(name: str) -> None:
+        usd = own_prices[name]
+        if not usd > 0:
+            raise InputError(f"{usd} US dollars a chip-hour for {name}: above zero is needed",
+                             where="own_prices")  # fmt: skip
+        prices[name if name == ANY else chip_named(name)] = usd
+
+    def discount(name: str) -> None:
+        if not 0 < discounts[name] < 1:
+            raise InputError(f"{discounts[name]} off: a share between 0 and 1 is needed",
+                             where="discounts")  # fmt: skip
+        if name != ANY:
+            choice(name, sellers(), "seller", where="discounts")
+
+    get.each(own_prices, price)
+    get.each(discounts, discount)
+    get.raise_all()
+    return prices, dict(discounts)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from weftline.catalog import accelerator
-from weftline.catalog.asked import check_region
+from weftline.catalog.asked import check_region, known_terms
 from weftline.errors import InputError
 from weftline.model import Model
 from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
@@ -57,7 +57,9 @@ def checked_job(job: Job) -> Job:
         if value is not None and value < 1:
             get.errors.append(InputError(f"{value:,} is not 1 or more", where=name))
     accelerators = get.each(job.accelerators, lambda name: accelerator(name).id)
-    return checked(replace(job, accelerators=accelerators), get, str)
+    terms = get(lambda: known_terms(job.own_prices, job.discounts)) or ({}, {})
+    known = replace(job, accelerators=accelerators, own_prices=terms[0], discounts=terms[1])
+    return checked(known, get, str)
 
 
 def checked(job: Job, get: Collector, where: Where, model: Model | None = None) -> Job:

@@ -9,6 +9,7 @@ from weftline.catalog import accelerator, own_chips
 from weftline.catalog.asked import (
     check_region,
     chip_named,
+    known_terms,
     parse_accelerators,
     parse_own_chips,
     sellers,
@@ -119,7 +120,8 @@ def checked_serve_job(job: ServeJob) -> ServeJob:
         if name not in DEGREES or degree < 1:
             get.errors.append(InputError(f"{name}={degree}: at least 1, of {', '.join(DEGREES)}",
                                          where="layout"))  # fmt: skip
-    return _checked(job, get, str)
+    terms = get(lambda: known_terms(job.own_prices, job.discounts)) or ({}, {})
+    return _checked(replace(job, own_prices=terms[0], discounts=terms[1]), get, str)
 
 
 def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
