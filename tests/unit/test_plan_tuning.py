@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from weftline.catalog import accelerator
-from weftline.errors import NoFeasiblePlanError
+from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan import job_of, plan_train
@@ -171,6 +171,11 @@ def test_holding_what_wins_anyway_changes_nothing() -> None:
     assert same.layout == free.layout
     for name, estimate in free.estimates.items():
         assert same.estimates[name].value == pytest.approx(estimate.value), name
+
+
+def test_a_degree_of_none_is_refused() -> None:
+    with pytest.raises(InputError, match="micro_batch=0: at least 1 is needed"):
+        planned(on="h100", chips="16", layout="micro_batch=0,zero=1")
 
 
 @pytest.mark.parametrize(

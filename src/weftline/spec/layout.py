@@ -139,6 +139,8 @@ PARTS: Final[Mapping[str, Sequence[str] | None]] = {
     for f in fields(Layout) if f.name != "order"
 }  # fmt: skip
 """Parts of a layout that a user can hold or turn: the words of one that is a word, else None."""
+MAY_BE_ZERO: Final = frozenset({"zero", "shard", "recompute_layers"})
+"""Of those that are numbers, the ones that need not be 1 or more."""
 
 
 def _divisors_text(n: int) -> str:

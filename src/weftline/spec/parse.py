@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
 from weftline.spec.job import ANY, PRICE_TYPES, PriceType
+from weftline.spec.layout import MAY_BE_ZERO
 from weftline.units import parse_fraction, parse_usd
 
 __all__ = [
@@ -166,6 +167,8 @@ def parse_parts(
             found[name] = choice(value, words, name, where=where)
         elif not re.fullmatch(r"\d{1,7}", value):
             raise InputError(f"{name}={value}: a whole number is needed", where=where)
+        elif int(value) < 1 and name not in MAY_BE_ZERO:
+            raise InputError(f"{name}={value}: at least 1 is needed", where=where)
         else:
             found[name] = int(value)
 
