@@ -88,16 +88,20 @@ class Terms:
 
 
 def no_price(chip: str, kinds: str, region: str | None = None) -> str:
-    """``no on-demand price (spot $1.30)``: why a chip has no cost, and what is known instead."""
-    at = f" in {region}" if region else ""
-    said = f"no {kinds} price{at}"
-    known = [
-        p for p in prices(chip.partition("+")[0])
-        if p.usd_per_hour is not None and not p.flags and p.price_type not in kinds.split(", ")
+    """``no on-demand price (spot $1.30)``: why a chip has no cost, and what is known instead.
+
+    In a region: what else is sold there, else what the same costs elsewhere.
+    """
+    said = f"no {kinds} price" + (f" in {region}" if region else "")
+    asked = kinds.split(", ")
+    sound = [
+        p for p in prices(chip.partition("+")[0]) if p.usd_per_hour is not None and not p.flags
     ]  # fmt: skip
+    here = [p for p in sound if region is None or p.region in (region, "*")]
+    known, where = [p for p in here if p.price_type not in asked], ""
+    if not known:
+        known, where = [p for p in sound if region is not None], "elsewhere "
     if not known:
         return said
-    kind, cheapest = min(
-        ((p.price_type, p.usd_per_chip_hour) for p in known), key=lambda pair: pair[1]
-    )
-    return f"{said} ({kind} {format_usd(cheapest)})"
+    best = min(known, key=lambda p: (p.price_type not in asked, p.usd_per_chip_hour))
+    return f"{said} ({where}{best.price_type} {format_usd(best.usd_per_chip_hour)})"
