@@ -72,22 +72,18 @@ def counts_for(job: Job, acc: Accelerator) -> tuple[int, ...]:
     """Chip counts to try on one accelerator: powers of two of whole hosts, within what is allowed,
     and three quarters of the next one where that is allowed, too, most first.
 
-    Where the fewest are asked for: parts of a host and every number of hosts, fewest first.
-    Raises InputError when not even one host is allowed.
+    Where less than a host is allowed: parts of it. Where the fewest are asked for: parts of a host
+    and every number of hosts, fewest first.
     """
     host = acc.chips_per_host or 1
     if job.chips is not None:
         return (job.chips,)
     limit = job.max_chips if job.max_chips is not None else 1024
+    parts = {1 << i for i in range(host.bit_length()) if 1 << i <= min(host, limit)}
     if job.objective == "chips":
-        parts = {1 << i for i in range(host.bit_length()) if 1 << i <= min(host, limit)}
         return tuple(sorted(parts | set(range(host, limit + 1, host))))
     if limit < host:
-        raise InputError(
-            f"{limit} chips are less than one host of `{acc.id}` ({host} chips)",
-            where="--max-chips",
-            hint=f"allow at least {host}",
-        )
+        return tuple(sorted(parts, reverse=True))
     hosts = limit // host
     counts = {host << i for i in range(hosts.bit_length())}
     # Powers of two leave up to half of what is allowed unused: three of them use more.
