@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from weftline.plan import job_of
 from weftline.plan.search.asked import options_of
 from weftline.serve.search.asked import options_of as serve_options_of
-from weftline.serve.search.asked import serve_job_of
-from weftline.spec import Job, ServeJob
+from weftline.serve.search.asked import question_of, serve_job_of
+from weftline.spec import Job, ServeJob, Target
 from weftline.spec.job_file import (
     OPTIONS,
     SCHEMA_FILE,
@@ -172,3 +172,11 @@ def test_every_field_of_a_job_is_reached_by_an_option() -> None:
              "own_prices", "discounts", "own_chips"}  # fmt: skip
     assert {f.name for f in fields(Job)} - {f.name for f in fields(JobOptions)} == named
     assert "trace_from" in {f.name for f in fields(ServeJob)}
+
+
+def test_a_question_that_options_cannot_ask_is_not_kept_as_another() -> None:
+    job = serve_job_of("llama-3.1-8b", FleetOptions(ttft="1s"), TrafficOptions(rate="1/s"),
+                       ServingOptions())  # fmt: skip
+    assert question_of(job)["ttft"] == "1.0s"
+    nine = replace(job, targets=(Target(metric="ttft", percentile=90.0, limit_s=1.0),))
+    assert question_of(nine) == {}

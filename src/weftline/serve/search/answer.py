@@ -14,7 +14,7 @@ from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
 from weftline.serve.calibrate.bands import Band, band_of
 from weftline.serve.engine.config import ServingConfig
-from weftline.serve.search.asked import options_of
+from weftline.serve.search.asked import question_of
 from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import SPARES_BASIS, token_costs
 from weftline.serve.search.screen import Option, Screened
@@ -29,7 +29,6 @@ from weftline.spec import (
     ServePlan,
     ServeSearch,
 )
-from weftline.spec.job_file import job_values
 from weftline.units import format_bytes, format_duration, format_number, format_usd
 
 RANKS_KEPT: Final = 30
@@ -68,7 +67,7 @@ def plan_of(
         ranking=(*(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]), *unpriced),
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=lost, search=search, occupancy=occupancy,
-        asked=job_values("serve", job.model, *options_of(job)),
+        asked=question_of(job),
     )  # fmt: skip
 
 

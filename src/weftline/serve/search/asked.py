@@ -29,6 +29,7 @@ from weftline.spec import (
     ServeSpace,
     Target,
 )
+from weftline.spec.job_file import job_values
 from weftline.spec.options import (
     FleetOptions,
     MemoryOptions,
@@ -51,7 +52,14 @@ from weftline.units import parse_count, parse_duration_s
 
 DEGREES: Final = dict.fromkeys(("tp", "pp", "dp", "ep"))
 """Parts of a replica's layout that can be held."""
-__all__ = ["checked_serve_job", "memory_space_of", "options_of", "parse_targets", "serve_job_of"]
+__all__ = [
+    "checked_serve_job",
+    "memory_space_of",
+    "options_of",
+    "parse_targets",
+    "question_of",
+    "serve_job_of",
+]
 
 
 def serve_job_of(
@@ -181,6 +189,14 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         window=f"{window}+{space.sinks}" if window and space.sinks else window,
     )  # fmt: skip
     return fleet, traffic, serving
+
+
+def question_of(job: ServeJob) -> dict[str, str | bool | float]:
+    """The question as fields of a job file; none where options cannot ask it: a job from Python
+    with percentiles other than the median and the 99th."""
+    if any(t.percentile not in (50, 99) for t in job.targets):
+        return {}
+    return job_values("serve", job.model, *options_of(job))
 
 
 def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[Target, ...]:
