@@ -185,6 +185,21 @@ def test_a_chip_that_is_too_small_says_how_many_it_lacks(say: Say, tmp_path: Pat
     assert lost["wse3"] == "no engine: none here runs on chips of cerebras"
 
 
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ("tp=3", "tp=3 does not divide 32 attention heads"),
+        ("ep=8", "ep=8 does not divide 0 experts"),
+        ("tp=16,pp=2", "more chips than it can have"),
+        ("pp=64", "pp=64 stages for 32 layers"),
+    ],
+)
+def test_a_replica_that_cannot_be_held_says_why(say: Say, layout: str, says: str) -> None:
+    code, out, err = say(*SERVE, "--on", "h100", "--layout", layout)
+    assert (code, out) == (3, "")
+    assert says in err
+
+
 def test_a_chip_without_a_price_has_its_time_and_the_other_way_to_pay(say: Say) -> None:
     code, out, _ = say("plan", "train", "llama-3.1-8b", "--tokens", "10B", "--on",
                        "h100,trainium2", "--max-chips", "64")  # fmt: skip

@@ -415,8 +415,10 @@ def _fit_miss(job: ServeJob) -> str | None:
 
     chips = [c for c in chips_of(job.space) if c.memory_bytes]
     for chip in sorted(chips, key=lambda c: -(c.memory_bytes or 0.0))[:6]:
-        wide = max(layouts_of(job.model, chip, job.space),
-                   key=lambda d: (d["tp"] * d["pp"] * d["dp"], d["ep"]))  # fmt: skip
+        layouts = layouts_of(job.model, chip, job.space)
+        if not layouts:  # nothing is as wide as is held: that is the reason, not the memory
+            return None
+        wide = max(layouts, key=lambda d: (d["tp"] * d["pp"] * d["dp"], d["ep"]))
         for name in job.space.formats:
             try:
                 config = ServingConfig(

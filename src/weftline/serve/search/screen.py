@@ -112,7 +112,30 @@ def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[st
                 if "ep" in held:
                     experts = {held["ep"]} if (tp * dp) % held["ep"] == 0 else set()
                 found += [{"tp": tp, "pp": pp, "dp": dp, "ep": ep} for ep in sorted(experts)]
-    return found
+    return [] if held and _clash(model, held) else found
+
+
+def _clash(model: str, held: Mapping[str, int]) -> str:
+    """Why a model cannot be cut as it is held, whatever the chip; empty where it can."""
+    heads, layers, experts = _cuts(model)
+    if heads % held.get("tp", 1):
+        return f"tp={held['tp']} does not divide {heads} attention heads"
+    if held.get("pp", 1) > layers:
+        return f"pp={held['pp']} stages for {layers} layers"
+    ep = held.get("ep", 1)
+    if ep > 1 and (not experts or experts % ep):
+        return f"ep={ep} does not divide {experts} experts"
+    return ""
+
+
+@cache
+def _cuts(model: str) -> tuple[int, int, int]:
+    """(attention heads, of the layer with the fewest; layers; routed experts)."""
+    from weftline.model import load_model
+
+    found = load_model(model)
+    heads = [op.attention.heads for op in found.operators if op.attention is not None]
+    return min(heads, default=found.hidden // 64), len(found.layers), found.experts
 
 
 def screen(model: str, demand: ServeDemand, space: ServeSpace,
@@ -134,7 +157,8 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
             try:
                 if not layouts_of(model, chip, space):
                     degrees = ", ".join(f"{k}={v}" for k, v in space.layout.items())
-                    raise InputError(f"no replica of {chip.id} has {degrees}")
+                    why = _clash(model, space.layout) or "more chips than it can have"
+                    raise InputError(f"no replica has {degrees}: {why}")
                 found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
             except WeftlineError as error:
                 said = said or error.what
