@@ -150,7 +150,7 @@ def test_a_price_of_ones_own_replaces_the_list(say: Say) -> None:
 def test_a_region_without_a_price_leaves_a_plan_with_its_time(say: Say) -> None:
     code, out, _ = say(*JOB[:5], "--on", "tpu-v5p", "--region", "eu-north1", "--max-chips", "64")
     assert code == 0
-    assert "no on-demand price" in out
+    assert "No on-demand price in eu-north1 (elsewhere on-demand $" in out
     assert "$" not in out.splitlines()[0]
 
 

@@ -9,6 +9,7 @@ from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.fabrics import Fabric, closed_forms, fabric, fabrics, nccl_constants_us
 from weftline.catalog.facts import Choice, Fact, Source
 from weftline.catalog.findings import Finding
+from weftline.catalog.own import own_chips
 from weftline.catalog.prices import Price, PriceChoice, best_price, prices
 from weftline.catalog.surroundings import (
     Egress,
@@ -71,6 +72,7 @@ __all__ = [
     "llm_api_prices",
     "measured_serving",
     "nccl_constants_us",
+    "own_chips",
     "policy",
     "prices",
     "pue",

@@ -69,6 +69,13 @@ class Accelerator(FactSheet):
     """Length of each torus dimension of the largest domain; empty where it is not a known torus."""
     purpose: Literal["training", "inference"] = "training"
     """``inference`` where the maker sells or uses it for inference only."""
+    like: str = ""
+    """The chip whose measurements a chip of the user's own takes over; empty for shipped ones."""
+
+    @property
+    def sold_as(self) -> str:
+        """The name price lists have for it: of a chip with changed figures, that of the chip."""
+        return self.id.partition("+")[0]
 
     def peak_flops(self, dtype: str) -> float | None:
         """Dense peak in FLOP/s (OP/s for ``int8``); None where no dense figure is stated."""

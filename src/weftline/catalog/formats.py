@@ -21,11 +21,11 @@ from typing import Any, Final, cast
 from weftline.catalog._lookup import accelerator
 from weftline.catalog.figure_rules import Figure
 from weftline.catalog.findings import Finding, finding
-from weftline.catalog.located import Located, read_located
 from weftline.catalog.price_rules import PricedRow
 from weftline.catalog.prices import COLUMNS, PRICE_TYPES, Price, PriceType
 from weftline.catalog.schema_rules import good_date, positive
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec.located import Located, read_located
 
 SKYPILOT_COLUMNS: Final = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region")
 GRID_COLUMNS: Final = ("provider", "region", "impact")

@@ -22,7 +22,7 @@ from weftline.cli.burst_shared import (
     sources,
 )
 from weftline.cli.burst_tier import advise, bench, drain, peer
-from weftline.cli.options import Json
+from weftline.cli.options import Format, Json
 from weftline.errors import InputError
 
 app = App(
@@ -42,6 +42,7 @@ def save(
     dedup: Flag = False,
     writer: str = "w0",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Save tensor files as one checkpoint, committed when this returns.
 
@@ -79,11 +80,11 @@ def save(
             "durable_s": handle.durable_s, "raw_bytes": handle.raw_bytes,
             "stored_bytes": handle.stored_bytes, "committed": handle.committed,
         }  # fmt: skip
-    return out(data, render_saved, json=json)
+    return out(data, render_saved, json=json, form=form)
 
 
 @app.command(name="ls")
-def ls(store: str, *, json: Json = False) -> int:
+def ls(store: str, *, json: Json = False, form: Format = "table") -> int:
     """List the checkpoints of a store, an object store or a peer.
 
     Parameters
@@ -106,11 +107,11 @@ def ls(store: str, *, json: Json = False) -> int:
             damaged = [{"step": d.step, "what": d.what, "file": d.file} for d in opened.damaged()]
             notes(opened)
     data = {"where": store, "checkpoints": found, "damaged": damaged}
-    return out(data, render_list, json=json)
+    return out(data, render_list, json=json, form=form)
 
 
 @app.command
-def show(store: Folder, *, step: Step = None, json: Json = False) -> int:
+def show(store: Folder, *, step: Step = None, json: Json = False, form: Format = "table") -> int:
     """Show a checkpoint and the tensors in it."""
     from weftline.report.burst import render_checkpoint
 
@@ -128,7 +129,7 @@ def show(store: Folder, *, step: Step = None, json: Json = False) -> int:
             "stored_bytes": info.stored_bytes, "created_unix_s": info.created_unix_s,
             "pinned": list(info.pinned), "extra": plain(loaded.extra), "tensors": tensors,
         }  # fmt: skip
-    return out(data, render_checkpoint, json=json)
+    return out(data, render_checkpoint, json=json, form=form)
 
 
 @app.command
@@ -140,6 +141,7 @@ def verify(
     repair: Flag = False,
     writer: str = "w0",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Read everything and check every byte; exits with 1 where there is damage.
 
@@ -168,7 +170,7 @@ def verify(
         notes(opened)
         steps = [step] if step is not None else [c.step for c in opened.checkpoints()]
         data = {"where": opened.root, "steps": steps, "findings": [asdict(f) for f in found]}
-    out(data, render_findings, json=json)
+    out(data, render_findings, json=json, form=form)
     return 1 if any(not f.mended for f in found) else 0
 
 
@@ -183,6 +185,7 @@ def restore(
     no_verify: Flag = False,
     allow_older: Flag = False,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Write a checkpoint's tensors into one file.
 
@@ -240,7 +243,7 @@ def restore(
         "bytes": sum(a.nbytes for a in loaded.values()), "repaired": len(loaded.repaired),
         "elapsed_s": time.perf_counter() - start_s,
     }  # fmt: skip
-    return out(data, render_restored, json=json)
+    return out(data, render_restored, json=json, form=form)
 
 
 @app.command
@@ -252,6 +255,7 @@ def gc(
     drop: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     writer: str = "w0",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Drop checkpoints, free their space, and compact what is left.
 
@@ -278,7 +282,7 @@ def gc(
         report = opened.gc(retention, drop=drop)
         notes(opened)
         data = {**asdict(report), "kept": [c.step for c in opened.checkpoints()]}
-    return out(data, render_gc, json=json)
+    return out(data, render_gc, json=json, form=form)
 
 
 @app.command
@@ -289,6 +293,7 @@ def pin(
     owner: str = "user",
     release: Flag = False,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Keep a checkpoint whatever retention says, or let go of it.
 
@@ -310,7 +315,7 @@ def pin(
         info = next(c for c in opened.checkpoints() if c.step == step)
     data = {"step": step, "pinned": list(info.pinned)}
     who = f"pinned by {', '.join(info.pinned)}" if info.pinned else "not pinned"
-    return out(data, lambda _: f"Checkpoint {step} is {who}.", json=json)
+    return out(data, lambda _: f"Checkpoint {step} is {who}.", json=json, form=form)
 
 
 @app.command
@@ -324,6 +329,7 @@ def export(
     shard: str = "5GB",
     companions: Path | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Write safetensors files in Hugging Face's layout.
 
@@ -353,7 +359,7 @@ def export(
             companions=companions, progress=share("exporting"),
         )  # fmt: skip
         notes(opened)
-    return out(asdict(done), render_export, json=json)
+    return out(asdict(done), render_export, json=json, form=form)
 
 
 for _command in (drain, peer, bench, advise):

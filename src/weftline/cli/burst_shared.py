@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from weftline.cli.answer import show
+from weftline.cli.options import Form
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -58,9 +61,7 @@ def plain(value: Any) -> Any:
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
-def out(data: Any, render: Callable[[Any], str], *, json: bool) -> int:
-    """The answer on stdout, rendered or as JSON; the exit code of a command that ends so."""
-    from json import dumps
-
-    print(dumps(data, indent=1, ensure_ascii=False) if json else render(data))
+def out(data: Any, render: Callable[[Any], str], *, json: bool, form: Form) -> int:
+    """The answer on stdout in the form asked for; the exit code of a command that ends so."""
+    show(data, lambda: render(data), json=json, form=form)
     return 0

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from weftline.cli.answer import show as answer
+from weftline.cli.options import Format, Json
+
 if TYPE_CHECKING:
     from weftline.catalog.facts import FactSheet
 
@@ -28,7 +31,8 @@ def list_(
     kind: ListKind = "accelerators",
     *,
     vendor: str | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """List what the catalogue holds.
 
@@ -38,13 +42,11 @@ def list_(
         accelerators, fabrics, prices, storage, cpus or sources.
     vendor
         Only this vendor or cloud provider (nvidia, aws, ...).
-    json
-        Print JSON with the same fields.
     """
     from weftline.report.catalog import list_data, list_text
 
     data = list_data(kind, None if vendor is None else _known_vendor(kind, vendor))
-    _out(data, list_text(data), json=json)
+    answer(data, lambda: list_text(data), json=json, form=form)
 
 
 @app.command
@@ -53,7 +55,8 @@ def show(
     *,
     kind: ShowKind | None = None,
     today: str | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Show every figure on one chip, fabric or storage tier, its source, and which is used.
 
@@ -65,13 +68,11 @@ def show(
         Where a chip and a fabric share a name: which one.
     today
         The date that ages are counted to, 2026-11-21 for example.
-    json
-        Print JSON with the same fields.
     """
     from weftline.report.catalog import show_data, show_text
 
     data = show_data(_find(name, kind), _day(today))
-    _out(data, show_text(data), json=json)
+    answer(data, lambda: show_text(data), json=json, form=form)
 
 
 @app.command
@@ -81,7 +82,8 @@ def validate(
     today: str | None = None,
     max_age_days: int = 365,
     all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Look for faults: in the shipped catalogue, or in your file or SkyPilot's.
 
@@ -97,8 +99,6 @@ def validate(
         A price older than this is a fault.
     all_
         List every finding, not the first of each rule.
-    json
-        Print JSON with the same fields.
     """
     from weftline.catalog import accelerators, fabrics, known_faults
     from weftline.catalog import validate as check
@@ -107,11 +107,13 @@ def validate(
 
     found = check(path, today=_day(today), max_age_days=max_age_days)
     shipped = path is None
-    tables = {"accelerators": accelerators, "fabrics": fabrics, "prices": shipped_prices}
-    counts = {name: len(table()) for name, table in tables.items()} if shipped else {}
+    tables = {
+        "accelerators": accelerators(), "fabrics": fabrics(), "prices": shipped_prices(),
+    }  # fmt: skip
+    counts = {name: len(table) for name, table in tables.items()} if shipped else {}
     faults = known_faults() if shipped else ()
     data = validate_data(None if shipped else str(path), found, faults, counts)
-    _out(data, validate_text(data, everything=all_), json=json)
+    answer(data, lambda: validate_text(data, everything=all_), json=json, form=form)
     if data["errors"]:
         sys.exit(2)
 
@@ -121,7 +123,8 @@ def refresh(
     *,
     source: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
     out: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Fetch today's prices into your data directory; the shipped ones stay as they are.
 
@@ -131,8 +134,6 @@ def refresh(
         skypilot, azure or aws; all three unless named. Can be given more than once.
     out
         The directory to write to, instead of the user's data directory.
-    json
-        Print JSON with the same fields.
     """
     from weftline.catalog import refresh as fetch
     from weftline.catalog.online import SOURCES
@@ -142,15 +143,7 @@ def refresh(
     data = refresh_data(done)
     for name, reason in done.failed.items():
         sys.stderr.write(f"warning: {name} could not be read: {reason}\n")
-    _out(data, refresh_text(data), json=json)
-
-
-def _out(data: Any, text: str, *, json: bool) -> None:
-    if json:
-        from json import dumps
-
-        text = dumps(data, indent=2, ensure_ascii=False)
-    sys.stdout.write(text + "\n")
+    answer(data, lambda: refresh_text(data), json=json, form=form)
 
 
 def _day(text: str | None) -> Any:

@@ -91,7 +91,7 @@ def chip_of(name: str) -> Chip:
     except UnknownNameError as error:
         known = [*accelerators(), *(k for k, v in extra.items() if "peaks" in v)]
         raise UnknownNameError("accelerator", name, known) from error
-    return _catalogued(acc, extra.get(acc.id, {}))
+    return _catalogued(acc, extra.get(acc.id) or extra.get(acc.like, {}))
 
 
 def _stated(name: str, entry: Mapping[str, Any]) -> Chip:

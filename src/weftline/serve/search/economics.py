@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from weftline.catalog import Accelerator, Price, PriceChoice, best_price, prices, pue
+from weftline.catalog import Accelerator, Price, PriceChoice, prices, pue
 from weftline.catalog.date import CATALOG_DATE
-from weftline.cost import FAILURES_BASIS
+from weftline.cost import FAILURES_BASIS, Terms
 from weftline.cost.energy import HOST_FRACTION, POWER_BAND, POWER_FRACTION
 from weftline.cost.goodput import FAILURES_PER_CHIP_DAY
 from weftline.errors import InputError
@@ -32,28 +32,25 @@ AVAILABILITY: Final = 0.999
 class Market:
     """What chips of one kind cost an hour, by whole instances.
 
-    ``own`` is the user's price of a chip-hour, sold one by one; else the catalogue's sound rows
-    of the price type count, none of them older than a year where newer ones exist.
+    The user's own price of a chip-hour comes first, chips sold one by one; else the catalogue's
+    sound rows of the price type count, none older than a year where newer ones exist, less what
+    their seller takes off.
     """
 
-    def __init__(self, chip: Accelerator, price_type: str, region: str | None,
-                 own: float | None) -> None:  # fmt: skip
-        self.own = own
-        self.price_type = price_type if own is None else "given"
+    def __init__(self, chip: Accelerator, price_type: str, terms: Terms) -> None:
+        self.own = terms.own(chip.id)
+        self.price_type = price_type if self.own is None else "given"
         self.choice: PriceChoice | None = None
         self.rows: tuple[Price, ...] = ()
-        self.instead = ""
-        """Where there is no price: what the catalogue knows of other ways to pay."""
-        if own is not None:
+        if self.own is not None:
             return
         today = datetime.date.fromisoformat(CATALOG_DATE)
         try:
-            self.choice = best_price(chip.id, price_type, today=today, region=region)
-        except InputError as error:
-            self.instead = error.hint or error.what
+            self.choice = terms.best(chip.id, price_type, today)
+        except InputError:
             return
         fresh = [
-            p for p in prices(chip.id, price_type, region=region)
+            terms.paid(p) for p in prices(chip.id, price_type, region=terms.region)
             if p.usd_per_hour is not None and not p.flags and p.age_days(today) <= 365
             and (p.host_included or not self.choice.price.host_included)
         ]  # fmt: skip
