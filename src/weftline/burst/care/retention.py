@@ -35,7 +35,7 @@ def live_saves(view: View, log: WriterLog) -> Callable[[int], bool]:
     Committed ones, those in flight, and the few sealed after the newest committed one, which a
     coordinator may be about to commit. While a commit record cannot be read, everything is.
     """
-    commits, errors = view.commits.all()
+    commits, errors = view.commits.known()
     saves = dict(log.seals)
     dropped = {s for s, seal in saves.items() if seal is None}
     if errors:
@@ -59,7 +59,7 @@ def lasting_saves(view: View, log: WriterLog, rolling: Retention) -> Callable[[i
         return lambda _: True
     pinned, every = set(view.commits.pins()), rolling.every
     kept = {
-        r.save_id for c in view.commits.all()[0]
+        r.save_id for c in view.commits.known()[0]
         if c.step in pinned or (every and c.step % every == 0)
         for r in c.ranks if r.store_id == view.store_id and r.writer == log.writer
     }  # fmt: skip
