@@ -24,7 +24,7 @@ from weftline.burst.errors import CheckpointMissingError, CommitError, MismatchE
 from weftline.burst.log.envelope import seal_twice
 from weftline.burst.log.record import Prepared
 from weftline.burst.nodes.agree import Seen, choose
-from weftline.burst.nodes.cluster import Nodes, nodes_from_environment
+from weftline.burst.nodes.cluster import Nodes, commits_at, nodes_from_environment
 from weftline.burst.nodes.meet import JointCommit
 from weftline.burst.nodes.partners import partners
 from weftline.burst.nodes.server import NodeServer
@@ -573,3 +573,44 @@ def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:
         store.gc(Retention(last=2))
         assert store.verify() == []
         assert [c.step for c in store.checkpoints()] == [2, 3]
+
+
+def test_nodes_that_drain_at_their_own_pace_finish_what_another_has_begun(
+    make: Make, tmp_path: Path
+) -> None:
+    """In the background, newest first: else each would be at another step, and none be whole."""
+    cluster = make(2, copies=0)
+    (tmp_path / "bucket").mkdir()
+    url = (tmp_path / "bucket").as_uri()
+    cluster.save(1)
+    one, other = (Drainer(cluster.open(n), Bucket.open(url)) for n in (0, 1))
+    assert not one.drain(1).durable
+    cluster.save(2)
+    other.start(poll_s=0.01)
+    seen: set[int] = set()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and 1 not in seen:
+        seen = {c.step for c in commits_at(url)}
+    assert 1 in seen
+    one.start(poll_s=0.01)
+    while time.monotonic() < end and 2 not in seen:
+        seen = {c.step for c in commits_at(url)}
+    for drainer in (one, other):
+        drainer.stop()
+        assert drainer.status.last_error is None
+    assert seen == {1, 2}
+
+
+def test_a_drain_that_waits_for_other_nodes_does_not_spin(make: Make, tmp_path: Path) -> None:
+    cluster = make(2, copies=0)
+    (tmp_path / "bucket").mkdir()
+    bucket = Bucket.open((tmp_path / "bucket").as_uri())
+    cluster.save(1)
+    drainer = Drainer(cluster.open(0), bucket)
+    calls: list[int] = []
+    plain = drainer.drain
+    drainer.drain = lambda *a, **k: (calls.append(1), plain(*a, **k))[1]  # type: ignore[method-assign]
+    drainer.start(poll_s=30.0)
+    time.sleep(0.7)
+    drainer.stop()
+    assert len(calls) == 1

@@ -21,8 +21,7 @@ import xxhash
 from weftline.burst.errors import BurstError, CorruptionError
 from weftline.burst.log.record import Chunk, Prepared, RankManifest, Share, chunks_of
 from weftline.burst.log.writer import prepared_of, saves_of
-from weftline.burst.remote.checkpoints import Pack, Place, RankPlaces
-from weftline.burst.remote.drain import batches
+from weftline.burst.remote.checkpoints import Pack, Place, RankPlaces, batches
 
 if TYPE_CHECKING:
     from weftline.burst.commit.commits import Commit

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -38,6 +38,7 @@ __all__ = [
     "RankPlaces",
     "RemoteCheckpoint",
     "RemoteSource",
+    "batches",
     "folder_of",
     "open_objects",
     "prune",
@@ -380,3 +381,17 @@ def prune(objects: Objects, keep_steps: Iterable[int]) -> list[RemoteCheckpoint]
             if info.name not in needed:
                 objects.delete(info.name)
     return dropped
+
+
+def batches(records: list[RecordId], most_bytes: int) -> Iterator[list[RecordId]]:
+    """Records in order, in groups of about ``most_bytes``, none of them empty."""
+    batch: list[RecordId] = []
+    size = 0
+    for record in records:
+        if batch and size + record.stored_bytes > most_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += record.stored_bytes
+    if batch:
+        yield batch

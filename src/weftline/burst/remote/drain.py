@@ -37,6 +37,7 @@ from weftline.burst.remote.checkpoints import (
     RankPlaces,
     RemoteCheckpoint,
     absent_packs,
+    batches,
     checkpoints_of,
     folder_of,
     folders_of,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from weftline.burst.log.record import Chunk
     from weftline.burst.store import Store
 
-__all__ = ["DrainOptions", "DrainReport", "DrainStatus", "Drainer", "batches"]
+__all__ = ["DrainOptions", "DrainReport", "DrainStatus", "Drainer"]
 
 OWNER: Final = "drain"
 """Who pins a checkpoint while it is on its way."""
@@ -463,32 +464,35 @@ class Drainer:
                 self.refresh()
                 pending = self.pending()
                 if pending:
-                    self.drain(pending[-1 if self.options.newest_only else 0].step)
+                    chosen = self._next(pending)
+                    durable = self.drain(chosen.step).durable
                     self.status.last_error = None
-                    if self.options.newest_only:
-                        self._let_go(pending[-1])
-                    continue
+                    if durable and self.options.newest_only:
+                        self._let_go(chosen)
+                    if durable:
+                        continue  # else other nodes have yet to send their ranks
             except Exception as error:  # whatever it is, this thread must not end without a word
                 # The next round tries again; what is waiting shows in the lag.
                 self.status.last_error = str(error)
             self._stop.wait(poll_s)
+
+    def _next(self, pending: list[CheckpointInfo]) -> CheckpointInfo:
+        """What to send next. Of a checkpoint over many nodes all must send their share.
+
+        So the one that others have begun comes before a newer one: each node has its own pace.
+        """
+        if not self.options.newest_only:
+            return pending[0]
+        if len(self._local_ranks(pending[-1].step)) == pending[-1].world:
+            return pending[-1]
+        begun = {i.name.split("/")[1] for i in self.objects.list(DATA)}
+        of = {folder_of(c.step, self.store.commit_bytes(c.step)): c for c in pending}
+        return max(
+            (of[f] for f in of.keys() & begun), key=lambda c: c.sequence, default=pending[-1]
+        )
 
     def _let_go(self, newest: CheckpointInfo) -> None:
         """Older checkpoints that will not be sent any more need not be kept for it."""
         for info in self.store.checkpoints():
             if info.sequence < newest.sequence and OWNER in info.pinned:
                 self.store.unpin(info.step, owner=OWNER)
-
-
-def batches(records: list[RecordId], most_bytes: int) -> Iterator[list[RecordId]]:
-    """Records in order, in groups of about ``most_bytes``, none of them empty."""
-    batch: list[RecordId] = []
-    size = 0
-    for record in records:
-        if batch and size + record.stored_bytes > most_bytes:
-            yield batch
-            batch, size = [], 0
-        batch.append(record)
-        size += record.stored_bytes
-    if batch:
-        yield batch
