@@ -8,13 +8,15 @@ was missing, malformed or contradictory, with the line where the field stands.
 
 from __future__ import annotations
 
+import copy
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from weftline.errors import InputError, InputErrors, nearest_names
+from weftline.model.json_text import line_of, parse
+from weftline.model.known import config_class, is_harmless
 
 __all__ = ["MAX_CONFIG_BYTES", "HFConfig"]
 
@@ -22,50 +24,23 @@ MAX_CONFIG_BYTES: Final = 8 * 2**20
 """Larger files are refused: the largest published config is about 100 kB."""
 MAX_SIZE: Final = 2**31
 MAX_LAYERS: Final = 10_000
-_SECTIONS: Final = ("text_config", "llm_config", "language_config")
-_TOKEN: Final = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]')
+_SECTIONS: Final = (
+    "text_config", "llm_config", "language_config", "thinker_config.text_config",
+)  # fmt: skip
+"""Where multimodal configs keep their language model."""
+_SHARED: Final = frozenset(
+    {"dtype", "torch_dtype", "quantization_config", "compression_config", "tie_word_embeddings"}
+)
+"""Fields of the whole file that hold for the language model's section, too."""
+_KIND_SYNONYMS: Final = {
+    "attention": "full_attention", "global_attention": "full_attention", "global": "full_attention",
+    "local_attention": "sliding_attention", "local": "sliding_attention",
+    "mamba": "linear_attention", "mamba2": "linear_attention", "recurrent": "linear_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+}  # fmt: skip
+"""Names of layer kinds in files of before transformers 5 -> the names of today."""
 
 Int: TypeAlias = int  # `HFConfig.int` would otherwise shadow the type in annotations
-
-
-class _DuplicateKeyError(ValueError):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _DuplicateKeyError(key)
-            seen.add(key)
-    return found
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    """The JSON object in ``text``; raises InputError with the line of the fault."""
-    try:
-        data = json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not valid JSON: {error.msg}",
-            where=f"{source}:{error.lineno}",
-            hint="a Hugging Face config.json is one JSON object",
-        ) from None
-    except _DuplicateKeyError as error:
-        raise InputError(
-            f"field `{error}` stands twice", where=source, hint="keep the one that is meant"
-        ) from None
-    except RecursionError:
-        raise InputError("nested too deeply to be a config.json", where=source) from None
-    except ValueError:
-        raise InputError("a number in it is too long to be a size", where=source) from None
-    if not isinstance(data, dict):
-        raise InputError(
-            "holds no JSON object", where=source, hint='it should start with {"model_type": ...}'
-        )
-    return data
 
 
 class HFConfig:
@@ -84,13 +59,20 @@ class HFConfig:
         """What a builder leaves out, for ``Model.notes``."""
         self._text = text
         self._errors: list[InputError] = []
-        self.top = _parse(text, source)
+        self._seen: set[str] = set()
+        self._overrides: dict[str, Any] = {}
+        self._views: list[HFConfig] = []
+        self.top = parse(text, source)
         """The whole file."""
-        self.section: str | None = next(
-            (s for s in _SECTIONS if isinstance(self.top.get(s), dict)), None
-        )
-        """Name of the language model's section, ``None`` where the file is only that."""
-        self.fields: dict[str, Any] = self.top[self.section] if self.section else self.top
+        self.section: str | None = next((s for s in _SECTIONS if _at(self.top, s)), None)
+        """Path of the language model's section, ``None`` where the file is only that."""
+        self.fields: dict[str, Any] = (_at(self.top, self.section) or {}) if self.section else (
+            self.top
+        )  # fmt: skip
+        self.outer_class = config_class(self.model_type)
+        """transformers' class of the whole file."""
+        self.class_ = config_class(self.text_model_type) if self.section else self.outer_class
+        """transformers' class of the language model."""
 
     @classmethod
     def read(cls, path: Path, *, name: str | None = None, source: str | None = None) -> HFConfig:
@@ -126,16 +108,23 @@ class HFConfig:
 
     @property
     def text_model_type(self) -> str:
-        """``model_type`` of the language model's section; empty if there is none."""
-        return str(self.fields.get("model_type") or "")
+        """``model_type`` of the language model's section, else its class's; empty if none is."""
+        stated = self.fields.get("model_type")
+        if not stated and self.section:
+            holder = self.outer_class
+            *way, last = self.section.split(".")
+            for name in way:
+                holder = config_class(holder.sections.get(name, ""))
+            stated = holder.sections.get(last)
+        return str(stated or "")
 
     # -- mistakes -------------------------------------------------------------------------------
 
     def line(self, key: str) -> Int | None:
         """Line where ``key`` stands in the file, or ``None`` if it does not."""
-        inside = bool(self.section) and key.split(".", maxsplit=1)[0] in self.fields
-        path = (*((self.section,) if inside and self.section else ()), *key.split("."))
-        return _line_of(self._text, path)
+        inside = self.section is not None and key.split(".", maxsplit=1)[0] in self.fields
+        before = self.section.split(".") if inside and self.section else []
+        return line_of(self._text, (*before, *key.split(".")))
 
     def mistake(self, key: str, what: str, *, hint: str | None = None) -> None:
         """Note a mistake in field ``key``; :meth:`check` raises it with all others."""
@@ -157,20 +146,171 @@ class HFConfig:
 
     # -- fields ---------------------------------------------------------------------------------
 
+    def _names(self, key: str, aliases: tuple[str, ...] = ()) -> list[str]:
+        """``key`` and what else it may be called, in the order in which they are looked for."""
+        names = [key, *self.class_.names_of(key)]
+        for alias in aliases:
+            names += [alias, *self.class_.names_of(alias)]
+        return list(dict.fromkeys(names))
+
     def get(self, key: str, *aliases: str) -> Any:
-        """The raw value under the first of the names that is set; ``None`` if none is."""
-        for name in (key, *aliases):
-            for fields in (self.fields, self.top):
-                if fields.get(name) is not None:
-                    return fields[name]
+        """The raw value under the first of the names that is set; ``None`` if none is.
+
+        What is asked for counts as read (:meth:`refuse_unread`). Two names of one field that
+        contradict each other are a mistake.
+        """
+        names = self._names(key, aliases)
+        self._seen.update(names)
+        for name in names:
+            if self._overrides.get(name) is not None:
+                return self._overrides[name]
+        found = [name for name in names if self.fields.get(name) is not None]
+        if len({_shown(self.fields[name]) for name in found}) > 1 and not aliases:
+            self.mistake(
+                found[1], f"fields `{found[0]}` and `{found[1]}` name the same and differ",
+                hint="keep the one that is meant",
+            )  # fmt: skip
+        if found:
+            return self.fields[found[0]]
+        if key in _SHARED:
+            return next((self.top[name] for name in names if self.top.get(name) is not None), None)
         return None
+
+    def default(self, key: str, otherwise: Any = None) -> Any:
+        """What transformers' class has where the field is missing; ``otherwise`` if nothing."""
+        for name in (key, *self.class_.names_of(key)):
+            if self.class_.defaults.get(name) is not None:
+                return self.class_.defaults[name]
+        return otherwise
+
+    def unused(self, *keys: str) -> None:
+        """Fields that the family's class has and that change no shape of this model.
+
+        What they would say is derived from other fields, or concerns blocks that it does not have.
+        """
+        for key in keys:
+            self._seen.update(self._names(key))
+
+    def note_default(self, key: str, value: object) -> None:
+        """Say that a size comes from transformers' class, because the section leaves it out."""
+        text = f"`{key}` {value} as in transformers' class: the section leaves it out"
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def tied(self, default: bool) -> bool:
+        """Whether the output projection shares the token table; the whole file's word wins.
+
+        transformers ties by the outer configuration alone: a section's own field is not looked at
+        where the outer class has one.
+        """
+        self._seen.add("tie_word_embeddings")
+        value = self.top.get("tie_word_embeddings")
+        if value is None and self.section:
+            value = self.outer_class.defaults.get("tie_word_embeddings")
+        if value is None:
+            value = self.get("tie_word_embeddings")
+        if value is not None and not isinstance(value, bool):
+            self.bool_or("tie_word_embeddings", default)
+            return default
+        return default if value is None else value
+
+    def part(self, key: str, *known: str) -> dict[str, Any]:
+        """An object inside the config, of which ``known`` fields are read; empty where missing.
+
+        Any other field in it is a mistake, unless it carries no shape.
+        """
+        value = self.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.mistake(key, f"field `{key}` is {_shown(value)}: an object is needed")
+            return {}
+        for name, inner in value.items():
+            if name not in known and not is_harmless(name, inner):
+                self._unread(f"{key}.{name}", [*known])
+        return value
+
+    def per_layer(self, layers: Int) -> tuple[HFConfig, ...]:
+        """This config as each layer sees it: ``per_layer_config`` overrides fields by index.
+
+        transformers 5 writes so what differs between layers. Layers with the same overrides share
+        one view.
+        """
+        overrides = self.get("per_layer_config") or {}
+        good = isinstance(overrides, dict) and all(
+            str(index).isdigit() and int(index) < layers and isinstance(fields, dict)
+            for index, fields in overrides.items()
+        )
+        if not good:
+            self.mistake(
+                "per_layer_config",
+                f"`per_layer_config` must map layer indices from 0 to {layers - 1} to objects",
+            )
+            return (self,) * layers
+        views: dict[str, HFConfig] = {"{}": self}
+        made = [self] * layers
+        for index, fields in overrides.items():
+            text = json.dumps(fields, sort_keys=True)
+            if text not in views:
+                view = views[text] = copy.copy(self)
+                view._overrides = fields
+            made[int(index)] = views[text]
+        self._views = [view for view in views.values() if view is not self]
+        return tuple(made)
+
+    def rotated(self, head_dim: Int, default: float = 1.0, *, kind: str = "") -> Int:
+        """Values of a head that rotary positions turn: ``partial_rotary_factor`` of them.
+
+        It stands in ``rope_parameters`` (transformers 5), there for each ``kind`` of layer where
+        kinds differ, or by itself.
+        """
+        rope = self.get("rope_parameters")
+        rope = rope if isinstance(rope, dict) else {}
+        inner = rope.get(kind)
+        rope = inner if isinstance(inner, dict) else rope
+        factor = self.float_or("partial_rotary_factor", default)
+        stated = rope.get("partial_rotary_factor")
+        if isinstance(stated, (int, float)) and not isinstance(stated, bool):
+            factor = float(stated)
+        return int(head_dim * factor)
+
+    def refuse_unread(self) -> None:
+        """Note a mistake for every set field that no builder read and that may carry a shape."""
+        known = sorted(self._seen)
+        kind = self.text_model_type if self.section else self.model_type
+        for key, value in self.fields.items():
+            if key not in self._seen and not is_harmless(key, value, kind):
+                self._unread(key, known)
+        for view in self._views:
+            for key, value in view._overrides.items():
+                if key not in self._seen and not is_harmless(key, value):
+                    self._unread(key, known)
+        if self.section:
+            outermost = self.section.split(".", maxsplit=1)[0]
+            for key, value in self.top.items():
+                # What the multimodal class has beside its sections is about towers and projectors.
+                other = key == outermost or isinstance(value, dict) or key in _SHARED
+                other |= key in self.outer_class.defaults
+                if not (other or is_harmless(key, value)):
+                    self._unread(key, known)
+
+    def _unread(self, key: str, known: Sequence[str]) -> None:
+        near = nearest_names(key.rpartition(".")[2], known)
+        kind = self.text_model_type if self.section else self.model_type
+        self.mistake(
+            key,
+            f"field `{key}` may carry a shape and is not read for `{kind}`: it would be ignored",
+            hint=f"did you mean `{near[0]}`?" if near
+            else "remove it if the model does not have it",
+        )  # fmt: skip
 
     def has(self, key: str) -> bool:
         """Whether the field is set and not null."""
         return self.get(key) is not None
 
     def _name_of(self, key: str, aliases: tuple[str, ...]) -> str:
-        return next((n for n in (key, *aliases) if self.has(n)), key)
+        found = (n for n in self._names(key, aliases) if self.fields.get(n) is not None)
+        return next(found, key)
 
     def _missing(self, key: str, need: str) -> None:
         near = nearest_names(key, [k for k in self.fields if k != key])
@@ -268,7 +408,10 @@ class HFConfig:
     ) -> tuple[str, ...]:
         """A list of layer kinds such as ``layer_types``: one of ``allowed`` for each layer."""
         known = tuple(allowed)
-        values = self.list_or(key, default, length=length)
+        values = [
+            _KIND_SYNONYMS.get(v, v) if isinstance(v, str) and v not in known else v
+            for v in self.list_or(key, default, length=length)
+        ]
         strange = sorted({str(v) for v in values if v not in known})
         if strange:
             near = nearest_names(strange[0], known)
@@ -314,9 +457,11 @@ class HFConfig:
         )  # fmt: skip
         return heads, kv_heads, self.int_or("head_dim", default_head_dim or max(1, hidden // heads))
 
-    def expert_counts(self, experts_key: str, top_k_key: str) -> tuple[Int, Int]:
+    def expert_counts(
+        self, experts_key: str, top_k_key: str, *aliases: str
+    ) -> tuple[Int, Int]:
         """(experts, experts a token is routed to), checked against each other."""
-        experts = self.int(experts_key)
+        experts = self.int(experts_key, *aliases)
         top_k = self.int(top_k_key)
         self.require(
             top_k <= experts, top_k_key,
@@ -331,26 +476,14 @@ class HFConfig:
         return str(self.get("dtype", "torch_dtype") or "bfloat16")
 
 
+def _at(fields: dict[str, Any], path: str) -> dict[str, Any] | None:
+    """The object at a dotted path, or ``None`` if there is none."""
+    value: Any = fields
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else None
+
+
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _line_of(text: str, path: Sequence[str]) -> int | None:
-    """Line (from 1) of the key at ``path`` in a JSON text, found without a second parse."""
-    wanted = list(path)
-    stack: list[str] = []  # names of the open objects and lists; the outermost has none
-    last = ""
-    for match in _TOKEN.finditer(text):
-        mark = match.group()
-        if mark[0] == '"':
-            last = mark[1:-1]
-            is_key = text[match.end() : match.end() + 80].lstrip().startswith(":")
-            if is_key and [*stack[1:], last] == wanted:
-                return text.count("\n", 0, match.start()) + 1
-        elif mark in "{[":
-            stack.append(last)
-            last = ""
-        elif mark in "}]" and stack:
-            stack.pop()
-    return None

@@ -11,8 +11,10 @@ from typing import Final
 from weftline.errors import InputError, InternalError, UnknownNameError
 from weftline.model.config import HFConfig
 from weftline.model.families import BUILDERS, REFUSED, Builder
+from weftline.model.families.multimodal import MULTIMODAL, left_out
 from weftline.model.gpt import PREFIX, gpt_model
 from weftline.model.ir import Model
+from weftline.model.known import transformers_types
 
 __all__ = ["BundledModel", "bundled_index", "bundled_models", "load_config", "load_model"]
 
@@ -101,7 +103,7 @@ def _exists(path: Path) -> bool:
 
 def _built(builder: Builder, config: HFConfig) -> Model:
     try:
-        return builder(config)
+        model = builder(config)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         config.check()  # what was noted explains it better
         raise InputError(
@@ -109,18 +111,26 @@ def _built(builder: Builder, config: HFConfig) -> Model:
             where=config.source,
             hint="compare the file with the published config.json of the same family",
         ) from error
+    config.refuse_unread()
+    config.check()
+    return model
 
 
 def load_config(config: HFConfig) -> Model:
     """The model of a config that is already read."""
     kind = config.model_type
-    if kind not in BUILDERS and config.text_model_type in BUILDERS:
-        kind = config.text_model_type
-    if config.section:
-        config.notes.append("language model only: vision, audio and their projectors left out")
-    if kind in BUILDERS:
-        return _built(BUILDERS[kind], config)
-    if kind in REFUSED:
+    inside = config.section is not None
+    if inside and kind in MULTIMODAL:
+        text = config.text_model_type
+        if text in BUILDERS:
+            model = _built(BUILDERS[text], config)
+            return replace(model, left_out=left_out(config))
+        config.mistake(
+            "model_type", f"the language model of `{kind}` is a `{text}`, which is not known"
+        )
+    elif kind in BUILDERS and not inside:
+        return replace(_built(BUILDERS[kind], config), left_out=left_out(config))
+    elif kind in REFUSED:
         config.mistake("model_type", f"`{kind}` cannot be counted exactly: {REFUSED[kind]}")
     elif not kind:
         config.mistake(
@@ -128,12 +138,20 @@ def load_config(config: HFConfig) -> Model:
             hint="this may be a config of another library; add a `model_type` such as `llama`",
         )  # fmt: skip
     else:
-        near = UnknownNameError("model_type", kind, BUILDERS).hint
-        config.mistake(
-            "model_type", f"model type `{kind}` is not known", hint=near or "see docs/models.md"
-        )
+        _refuse_unknown(config, kind)
     config.check()
     raise InternalError("a config without a builder passed its check")
+
+
+def _refuse_unknown(config: HFConfig, kind: str) -> None:
+    near = UnknownNameError("model_type", kind, [*BUILDERS, *MULTIMODAL]).hint
+    hint = near or "see docs/models.md for what is"
+    if kind in transformers_types():
+        hint = (
+            "transformers knows it: `weftline model count` counts it exactly, and `--as llama` "
+            "plans it as a plain stack"
+        )
+    config.mistake("model_type", f"model type `{kind}` is not known", hint=hint)
 
 
 @lru_cache(maxsize=64)

@@ -45,6 +45,18 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "step": ("step3p7", "step3p5"),
     "gemma4": ("gemma4", "gemma4_text"),
     "nemotron": ("nemotron_h", "nemotron-nas"),
+    "decoders": (
+        "afmoe", "apertus", "arcee", "aria_text", "biogpt", "bitnet", "codegen", "cohere",
+        "cohere2", "cohere2_moe", "cwm", "deepseek_v2", "diffllama", "dots1", "ernie4_5",
+        "ernie4_5_moe", "exaone4", "exaone_moe", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe",
+        "glm4_moe_lite", "glm4v_moe_text", "glm4v_text", "gpt_bigcode", "gptj", "granite",
+        "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared", "helium",
+        "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "internlm3", "iquestcoder",
+        "jais2", "laguna", "mellum", "minicpm3", "ministral", "ministral3", "mistral4", "nanochat",
+        "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "persimmon", "phimoe", "qwen2",
+        "qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "seed_oss",
+        "smollm3", "solar_open", "stablelm", "starcoder2", "vaultgemma", "xglm", "youtu",
+    ),
 }  # fmt: skip
 """File of ``weftline.model.families`` -> the model types it builds."""
 

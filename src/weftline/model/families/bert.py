@@ -39,7 +39,7 @@ def bert(config: HFConfig) -> Model:
     ffn = config.int("intermediate_size")
     positions = config.int("max_position_embeddings")
     types = config.int_or("type_vocab_size", 2)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     for key in ("is_decoder", "add_cross_attention"):
         config.require(
             not config.bool_or(key, False), key, f"`{key}` makes BERT a decoder: not modelled",

@@ -13,14 +13,22 @@ __all__ = ["FAMILY", "gemma4"]
 _KINDS: Final = ("sliding_attention", "full_attention")
 
 
-def _attention(config: HFConfig, hidden: int, *, sliding: bool) -> tuple[Operator, ...]:
-    """Global layers have heads of their own width, and may use keys as values."""
+def _attention(
+    config: HFConfig, hidden: int, *, sliding: bool, whole: HFConfig
+) -> tuple[Operator, ...]:
+    """Global layers have heads of their own width, and may use keys as values.
+
+    transformers 5 writes their width and heads layer by layer (``per_layer_config``), published
+    files have fields of their own for them, in the ``whole`` file.
+    """
     heads, kv_heads, head_dim = config.attention_heads(hidden, default_head_dim=256)
     shared = False
     if not sliding:
-        head_dim = config.int_or("global_head_dim", 512)
         shared = config.bool_or("attention_k_eq_v", False)
-        if shared:
+        listed = whole.has("per_layer_config")
+        if not listed:
+            head_dim = config.int_or("global_head_dim", 512)
+        if shared and not listed:
             kv_heads = config.int_or("num_global_key_value_heads", kv_heads)
     return gqa_attention(
         hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qk_norm="head",
@@ -59,20 +67,26 @@ def gemma4(config: HFConfig) -> Model:
         )  # fmt: skip
     default = [_KINDS[(i + 1) % 6 == 0 or i + 1 == layers] for i in range(layers)]
     kinds = config.kinds("layer_types", _KINDS, layers, default)
-    attention = {kind: _attention(config, hidden, sliding=kind == _KINDS[0]) for kind in _KINDS}
+    views = config.per_layer(layers)
+    attention = {
+        (kind, id(view)): _attention(view, hidden, sliding=kind == _KINDS[0], whole=config)
+        for kind, view in zip(kinds, views, strict=True)
+    }
     forward = gated_mlp(hidden, config.int("intermediate_size"), post_norm=True)
     suffix = "mlp"
     if config.bool_or("enable_moe_block", False):
         suffix, dense = "mlp_moe", forward
         forward = (*dense[:-1], *_experts(config, hidden), dense[-1])
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
+    config.unused("vocab_size_per_layer_input")  # without a per-layer input there is no table
     config.check()
 
-    def build(kind: str) -> tuple[str, tuple[Operator, ...]]:
-        mixer = "swa" if kind == _KINDS[0] else "gqa"
+    def build(kind: tuple[str, int]) -> tuple[str, tuple[Operator, ...]]:
+        mixer = "swa" if kind[0] == _KINDS[0] else "gqa"
         return f"{mixer}+{suffix}", (*attention[kind], *forward)
 
-    return assemble(config, hidden=hidden, vocab=vocab, layers=stack(kinds, build), tied=tied)
+    made = stack([(kind, id(view)) for kind, view in zip(kinds, views, strict=True)], build)
+    return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
 
 
 FAMILY: Final = {"gemma4": gemma4, "gemma4_text": gemma4}

@@ -166,7 +166,8 @@ def _mixers_only(
 ) -> Model:
     vocab = config.int("vocab_size")
     layers = config.layers()
-    tied = config.bool_or("tie_word_embeddings", tied_default)
+    config.unused("intermediate_size")  # expand times the hidden size
+    tied = config.tied(tied_default)
     config.check()
     operators = (*norm("ssm.norm", hidden), *mixer)
     return Model(

@@ -43,8 +43,9 @@ def t5(config: HFConfig) -> Model:
     decoder_layers = config.int_or("num_decoder_layers", encoder_layers)
     buckets = config.int_or("relative_attention_num_buckets", 32)
     gated = _gated(config)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     positions = config.optional_int("n_positions")
+    config.unused("is_encoder_decoder", "is_gated_act")
     config.check()
 
     def attention(*, encoder: bool, first: bool) -> Ops:

@@ -1,0 +1,266 @@
+"""Decoders that share the Llama, Mixtral or GPT shape: one row a model type says what differs.
+
+Defaults of fields that rows name are those of transformers' classes (``data/classes.json``); the
+tests hold every row to transformers' own model, parameter by parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from weftline.model.config import HFConfig
+from weftline.model.ir import Model
+from weftline.model.shapes.decoder import decoder
+from weftline.model.shapes.row import Decoder, Experts
+
+__all__ = ["FAMILY", "ROWS"]
+
+FULL: Final = "full_attention"
+SLIDING: Final = "sliding_attention"
+
+
+# -- rules for layer kinds that a file leaves out ------------------------------------------------
+
+
+def every(key: str, default: int) -> Callable[[HFConfig, int], list[str]]:
+    """Every ``key``-th layer sees everything, the others a window."""
+
+    def rule(config: HFConfig, layers: int) -> list[str]:
+        period = config.int_or(key, config.default(key) or default)
+        return [FULL if (i + 1) % period == 0 else SLIDING for i in range(layers)]
+
+    return rule
+
+
+def from_window_layer(config: HFConfig, layers: int) -> list[str]:
+    """Windows from layer ``max_window_layers`` on, where a window is set and used."""
+    used = config.bool_or("use_sliding_window", bool(config.default("use_sliding_window", True)))
+    has = used and config.get("sliding_window") is not None
+    first = config.int_or("max_window_layers", config.default("max_window_layers", 0), minimum=0)
+    return [SLIDING if has and i >= first else FULL for i in range(layers)]
+
+
+def without_rotary(config: HFConfig, layers: int) -> list[str]:
+    """SmolLM3: windows, where used, in the layers without rotary positions."""
+    every = config.int_or("no_rope_layer_interval", 4)
+    turned = config.list_or(
+        "no_rope_layers", [int((i + 1) % every != 0) for i in range(layers)], length=layers
+    )
+    used = config.bool_or("use_sliding_window", False) and config.get("sliding_window") is not None
+    return [SLIDING if used and not rotary else FULL for rotary in turned]
+
+
+def first_of_four(config: HFConfig, layers: int) -> list[str]:
+    """CWM: the first of every four layers sees everything."""
+    return [FULL if i % 4 == 0 else SLIDING for i in range(layers)]
+
+
+def always(kind: str) -> Callable[[HFConfig, int], list[str]]:
+    """All layers alike."""
+    return lambda _, layers: [kind] * layers
+
+
+def alternating(config: HFConfig, layers: int) -> list[str]:
+    """A window first, then everything, in turn."""
+    return [FULL if (i + 1) % 2 == 0 else SLIDING for i in range(layers)]
+
+
+# -- rows ---------------------------------------------------------------------------------------
+
+LLAMA: Final = Decoder()
+BIASED: Final = Decoder(
+    qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias"
+)
+QKV: Final = Decoder(qkv_bias="attention_bias")
+QWEN2: Final = Decoder(
+    qkv_bias=True, kinds=from_window_layer, windowed="use_sliding_window",
+)  # fmt: skip
+QK_HEAD: Final = Decoder(
+    qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head"
+)
+OLMO2: Final = Decoder(
+    qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="whole",
+    norms=("attn_post", "mlp_post"),
+)  # fmt: skip
+GLM4_MOE: Final = Decoder(
+    qkv_bias="attention_bias", qk_norm="head", qk_norm_if="use_qk_norm", rotary=0.5,
+    experts=Experts(count="n_routed_experts", shared="n_shared_experts", layers="first_k_dense"),
+)  # fmt: skip
+COHERE: Final = Decoder(
+    norm="layer_no_bias", norms=("attn",), qkv_bias="attention_bias", out_bias="attention_bias",
+)  # fmt: skip
+DEEPSEEK: Final = Decoder(
+    latent=True, qkv_bias="attention_bias",
+    experts=Experts(count="n_routed_experts", shared="n_shared_experts", layers="first_k_dense"),
+)  # fmt: skip
+GRANITE_MOE: Final = Decoder(
+    qkv_bias="attention_bias", out_bias="attention_bias",
+    experts=Experts(count="num_local_experts", ffn="intermediate_size"),
+)  # fmt: skip
+GPTJ: Final = Decoder(
+    norm="layer", norms=("attn",), mlp_bias=True, head_bias=True, gated=False,
+    rotary_field="rotary_dim", hidden="n_embd", layers="n_layer", heads="n_head", kv_heads=None,
+    ffn="n_inner", ffn_default=4, context=("n_positions",),
+)  # fmt: skip
+
+ROWS: Final[dict[str, Decoder]] = {
+    # Llama with other names, biases or windows
+    "granite": BIASED, "helium": BIASED, "smollm3": replace(BIASED, kinds=without_rotary),
+    "granite_swa": replace(BIASED, kinds=always(FULL)),
+    "internlm3": replace(BIASED, mlp_bias="mlp_bias"),
+    "seed_oss": replace(BIASED, out_bias="attention_out_bias"),
+    "gemma": replace(BIASED, mlp_bias=False),
+    "cwm": replace(LLAMA, kinds=first_of_four),
+    "ministral": replace(LLAMA, kinds=always(SLIDING)),
+    "ministral3": replace(LLAMA, all_windowed=True),
+    "vaultgemma": replace(BIASED, mlp_bias=False, kinds=alternating),
+    "arcee": replace(BIASED, gated=False),
+    "iquestcoder": replace(BIASED),
+    "hyperclovax": replace(BIASED, kinds=None),
+    "diffllama": replace(
+        BIASED, mlp_bias=False, core_parameters=lambda _, dim: 4 * dim
+    ),
+    "nanochat": replace(
+        BIASED, norm="free", gated=False, mlp_bias=False, qk_norm="free"
+    ),
+    "jais2": replace(BIASED, norm="layer", gated=False),
+    "nemotron": replace(BIASED, norm="layer", gated=False, rotary=0.5),
+    "starcoder2": Decoder(
+        norm="layer", gated=False, qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias",
+        all_windowed=True,
+    ),
+    "stablelm": Decoder(
+        norm="layer", qkv_bias="use_qkv_bias", norms_if=("use_parallel_residual", "mlp"),
+        rotary=0.25, qk_norm="heads", qk_norm_if="qk_layernorm",
+    ),
+    "persimmon": Decoder(
+        norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0.5,
+        qk_norm="head_bias", qk_norm_if="qk_layernorm", kv_heads=None,
+    ),
+    "apertus": replace(
+        QK_HEAD, gated=False, act_parameters=2
+    ),
+    "bitnet": replace(BIASED, mlp_bias=False, inner_norms=True),
+    "ernie4_5": Decoder(qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"),
+    "hunyuan_v1_dense": QK_HEAD,
+    # Qwen 2
+    "qwen2": QWEN2, "qwen2_vl_text": QWEN2, "qwen2_5_vl_text": QWEN2, "qwen2_5_omni_text": QWEN2,
+    "qwen2_moe": replace(
+        QWEN2, qkv_bias="qkv_bias",
+        experts=Experts(shared_ffn="shared_expert_intermediate_size", shared_gate=True,
+                        layers="step"),
+    ),
+    # norms after the blocks
+    "olmo": replace(BIASED, norm="free", mlp_bias=False),
+    "olmo2": OLMO2,
+    "olmo3": replace(OLMO2, kinds=every("sliding_window_pattern", 4)),
+    "exaone4": Decoder(
+        qk_norm="head", norms=("attn_post", "mlp_post"), kinds=every("sliding_window_pattern", 4)
+    ),
+    "glm": replace(QKV, rotary=0.5),
+    "glm4": replace(QKV, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
+    "glm4v_text": replace(QKV, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
+    # parallel blocks
+    "cohere": replace(COHERE, qk_norm="heads", qk_norm_if="use_qk_norm"),
+    "cohere2": replace(COHERE, kinds=every("sliding_window_pattern", 4)),
+    "gptj": GPTJ,
+    "codegen": GPTJ,
+    # GPT-2's kin
+    "gpt_bigcode": Decoder(
+        norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
+        positions=("n_positions", 0), hidden="n_embd", layers="n_layer", heads="n_head",
+        kv_heads=None, ffn="n_inner", ffn_default=4, context=("n_positions",),
+    ),
+    "xglm": Decoder(
+        norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
+        hidden="d_model", layers="num_layers", heads="attention_heads", kv_heads=None,
+        ffn="ffn_dim",
+    ),
+    "biogpt": Decoder(
+        norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
+        positions=("max_position_embeddings", 2), kv_heads=None,
+    ),
+    # experts
+    "olmoe": Decoder(
+        qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="whole",
+        experts=Experts(ffn="intermediate_size"),
+    ),
+    "flex_olmo": replace(OLMO2, experts=Experts(ffn="intermediate_size")),
+    "granitemoe": GRANITE_MOE, "granitemoe_swa": replace(GRANITE_MOE, kinds=always(FULL)),
+    "granitemoeshared": replace(
+        GRANITE_MOE, experts=Experts(count="num_local_experts", ffn="intermediate_size",
+                                     shared_ffn="shared_intermediate_size"),
+    ),
+    "phimoe": Decoder(
+        norm="layer", qkv_bias="attention_bias", out_bias="attention_bias",
+        head_bias="lm_head_bias", all_windowed=True,
+        experts=Experts(count="num_local_experts", ffn="intermediate_size"),
+    ),
+    "aria_text": replace(
+        BIASED, experts=Experts(count="moe_num_experts", top_k="moe_topk", ffn="intermediate_size",
+                                shared="moe_num_shared_experts", shared_bias="mlp_bias"),
+    ),
+    "ernie4_5_moe": Decoder(
+        qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias",
+        experts=Experts(count="moe_num_experts", top_k="moe_k", shared="moe_num_shared_experts",
+                        layers="ernie", correction=True, shared_bias="use_bias"),
+    ),
+    "dots1": replace(
+        QK_HEAD, kinds=from_window_layer,
+        experts=Experts(count="n_routed_experts", shared="n_shared_experts",
+                        layers="first_k_dense"),
+    ),
+    "glm4_moe": GLM4_MOE,
+    "glm4v_moe_text": replace(GLM4_MOE, qk_norm="none"),
+    "solar_open": replace(
+        QKV, experts=Experts(count="n_routed_experts", shared="n_shared_experts")
+    ),
+    "exaone_moe": Decoder(
+        qk_norm="head", kinds=every("sliding_window_pattern", 4),
+        experts=Experts(shared="num_shared_experts", layers="named_after_first_k"),
+    ),
+    "hunyuan_v1_moe": replace(
+        QK_HEAD, experts=Experts(ffn="intermediate_size", shared="num_shared_expert",
+                                 top_k="moe_topk"),
+    ),
+    "hy_v3": replace(
+        QK_HEAD, mlp_bias="mlp_bias",
+        experts=Experts(shared="num_shared_experts", layers="named_after_one"),
+    ),
+    "mellum": replace(
+        QK_HEAD, kinds=always(FULL),
+        experts=Experts(count="num_local_experts", layers="named"),
+    ),
+    "afmoe": Decoder(
+        norms=("attn", "attn_post", "mlp", "mlp_post"), qk_norm="head", gate="wide",
+        qkv_bias="attention_bias", out_bias="attention_bias",
+        kinds=every("global_attn_every_n_layers", 4),
+        experts=Experts(shared="num_shared_experts", layers="num_dense", correction=True),
+    ),
+    "laguna": Decoder(
+        qk_norm="head", gate="head", gate_if="gating", kinds=always(FULL),
+        qkv_bias="attention_bias", out_bias="attention_bias",
+        experts=Experts(shared_ffn="shared_expert_intermediate_size", layers="named_after_one",
+                        correction=True),
+    ),
+    "cohere2_moe": replace(
+        COHERE, kinds=every("sliding_window_pattern", 4),
+        experts=Experts(ffn="intermediate_size", shared="num_shared_experts",
+                        layers="named_after_first_k", dense_ffn="prefix_dense_intermediate_size"),
+    ),
+    # latent attention
+    "deepseek_v2": DEEPSEEK,
+    "mistral4": replace(DEEPSEEK, experts=replace(DEEPSEEK.experts or Experts(), layers="first_k_dense")),
+    "glm4_moe_lite": replace(
+        DEEPSEEK, experts=Experts(count="n_routed_experts", shared="n_shared_experts",
+                                  layers="named_after_one"),
+    ),
+    "youtu": replace(DEEPSEEK, experts=None),
+    "minicpm3": replace(DEEPSEEK, experts=None, mlp_bias="mlp_bias"),
+}  # fmt: skip
+
+FAMILY: Final[dict[str, Callable[[HFConfig], Model]]] = {
+    kind: decoder(row) for kind, row in ROWS.items()
+}
