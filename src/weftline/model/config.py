@@ -230,13 +230,15 @@ class HFConfig:
                 self._unread(f"{key}.{name}", [*known])
         return value
 
-    def per_layer(self, layers: Int) -> tuple[HFConfig, ...]:
+    def per_layer(
+        self, layers: Int, own: Sequence[dict[str, Any]] = ()
+    ) -> tuple[HFConfig, ...]:
         """This config as each layer sees it: ``per_layer_config`` overrides fields by index.
 
-        transformers 5 writes so what differs between layers. Layers with the same overrides share
-        one view.
+        transformers 5 writes so what differs between layers. ``own`` are overrides of each layer
+        that a family states in a field of its own. Layers with the same overrides share one view.
         """
-        overrides = self.get("per_layer_config") or {}
+        overrides = self.get("per_layer_config") or {str(i): fields for i, fields in enumerate(own)}
         good = isinstance(overrides, dict) and all(
             str(index).isdigit() and int(index) < layers and isinstance(fields, dict)
             for index, fields in overrides.items()
@@ -277,9 +279,10 @@ class HFConfig:
     def refuse_unread(self) -> None:
         """Note a mistake for every set field that no builder read and that may carry a shape."""
         known = sorted(self._seen)
-        kind = self.text_model_type if self.section else self.model_type
+        kinds = {self.text_model_type if self.section else self.model_type, self.model_type}
         for key, value in self.fields.items():
-            if key not in self._seen and not is_harmless(key, value, kind):
+            harmless = any(is_harmless(key, value, kind) for kind in kinds)
+            if key not in self._seen and not harmless:
                 self._unread(key, known)
         for view in self._views:
             for key, value in view._overrides.items():
@@ -290,8 +293,8 @@ class HFConfig:
             for key, value in self.top.items():
                 # What the multimodal class has beside its sections is about towers and projectors.
                 other = key == outermost or isinstance(value, dict) or key in _SHARED
-                other |= key in self.outer_class.defaults
-                if not (other or is_harmless(key, value)):
+                other |= key in self.outer_class.defaults or self.fields.get(key) == value
+                if not (other or is_harmless(key, value, self.model_type)):
                     self._unread(key, known)
 
     def _unread(self, key: str, known: Sequence[str]) -> None:
@@ -308,7 +311,8 @@ class HFConfig:
         """Whether the field is set and not null."""
         return self.get(key) is not None
 
-    def _name_of(self, key: str, aliases: tuple[str, ...]) -> str:
+    def name_of(self, key: str, aliases: tuple[str, ...] = ()) -> str:
+        """The name under which the file has the field; ``key`` where it has none."""
         found = (n for n in self._names(key, aliases) if self.fields.get(n) is not None)
         return next(found, key)
 
@@ -331,11 +335,11 @@ class HFConfig:
             self._missing(key, need)
             return max(1, minimum)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            name = self._name_of(key, aliases)
+            name = self.name_of(key, aliases)
             self.mistake(name, f"field `{name}` is {_shown(value)}: {need} is needed")
             return max(1, minimum)
         if value > maximum:
-            name = self._name_of(key, aliases)
+            name = self.name_of(key, aliases)
             self.mistake(name, f"field `{name}` is {_shown(value)}: {maximum} is the most")
             return max(1, minimum)
         return value
@@ -370,7 +374,7 @@ class HFConfig:
         if value is None:
             return default
         if not isinstance(value, bool):
-            name = self._name_of(key, aliases)
+            name = self.name_of(key, aliases)
             self.mistake(name, f"field `{name}` is {_shown(value)}: true or false is needed")
             return default
         return value

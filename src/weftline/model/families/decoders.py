@@ -67,6 +67,31 @@ def alternating(config: HFConfig, layers: int) -> list[str]:
     return [FULL if (i + 1) % 2 == 0 else SLIDING for i in range(layers)]
 
 
+MPT_ATTENTION: Final = (
+    "attn_type", "attn_impl", "clip_qkv", "softmax_scale", "prefix_lm", "qk_ln",
+    "attn_uses_sequence_id", "alibi", "alibi_bias_max",
+)  # fmt: skip
+"""Fields of MPT's ``attn_config``: positions are ALiBi's, no norm on queries and keys."""
+
+
+def global_and_local(config: HFConfig, layers: int) -> list[str]:
+    """GPT-Neo: ``attention_types`` lists kinds and how often they repeat."""
+    kinds: list[str] = []
+    for row in config.list_or("attention_types", [[["global", "local"], layers // 2]]):
+        kinds += list(row[0]) * int(row[1])
+    listed = config.list_or("attention_layers", kinds, length=layers)
+    config.require(
+        all(kind in ("global", "local") for kind in listed), "attention_types",
+        "`attention_types` must list `global` and `local`",
+    )  # fmt: skip
+    return [SLIDING if kind == "local" else FULL for kind in listed]
+
+
+def sinks(heads: int, _: int) -> int:
+    """One learned logit a head."""
+    return heads
+
+
 # -- rows ---------------------------------------------------------------------------------------
 
 LLAMA: Final = Decoder()
@@ -99,6 +124,30 @@ GRANITE_MOE: Final = Decoder(
     qkv_bias="attention_bias", out_bias="attention_bias",
     experts=Experts(count="num_local_experts", ffn="intermediate_size"),
 )  # fmt: skip
+def one_or_all(config: HFConfig, heads: int) -> int:
+    """GPT-BigCode: one key and value for all heads, or for each its own."""
+    config.unused("num_key_value_heads")
+    return 1 if config.bool_or("multi_query", bool(config.default("multi_query", True))) else heads
+
+
+def falcon_heads(config: HFConfig, heads: int) -> int:
+    """Falcon: 40B and 180B state them, 7B has one, RW its own for every head."""
+    stated = config.int_or("num_kv_heads", heads, "n_head_kv")
+    multi_query = config.bool_or("multi_query", True)
+    if config.bool_or("new_decoder_architecture", False):
+        return stated
+    return 1 if multi_query else heads
+
+
+def falcon_norms(config: HFConfig) -> tuple[str, ...]:
+    """One norm before a parallel block, two in the newer architecture or in turn."""
+    newer = config.bool_or("new_decoder_architecture", False)
+    count = config.optional_int("num_ln_in_parallel_attn") or (2 if newer else 1)
+    parallel = config.bool_or("parallel_attn", True)
+    both = not parallel and not newer or (newer and count == 2) or (not newer and not parallel)
+    return ("attn", "mlp") if both else ("attn",)
+
+
 GPTJ: Final = Decoder(
     norm="layer", norms=("attn",), mlp_bias=True, head_bias=True, gated=False,
     rotary_field="rotary_dim", hidden="n_embd", layers="n_layer", heads="n_head", kv_heads=None,
@@ -108,7 +157,7 @@ GPTJ: Final = Decoder(
 ROWS: Final[dict[str, Decoder]] = {
     # Llama with other names, biases or windows
     "granite": BIASED, "helium": BIASED, "smollm3": replace(BIASED, kinds=without_rotary),
-    "granite_swa": replace(BIASED, kinds=always(FULL)),
+    "granite_swa": replace(BIASED, kinds=first_of_four, core_parameters=sinks),
     "internlm3": replace(BIASED, mlp_bias="mlp_bias"),
     "seed_oss": replace(BIASED, out_bias="attention_out_bias"),
     "gemma": replace(BIASED, mlp_bias=False),
@@ -118,7 +167,13 @@ ROWS: Final[dict[str, Decoder]] = {
     "vaultgemma": replace(BIASED, mlp_bias=False, kinds=alternating),
     "arcee": replace(BIASED, gated=False),
     "iquestcoder": replace(BIASED),
-    "hyperclovax": replace(BIASED, kinds=None),
+    "hyperclovax": replace(
+        BIASED, norms=lambda config: (
+            ("attn", "attn_post", "mlp", "mlp_post")
+            if config.bool_or("use_post_norm", bool(config.default("use_post_norm", False)))
+            else ("attn", "mlp")
+        ),
+    ),
     "diffllama": replace(
         BIASED, mlp_bias=False, core_parameters=lambda _, dim: 4 * dim
     ),
@@ -161,7 +216,7 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "glm": replace(QKV, rotary=0.5),
     "glm4": replace(QKV, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
-    "glm4v_text": replace(QKV, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
+    "glm4v_text": replace(QKV, qkv_bias=True, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
     # parallel blocks
     "cohere": replace(COHERE, qk_norm="heads", qk_norm_if="use_qk_norm"),
     "cohere2": replace(COHERE, kinds=every("sliding_window_pattern", 4)),
@@ -171,7 +226,7 @@ ROWS: Final[dict[str, Decoder]] = {
     "gpt_bigcode": Decoder(
         norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
         positions=("n_positions", 0), hidden="n_embd", layers="n_layer", heads="n_head",
-        kv_heads=None, ffn="n_inner", ffn_default=4, context=("n_positions",),
+        kv_heads=one_or_all, ffn="n_inner", ffn_default=4, context=("n_positions",),
     ),
     "xglm": Decoder(
         norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
@@ -182,13 +237,65 @@ ROWS: Final[dict[str, Decoder]] = {
         norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
         positions=("max_position_embeddings", 2), kv_heads=None,
     ),
+    "openai-gpt": Decoder(
+        norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
+        norms=("attn_post", "mlp_post"), final_norm="none", positions=("n_positions", 0),
+        hidden="n_embd", layers="n_layer", heads="n_head", kv_heads=None,
+        ffn_rule=lambda _, hidden: 4 * hidden, context=("n_positions",),
+    ),
+    "ctrl": Decoder(
+        norm="layer", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, rotary=0,
+        head_bias=True, hidden="n_embd", layers="n_layer", heads="n_head", kv_heads=None,
+        ffn="dff", context=("n_positions",),
+    ),
+    "gpt_neo": Decoder(
+        norm="layer", gated=False, out_bias=True, mlp_bias=True, rotary=0,
+        positions=("max_position_embeddings", 0), layers="num_layers", heads="num_heads",
+        kv_heads=None, ffn_default=4, kinds=global_and_local, window="window_size",
+    ),
+    "mpt": Decoder(
+        norm="layer_no_bias", gated=False, rotary=0, hidden="d_model", layers="n_layers",
+        heads="n_heads", kv_heads=None, ffn_rule=lambda _, hidden: 4 * hidden,
+        context=("max_seq_len",), unused=("learned_pos_emb", "expansion_ratio", "embedding_fraction", "norm_type"),
+        only={"no_bias": True}, nested={"attn_config": MPT_ATTENTION},
+    ),
+    "falcon": Decoder(
+        norm="layer", norms=falcon_norms, gated=False, qkv_bias="bias", out_bias="bias",
+        mlp_bias="bias", kv_heads=falcon_heads, ffn="ffn_hidden_size", ffn_default=4,
+        unused=("alibi",),
+    ),
+    # gates and sinks
+    "beam": Decoder(
+        norms=("attn", "attn_post", "mlp", "mlp_post"), qk_norm="head", gate="wide",
+        qkv_bias="attention_bias", out_bias="attention_bias", core_parameters=sinks,
+        kinds=every("sliding_window_pattern", 4), experts=Experts(layers="named"),
+    ),
+    "flint": Decoder(
+        qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head",
+        core_parameters=sinks, kinds=always(FULL),
+        experts=Experts(shared_ffn="shared_expert_intermediate_size", layers="step"),
+    ),
+    "kolibri1": Decoder(
+        norms=("attn", "attn_post", "mlp", "mlp_post"), qk_norm="head", kinds=always(SLIDING),
+        experts=Experts(count="num_local_experts", shared_ffn="shared_expert_intermediate_size"),
+    ),
+    "glm_ocr_text": Decoder(norms=("attn", "attn_post", "mlp", "mlp_post")),
+    "muse_glimmer_text": Decoder(
+        norms=("attn", "attn_post", "mlp", "mlp_post"), gate="wide", qkv_bias="attention_bias",
+        out_bias="attention_bias", kinds=every("sliding_window_pattern", 4),
+    ),
+    "paddleocr_vl_text": Decoder(qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"),
     # experts
     "olmoe": Decoder(
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="whole",
         experts=Experts(ffn="intermediate_size"),
     ),
     "flex_olmo": replace(OLMO2, experts=Experts(ffn="intermediate_size")),
-    "granitemoe": GRANITE_MOE, "granitemoe_swa": replace(GRANITE_MOE, kinds=always(FULL)),
+    "granitemoe": GRANITE_MOE, "granitemoe_swa": replace(
+        GRANITE_MOE, kinds=first_of_four, core_parameters=sinks,
+        experts=Experts(count="num_local_experts", ffn="intermediate_size",
+                        shared_ffn="shared_intermediate_size"),
+    ),
     "granitemoeshared": replace(
         GRANITE_MOE, experts=Experts(count="num_local_experts", ffn="intermediate_size",
                                      shared_ffn="shared_intermediate_size"),
@@ -222,7 +329,7 @@ ROWS: Final[dict[str, Decoder]] = {
         experts=Experts(shared="num_shared_experts", layers="named_after_first_k"),
     ),
     "hunyuan_v1_moe": replace(
-        QK_HEAD, experts=Experts(ffn="intermediate_size", shared="num_shared_expert",
+        QK_HEAD, experts=Experts(ffn="intermediate_size", shared_ffn="intermediate_size",
                                  top_k="moe_topk"),
     ),
     "hy_v3": replace(
@@ -240,6 +347,7 @@ ROWS: Final[dict[str, Decoder]] = {
         experts=Experts(shared="num_shared_experts", layers="num_dense", correction=True),
     ),
     "laguna": Decoder(
+        heads_per_layer="num_attention_heads_per_layer",
         qk_norm="head", gate="head", gate_if="gating", kinds=always(FULL),
         qkv_bias="attention_bias", out_bias="attention_bias",
         experts=Experts(shared_ffn="shared_expert_intermediate_size", layers="named_after_one",
@@ -247,6 +355,7 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "cohere2_moe": replace(
         COHERE, kinds=every("sliding_window_pattern", 4),
+        unused=("prefix_dense_sliding_window_pattern", "sliding_window_pattern"),
         experts=Experts(ffn="intermediate_size", shared="num_shared_experts",
                         layers="named_after_first_k", dense_ffn="prefix_dense_intermediate_size"),
     ),

@@ -122,7 +122,7 @@ def bloom(config: HFConfig) -> Model:
 
 def _heads(config: HFConfig, hidden: int) -> int:
     heads = config.int("n_head", "num_attention_heads")
-    name = "n_head" if config.has("n_head") else "num_attention_heads"
+    name = config.name_of("n_head", ("num_attention_heads",))
     config.require(
         hidden % heads == 0, name,
         f"the hidden size {hidden} does not divide by `{name}` {heads}",

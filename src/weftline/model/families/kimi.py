@@ -32,7 +32,7 @@ _KINDS: Final = ("linear_attention", "full_attention")
 
 
 def _linear_config(config: HFConfig) -> dict[str, Any]:
-    config.unused("moe_renormalize")
+    config.unused("moe_renormalize", "moe_layer_freq")  # experts after the first dense layers
     return config.part(
         "linear_attn_config", "full_attn_layers", "kda_layers", "head_dim", "num_heads",
         "short_conv_kernel_size", "use_full_rank_gate",

@@ -178,4 +178,4 @@ def _mixers_only(
     )  # fmt: skip
 
 
-FAMILY: Final = {"mamba": mamba, "mamba2": mamba2}
+FAMILY: Final = {"falcon_mamba": mamba, "mamba": mamba, "mamba2": mamba2}

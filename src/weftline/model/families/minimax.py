@@ -95,6 +95,8 @@ def minimax_m3(config: HFConfig) -> Model:
     dense_ffn = config.int_or("dense_intermediate_size", 12288)
     shared = config.int_or("shared_intermediate_size", ffn) * config.int_or("n_shared_experts", 1)
     rotary = config.int_or("rotary_dim", 64)
+    # The published file says twice what the indexer's fields and the lists of layers say.
+    config.unused("moe_intermediate_size", "first_k_dense_replace", "partial_rotary_factor")
     sparse = config.part(
         "sparse_attention_config", "sparse_attention_freq", "sparse_local_block",
         "sparse_init_block", "sparse_score_type",

@@ -80,6 +80,7 @@ FAMILY: Final = {
     "qwen3_vl": qwen3,
     "qwen3_vl_text": qwen3,
     "qwen3_moe": qwen3_moe,
+    "qwen3_omni_moe_text": qwen3_moe,
     "qwen3_vl_moe": qwen3_moe,
     "qwen3_vl_moe_text": qwen3_moe,
 }

@@ -19,7 +19,9 @@ def heads_of(row: Decoder, config: HFConfig, hidden: int) -> tuple[int, int, int
     default = config.default(row.heads) if config.section else None
     heads = config.int(row.heads, default=default)
     kv_heads = heads
-    if row.kv_heads:
+    if callable(row.kv_heads):
+        kv_heads = row.kv_heads(config, heads)
+    elif row.kv_heads:
         # Absent or null, it is the class's number only where the class has one of its own.
         stated = config.get(row.kv_heads)
         other = heads if stated is None and row.kv_heads in config.fields else None
@@ -90,4 +92,11 @@ def _latent(row: Decoder, config: HFConfig, hidden: int) -> Ops:
         v_dim=config.int_or("v_head_dim", config.default("v_head_dim", 128)),
         bias=row.flag(config, row.qkv_bias),
     )  # fmt: skip
-    return tuple(op for op in made if op.name != "attn.norm")
+    ops = [op for op in made if op.name != "attn.norm"]
+    if row.gate == "head":
+        wide = ops[-1].in_features
+        ops[-1:-1] = [
+            gemm("attn.gate_proj", hidden, heads, shard="column"),
+            elementwise("attn.gate", wide + heads, wide, shard="heads"),
+        ]
+    return tuple(ops)

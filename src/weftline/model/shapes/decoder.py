@@ -20,6 +20,7 @@ from weftline.model.shapes.row import Decoder, norm_values, size
 __all__ = ["decoder", "kinds_of", "model_of"]
 
 Ops = tuple[Operator, ...]
+_MIXER_NAMES = {"linear_attention": "linear", "conv": "conv", "hybrid": "hybrid"}
 
 
 def kinds_of(row: Decoder, config: HFConfig, layers: int) -> list[str]:
@@ -30,7 +31,7 @@ def kinds_of(row: Decoder, config: HFConfig, layers: int) -> list[str]:
         has = windowed and config.get(row.window) is not None
         return [sliding if has else full] * layers
     default = row.kinds(config, layers) if row.kinds else [full] * layers
-    return list(config.kinds("layer_types", (full, sliding), layers, default))
+    return list(config.kinds("layer_types", (full, sliding, *row.mixers), layers, default))
 
 
 def _norm(row: Decoder, config: HFConfig, name: str, width: int) -> Ops:
@@ -44,28 +45,37 @@ def decoder(row: Decoder) -> Callable[[HFConfig], Model]:
         hidden = size(config, row.hidden)
         layers = config.layers(row.layers)
         for key, value in row.only.items():
-            stated = config.get(key)
+            found = config.get(key)
             config.require(
-                stated is None or stated == value, key,
+                found is None or found == value, key,
                 f"`{key}` other than {value} is not modelled for `{config.text_model_type}`",
             )  # fmt: skip
         config.unused(*row.unused, row.window)
+        for key, known in row.nested.items():
+            config.part(key, *known)
         if row.latent:
             config.unused("head_dim", "qk_head_dim", "num_key_value_heads")
         if row.experts:
             config.unused(row.experts.dense_ffn, row.ffn)
         skipped = row.norms_if and row.flag(config, row.norms_if[0])
-        norms = [n for n in row.norms if not (skipped and row.norms_if and n == row.norms_if[1])]
+        stated = row.norms(config) if callable(row.norms) else row.norms
+        usual = tuple(n for n in stated if not (skipped and row.norms_if and n == row.norms_if[1]))
         kinds = kinds_of(row, config, layers)
         sparse = sparse_layers(row.experts, config, layers)
-        views = config.per_layer(layers)
+        listed = config.list_or(row.heads_per_layer, (), length=layers) if (
+            row.heads_per_layer and config.has(row.heads_per_layer)) else ()
+        views = config.per_layer(layers, tuple({row.heads: heads} for heads in listed))
 
         def layer(kind: tuple[str, bool, int]) -> tuple[str, Ops]:
             view = by_id[kind[2]]
             window = None
             if kind[0] == "sliding_attention":
                 window = size(view, row.window, view.default(row.window))
-            mixer = attention(row, view, hidden, window=window, kind=kind[0])
+            norms = row.norms_of.get(kind[0], usual)
+            if kind[0] in row.mixers:
+                mixer = row.mixers[kind[0]](view, hidden)
+            else:
+                mixer = attention(row, view, hidden, window=window, kind=kind[0])
             if kind[1] and row.experts:
                 forward = experts(row.experts, view, hidden, row)
             else:
@@ -77,8 +87,8 @@ def decoder(row: Decoder) -> Callable[[HFConfig], Model]:
                 ops += body
                 after = f"{part}_post" in norms
                 ops += _norm(row, config, f"{first}.post_norm", hidden) if after else ()
-            ops += row.extra(config) if row.extra else ()
             name = "mla" if row.latent else "swa" if window else "gqa"
+            name = _MIXER_NAMES.get(kind[0], name) if kind[0] in row.mixers else name
             return f"{name}+{'moe' if kind[1] else 'mlp'}", ops
 
         by_id = {id(view): view for view in views}

@@ -19,7 +19,9 @@ Ops = tuple[Operator, ...]
 def dense(row: Decoder, config: HFConfig, hidden: int) -> Ops:
     """A feed-forward without the norms around it."""
     key = row.experts.dense_ffn if row.experts else row.ffn
-    if row.ffn_default is not None and not config.has(key):
+    if row.ffn_rule is not None:
+        ffn = row.ffn_rule(config, hidden)
+    elif row.ffn_default is not None and not config.has(key):
         ffn = int(row.ffn_default * hidden)
     elif row.experts and not config.has(key):
         # The width of a dense feed-forward that a family's experts take where no field says it.
@@ -45,7 +47,12 @@ def experts(row: Experts, config: HFConfig, hidden: int, decoder: Decoder) -> Op
     def number(key: str, minimum: int = 0) -> int:
         return config.int(key, default=config.default(key), minimum=minimum)
 
-    count, top_k = number(row.count, 1), number(row.top_k, 1)
+    least = 0 if row.optional else 1
+    count, top_k = number(row.count, least), number(row.top_k, least)
+    if count == 0:
+        config.unused(row.ffn, row.top_k)
+        each = number(row.shared_ffn or row.ffn, 1)
+        return gated_mlp(hidden, each, pre_norm=False)
     config.require(
         top_k <= count, row.top_k, f"`{row.top_k}` {top_k} exceeds `{row.count}` {count}",
         hint="a token cannot be routed to more experts than there are",

@@ -45,6 +45,8 @@ class Experts:
     """Biases of the experts' products."""
     shared_bias: Flag = False
     gated: bool = True
+    optional: bool = False
+    """Zero experts leave only the shared ones, in layers that then have none routed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,13 @@ class Decoder:
     """What tells a family's decoder from Llama's."""
 
     norm: Norm = "rms"
-    norms: tuple[str, ...] = ("attn", "mlp")
+    norms: tuple[str, ...] | Callable[[HFConfig], tuple[str, ...]] = ("attn", "mlp")
     """Norms of a layer, of ``attn`` and ``mlp`` before a block, ``attn_post``, ``mlp_post`` after.
     A parallel block has one before: ``("attn",)``."""
     norms_if: tuple[str, str] | None = None
     """(field, norm): a norm that is left out where the boolean field is set."""
+    norms_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Kind of layer -> its norms, where they are not those of the others."""
     inner_norms: bool = False
     """Norms before the output projection and before the down projection (BitNet)."""
     embedding_norm: bool = False
@@ -88,6 +92,8 @@ class Decoder:
     """(field with the number of learned positions, rows more than that)."""
     kinds: Kinds | None = None
     """Rule for ``layer_types`` where the file has none; ``None`` for full attention throughout."""
+    mixers: dict[str, Callable[[HFConfig, int], Ops]] = field(default_factory=dict)
+    """Kind of layer -> its mixer from (config, hidden size), where it is not attention alone."""
     window: str = "sliding_window"
     """Field of the window's length."""
     windowed: Flag = True
@@ -97,10 +103,14 @@ class Decoder:
     hidden: str = "hidden_size"
     layers: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
-    kv_heads: str | None = "num_key_value_heads"
-    """``None``: every head has its own key and value."""
+    kv_heads: str | Callable[[HFConfig, int], int] | None = "num_key_value_heads"
+    """The field, or a rule from (config, heads). ``None``: every head has its own."""
+    heads_per_layer: str | None = None
+    """Field that lists each layer's query heads."""
     head_dim: str = "head_dim"
     ffn: str = "intermediate_size"
+    ffn_rule: Callable[[HFConfig, int], int] | None = None
+    """(config, hidden size) -> the feed-forward's width, where no single field has it."""
     ffn_default: float | None = None
     """The feed-forward's width in hidden sizes where no field says it."""
     vocab: str = "vocab_size"
@@ -108,12 +118,12 @@ class Decoder:
     """Rows of the token table beyond the vocabulary."""
     experts: Experts | None = None
     context: tuple[str, ...] = ("max_position_embeddings",)
-    extra: Callable[[HFConfig], Ops] | None = None
-    """Operators that stand in every layer besides."""
     only: dict[str, Any] = field(default_factory=dict)
     """Field -> the only value that is modelled; another is refused."""
     tied: bool | None = None
     """Whether embedding and output are tied, where the class has no say."""
+    nested: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Object inside the config -> what it may hold without changing a shape."""
     unused: tuple[str, ...] = ()
     """Fields that the class has and that change no shape."""
     notes: tuple[str, ...] = ()
