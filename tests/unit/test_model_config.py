@@ -129,9 +129,7 @@ def test_the_text_part_is_read_and_its_lines_found(tmp_path: Path) -> None:
     fields = {"hidden_size": 64, "vision_config": {"hidden_size": 7}, "text_config": text}
     model = load_model(write(tmp_path, fields | {"model_type": "qwen3_vl"}))
     assert model.hidden == 64
-    assert [str(part) for part in model.left_out] == [
-        "vision tower, size not known, not counted"
-    ]
+    assert [str(part) for part in model.left_out] == ["vision tower, size not known, not counted"]
     text["hidden_size"] = 0
     said = mistakes(tmp_path, fields | {"model_type": "qwen3_vl"})
     assert said[0].startswith("config.json:8:")

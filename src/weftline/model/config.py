@@ -230,9 +230,7 @@ class HFConfig:
                 self._unread(f"{key}.{name}", [*known])
         return value
 
-    def per_layer(
-        self, layers: Int, own: Sequence[dict[str, Any]] = ()
-    ) -> tuple[HFConfig, ...]:
+    def per_layer(self, layers: Int, own: Sequence[dict[str, Any]] = ()) -> tuple[HFConfig, ...]:
         """This config as each layer sees it: ``per_layer_config`` overrides fields by index.
 
         transformers 5 writes so what differs between layers. ``own`` are overrides of each layer
@@ -461,9 +459,7 @@ class HFConfig:
         )  # fmt: skip
         return heads, kv_heads, self.int_or("head_dim", default_head_dim or max(1, hidden // heads))
 
-    def expert_counts(
-        self, experts_key: str, top_k_key: str, *aliases: str
-    ) -> tuple[Int, Int]:
+    def expert_counts(self, experts_key: str, top_k_key: str, *aliases: str) -> tuple[Int, Int]:
         """(experts, experts a token is routed to), checked against each other."""
         experts = self.int(experts_key, *aliases)
         top_k = self.int(top_k_key)

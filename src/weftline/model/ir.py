@@ -240,6 +240,11 @@ class Model:
         )
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What an answer about this model has to say of it: parts left out, then the notes."""
+        return (*map(str, self.left_out), *self.notes)
+
+    @property
     def operators(self) -> Iterable[Operator]:
         """Every operator in order."""
         yield from self.embedding

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from weftline.errors import InputError, InternalError, UnknownNameError
 from weftline.model.config import HFConfig
@@ -15,6 +15,7 @@ from weftline.model.families.multimodal import MULTIMODAL, left_out
 from weftline.model.gpt import PREFIX, gpt_model
 from weftline.model.ir import Model
 from weftline.model.known import transformers_types
+from weftline.model.names import find_name, key_of, near_in_family
 
 __all__ = ["BundledModel", "bundled_index", "bundled_models", "load_config", "load_model"]
 
@@ -42,13 +43,21 @@ class BundledModel:
     model\'s name) or ``reported`` (by others; the makers\' own page was not seen)."""
     source: str | None = None
     """Where the shape comes from, if not from the index's common source."""
+    also: tuple[str, ...] = ()
+    """Other repositories of the same shape."""
+    licence: str | None = None
+    """Licence of the weights as the model card states it; ``None`` where it is not known."""
+
+
+def _entry(name: str, row: dict[str, Any]) -> BundledModel:
+    return BundledModel(name=name, **(row | {"also": tuple(row.get("also", ()))}))
 
 
 @lru_cache(maxsize=1)
 def bundled_index() -> dict[str, BundledModel]:
     """The bundled models by short name, in alphabetical order."""
     data = json.loads((_CONFIGS / "index.json").read_text(encoding="utf-8"))
-    return {name: BundledModel(name=name, **row) for name, row in sorted(data["models"].items())}
+    return {name: _entry(name, row) for name, row in sorted(data["models"].items())}
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -57,14 +66,17 @@ def bundled_models() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def _names() -> dict[str, str]:
-    """Every way to call a bundled model, in lower case -> its short name."""
-    names = {name.lower(): name for name in bundled_index()}
-    for entry in bundled_index().values():
-        if entry.hf_id:
-            names[entry.hf_id.lower()] = entry.name
-            names.setdefault(entry.hf_id.lower().rpartition("/")[2], entry.name)
-    return names
+def _names() -> dict[str, tuple[str, ...]]:
+    """Short name of a bundled model -> its other names: its repository, and further ones."""
+    return {
+        name: tuple(n for n in (entry.hf_id, *entry.also) if n)
+        for name, entry in bundled_index().items()
+    }
+
+
+@lru_cache(maxsize=256)
+def _meant(name: str) -> str | None:
+    return find_name(name, _names())
 
 
 def load_model(spec: str | Path) -> Model:
@@ -76,8 +88,9 @@ def load_model(spec: str | Path) -> Model:
         text = spec.strip()
         if text.lower().startswith(PREFIX):
             return gpt_model(text.lower())
-        if short := _names().get(text.lower()):
-            return _bundled(short)
+        short = _meant(text) if _may_be_name(text) else None
+        if short and (text.lower() == short or not _exists(Path(text))):
+            return _named(text, short)
     path = Path(spec)
     if not _exists(path):
         if isinstance(spec, Path) or path.suffix == ".json":
@@ -85,13 +98,31 @@ def load_model(spec: str | Path) -> Model:
                 f"`{spec}` does not exist", hint="give a config.json or a model's name"
             )
         raise UnknownNameError(
-            "model", str(spec), bundled_index(),
-            hint="a path to a config.json or `gpt:layers=..,hidden=..` will do, too",
+            "model", str(spec), near_in_family(str(spec), bundled_index()),
+            hint="`weftline catalog list models` lists them; a path to a config.json or "
+            "`gpt:layers=..,hidden=..` will do, too",
         )  # fmt: skip
     name = path.resolve().name if path.is_dir() else path.stem
     if name == "config":
         name = path.resolve().parent.name
     return load_config(HFConfig.read(path, name=name))
+
+
+def _may_be_name(text: str) -> bool:
+    """Whether it can be a short name or a repository's: no path to a file or folder."""
+    return text.count("/") <= 1 and not text.startswith(("/", ".", "~")) and (
+        not text.endswith(".json")
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _named(text: str, short: str) -> Model:
+    """The bundled model, with a note where the name asked for says more than its shape."""
+    model = _bundled(short)
+    exact = {key_of(n) for n in (short, *_names()[short])}
+    if key_of(text) in exact:
+        return model
+    return replace(model, notes=(*model.notes, f"`{text}` taken as `{short}`, of the same shape"))
 
 
 def _exists(path: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from weftline.report.text import in_words, table, wrapped
 from weftline.spec import Estimate, Part
 
-__all__ = ["bases", "breakdown", "more", "numbers", "reasons"]
+__all__ = ["bases", "breakdown", "more", "numbers", "reasons", "remarks"]
 
 Show = Callable[[float], str]
 
@@ -23,6 +23,11 @@ def reasons(why: Sequence[str], flips: Sequence[str]) -> list[str]:
         for text in flips:
             lines += wrapped(text, indent="  ", hang="  ")
     return lines
+
+
+def remarks(notes: Sequence[str]) -> list[str]:
+    """What of the model is not counted or taken for granted, under the line that names it."""
+    return wrapped(f"model: {'; '.join(notes)}", indent="      ", hang="      ") if notes else []
 
 
 def numbers(

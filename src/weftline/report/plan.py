@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from weftline.report.frame import bases, breakdown, more, numbers, reasons
+from weftline.report.frame import bases, breakdown, more, numbers, reasons, remarks
 from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
 from weftline.units import (
@@ -49,6 +49,7 @@ def _best(plan: Plan) -> list[str]:
             f"{lay.num_micro_batches}, ZeRO-{lay.zero}, {plan.framework}",
             indent="      ",
         ),
+        *remarks(plan.model_notes),
     ]
 
 

@@ -35,7 +35,9 @@ def _defaults(class_: Any, inherited: frozenset[str]) -> dict[str, Any]:
     for name, field in class_.__dataclass_fields__.items():
         value = field.default_factory() if field.default_factory is not _UNSET else field.default
         shown = value is None or isinstance(value, (bool, int, float, str, list, tuple))
-        kept = name == "tie_word_embeddings" or not is_harmless(name, value if value is not None else 1)
+        kept = name == "tie_word_embeddings" or not is_harmless(
+            name, value if value is not None else 1
+        )
         if name not in inherited and not name.startswith("_") and shown and kept:
             found[name] = _plain(value)
     return found
@@ -86,7 +88,7 @@ def classes() -> dict[str, Any]:
 def main() -> int:
     """Write the file, one line a model type."""
     data = classes()
-    lines = [f'    {json.dumps(k)}: {json.dumps(row)}' for k, row in data.pop("classes").items()]
+    lines = [f"    {json.dumps(k)}: {json.dumps(row)}" for k, row in data.pop("classes").items()]
     head = "".join(f"  {json.dumps(k)}: {json.dumps(v)},\n" for k, v in data.items())
     text = "{\n" + head + '  "classes": {\n' + ",\n".join(lines) + "\n  }\n}\n"
     _TARGET.write_text(text, encoding="utf-8")

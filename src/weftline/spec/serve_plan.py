@@ -160,6 +160,8 @@ class ServePlan:
     search: ServeSearch
     occupancy: Mapping[str, float] = field(default_factory=dict)
     """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""
+    model_notes: tuple[str, ...] = ()
+    """What of the model is not counted (a vision tower), or was taken for granted."""
 
     def __repr__(self) -> str:
         """The answer in a few lines; ``to_frame()`` and the fields have the rest."""

@@ -45,8 +45,16 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "step": ("step3p7", "step3p5"),
     "gemma4": ("gemma4", "gemma4_text"),
     "nemotron": ("nemotron_h", "nemotron-nas"),
+    "dbrx": ("dbrx",),
     "hybrids": ("bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe",
                 "minimax", "olmo_hybrid", "qwen3_next"),
+    "vision": (
+        "chinese_clip_vision_model", "clip_vision_model", "deit", "dinov2", "dinov2_with_registers",
+        "dinov3_vit", "idefics3_vision", "ijepa", "metaclip_2_vision_model", "pixtral",
+        "qwen2_5_vl_vision", "qwen2_vl_vision", "qwen3_5_moe_vision", "qwen3_5_vision",
+        "qwen3_vl_moe_vision", "qwen3_vl_vision", "siglip2_vision_model", "siglip_vision_model",
+        "smolvlm_vision", "vit", "vit_msn",
+    ),
     "decoders": (
         "beam", "ctrl", "falcon", "flint", "glm_ocr_text", "gpt_neo", "kolibri1", "mpt",
         "muse_glimmer_text", "openai-gpt", "paddleocr_vl_text",

@@ -95,16 +95,12 @@ def sinks(heads: int, _: int) -> int:
 # -- rows ---------------------------------------------------------------------------------------
 
 LLAMA: Final = Decoder()
-BIASED: Final = Decoder(
-    qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias"
-)
+BIASED: Final = Decoder(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias")
 QKV: Final = Decoder(qkv_bias="attention_bias")
 QWEN2: Final = Decoder(
     qkv_bias=True, kinds=from_window_layer, windowed="use_sliding_window",
 )  # fmt: skip
-QK_HEAD: Final = Decoder(
-    qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head"
-)
+QK_HEAD: Final = Decoder(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head")
 OLMO2: Final = Decoder(
     qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="whole",
     norms=("attn_post", "mlp_post"),
@@ -124,6 +120,8 @@ GRANITE_MOE: Final = Decoder(
     qkv_bias="attention_bias", out_bias="attention_bias",
     experts=Experts(count="num_local_experts", ffn="intermediate_size"),
 )  # fmt: skip
+
+
 def one_or_all(config: HFConfig, heads: int) -> int:
     """GPT-BigCode: one key and value for all heads, or for each its own."""
     config.unused("num_key_value_heads")
@@ -144,7 +142,7 @@ def falcon_norms(config: HFConfig) -> tuple[str, ...]:
     newer = config.bool_or("new_decoder_architecture", False)
     count = config.optional_int("num_ln_in_parallel_attn") or (2 if newer else 1)
     parallel = config.bool_or("parallel_attn", True)
-    both = not parallel and not newer or (newer and count == 2) or (not newer and not parallel)
+    both = (not parallel and not newer) or (newer and count == 2) or (not newer and not parallel)
     return ("attn", "mlp") if both else ("attn",)
 
 

@@ -223,7 +223,7 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "minimax": Decoder(
         kinds=lambda _, layers: [LINEAR if (i + 1) % 2 else FULL for i in range(layers)],
-        mixers={LINEAR: _lightning}, unused=("block_size",),
+        mixers={LINEAR: _lightning}, unused=("block_size",), rotary_field="rotary_dim",
         experts=Experts(count="num_local_experts", ffn="intermediate_size"),
     ),
     "bailing_hybrid": Decoder(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
+from weftline.errors import InputError
 from weftline.model.config import HFConfig
+from weftline.model.families import vision
 from weftline.model.ir import LeftOut
+from weftline.model.known import config_class
 
 __all__ = ["MULTIMODAL", "TOWERS", "left_out"]
 
@@ -38,18 +42,37 @@ TOWERS: Final = {
 def left_out(config: HFConfig) -> tuple[LeftOut, ...]:
     """What a multimodal file configures beside its language model, counted where we can."""
     found: list[LeftOut] = []
-    outermost = (config.section or "").partition(".")[0]
-    for key, value in config.top.items():
-        if key in TOWERS and isinstance(value, dict):
-            found.append(LeftOut(what=TOWERS[key], parameters=_counted(config, key, value)))
-        elif key == outermost and config.section != outermost and isinstance(value, dict):
-            found += [
-                LeftOut(what=TOWERS[inner], parameters=_counted(config, inner, fields))
-                for inner, fields in value.items()
-                if inner in TOWERS and isinstance(fields, dict)
-            ]
+    *way, last = (config.section or "").split(".")
+    fields, class_ = config.top, config.outer_class
+    for name in (*way, last):
+        for key in dict.fromkeys((*fields, *class_.sections)):
+            inner = fields.get(key)
+            if key in TOWERS and (isinstance(inner, dict) or key not in fields):
+                kind = class_.sections.get(key, "")
+                found.append(LeftOut(what=TOWERS[key], parameters=_counted(kind, inner)))
+        fields = fields.get(name) if isinstance(fields.get(name), dict) else {}
+        class_ = config_class(class_.sections.get(name, ""))
     return tuple(found)
 
 
-def _counted(config: HFConfig, key: str, fields: dict[str, Any]) -> int | None:
-    return None
+def _counted(kind: str, fields: dict[str, Any] | None) -> int | None:
+    """Parameters of a tower whose section says enough; ``None`` where it does not."""
+    if not fields:
+        return None
+    kind = str(fields.get("model_type") or kind)
+    kind = kind if kind in vision.FAMILY else _BY_OUTER.get(kind, kind)
+    if kind not in vision.FAMILY:
+        return None
+    tower = HFConfig(json.dumps(fields | {"model_type": kind}), "tower")
+    try:
+        return vision.FAMILY[kind](tower).parameters
+    except (InputError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # a guess would be worse than no number
+
+
+_BY_OUTER: Final = {
+    "qwen2_vl": "qwen2_vl_vision", "qwen2_5_vl": "qwen2_5_vl_vision",
+    "qwen3_vl": "qwen3_vl_vision", "qwen3_vl_moe": "qwen3_vl_moe_vision",
+    "qwen3_5": "qwen3_5_vision", "qwen3_5_moe": "qwen3_5_moe_vision",
+}  # fmt: skip
+"""Published files name the tower's section after the whole model."""

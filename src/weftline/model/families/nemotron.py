@@ -92,7 +92,9 @@ def nemotron_h(config: HFConfig) -> Model:
         if kind == "mlp":
             blocks[kind] = mlp(hidden, config.int("intermediate_size"), bias=bias, norm_bias=False)
         else:
-            build = {"linear_attention": _mamba, "full_attention": _attention, "moe": _experts}[kind]
+            build = {"linear_attention": _mamba, "full_attention": _attention, "moe": _experts}[
+                kind
+            ]
             blocks[kind] = build(config, hidden)
     tied = config.tied(False)
     config.require(not (bias and "moe" in kinds), "mlp_bias", "experts with biases are not counted")

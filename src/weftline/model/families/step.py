@@ -28,7 +28,7 @@ def _sliding_heads(config: HFConfig, heads: int) -> int:
     for key in _OTHER[1:]:
         config.require(
             other.get(key) in (None, "sliding_attention", config.get(key, "num_attention_groups"))
-            or key == "head_dim" and other[key] == config.int_or("head_dim", 128),
+            or (key == "head_dim" and other[key] == config.int_or("head_dim", 128)),
             "attention_other_setting", f"`{key}` of its own for sliding layers is not modelled",
         )  # fmt: skip
     if isinstance(other.get("num_attention_heads"), int):

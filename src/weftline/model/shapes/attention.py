@@ -41,9 +41,7 @@ def heads_of(row: Decoder, config: HFConfig, hidden: int) -> tuple[int, int, int
     return heads, kv_heads, config.int_or(row.head_dim, own or max(1, hidden // heads))
 
 
-def attention(
-    row: Decoder, config: HFConfig, hidden: int, *, window: int | None, kind: str
-) -> Ops:
+def attention(row: Decoder, config: HFConfig, hidden: int, *, window: int | None, kind: str) -> Ops:
     """Attention without the norms around it."""
     if row.latent:
         return _latent(row, config, hidden)

@@ -62,8 +62,11 @@ def decoder(row: Decoder) -> Callable[[HFConfig], Model]:
         usual = tuple(n for n in stated if not (skipped and row.norms_if and n == row.norms_if[1]))
         kinds = kinds_of(row, config, layers)
         sparse = sparse_layers(row.experts, config, layers)
-        listed = config.list_or(row.heads_per_layer, (), length=layers) if (
-            row.heads_per_layer and config.has(row.heads_per_layer)) else ()
+        listed = (
+            config.list_or(row.heads_per_layer, (), length=layers)
+            if (row.heads_per_layer and config.has(row.heads_per_layer))
+            else ()
+        )
         views = config.per_layer(layers, tuple({row.heads: heads} for heads in listed))
 
         def layer(kind: tuple[str, bool, int]) -> tuple[str, Ops]:
@@ -126,5 +129,3 @@ def model_of(row: Decoder, config: HFConfig, hidden: int, layers: tuple[Any, ...
         head=after, max_seq_len=context, tied_embeddings=tied, dtype=config.dtype,
         notes=tuple(config.notes),
     )  # fmt: skip
-
-

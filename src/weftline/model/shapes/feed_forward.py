@@ -94,7 +94,9 @@ def _after_first(key: str) -> Callable[[HFConfig, int], list[bool]]:
     return rule
 
 
-def _named(fallback: Callable[[HFConfig, int], list[bool]]) -> Callable[[HFConfig, int], list[bool]]:
+def _named(
+    fallback: Callable[[HFConfig, int], list[bool]],
+) -> Callable[[HFConfig, int], list[bool]]:
     """``mlp_layer_types``, or the rule that stands for it."""
 
     def rule(config: HFConfig, layers: int) -> list[bool]:

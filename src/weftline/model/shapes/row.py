@@ -9,7 +9,7 @@ from typing import Any, Literal
 from weftline.model.config import HFConfig
 from weftline.model.ir import Operator
 
-__all__ = ["Decoder", "Experts", "Flag", "Norm", "norm_values", "size"]
+__all__ = ["Decoder", "Experts", "Flag", "Norm", "flag", "norm_values", "size"]
 
 Ops = tuple[Operator, ...]
 Flag = bool | str
@@ -130,9 +130,14 @@ class Decoder:
 
     def flag(self, config: HFConfig, value: Flag) -> bool:
         """A flag's value in a config."""
-        if isinstance(value, bool):
-            return value
-        return config.bool_or(value, bool(config.default(value, False)))
+        return flag(config, value)
+
+
+def flag(config: HFConfig, value: Flag) -> bool:
+    """A flag's value in a config: the field it names, or the class's default."""
+    if isinstance(value, bool):
+        return value
+    return config.bool_or(value, bool(config.default(value, False)))
 
 
 def size(config: HFConfig, key: str, default: int | None = None) -> int:

@@ -317,6 +317,7 @@ def _plan(
             model, best.found.cluster, recipe_of(job, best.found.framework), best.found.layout,
             seq_len=job.seq_len, precision=job.precision,
         ),
+        model_notes=model.remarks,
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def plan_of(
         ranking=tuple(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]),
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=reasons_of(found, confirmed), search=search, occupancy=occupancy,
+        model_notes=model.remarks,
     )  # fmt: skip
 
 
