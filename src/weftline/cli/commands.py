@@ -24,6 +24,7 @@ COMMANDS: Final = (
      "A collective as an MSCCL, MSCCL++ or Chakra file, proved before it is written."),
     ("import", "import_fabric:import_fabric",
      "A cluster's own topology file as a fabric, joined with the catalogue's link speeds."),
+    ("model", "model:app", "What a model holds: parameters, counted exactly."),
     ("plan", "plan:app", "Find the best plan for a job."),
     ("score", "score:app", "Hold predictions against measurements."),
     ("simulate", "simulate:app",

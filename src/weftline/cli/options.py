@@ -10,6 +10,17 @@ from weftline.spec.options import ServingOptions, TrafficOptions
 
 Json = Annotated[bool, Parameter(negative="", help="Print the answer as JSON.")]
 """The flag that every command has."""
+As = Annotated[
+    str | None,
+    Parameter(name="--as", help="Take a config.json of unknown type as a plain stack: llama."),
+]
+
+
+def taken_as(model: str, kind: str | None) -> str:
+    """The model as it is looked for: its name, or how a file of unknown type is to be taken."""
+    return model if kind is None else f"as={kind}:{model}"
+
+
 Traffic = Annotated[TrafficOptions, Parameter(name="*")]
 Serving = Annotated[ServingOptions, Parameter(name="*")]
 KEPT_TRAFFIC = TrafficOptions()

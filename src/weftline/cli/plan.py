@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.options import As, Json, taken_as
 from weftline.cli.plan_serve import serve
 from weftline.spec.options import JobOptions
 
@@ -21,6 +21,7 @@ def train(
     model: str,
     *,
     job: Annotated[JobOptions, Parameter(name="*")],
+    as_: As = None,
     json: Json = False,
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write the plan to this file.")
@@ -38,7 +39,7 @@ def train(
     from weftline.report.plan import render_plan
     from weftline.spec.serialize import plan_to_json, write_plan
 
-    asked, own_price = job_of(model, job)
+    asked, own_price = job_of(taken_as(model, as_), job)
     plan = plan_train(asked, usd_per_chip_hour=own_price, progress=progress())
     if output is not None:
         write_plan(plan, output)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from weftline.cli.compiling import compiling_said
-from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Json, Serving, Traffic
+from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, As, Json, Serving, Traffic, taken_as
 from weftline.cli.status import status
 from weftline.spec.options import FleetOptions
 
@@ -23,6 +23,7 @@ def serve(
     traffic: Traffic = KEPT_TRAFFIC,
     fleet: Annotated[FleetOptions, Parameter(name="*")] = KEPT_FLEET,
     serving: Serving = KEPT_SERVING,
+    as_: As = None,
     json: Json = False,
     file: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="Write the plan to this file.")
@@ -40,7 +41,7 @@ def serve(
     from weftline.serve.search.plan import plan_serve
     from weftline.spec.serialize import plan_to_json, write_plan
 
-    job = serve_job_of(model, fleet, traffic, serving)
+    job = serve_job_of(taken_as(model, as_), fleet, traffic, serving)
     with compiling_said():
         plan = plan_serve(job, progress=status.say)
     if file is not None:

@@ -191,6 +191,10 @@ class HFConfig:
         for key in keys:
             self._seen.update(self._names(key))
 
+    def was_read(self, key: str) -> bool:
+        """Whether a builder has asked for the field."""
+        return key in self._seen
+
     def note_default(self, key: str, value: object) -> None:
         """Say that a size comes from transformers' class, because the section leaves it out."""
         text = f"`{key}` {value} as in transformers' class: the section leaves it out"

@@ -12,6 +12,7 @@ from weftline.errors import InputError, InternalError, UnknownNameError
 from weftline.model.config import HFConfig
 from weftline.model.families import BUILDERS, REFUSED, Builder
 from weftline.model.families.multimodal import MULTIMODAL, left_out
+from weftline.model.families.plain import PLAIN, plain_llama
 from weftline.model.gpt import PREFIX, gpt_model
 from weftline.model.ir import Model
 from weftline.model.known import transformers_types
@@ -19,6 +20,8 @@ from weftline.model.names import find_name, key_of, near_in_family
 
 __all__ = ["BundledModel", "bundled_index", "bundled_models", "load_config", "load_model"]
 
+AS: Final = "as="
+"""Before what an unknown model type is to be taken as: ``as=llama:config.json``."""
 _CONFIGS: Final = Path(__file__).with_name("configs")
 
 
@@ -88,6 +91,8 @@ def load_model(spec: str | Path) -> Model:
         text = spec.strip()
         if text.lower().startswith(PREFIX):
             return gpt_model(text.lower())
+        if text.startswith(AS):
+            return _as_asked(text)
         short = _meant(text) if _may_be_name(text) else None
         if short and (text.lower() == short or not _exists(Path(text))):
             return _named(text, short)
@@ -102,10 +107,23 @@ def load_model(spec: str | Path) -> Model:
             hint="`weftline catalog list models` lists them; a path to a config.json or "
             "`gpt:layers=..,hidden=..` will do, too",
         )  # fmt: skip
+    return load_config(HFConfig.read(path, name=_file_name(path)))
+
+
+def _file_name(path: Path) -> str:
     name = path.resolve().name if path.is_dir() else path.stem
-    if name == "config":
-        name = path.resolve().parent.name
-    return load_config(HFConfig.read(path, name=name))
+    return path.resolve().parent.name if name == "config" else name
+
+
+def _as_asked(text: str) -> Model:
+    """``as=llama:config.json``: a file of any type as a plain stack. Raises InputError(s)."""
+    kind, _, rest = text.removeprefix(AS).partition(":")
+    if kind not in PLAIN:
+        raise InputError(f"cannot take a model as `{kind}`", hint=f"{' or '.join(PLAIN)}")
+    path = Path(rest)
+    if not _exists(path):
+        raise InputError(f"`{rest}` does not exist", hint="give a config.json of the model")
+    return plain_llama(HFConfig.read(path, name=_file_name(path)))
 
 
 def _may_be_name(text: str) -> bool:
