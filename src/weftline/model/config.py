@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from weftline.errors import InputError, InputErrors, nearest_names
 from weftline.model.json_text import line_of, parse
-from weftline.model.known import config_class, is_harmless
+from weftline.model.known import config_class, is_harmless, transformers_types
 
 __all__ = ["MAX_CONFIG_BYTES", "HFConfig"]
 
@@ -204,19 +204,33 @@ class HFConfig:
     def tied(self, default: bool) -> bool:
         """Whether the output projection shares the token table; the whole file's word wins.
 
-        transformers ties by the outer configuration alone: a section's own field is not looked at
-        where the outer class has one.
+        transformers ties by the outer configuration: a section's own field counts only where the
+        outer class takes it over. Some of its models tie nothing, whatever is said.
         """
         self._seen.add("tie_word_embeddings")
-        value = self.top.get("tie_word_embeddings")
-        if value is None and self.section:
-            value = self.outer_class.defaults.get("tie_word_embeddings")
-        if value is None:
-            value = self.get("tie_word_embeddings")
-        if value is not None and not isinstance(value, bool):
-            self.bool_or("tie_word_embeddings", default)
-            return default
-        return default if value is None else value
+        inner = self.fields.get("tie_word_embeddings")
+        outer = self.top.get("tie_word_embeddings") if self.section else None
+        for value in (inner, outer):
+            if value is not None and not isinstance(value, bool):
+                return self.bool_or("tie_word_embeddings", default)
+        known = self.outer_class.defaults.get("tie_word_embeddings")
+        if self.outer_class.ties == "inner":
+            outer = None if inner is not None else known
+        elif self.section and outer is None:
+            # A class of transformers without the field ties nothing, whatever its section says.
+            other = False if self.model_type in transformers_types() else inner
+            outer = other if known is None else known
+        if self.section and self.outer_class.ties == "either" and outer is not True:
+            outer = default if inner is None else inner
+        value = inner if outer is None else outer
+        tied = default if value is None else value
+        if tied and self.outer_class.ties == "never":
+            self.mistake(
+                "tie_word_embeddings",
+                f"`tie_word_embeddings` is true, but `{self.model_type}` has no weights to tie",
+                hint="set it to false, as transformers' model has it",
+            )  # fmt: skip
+        return bool(tied)
 
     def part(self, key: str, *known: str) -> dict[str, Any]:
         """An object inside the config, of which ``known`` fields are read; empty where missing.
@@ -295,11 +309,18 @@ class HFConfig:
             for key, value in self.top.items():
                 # What the multimodal class has beside its sections is about towers and projectors.
                 other = key == outermost or isinstance(value, dict) or key in _SHARED
-                other |= key in self.outer_class.defaults or self.fields.get(key) == value
+                same = self.fields.get(key, value) == value
+                other |= same and (key in self.outer_class.defaults or key in self.fields)
                 if not (other or is_harmless(key, value, self.model_type)):
-                    self._unread(key, known)
+                    self._unread(key, known, beside=not same)
 
-    def _unread(self, key: str, known: Sequence[str]) -> None:
+    def _unread(self, key: str, known: Sequence[str], *, beside: bool = False) -> None:
+        if beside:
+            self.mistake(
+                key, f"field `{key}` is not that of `{self.section}`, which has its own",
+                hint="keep the section's",
+            )  # fmt: skip
+            return
         near = nearest_names(key.rpartition(".")[2], known)
         kind = self.text_model_type if self.section else self.model_type
         self.mistake(

@@ -224,6 +224,8 @@ class Model:
     tied_embeddings: bool = False
     dtype: str = "bfloat16"
     """The dtype its makers published the weights in."""
+    weights_format: str | None = None
+    """Number format of the published weights where they are quantised: ``fp8``, ``mxfp4``..."""
     published_parameters: float | None = None
     """The total its makers state, in parameters, if they do."""
     left_out: tuple[LeftOut, ...] = field(default=())

@@ -29,6 +29,10 @@ class ConfigClass:
     """Field -> the class's default; fields listed as harmless are not in it."""
     aliases: dict[str, str] = field(default_factory=dict)
     """A name that the class takes -> the name it keeps (``attribute_map``)."""
+    ties: str = "outer"
+    """Whose ``tie_word_embeddings`` counts: the ``outer`` file's, ``either`` its own or its
+    section's, its section's alone (``inner``),
+    or none (``never``), because the model class ties nothing."""
     sections: dict[str, str] = field(default_factory=dict)
     """Section such as ``text_config`` -> the model type it has where none is stated."""
 

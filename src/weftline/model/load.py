@@ -13,6 +13,7 @@ from weftline.model.config import HFConfig
 from weftline.model.families import BUILDERS, REFUSED, Builder
 from weftline.model.families.multimodal import MULTIMODAL, left_out
 from weftline.model.families.plain import PLAIN, plain_llama
+from weftline.model.formats import weights_format
 from weftline.model.gpt import PREFIX, gpt_model
 from weftline.model.ir import Model
 from weftline.model.known import transformers_types
@@ -162,7 +163,11 @@ def _built(builder: Builder, config: HFConfig) -> Model:
         ) from error
     config.refuse_unread()
     config.check()
-    return model
+    form, note = weights_format(config)
+    return replace(
+        model, weights_format=form, left_out=left_out(config),
+        notes=(*model.notes, *([note] if note else [])),
+    )  # fmt: skip
 
 
 def load_config(config: HFConfig) -> Model:
@@ -172,13 +177,12 @@ def load_config(config: HFConfig) -> Model:
     if inside and kind in MULTIMODAL:
         text = config.text_model_type
         if text in BUILDERS:
-            model = _built(BUILDERS[text], config)
-            return replace(model, left_out=left_out(config))
+            return _built(BUILDERS[text], config)
         config.mistake(
             "model_type", f"the language model of `{kind}` is a `{text}`, which is not known"
         )
     elif kind in BUILDERS and not inside:
-        return replace(_built(BUILDERS[kind], config), left_out=left_out(config))
+        return _built(BUILDERS[kind], config)
     elif kind in REFUSED:
         config.mistake("model_type", f"`{kind}` cannot be counted exactly: {REFUSED[kind]}")
     elif not kind:

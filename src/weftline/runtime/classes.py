@@ -1,4 +1,4 @@
-"""Write what transformers' configuration classes default to: ``python -m weftline.runtime.classes``.
+"""Write what transformers' classes default to: ``python -m weftline.runtime.classes``.
 
 The result, ``model/data/classes.json``, lets configs be read as transformers reads them without it
 being installed. Facts, taken from the installed release.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +18,13 @@ import weftline.model
 from weftline.model.families import BUILDERS
 from weftline.model.families.multimodal import MULTIMODAL
 from weftline.model.known import is_harmless
+from weftline.runtime.meta import FACTORIES
 
 __all__ = ["classes", "main"]
 
 _TARGET: Final = Path(weftline.model.__file__).with_name("data") / "classes.json"
+_INNER: Final = ("llama4",)
+"""Types whose language model brings its own output projection, tied by its own configuration."""
 _UNSET: Final = dataclasses.MISSING
 
 
@@ -46,18 +50,43 @@ def _defaults(class_: Any, inherited: frozenset[str]) -> dict[str, Any]:
 def _sections(class_: Any) -> dict[str, str]:
     made = class_()
     found = {}
-    for name in getattr(made, "sub_configs", {}) or {}:
-        inner = getattr(made, name, None)
+    for name in made.sub_configs or ():
+        inner = getattr(made, str(name), None)
         if inner is not None and getattr(inner, "model_type", ""):
             found[name] = inner.model_type
     return found
+
+
+def _ties(class_: Any) -> str:
+    """Whose ``tie_word_embeddings`` counts, read off transformers' own classes."""
+    model_class = _model_class(class_)
+    headed = model_class is not None and "For" in model_class.__name__
+    if class_.model_type in _INNER:
+        return "inner"
+    if headed and not getattr(model_class, "_tied_weights_keys", None):
+        return "never"
+    text = _sections(class_).get("text_config")
+    if text is None or "tie_word_embeddings" not in class_.__dataclass_fields__:
+        return "outer"
+    inner = {"model_type": text, "tie_word_embeddings": True}
+    made = class_(text_config=inner, tie_word_embeddings=False)
+    return "either" if made.tie_word_embeddings else "outer"
+
+
+def _model_class(class_: Any) -> Any:
+    import transformers
+
+    for factory in FACTORIES:
+        if class_ in getattr(transformers, factory)._model_mapping:
+            return getattr(transformers, factory)._model_mapping[class_]
+    return None
 
 
 def classes() -> dict[str, Any]:
     """The rows of every model type that has a builder and that transformers knows."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    logging.getLogger("transformers").setLevel(logging.CRITICAL)
     mapping = transformers.CONFIG_MAPPING
     inherited = frozenset(transformers.PretrainedConfig.__dataclass_fields__)
     rows: dict[str, Any] = {}
@@ -72,6 +101,8 @@ def classes() -> dict[str, Any]:
         row = {"defaults": _defaults(class_, inherited)}
         row |= {"aliases": aliases} if aliases else {}
         row |= {"sections": sections} if sections else {}
+        ties = _ties(class_)
+        row |= {"ties": ties} if ties != "outer" else {}
         rows[kind] = row
         todo += sections.values()
     return {

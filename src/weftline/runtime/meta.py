@@ -18,11 +18,11 @@ from typing import Any, Final
 from weftline.errors import InputError
 from weftline.model.config import HFConfig
 
-__all__ = ["MetaCount", "count_on_meta", "meta_model"]
+__all__ = ["FACTORIES", "MetaCount", "count_on_meta", "meta_model"]
 
-_FACTORIES: Final = (
-    "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM",
-    "AutoModelForSpeechSeq2Seq", "AutoModelForPreTraining", "AutoModelForMaskedLM", "AutoModel",
+FACTORIES: Final = (
+    "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq",
+    "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModel",
 )  # fmt: skip
 """Tried in turn: a language model counts with its output projection."""
 _IGNORED: Final = ("auto_map", "quantization_config", "torch_dtype", "dtype")
@@ -92,7 +92,7 @@ def meta_model(fields: Mapping[str, Any]) -> Any:
             raise KeyError(kind)
         config = mapping[kind](**kept)
         with torch.device("meta"):
-            for factory in _FACTORIES:
+            for factory in FACTORIES:
                 with contextlib.suppress(ValueError):
                     if type(config) in getattr(transformers, factory)._model_mapping:
                         return getattr(transformers, factory).from_config(config)

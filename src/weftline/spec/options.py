@@ -100,7 +100,8 @@ class FleetOptions:
     engine
         vllm, sglang, trtllm, jetstream, neuron, several, or all.
     precision
-        Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
+        Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4. If not given,
+        the config's own where its weights are quantised, and bf16; else bf16,fp8.
     price
         on-demand, spot, reserved, capacity-block, several, all, or your own: $2.50/h a chip.
     region
@@ -117,7 +118,7 @@ class FleetOptions:
     p99: str | None = None
     on: str = "all"
     engine: str = "all"
-    precision: str = "bf16,fp8"
+    precision: str | None = None
     price: str = "on-demand"
     region: str | None = None
     max_chips: str | None = None

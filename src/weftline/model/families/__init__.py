@@ -30,7 +30,7 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "mamba": ("falcon_mamba", "mamba", "mamba2"),
     "mistral": ("mistral",),
     "phi": ("phi", "phi3"),
-    "t5": ("t5",),
+    "t5": ("mt5", "t5", "umt5"),
     "qwen3": ("qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_text", "qwen3_vl_moe",
               "qwen3_vl_moe_text", "qwen3_omni_moe_text"),
     "qwen3_5": ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
@@ -46,6 +46,13 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "gemma4": ("gemma4", "gemma4_text"),
     "nemotron": ("nemotron_h", "nemotron-nas"),
     "dbrx": ("dbrx",),
+    "encoders": (
+        "albert", "bert-generation", "camembert", "data2vec-text", "distilbert", "electra", "ernie",
+        "eurobert", "layoutlm", "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert",
+        "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    ),
+    "seq2seq": ("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "mvp",
+                "pegasus", "plbart", "whisper"),
     "hybrids": ("bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe",
                 "minimax", "olmo_hybrid", "qwen3_next"),
     "vision": (

@@ -75,6 +75,7 @@ def _head(hidden: int, vocab: int, *, tied: bool) -> tuple[Operator, ...]:
         gemm("head.transform", hidden, hidden, shard="replicated", bias=True),
         elementwise("head.act", hidden),
         *lm_head(hidden, vocab, tied=tied, bias=True, norm_bias=True),
+        *(() if tied else (elementwise("head.bias", vocab, parameters=vocab),)),
         elementwise("head.pooler", 0, parameters=hidden * (hidden + 1)),
         elementwise("head.next_sentence", 0, parameters=2 * (hidden + 1)),
     )

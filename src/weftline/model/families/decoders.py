@@ -154,7 +154,7 @@ GPTJ: Final = Decoder(
 
 ROWS: Final[dict[str, Decoder]] = {
     # Llama with other names, biases or windows
-    "granite": BIASED, "helium": BIASED, "smollm3": replace(BIASED, kinds=without_rotary),
+    "granite": BIASED, "helium": replace(BIASED, out_bias=False, square_out=True), "smollm3": replace(BIASED, kinds=without_rotary),
     "granite_swa": replace(BIASED, kinds=first_of_four, core_parameters=sinks),
     "internlm3": replace(BIASED, mlp_bias="mlp_bias"),
     "seed_oss": replace(BIASED, out_bias="attention_out_bias"),
@@ -308,7 +308,7 @@ ROWS: Final[dict[str, Decoder]] = {
                                 shared="moe_num_shared_experts", shared_bias="mlp_bias"),
     ),
     "ernie4_5_moe": Decoder(
-        qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias",
+        qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias", head_bias="use_bias",
         experts=Experts(count="moe_num_experts", top_k="moe_k", shared="moe_num_shared_experts",
                         layers="ernie", correction=True, shared_bias="use_bias"),
     ),
@@ -332,7 +332,8 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "hy_v3": replace(
         QK_HEAD, mlp_bias="mlp_bias",
-        experts=Experts(shared="num_shared_experts", layers="named_after_one"),
+        experts=Experts(shared="num_shared_experts", layers="named_after_one",
+                        shared_bias="mlp_bias", shared_least=1),
     ),
     "mellum": replace(
         QK_HEAD, kinds=always(FULL),
@@ -346,7 +347,7 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "laguna": Decoder(
         heads_per_layer="num_attention_heads_per_layer",
-        qk_norm="head", gate="head", gate_if="gating", kinds=always(FULL),
+        qk_norm="head", gate="head", gate_if="gating", gate_else="wide", kinds=always(FULL),
         qkv_bias="attention_bias", out_bias="attention_bias",
         experts=Experts(shared_ffn="shared_expert_intermediate_size", layers="named_after_one",
                         correction=True),

@@ -42,7 +42,7 @@ def read_mla(
 ) -> Callable[[int | None], Ops]:
     """Read the latent attention's fields; the result builds it for a top-k (``None``: all)."""
     heads = config.int("num_attention_heads")
-    q_rank = config.optional_int("q_lora_rank")
+    q_rank = config.int("q_lora_rank") if config.has("q_lora_rank") else None
     kv_rank = config.int("kv_lora_rank")
     nope_dim, rope_dim = config.int("qk_nope_head_dim"), config.int("qk_rope_head_dim")
     v_dim = config.int("v_head_dim")

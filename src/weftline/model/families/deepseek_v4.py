@@ -167,7 +167,11 @@ def deepseek_v4(config: HFConfig) -> Model:
     kinds = _attention_kinds(config, layers)
     experts, top_k = config.expert_counts("n_routed_experts", "num_experts_per_tok")
     ffn = config.int("moe_intermediate_size", "intermediate_size")
-    shared = ffn * config.int_or("n_shared_experts", 1, minimum=0)
+    config.require(
+        config.int_or("n_shared_experts", 1) == 1, "n_shared_experts",
+        "`n_shared_experts` other than 1 is not published for this family and not counted",
+    )  # fmt: skip
+    shared = ffn
     tied = config.tied(False)
     config.unused("num_key_value_heads", "partial_rotary_factor")  # one, and rope_dim's share
     config.kinds("mlp_layer_types", ("hash_moe", "moe"), layers, ["moe"] * layers)

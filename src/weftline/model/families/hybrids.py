@@ -218,7 +218,7 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "qwen3_next": Decoder(
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", gate="wide",
-        rotary=0.25, kinds=_every_full("full_attention_interval", 4), mixers={LINEAR: _delta_net},
+        gate_bias=True, rotary=0.25, kinds=_every_full("full_attention_interval", 4), mixers={LINEAR: _delta_net},
         experts=_QWEN_EXPERTS,
     ),
     "minimax": Decoder(

@@ -111,7 +111,8 @@ def mamba2_mixer(
 def mamba(config: HFConfig) -> Model:
     """Mamba (arXiv:2312.00752)."""
     hidden = config.int("hidden_size")
-    inner = config.int_or("expand", 2) * hidden
+    # Stated, the width wins over the expansion, as in transformers.
+    inner = config.int_or("intermediate_size", config.int_or("expand", 2) * hidden)
     mixer = mamba_mixer(
         hidden=hidden,
         inner=inner,
@@ -166,7 +167,6 @@ def _mixers_only(
 ) -> Model:
     vocab = config.int("vocab_size")
     layers = config.layers()
-    config.unused("intermediate_size")  # expand times the hidden size
     tied = config.tied(tied_default)
     config.check()
     operators = (*norm("ssm.norm", hidden), *mixer)

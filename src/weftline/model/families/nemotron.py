@@ -86,7 +86,14 @@ def nemotron_h(config: HFConfig) -> Model:
         f"`num_hidden_layers` {stated} contradicts the {len(kinds)} blocks of the pattern",
     )  # fmt: skip
     bias = config.bool_or("mlp_bias", False)
-    config.unused("intermediate_size", "expand")  # of blocks that are not in the pattern
+    # Sizes of blocks that are not in the pattern.
+    config.unused(
+        "intermediate_size", "expand", "moe_intermediate_size", "moe_latent_size",
+        "moe_shared_expert_intermediate_size", "n_routed_experts", "num_experts_per_tok",
+        "mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel",
+        "use_conv_bias", "chunk_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+        "attention_head_dim",
+    )  # fmt: skip
     blocks: dict[str, Ops] = {}
     for kind in set(kinds):
         if kind == "mlp":

@@ -249,10 +249,10 @@ _QWEN: Final = Vision(
     layers="depth", heads="num_heads", after=False, merger=_qwen3_merger,
 )  # fmt: skip
 _DINO2: Final = Vision(
-    tokens=1, mask_token=True, scale=True, ffn_ratio="mlp_ratio", gated="use_swiglu_ffn",
+    tokens=1, mask_token="use_mask_token", scale=True, ffn_ratio="mlp_ratio", gated="use_swiglu_ffn",
     fused_ffn=True, qkv_bias="qkv_bias",
     unused=("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices",
-            "stage_names", "use_mask_token", "layerscale_value", "_out_features", "_out_indices"),
+            "stage_names", "layerscale_value", "_out_features", "_out_indices"),
 )  # fmt: skip
 _SIGLIP: Final = Vision(pooler="attention", pooler_if="vision_use_head")
 
@@ -262,7 +262,7 @@ ROWS: Final[dict[str, Vision]] = {
     "vit_msn": Vision(tokens=1, qkv_bias="qkv_bias"),
     "ijepa": Vision(qkv_bias="qkv_bias", unused=("pooler_act", "pooler_output_size")),
     "dinov2": _DINO2,
-    "dinov2_with_registers": replace(_DINO2, more_tokens="num_register_tokens"),
+    "dinov2_with_registers": replace(_DINO2, mask_token=True, more_tokens="num_register_tokens"),
     "dinov3_vit": Vision(
         tokens=1, more_tokens="num_register_tokens", mask_token=True, positions="none", scale=True,
         qkv_bias="query_bias", key_bias="key_bias", value_bias="value_bias", out_bias="proj_bias",

@@ -47,7 +47,12 @@ def attention(row: Decoder, config: HFConfig, hidden: int, *, window: int | None
         return _latent(row, config, hidden)
     heads, kv_heads, head_dim = heads_of(row, config, hidden)
     has_norm = row.flag(config, row.qk_norm_if)
-    gated = row.gate if row.flag(config, row.gate_if) else "none"
+    gated = row.gate if row.flag(config, row.gate_if) else row.gate_else
+    if row.square_out:
+        config.require(
+            heads * head_dim == hidden, row.head_dim,
+            f"{heads} heads of {head_dim} are not as wide as the model, {hidden}",
+        )  # fmt: skip
     if row.rotary_field:
         turned = config.int_or(row.rotary_field, config.default(row.rotary_field, head_dim))
     else:
@@ -64,6 +69,9 @@ def attention(row: Decoder, config: HFConfig, hidden: int, *, window: int | None
     for at, op in enumerate(ops):
         if op.name == "attn.qk_norm" and row.qk_norm == "head_bias":
             ops[at] = replace(op, parameters=4 * head_dim)
+        if op.name == "attn.qkv" and gated == "wide" and not row.gate_bias:
+            biased = row.flag(config, row.qkv_bias)
+            ops[at] = replace(op, parameters=op.parameters - biased * heads * head_dim)
         if op.name == "attn.core" and row.core_parameters:
             ops[at] = replace(op, parameters=row.core_parameters(heads, head_dim))
     if gated == "head":
@@ -79,7 +87,7 @@ def attention(row: Decoder, config: HFConfig, hidden: int, *, window: int | None
 
 def _latent(row: Decoder, config: HFConfig, hidden: int) -> Ops:
     heads = config.int(row.heads)
-    q_rank = config.optional_int("q_lora_rank")
+    q_rank = config.int("q_lora_rank") if config.has("q_lora_rank") else None
     if q_rank is None and "q_lora_rank" not in config.fields:
         q_rank = config.default("q_lora_rank")
     made = mla(

@@ -25,6 +25,7 @@ def dense(row: Decoder, config: HFConfig, hidden: int) -> Ops:
         ffn = int(row.ffn_default * hidden)
     elif row.experts and not config.has(key):
         # The width of a dense feed-forward that a family's experts take where no field says it.
+        key = row.ffn if config.has(row.ffn) else key
         ffn = config.int(key, default=config.default(key) or config.default(row.ffn))
     else:
         ffn = config.int(key, default=config.default(key) if config.section else None)
@@ -58,8 +59,9 @@ def experts(row: Experts, config: HFConfig, hidden: int, decoder: Decoder) -> Op
         hint="a token cannot be routed to more experts than there are",
     )  # fmt: skip
     ffn = number(row.ffn, 1)
-    each = number(row.shared_ffn) if row.shared_ffn else ffn
-    shared = each * (number(row.shared) if row.shared else 1)
+    least = 1 if row.shared_gate else row.shared_least
+    each = number(row.shared_ffn, least) if row.shared_ffn else ffn
+    shared = each * (number(row.shared, least) if row.shared else 1)
     if not (row.shared or row.shared_ffn):
         shared = 0
     ops = moe(

@@ -33,6 +33,8 @@ class Experts:
     shared_ffn: str | None = None
     """Field of the shared experts' width, where it is not ``ffn``'s."""
     shared_gate: bool = False
+    shared_least: int = 0
+    """Least number, or width, of shared experts that the model class can do with."""
     layers: str = "all"
     """Rule that names the layers with experts: a key of ``feed_forward.RULES``."""
     dense_ffn: str = "intermediate_size"
@@ -80,6 +82,11 @@ class Decoder:
     gate: Literal["none", "wide", "head"] = "none"
     """Gate on attention's output, as wide as it or one value a head."""
     gate_if: Flag = True
+    gate_else: Literal["none", "wide"] = "none"
+    gate_bias: bool = False
+    """The gate is part of the queries' product and shares its bias."""
+    square_out: bool = False
+    """The output projection is as wide as the model on both sides."""
     core_parameters: Callable[[int, int], int] | None = None
     """(heads, head dimension) -> learned parameters of the attention itself."""
     latent: bool = False

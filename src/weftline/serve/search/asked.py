@@ -45,7 +45,7 @@ def serve_job_of(
     most = get(lambda: None if fleet.max_chips is None
                else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
     space = ServeSpace(
-        chips=chips or (), engines=_names(fleet.engine, "all"), formats=_names(fleet.precision, ""),
+        chips=chips or (), engines=_names(fleet.engine, "all"), formats=_formats(fleet.precision, model),
         kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
     )  # fmt: skip
@@ -63,6 +63,20 @@ def serve_job_of(
         input_tokens=parse_count(traffic.input), output_tokens=parse_count(traffic.output),
         trace=requests if traffic.trace else None,
     )  # fmt: skip
+
+
+def _formats(asked: str | None, model: str) -> tuple[str, ...]:
+    """What was asked for, or what the model's weights are published in, or both 16 and 8 bit.
+
+    bf16 stays beside a quantised format: chips without its unit serve the weights expanded.
+    """
+    if asked is not None:
+        return _names(asked, "")
+    try:
+        own = load_model(model).weights_format
+    except InputError:  # said where the model is checked
+        own = None
+    return ("bf16", "fp8") if own is None else (own, "bf16")
 
 
 def checked_serve_job(job: ServeJob) -> ServeJob:
