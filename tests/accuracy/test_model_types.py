@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_types import comparable, ours, silent_differences, small_config, theirs
 
 import weftline.model
-from model_types import comparable, ours, silent_differences, small_config, theirs
 from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.model.config import HFConfig
@@ -26,7 +26,8 @@ UNCHECKED = json.loads((DATA / "data" / "unchecked.json").read_text(encoding="ut
 ACCEPTED = sorted({*BUILDERS, *MULTIMODAL})
 SAMPLE = ("qwen2_moe", "glm4_moe", "falcon", "cohere2", "deepseek_v2", "bamba", "qwen3_next",
           "granitemoehybrid", "lfm2", "llava", "gemma3", "qwen3_vl", "whisper", "modernbert",
-          "albert", "siglip_vision_model", "dinov3_vit", "mpt", "starcoder2", "gpt_oss")  # fmt: skip
+          "albert", "siglip_vision_model", "dinov3_vit", "mpt", "starcoder2",
+          "gpt_oss")  # fmt: skip
 """Of every way to build a model one, for the suite; the slow form takes all."""
 FUZZED = ("llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral", "gemma3_text", "phi3",
           "falcon", "glm4_moe", "deepseek_v2", "deepseek_v3", "cohere2", "olmo2", "ernie4_5_moe",

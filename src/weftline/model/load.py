@@ -207,7 +207,7 @@ def _refuse_unknown(config: HFConfig, kind: str) -> None:
     config.mistake("model_type", f"model type `{kind}` is not known", hint=hint)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _bundled(name: str) -> Model:
     entry = bundled_index()[name]
     if entry.spec:

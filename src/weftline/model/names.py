@@ -15,51 +15,14 @@ from weftline.errors import nearest_names
 __all__ = ["find_name", "key_of", "near_in_family"]
 
 _NEUTRAL: Final = frozenset(
-    [
-        "instruct",
-        "chat",
-        "it",
-        "hf",
-        "pt",
-        "base",
-        "sft",
-        "dpo",
-        "rlhf",
-        "tuned",
-        "turbo",
-        "meta",
-        "fp8",
-        "fp4",
-        "fp16",
-        "bf16",
-        "nvfp4",
-        "mxfp4",
-        "awq",
-        "gptq",
-        "gguf",
-        "bnb",
-        "4bit",
-        "8bit",
-        "int4",
-        "int8",
-        "w4a16",
+    {
+        "4bit", "8bit", "awq", "base", "bf16", "bnb", "chat", "dpo", "dynamic", "fp16", "fp4",
+        "fp8", "gguf", "gptq", "hf", "instruct", "int4", "int8", "it", "latest", "meta", "mlx",
+        "mxfp4", "nvfp4", "per", "pertensor", "preview", "pt", "quantized", "reasoning", "rlhf",
+        "sft", "static", "tensor", "thinking", "tuned", "turbo", "unsloth", "w4a16", "w8a16",
         "w8a8",
-        "w8a16",
-        "dynamic",
-        "static",
-        "pertensor",
-        "per",
-        "tensor",
-        "quantized",
-        "preview",
-        "latest",
-        "mlx",
-        "unsloth",
-        "thinking",
-        "reasoning",
-        "deepseek-ai",
-    ]
-)
+    }
+)  # fmt: skip
 """Words that name a fine-tune, a format or its maker, not a shape."""
 _DATE: Final = re.compile(r"(?:2[3-7](?:0[1-9]|1[0-2])|0[1-9][0-3]\d|1[0-2][0-3]\d|20\d{6})")
 """``2507``, ``0528`` or ``20250101``: a release of the same shape."""

@@ -50,9 +50,10 @@ def _defaults(class_: Any, inherited: frozenset[str]) -> dict[str, Any]:
 def _sections(class_: Any) -> dict[str, str]:
     made = class_()
     found = {}
-    for name in made.sub_configs or ():
-        inner = getattr(made, str(name), None)
-        if inner is not None and getattr(inner, "model_type", ""):
+    names: list[str] = list(made.sub_configs or ())
+    for name in names:
+        inner: Any = getattr(made, name, None)
+        if inner is not None and getattr(inner, "model_type", None):
             found[name] = inner.model_type
     return found
 
@@ -98,7 +99,7 @@ def classes() -> dict[str, Any]:
         class_ = mapping[kind]
         sections = _sections(class_)
         aliases = dict(class_.attribute_map)
-        row = {"defaults": _defaults(class_, inherited)}
+        row: dict[str, Any] = {"defaults": _defaults(class_, inherited)}
         row |= {"aliases": aliases} if aliases else {}
         row |= {"sections": sections} if sections else {}
         ties = _ties(class_)

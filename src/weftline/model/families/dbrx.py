@@ -13,7 +13,8 @@ __all__ = ["FAMILY", "dbrx"]
 _ATTENTION: Final = ("kv_n_heads", "clip_qkv", "rope_theta", "attn_pdrop")
 _FEED_FORWARD: Final = (
     "hidden_size", "ffn_hidden_size", "moe_num_experts", "moe_top_k", "ffn_act_fn",
-    "moe_jitter_eps", "moe_loss_weight", "moe_normalize_expert_weights", "uniform_expert_assignment",
+    "moe_jitter_eps", "moe_loss_weight", "moe_normalize_expert_weights",
+    "uniform_expert_assignment",
 )  # fmt: skip
 
 

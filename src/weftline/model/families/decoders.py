@@ -52,7 +52,7 @@ def without_rotary(config: HFConfig, layers: int) -> list[str]:
     return [SLIDING if used and not rotary else FULL for rotary in turned]
 
 
-def first_of_four(config: HFConfig, layers: int) -> list[str]:
+def first_of_four(_: HFConfig, layers: int) -> list[str]:
     """CWM: the first of every four layers sees everything."""
     return [FULL if i % 4 == 0 else SLIDING for i in range(layers)]
 
@@ -62,7 +62,7 @@ def always(kind: str) -> Callable[[HFConfig, int], list[str]]:
     return lambda _, layers: [kind] * layers
 
 
-def alternating(config: HFConfig, layers: int) -> list[str]:
+def alternating(_: HFConfig, layers: int) -> list[str]:
     """A window first, then everything, in turn."""
     return [FULL if (i + 1) % 2 == 0 else SLIDING for i in range(layers)]
 
@@ -154,7 +154,8 @@ GPTJ: Final = Decoder(
 
 ROWS: Final[dict[str, Decoder]] = {
     # Llama with other names, biases or windows
-    "granite": BIASED, "helium": replace(BIASED, out_bias=False, square_out=True), "smollm3": replace(BIASED, kinds=without_rotary),
+    "granite": BIASED, "smollm3": replace(BIASED, kinds=without_rotary),
+    "helium": replace(BIASED, out_bias=False, square_out=True),
     "granite_swa": replace(BIASED, kinds=first_of_four, core_parameters=sinks),
     "internlm3": replace(BIASED, mlp_bias="mlp_bias"),
     "seed_oss": replace(BIASED, out_bias="attention_out_bias"),
@@ -214,7 +215,9 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "glm": replace(QKV, rotary=0.5),
     "glm4": replace(QKV, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
-    "glm4v_text": replace(QKV, qkv_bias=True, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")),
+    "glm4v_text": replace(
+        QKV, qkv_bias=True, rotary=0.5, norms=("attn", "attn_post", "mlp", "mlp_post")
+    ),
     # parallel blocks
     "cohere": replace(COHERE, qk_norm="heads", qk_norm_if="use_qk_norm"),
     "cohere2": replace(COHERE, kinds=every("sliding_window_pattern", 4)),
@@ -254,7 +257,8 @@ ROWS: Final[dict[str, Decoder]] = {
     "mpt": Decoder(
         norm="layer_no_bias", gated=False, rotary=0, hidden="d_model", layers="n_layers",
         heads="n_heads", kv_heads=None, ffn_rule=lambda _, hidden: 4 * hidden,
-        context=("max_seq_len",), unused=("learned_pos_emb", "expansion_ratio", "embedding_fraction", "norm_type"),
+        context=("max_seq_len",),
+        unused=("learned_pos_emb", "expansion_ratio", "embedding_fraction", "norm_type"),
         only={"no_bias": True}, nested={"attn_config": MPT_ATTENTION},
     ),
     "falcon": Decoder(
@@ -360,7 +364,7 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     # latent attention
     "deepseek_v2": DEEPSEEK,
-    "mistral4": replace(DEEPSEEK, experts=replace(DEEPSEEK.experts or Experts(), layers="first_k_dense")),
+    "mistral4": DEEPSEEK,
     "glm4_moe_lite": replace(
         DEEPSEEK, experts=Experts(count="n_routed_experts", shared="n_shared_experts",
                                   layers="named_after_one"),

@@ -64,7 +64,10 @@ def _read(config: HFConfig) -> _Shape:
     )  # fmt: skip
     return _Shape(
         hidden=config.int("hidden_size"), heads=heads, head_dim=head_dim,
-        rope_dim=config.int_or("qk_rope_head_dim", config.rotated(head_dim, 64 / 512, kind="main")), q_rank=config.int("q_lora_rank"),
+        q_rank=config.int("q_lora_rank"),
+        rope_dim=config.int_or(
+            "qk_rope_head_dim", config.rotated(head_dim, 64 / 512, kind="main")
+        ),
         o_groups=groups, o_rank=config.int("o_lora_rank"), window=config.int("sliding_window"),
         index_heads=config.int("index_n_heads"), index_dim=config.int("index_head_dim"),
         index_topk=config.int("index_topk"), streams=config.int_or("hc_mult", 4),

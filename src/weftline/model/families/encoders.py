@@ -200,9 +200,7 @@ def encoder(row: Encoder) -> Callable[[HFConfig], Model]:
 
 def _again(operators: Ops) -> Ops:
     """The same operators with weights that were counted before."""
-    return tuple(
-        replace(op, parameters=0, tied=True) if op.parameters else op for op in operators
-    )
+    return tuple(replace(op, parameters=0, tied=True) if op.parameters else op for op in operators)
 
 
 _OFF: Final = {"is_decoder": False, "add_cross_attention": False}

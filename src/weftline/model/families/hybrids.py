@@ -170,7 +170,8 @@ def _bailing_delta(config: HFConfig, hidden: int) -> Ops:
     inner = heads * head_dim
     made = kda(
         hidden=hidden, heads=heads, head_dim=head_dim,
-        kernel=config.int_or("linear_conv_kernel_dim", 4, "short_conv_kernel_size"), full_rank_gate=True,
+        kernel=config.int_or("linear_conv_kernel_dim", 4, "short_conv_kernel_size"),
+        full_rank_gate=True,
     )  # fmt: skip
     wide = gemm("kda.in", hidden, 5 * inner + heads, shard="column")
     kept = [op for op in made if op.name not in ("kda.norm", "kda.decay_up", "kda.in")]
@@ -201,24 +202,28 @@ ROWS: Final[dict[str, Decoder]] = {
     ),
     "lfm2": Decoder(
         qk_norm="head", kinds=_lfm2_kinds, mixers={"conv": _short_conv}, ffn_rule=_lfm2_ffn,
-        unused=("conv_L_cache", "conv_bias", "full_attn_idxs", "conv_dim", "conv_dim_out", "block_dim", "conv_use_xavier_init",
+        unused=("conv_L_cache", "conv_bias", "full_attn_idxs", "conv_dim", "conv_dim_out",
+                "block_dim", "conv_use_xavier_init",
                 "block_use_swiglu", "block_use_xavier_init", "use_pos_enc", "block_mlp_init_scale",
                 "block_norm_eps", "block_out_init_scale", "num_heads", "theta"),
     ),
     "lfm2_moe": Decoder(
         qk_norm="head", kinds=lambda _, layers: [FULL] * layers, mixers={"conv": _short_conv},
-        unused=("use_expert_bias", "conv_L_cache", "conv_bias"), experts=Experts(layers="num_dense"),
+        unused=("use_expert_bias", "conv_L_cache", "conv_bias"),
+        experts=Experts(layers="num_dense"),
     ),
     "olmo_hybrid": Decoder(
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="whole",
         norms=("attn_post", "mlp_post"), norms_of={LINEAR: ("attn", "mlp")},
         kinds=_every_full("full_attention_interval", 4), mixers={LINEAR: _olmo_delta_net},
-        unused=("linear_a_log_min", "linear_a_log_max", "linear_dt_init_floor", "linear_dt_min", "linear_dt_max",
+        unused=("linear_a_log_min", "linear_a_log_max", "linear_dt_init_floor", "linear_dt_min",
+                "linear_dt_max",
                 "linear_allow_neg_eigval"),
     ),
     "qwen3_next": Decoder(
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head", gate="wide",
-        gate_bias=True, rotary=0.25, kinds=_every_full("full_attention_interval", 4), mixers={LINEAR: _delta_net},
+        gate_bias=True, rotary=0.25, kinds=_every_full("full_attention_interval", 4),
+        mixers={LINEAR: _delta_net},
         experts=_QWEN_EXPERTS,
     ),
     "minimax": Decoder(
@@ -229,7 +234,8 @@ ROWS: Final[dict[str, Decoder]] = {
     "bailing_hybrid": Decoder(
         latent=True, gate="head", qkv_bias="attention_bias",
         kinds=_every_full("layer_group_size", 6),
-        mixers={LINEAR: _bailing_delta}, unused=("kda_safe_gate", "kda_lower_bound", "linear_conv_kernel_dim",
+        mixers={LINEAR: _bailing_delta},
+        unused=("kda_safe_gate", "kda_lower_bound", "linear_conv_kernel_dim",
                 "short_conv_kernel_size", "linear_head_dim", "linear_num_heads"),
         experts=Experts(count="num_experts", top_k="num_experts_per_token",
                         shared="num_shared_experts", layers="named_after_first_k"),

@@ -100,7 +100,8 @@ def minimax_m3(config: HFConfig) -> Model:
     sparse = config.part(
         "sparse_attention_config", "sparse_attention_freq", "sparse_local_block",
         "sparse_init_block", "sparse_score_type",
-        "sparse_disable_index_value", "use_sparse_attention", *(inner for inner, _ in _SPARSE.values()),
+        "sparse_disable_index_value", "use_sparse_attention",
+        *(inner for inner, _ in _SPARSE.values()),
     )  # fmt: skip
     indexer, seen = _indexer(config, hidden, sparse)
     picks = sparse.get("sparse_attention_freq") or [0] * layers

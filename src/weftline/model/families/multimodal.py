@@ -16,14 +16,15 @@ __all__ = ["MULTIMODAL", "TOWERS", "left_out"]
 MULTIMODAL: Final = frozenset(
     {
         "aria", "audioflamingo3", "aya_vision", "cohere2_vision", "deepseek_vl",
-        "deepseek_vl_hybrid", "ernie4_5_vl_moe", "exaone4_5", "fast_vlm", "fuyu", "gemma3", "gemma3n",
-        "gemma4", "glm46v", "glm4v", "glm4v_moe", "glm_ocr", "got_ocr2", "granite_speech",
-        "idefics2", "idefics3", "internvl", "janus", "kimi_k25", "kimi_k3", "lfm2_vl", "lighton_ocr",
-        "llama4", "llava", "llava_next", "llava_next_video", "llava_onevision", "minimax_m3_vl",
-        "mistral3", "mllama", "ovis2", "paddleocr_vl", "paligemma", "perception_lm",
-        "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_audio", "qwen2_vl", "qwen3_5",
-        "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe",
-        "shieldgemma2", "smolvlm", "step3p7", "video_llama_3", "video_llava", "vipllava", "voxtral",
+        "deepseek_vl_hybrid", "ernie4_5_vl_moe", "exaone4_5", "fast_vlm", "fuyu", "gemma3",
+        "gemma3n", "gemma4", "glm46v", "glm4v", "glm4v_moe", "glm_ocr", "got_ocr2",
+        "granite_speech", "idefics2", "idefics3", "internvl", "janus", "kimi_k25", "kimi_k3",
+        "lfm2_vl", "lighton_ocr", "llama4", "llava", "llava_next", "llava_next_video",
+        "llava_onevision", "minimax_m3_vl", "mistral3", "mllama", "ovis2", "paddleocr_vl",
+        "paligemma", "perception_lm", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen2_5_vl",
+        "qwen2_audio", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe",
+        "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "shieldgemma2", "smolvlm", "step3p7",
+        "video_llama_3", "video_llava", "vipllava", "voxtral",
     }
 )  # fmt: skip
 """Outer model types whose language model is a section of the file."""
@@ -43,14 +44,16 @@ def left_out(config: HFConfig) -> tuple[LeftOut, ...]:
     """What a multimodal file configures beside its language model, counted where we can."""
     found: list[LeftOut] = []
     *way, last = (config.section or "").split(".")
-    fields, class_ = config.top, config.outer_class
+    fields: dict[str, Any] = config.top
+    class_ = config.outer_class
     for name in (*way, last):
         for key in dict.fromkeys((*fields, *class_.sections)):
             inner = fields.get(key)
             if key in TOWERS and (isinstance(inner, dict) or key not in fields):
                 kind = class_.sections.get(key, "")
                 found.append(LeftOut(what=TOWERS[key], parameters=_counted(kind, inner)))
-        fields = fields.get(name) if isinstance(fields.get(name), dict) else {}
+        below = fields.get(name)
+        fields = below if isinstance(below, dict) else {}
         class_ = config_class(class_.sections.get(name, ""))
     return tuple(found)
 

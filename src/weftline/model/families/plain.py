@@ -25,7 +25,9 @@ def plain_llama(config: HFConfig) -> Model:
     hidden = config.int("hidden_size", "d_model", "n_embd", "dim", "model_dim")
     layers = config.layers("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     heads = config.int("num_attention_heads", "n_head", "n_heads", "num_heads")
-    kv_heads = config.int_or("num_key_value_heads", heads, "num_kv_heads", "n_head_kv", "n_kv_heads")
+    kv_heads = config.int_or(
+        "num_key_value_heads", heads, "num_kv_heads", "n_head_kv", "n_kv_heads"
+    )
     head_dim = config.int_or("head_dim", max(1, hidden // heads), "kv_channels", "d_head")
     ffn = config.int_or(
         "intermediate_size", 4 * hidden, "ffn_hidden_size", "ffn_dim", "d_ff", "n_inner", "ff_dim"

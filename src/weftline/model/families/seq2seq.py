@@ -136,9 +136,7 @@ def pair(row: Pair) -> Callable[[HFConfig], Model]:
             config.require(
                 config.get(key) in (None, value), key, f"`{key}` other than {value} is not modelled"
             )
-        sides = {
-            side: _layer(row, config, hidden, side) for side in ("encoder", "decoder")
-        }
+        sides = {side: _layer(row, config, hidden, side) for side in ("encoder", "decoder")}
         counts = {
             side: config.int(f"{side}_layers", default=config.default(f"{side}_layers"),
                              maximum=10_000)
@@ -157,7 +155,8 @@ def pair(row: Pair) -> Callable[[HFConfig], Model]:
             after = (*norm("head.encoder_norm", hidden, bias=True),
                      *norm("head.norm", hidden, bias=True), *after)  # fmt: skip
         config.require(
-            tied, "tie_word_embeddings",
+            tied,
+            "tie_word_embeddings",
             "an output projection of its own is not published for this family and not counted",
         )
         config.notes.append(

@@ -51,7 +51,8 @@ class Vision:
     """Learned tokens before the patches: class, distillation."""
     more_tokens: str | None = None
     """Field with further ones (registers)."""
-    mask_token: Flag = False
+    masked: Flag = False
+    """A learned token for masked patches."""
     position_tokens: int | None = None
     """Tokens among the positions, where they are not ``tokens``."""
     positions: Literal["image", "none"] | str = "image"
@@ -151,7 +152,7 @@ def _embedding(row: Vision, config: HFConfig, hidden: int) -> tuple[Ops, int]:
     if row.positions not in ("image", "none"):
         patches = _number(config, row.positions)
         config.unused("image_size")
-    learned = tokens * hidden + (hidden if flag(config, row.mask_token) else 0)
+    learned = tokens * hidden + (hidden if flag(config, row.masked) else 0)
     if row.positions != "none":
         among = row.tokens if row.position_tokens is None else row.position_tokens
         learned += (patches + among) * hidden
@@ -249,8 +250,8 @@ _QWEN: Final = Vision(
     layers="depth", heads="num_heads", after=False, merger=_qwen3_merger,
 )  # fmt: skip
 _DINO2: Final = Vision(
-    tokens=1, mask_token="use_mask_token", scale=True, ffn_ratio="mlp_ratio", gated="use_swiglu_ffn",
-    fused_ffn=True, qkv_bias="qkv_bias",
+    tokens=1, masked="use_mask_token", scale=True, ffn_ratio="mlp_ratio",
+    gated="use_swiglu_ffn", fused_ffn=True, qkv_bias="qkv_bias",
     unused=("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices",
             "stage_names", "layerscale_value", "_out_features", "_out_indices"),
 )  # fmt: skip
@@ -262,13 +263,14 @@ ROWS: Final[dict[str, Vision]] = {
     "vit_msn": Vision(tokens=1, qkv_bias="qkv_bias"),
     "ijepa": Vision(qkv_bias="qkv_bias", unused=("pooler_act", "pooler_output_size")),
     "dinov2": _DINO2,
-    "dinov2_with_registers": replace(_DINO2, mask_token=True, more_tokens="num_register_tokens"),
+    "dinov2_with_registers": replace(_DINO2, masked=True, more_tokens="num_register_tokens"),
     "dinov3_vit": Vision(
-        tokens=1, more_tokens="num_register_tokens", mask_token=True, positions="none", scale=True,
+        tokens=1, more_tokens="num_register_tokens", masked=True, positions="none", scale=True,
         qkv_bias="query_bias", key_bias="key_bias", value_bias="value_bias", out_bias="proj_bias",
         mlp_bias="mlp_bias", gated="use_gated_mlp",
         unused=("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices",
-                "stage_names", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale", "layerscale_value",
+                "stage_names", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale",
+                "layerscale_value",
                 "_out_features", "_out_indices"),
     ),
     "clip_vision_model": Vision(tokens=1, patch_bias=False, before=True),

@@ -45,7 +45,8 @@ def serve_job_of(
     most = get(lambda: None if fleet.max_chips is None
                else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
     space = ServeSpace(
-        chips=chips or (), engines=_names(fleet.engine, "all"), formats=_formats(fleet.precision, model),
+        chips=chips or (), engines=_names(fleet.engine, "all"),
+        formats=_formats(fleet.precision, model),
         kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
     )  # fmt: skip
