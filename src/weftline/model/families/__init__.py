@@ -43,6 +43,7 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "minimax": ("minimax_m2", "minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"),
     "mimo": ("mimo", "mimo_v2_flash"),
     "step": ("step3p7", "step3p5"),
+    "gemma3n": ("gemma3n", "gemma3n_text"),
     "gemma4": ("gemma4", "gemma4_text"),
     "nemotron": ("nemotron_h", "nemotron-nas"),
     "dbrx": ("dbrx",),
