@@ -19,7 +19,14 @@ from weftline.model.ir import Model
 from weftline.model.known import transformers_types
 from weftline.model.names import find_name, key_of, near_in_family
 
-__all__ = ["BundledModel", "bundled_index", "bundled_models", "load_config", "load_model"]
+__all__ = [
+    "BundledModel",
+    "bundled_index",
+    "bundled_models",
+    "load_config",
+    "load_generator",
+    "load_model",
+]
 
 AS: Final = "as="
 """Before what an unknown model type is to be taken as: ``as=llama:config.json``."""
@@ -132,6 +139,20 @@ def _may_be_name(text: str) -> bool:
     return text.count("/") <= 1 and not text.startswith(("/", ".", "~")) and (
         not text.endswith(".json")
     )  # fmt: skip
+
+
+def load_generator(spec: str | Path) -> Model:
+    """As :func:`load_model`, for a model that makes one token after another.
+
+    Raises InputError for encoders, vision and diffusion models, which keep nothing between tokens.
+    """
+    model = load_model(spec)
+    if model.kv_bytes_per_token() == 0 and model.state_bytes() == 0:
+        raise InputError(
+            f"`{spec}` makes no tokens: an engine for language models cannot serve it",
+            hint="`weftline plan train` plans its training",
+        )
+    return model
 
 
 @lru_cache(maxsize=256)

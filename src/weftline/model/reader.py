@@ -19,6 +19,8 @@ from weftline.model.known import config_class, is_harmless
 
 __all__ = ["MAX_CONFIG_BYTES", "Reader", "shown"]
 
+CLASSES: Final = {"FluxTransformer2DModel": "flux", "SD3Transformer2DModel": "sd3"}
+"""diffusers' ``_class_name`` -> model type; its files have no ``model_type``."""
 MAX_CONFIG_BYTES: Final = 8 * 2**20
 """Larger files are refused: the largest published config is about 100 kB."""
 _SECTIONS: Final = (
@@ -93,8 +95,12 @@ class Reader:
 
     @property
     def model_type(self) -> str:
-        """``model_type`` of the whole file; empty if there is none."""
-        return str(self.top.get("model_type") or "")
+        """``model_type`` of the whole file; empty if there is none.
+
+        Files of diffusers name their class instead.
+        """
+        named = CLASSES.get(str(self.top.get("_class_name")), "")
+        return str(self.top.get("model_type") or named)
 
     @property
     def text_model_type(self) -> str:
@@ -241,6 +247,7 @@ class Reader:
         kinds = {self.text_model_type if self.section else self.model_type, self.model_type}
         for key, value in self.fields.items():
             harmless = any(is_harmless(key, value, kind) for kind in kinds)
+            harmless |= not self.section and key in self.outer_class.sections  # a tower: left out
             if key not in self._seen and not harmless:
                 self._unread(key, known)
         for view in self._views:

@@ -43,9 +43,11 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "minimax": ("minimax_m2", "minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"),
     "mimo": ("mimo", "mimo_v2_flash"),
     "step": ("step3p7", "step3p5"),
+    "zamba": ("zamba2",),
     "gemma3n": ("gemma3n", "gemma3n_text"),
     "gemma4": ("gemma4", "gemma4_text"),
     "nemotron": ("nemotron_h", "nemotron-nas"),
+    "diffusion": ("flux", "sd3"),
     "dbrx": ("dbrx",),
     "encoders": (
         "albert", "bert-generation", "camembert", "data2vec-text", "distilbert", "electra", "ernie",
@@ -65,7 +67,8 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "decoders": (
         "beam", "ctrl", "falcon", "flint", "glm_ocr_text", "gpt_neo", "kolibri1", "mpt",
-        "muse_glimmer_text", "openai-gpt", "paddleocr_vl_text",
+        "bailing_moe", "bailing_moe_v2", "internlm2", "minicpm", "mllama_text_model",
+        "phi4_multimodal", "muse_glimmer_text", "openai-gpt", "paddleocr_vl_text",
         "afmoe", "apertus", "arcee", "aria_text", "biogpt", "bitnet", "codegen", "cohere",
         "cohere2", "cohere2_moe", "cwm", "deepseek_v2", "diffllama", "dots1", "ernie4_5",
         "ernie4_5_moe", "exaone4", "exaone_moe", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe",

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from weftline.model.blocks import elementwise, gemm, norm
 from weftline.model.config import HFConfig
-from weftline.model.ir import Model
+from weftline.model.ir import Attention, Model, Operator
 from weftline.model.shapes.decoder import decoder
 from weftline.model.shapes.row import Decoder, Experts
 
@@ -72,6 +73,36 @@ MPT_ATTENTION: Final = (
     "attn_uses_sequence_id", "alibi", "alibi_bias_max",
 )  # fmt: skip
 """Fields of MPT's ``attn_config``: positions are ALiBi's, no norm on queries and keys."""
+
+
+CROSS: Final = "cross_attention"
+
+
+def cross_attending(config: HFConfig, layers: int) -> list[str]:
+    """Llama 3.2 Vision: the listed layers attend to the image instead of the text."""
+    listed = config.indices("cross_attention_layers", layers)
+    if not config.has("cross_attention_layers"):
+        listed = frozenset(i for i in (3, 8, 13, 18, 23, 28, 33, 38) if i < layers)
+    return [CROSS if i in listed else FULL for i in range(layers)]
+
+
+def cross_attention(config: HFConfig, hidden: int) -> tuple[Operator, ...]:
+    """Queries from the text, normed keys and values from the image, two learned gates."""
+    heads, kv_heads, head_dim = config.attention_heads(hidden)
+    core = Attention(
+        heads=heads, kv_heads=kv_heads, qk_dim=head_dim, v_dim=head_dim, causal=False, cross=True,
+        kv_values_per_token=0,
+    )  # fmt: skip
+    wide, narrow = heads * head_dim, kv_heads * head_dim
+    return (
+        gemm("cross.q", hidden, wide, shard="column"),
+        gemm("cross.kv", hidden, 2 * narrow, shard="column"),
+        *norm("cross.qk_norm", wide + narrow, parameters=2 * head_dim),
+        Operator(name="cross.core", kind="attention", attention=core, shard="heads",
+                 in_features=wide, out_features=wide),
+        gemm("cross.out", wide, hidden, shard="row"),
+        elementwise("cross.gates", 2 * hidden, parameters=2),
+    )  # fmt: skip
 
 
 def global_and_local(config: HFConfig, layers: int) -> list[str]:
@@ -287,6 +318,23 @@ ROWS: Final[dict[str, Decoder]] = {
         out_bias="attention_bias", kinds=every("sliding_window_pattern", 4),
     ),
     "paddleocr_vl_text": Decoder(qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"),
+    # a multimodal decoder that attends to its images
+    "mllama_text_model": Decoder(
+        kinds=cross_attending, mixers={CROSS: cross_attention}, vocab_more=8,
+        unused=("cross_attention_layers",),
+        notes=("cross-attention layers are taken to see as many image tokens as text tokens",),
+    ),
+    "phi4_multimodal": Decoder(all_windowed=True, unused=("original_max_position_embeddings",)),
+    # known by their makers' code alone
+    "internlm2": Decoder(qkv_bias="bias", out_bias="bias", unused=("attn_implementation",)),
+    "minicpm": Decoder(unused=("scale_emb", "scale_depth", "dim_model_base"), tied=True),
+    "bailing_moe": Decoder(
+        qkv_bias="use_qkv_bias", out_bias="use_bias", qk_norm="head", qk_norm_if="use_qk_norm",
+        experts=Experts(shared="num_shared_experts", layers="first_k_dense"),
+        unused=("embedding_dropout", "output_dropout", "norm_head", "norm_softmax",
+                "max_window_layers", "use_rmsnorm", "moe_router_enable_expert_bias",
+                "rotary_dim"),
+    ),
     # experts
     "olmoe": Decoder(
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="whole",
@@ -372,6 +420,11 @@ ROWS: Final[dict[str, Decoder]] = {
     "youtu": replace(DEEPSEEK, experts=None),
     "minicpm3": replace(DEEPSEEK, experts=None, mlp_bias="mlp_bias"),
 }  # fmt: skip
+
+_LING: Final = ROWS["bailing_moe"]
+ROWS["bailing_moe_v2"] = replace(
+    _LING, experts=replace(_LING.experts or Experts(), correction=True)
+)
 
 FAMILY: Final[dict[str, Callable[[HFConfig], Model]]] = {
     kind: decoder(row) for kind, row in ROWS.items()

@@ -8,6 +8,7 @@ from weftline.catalog import accelerator
 from weftline.catalog.asked import check_region, parse_accelerators
 from weftline.errors import InputError
 from weftline.model import load_model
+from weftline.model.load import load_generator
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
 from weftline.serve.engine.engines import PROFILES, require_formats, require_units
 from weftline.serve.search.screen import engines_and_formats
@@ -92,7 +93,7 @@ def checked_serve_job(job: ServeJob) -> ServeJob:
 def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     """What the command line and Python both have to get right. Raises what ``get`` has, too."""
     space = job.space
-    get(lambda: load_model(job.model))
+    get(lambda: load_generator(job.model))
     chips = get.each(space.chips, lambda name: accelerator(name).id)
     engines = get.each(
         space.engines, lambda name: choice(name, tuple(PROFILES), "engine", where=where("engine"))
