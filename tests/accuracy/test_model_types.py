@@ -71,7 +71,7 @@ def test_every_type_is_exact_or_refused(transformers: Any) -> None:
 
 def test_what_is_unchecked_is_accepted_and_no_more() -> None:
     assert set(UNCHECKED) <= set(ACCEPTED)
-    assert len(UNCHECKED) < 20
+    assert len(UNCHECKED) <= len(ACCEPTED) / 10
     outside = {kind for kind in ACCEPTED if kind not in transformers_types()}
     assert outside <= set(UNCHECKED)
 
@@ -101,7 +101,7 @@ SAVED = [
     name
     for name, entry in bundled_index().items()
     if entry.file and name not in NOT_THE_SAME
-    and json.loads((DATA / "configs" / entry.file).read_text())["model_type"]
+    and json.loads((DATA / "configs" / entry.file).read_text()).get("model_type")
     in transformers_types()
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["ConfigClass", "config_class", "is_harmless", "transformers_types"]
+__all__ = ["ConfigClass", "config_class", "is_harmless", "transformers_types", "unchecked_types"]
 
 _DATA: Final = Path(__file__).with_name("data")
 
@@ -63,6 +63,14 @@ def config_class(model_type: str) -> ConfigClass:
 def transformers_types() -> frozenset[str]:
     """Every model type that the transformers release of ``data/classes.json`` knows."""
     return frozenset(_classes()["known"])
+
+
+@lru_cache(maxsize=1)
+def unchecked_types() -> dict[str, str]:
+    """Accepted model types that no model of transformers was built for -> what they rest on."""
+    text = (_DATA / "unchecked.json").read_text(encoding="utf-8")
+    found: dict[str, str] = json.loads(text)["types"]
+    return found
 
 
 @dataclass(frozen=True, slots=True)

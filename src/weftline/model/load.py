@@ -142,16 +142,19 @@ def _may_be_name(text: str) -> bool:
 
 
 def load_generator(spec: str | Path) -> Model:
-    """As :func:`load_model`, for a model that makes one token after another.
+    """As :func:`load_model`, for a model that an engine for language models can serve.
 
-    Raises InputError for encoders, vision and diffusion models, which keep nothing between tokens.
+    Raises InputError for encoders, vision and diffusion models, which keep nothing between tokens,
+    and for purely recurrent ones, whose serving is not modelled.
     """
     model = load_model(spec)
-    if model.kv_bytes_per_token() == 0 and model.state_bytes() == 0:
-        raise InputError(
-            f"`{spec}` makes no tokens: an engine for language models cannot serve it",
-            hint="`weftline plan train` plans its training",
-        )
+    if model.kv_bytes_per_token() == 0:
+        why = (
+            "keeps a state and no cache by token, which is not modelled for serving"
+            if model.state_bytes() else
+            "makes no tokens: an engine for language models cannot serve it"
+        )  # fmt: skip
+        raise InputError(f"`{spec}` {why}", hint="`weftline plan train` plans its training")
     return model
 
 

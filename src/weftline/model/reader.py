@@ -161,7 +161,7 @@ class Reader:
             if self._overrides.get(name) is not None:
                 return self._overrides[name]
         found = [name for name in names if self.fields.get(name) is not None]
-        if len({shown(self.fields[name]) for name in found}) > 1 and not aliases:
+        if len({shown(self.fields[name]) for name in found}) > 1:
             self.mistake(
                 found[1], f"fields `{found[0]}` and `{found[1]}` name the same and differ",
                 hint="keep the one that is meant",

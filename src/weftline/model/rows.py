@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from weftline.model.known import unchecked_types
 from weftline.model.load import BundledModel, bundled_index, load_model
 
 __all__ = ["TABLE_SEQ_LEN", "UNVERIFIED", "ModelRow", "parameter_table"]
@@ -12,16 +13,29 @@ __all__ = ["TABLE_SEQ_LEN", "UNVERIFIED", "ModelRow", "parameter_table"]
 TABLE_SEQ_LEN: Final = 4096
 """Tokens of the sequences that FLOPs a token are stated for."""
 
-UNVERIFIED: Final[dict[str, str]] = {
-    "kimi-k3": "not in transformers: counted from the shapes of the published tensors",
-    "nemotron-super-49b": "not in transformers: counted from the published modelling code",
+_BY_NAME: Final[dict[str, str]] = {
     "t5-v1.1-base": "transformers 5 ties the output projection, the published weights do not",
     "t5-v1.1-xxl": "transformers 5 ties the output projection, the published weights do not",
 }
+_TWINS: Final = ("kimi_k2", "mimo", "minimax_m3")
+"""Types that transformers has under another name, which the tests build instead."""
+
+
+def _unverified() -> dict[str, str]:
+    types = unchecked_types()
+    found = dict(_BY_NAME)
+    for name in bundled_index():
+        kind = load_model(name).family
+        if kind in types and kind not in _TWINS:
+            found[name] = types[kind]
+    return found
+
+
+UNVERIFIED: Final[dict[str, str]] = _unverified()
 """Bundled configs whose total is not that of a model in transformers, and what it rests on.
 
 For every other config the tests build transformers' own model and demand the same total, digit
-for digit; MiMo-7B's is Qwen2's."""
+for digit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 A family file exposes ``FAMILY: dict[str, Builder]``. A builder reads the fields it needs from the
 :class:`~weftline.model.config.HFConfig`, calls ``config.check()`` once (all mistakes are reported
 together), and returns a :class:`~weftline.model.ir.Model` from the blocks of
-``weftline.model.blocks``. To add a family, write its file and name it in ``_FILES`` below.
+``weftline.model.blocks``. To add a family, write its file and name it in ``FILES`` below.
 
 Files are imported when a model of theirs is asked for: loading one model stays fast.
 """
@@ -17,11 +17,11 @@ from typing import Final
 from weftline.model.config import HFConfig
 from weftline.model.ir import Model
 
-__all__ = ["BUILDERS", "REFUSED", "Builder"]
+__all__ = ["BUILDERS", "FILES", "REFUSED", "Builder"]
 
 Builder = Callable[[HFConfig], Model]
 
-_FILES: Final[dict[str, tuple[str, ...]]] = {
+FILES: Final[dict[str, tuple[str, ...]]] = {
     "llama": ("llama",),
     "bert": ("bert",),
     "gemma": ("gemma2", "gemma3", "gemma3_text"),
@@ -105,5 +105,5 @@ class _Builders(Mapping[str, Builder]):
         return len(self._file_of)
 
 
-BUILDERS: Final[Mapping[str, Builder]] = _Builders(_FILES)
+BUILDERS: Final[Mapping[str, Builder]] = _Builders(FILES)
 """Model type -> builder."""

@@ -50,19 +50,19 @@ def layer_input_embedding(vocab: int, hidden: int, width: int, layers: int) -> O
 
 def reusing(ops: Ops, *, kv_width: int, head_dim: int, hidden: int) -> Ops:
     """The same attention without keys and values of its own: it reads an earlier layer's cache."""
-    kept = []
-    for op in ops:
-        if op.name == "attn.qkv":
-            out = op.out_features - kv_width
-            bias = op.parameters - op.in_features * op.out_features
-            per = bias // op.out_features if op.out_features else 0
-            op = replace(op, name="attn.q", out_features=out, parameters=(hidden + per) * out)
-        elif op.name == "attn.qk_norm":
-            op = replace(op, parameters=op.parameters - head_dim)
-        elif op.attention is not None:
-            op = replace(op, attention=replace(op.attention, kv_values_per_token=0))
-        kept.append(op)
-    return tuple(kept)
+    return tuple(_reuse(op, kv_width, head_dim, hidden) for op in ops)
+
+
+def _reuse(op: Operator, kv_width: int, head_dim: int, hidden: int) -> Operator:
+    if op.name == "attn.qkv":
+        out = op.out_features - kv_width
+        bias = op.parameters > op.in_features * op.out_features
+        return replace(op, name="attn.q", out_features=out, parameters=(hidden + bias) * out)
+    if op.name == "attn.qk_norm":
+        return replace(op, parameters=op.parameters - head_dim)
+    if op.attention is not None:
+        return replace(op, attention=replace(op.attention, kv_values_per_token=0))
+    return op
 
 
 def shared_layers(config: HFConfig, layers: int) -> int:

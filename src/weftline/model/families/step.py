@@ -25,11 +25,14 @@ def _trimmed(config: HFConfig, key: str, layers: int) -> None:
 
 def _sliding_heads(config: HFConfig, heads: int) -> int:
     other = config.part("attention_other_setting", *_OTHER)
-    for key in _OTHER[1:]:
+    same = {
+        "num_attention_groups": config.get("num_key_value_heads", "num_attention_groups"),
+        "head_dim": config.int_or("head_dim", 128),
+    }
+    for key, value in same.items():
         config.require(
-            other.get(key) in (None, "sliding_attention", config.get(key, "num_attention_groups"))
-            or (key == "head_dim" and other[key] == config.int_or("head_dim", 128)),
-            "attention_other_setting", f"`{key}` of its own for sliding layers is not modelled",
+            other.get(key, value) == value, "attention_other_setting",
+            f"`{key}` of its own for sliding layers is not modelled",
         )  # fmt: skip
     if isinstance(other.get("num_attention_heads"), int):
         return int(other["num_attention_heads"])
