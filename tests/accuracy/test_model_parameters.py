@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_types import comparable, theirs
 
 import weftline.model
-from model_types import comparable, theirs
 from weftline.model import load_model, parameter_table
 from weftline.model.load import bundled_index
 from weftline.model.rows import UNVERIFIED

@@ -61,7 +61,8 @@ def test_every_type_is_exact_or_refused(transformers: Any) -> None:
         try:
             fields = small_config(transformers, kind)
         except Exception:  # a class that is no model without more fields
-            fields = {"model_type": kind}
+            fields = {}
+        fields["model_type"] = kind  # some types share another's class, which writes its own name
         with pytest.raises(InputError, match=f"`{kind}`"):
             ours(fields)
         refused.append(kind)

@@ -1,4 +1,4 @@
-"""Write the tables of bundled models and of model types, ``docs/models.md``: ``python -m weftline.model.table``."""
+"""Write ``docs/models.md``, bundled models and model types: ``python -m weftline.model.table``."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _TYPES: Final = """\
 A `config.json` of any of these {count} model types is read, {known} of the {all} that transformers
 knows among them. ✓: the parameters of {checked} types equal those of transformers' own model on the
 meta device, digit for digit, which a slow test checks for every type, and one field changed at a
-time for many: a change either gives the same count as transformers or is refused by name. *Read by*
-names the file of `model/families` that builds it. Of multimodal types the language model is planned;
-what else the file configures is said in every answer. Any other type is refused by its outer
-`model_type`; `weftline model count` counts it with transformers' own code, and `--as llama` plans it
-as a plain stack, saying so. A field that may carry a shape and that is not read is an error.
+time for many: a change either gives the same count as transformers or is refused by name. *Read
+by* names the file of `model/families` that builds it. Of multimodal types the language model is
+planned; what else the file configures is said in every answer. Any other type is refused by its
+outer `model_type`; `weftline model count` counts it with transformers' own code, and `--as llama`
+plans it as a plain stack, saying so. A field that may carry a shape and is not read is an error.
 
 | model type | read by | exact |
 | --- | --- | --- |

@@ -105,7 +105,7 @@ def _transformers() -> Any:
     except ImportError:
         raise InputError(
             "transformers and torch are needed to count with transformers' own code",
-            hint="pip install 'weftline[run]' transformers",
+            hint="pip install 'weftline[count]'",
         ) from None
     return transformers
 
