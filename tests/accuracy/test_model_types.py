@@ -33,7 +33,8 @@ FUZZED = ("llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral", "gemma
           "falcon", "glm4_moe", "deepseek_v2", "deepseek_v3", "cohere2", "olmo2", "ernie4_5_moe",
           "granitemoehybrid", "bamba", "qwen3_next", "lfm2", "gpt_oss", "laguna", "llava",
           "gemma3", "qwen3_vl", "bert", "roberta", "modernbert", "bart", "whisper", "vit",
-          "qwen2_5_vl_vision", "mamba2", "jamba", "nemotron_h")  # fmt: skip
+          "qwen2_5_vl_vision", "mamba2", "jamba", "nemotron_h", "gemma3n_text", "zamba2",
+          "mllama")  # fmt: skip
 
 
 def check(transformers: Any, kind: str) -> None:
