@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_types import comparable, theirs
 
 import weftline.model
 from weftline.errors import InputError
@@ -14,6 +15,7 @@ from weftline.model import load_model
 from weftline.model.config import HFConfig
 from weftline.model.load import bundled_index, load_config
 from weftline.model.names import find_name, near_in_family
+from weftline.runtime.meta import meta_model
 
 CONFIGS = Path(weftline.model.__file__).with_name("configs")
 LLAMA = {
@@ -136,6 +138,21 @@ def test_the_outer_word_on_tying_counts(outer: bool | None, inner: bool, tied: b
     if outer is not None:
         fields["tie_word_embeddings"] = outer
     assert read(fields).tied_embeddings is tied
+
+
+def test_a_flat_multimodal_file_is_read_as_transformers_reads_it(transformers: Any) -> None:
+    """Qwen2-VL was published without a ``text_config``: its fields stand at the top."""
+    text = LLAMA | {"tie_word_embeddings": True, "use_sliding_window": False}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 4,
+              "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+              "in_channels": 3}  # fmt: skip
+    flat = text | {"model_type": "qwen2_vl", "vision_config": vision}
+    count, headed = theirs(flat)
+    model = read(flat)
+    assert comparable(model, headed) == count
+    (tower,) = model.left_out
+    whole = sum(p.numel() for p in meta_model(flat).parameters())
+    assert tower.parameters == whole - count
 
 
 def test_towers_are_said_with_their_size() -> None:

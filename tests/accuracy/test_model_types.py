@@ -22,7 +22,8 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 DATA = Path(weftline.model.__file__).parent
-UNCHECKED = json.loads((DATA / "data" / "unchecked.json").read_text(encoding="utf-8"))["types"]
+NAMED = json.loads((DATA / "data" / "unchecked.json").read_text(encoding="utf-8"))
+UNCHECKED, OWN_WAY = NAMED["types"], NAMED["fields"]
 ACCEPTED = sorted({*BUILDERS, *MULTIMODAL})
 SAMPLE = ("qwen2_moe", "glm4_moe", "falcon", "cohere2", "deepseek_v2", "bamba", "qwen3_next",
           "granitemoehybrid", "lfm2", "llava", "gemma3", "qwen3_vl", "whisper", "modernbert",
@@ -34,7 +35,7 @@ FUZZED = ("llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral", "gemma
           "granitemoehybrid", "bamba", "qwen3_next", "lfm2", "gpt_oss", "laguna", "llava",
           "gemma3", "qwen3_vl", "bert", "roberta", "modernbert", "bart", "whisper", "vit",
           "qwen2_5_vl_vision", "mamba2", "jamba", "nemotron_h", "gemma3n_text", "zamba2",
-          "mllama")  # fmt: skip
+          "mllama", "t5")  # fmt: skip
 
 
 def check(transformers: Any, kind: str) -> None:
@@ -90,7 +91,7 @@ def test_no_single_change_differs_silently(transformers: Any, kind: str) -> None
 def test_no_single_change_differs_silently_in_many_families(transformers: Any, kind: str) -> None:
     taken, found = silent_differences(transformers, kind)
     assert taken > 20
-    assert found == []
+    assert [said for said in found if said.partition(":")[0] not in OWN_WAY] == []
 
 
 # -- what transformers writes -------------------------------------------------------------------

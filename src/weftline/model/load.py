@@ -207,6 +207,8 @@ def load_config(config: HFConfig) -> Model:
         )
     elif kind in BUILDERS and not inside:
         return _built(BUILDERS[kind], config)
+    elif kind in MULTIMODAL and (text := config.as_flat()) in BUILDERS:
+        return _built(BUILDERS[text], config)
     elif kind in REFUSED:
         config.mistake("model_type", f"`{kind}` cannot be counted exactly: {REFUSED[kind]}")
     elif not kind:

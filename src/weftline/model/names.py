@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from weftline.errors import nearest_names
@@ -41,6 +42,7 @@ def _words(name: str) -> list[str]:
     return [word for word in words if word]
 
 
+@lru_cache(maxsize=4096)
 def key_of(name: str, *, loosely: bool = False) -> str:
     """The name as it is compared; ``loosely`` without words that change no shape."""
     words = _words(name)

@@ -102,6 +102,16 @@ class Reader:
         named = CLASSES.get(str(self.top.get("_class_name")), "")
         return str(self.top.get("model_type") or named)
 
+    def as_flat(self) -> str:
+        """Read the whole file as the section it lacks; the model type of that section.
+
+        Some multimodal files (Qwen2-VL) keep the language model's fields at the top, where
+        transformers looks for them if there is no ``text_config``.
+        """
+        kind = self.outer_class.sections.get("text_config", "")
+        self.class_ = config_class(kind)
+        return kind
+
     @property
     def text_model_type(self) -> str:
         """``model_type`` of the language model's section, else its class's; empty if none is."""
@@ -247,7 +257,11 @@ class Reader:
         kinds = {self.text_model_type if self.section else self.model_type, self.model_type}
         for key, value in self.fields.items():
             harmless = any(is_harmless(key, value, kind) for kind in kinds)
-            harmless |= not self.section and key in self.outer_class.sections  # a tower: left out
+            # A tower is left out, and so is what a flat multimodal file has for its projector.
+            harmless |= not self.section and key in self.outer_class.sections
+            harmless |= self.class_ is not self.outer_class and not self.section and (
+                key in self.outer_class.defaults
+            )  # fmt: skip
             if key not in self._seen and not harmless:
                 self._unread(key, known)
         for view in self._views:
