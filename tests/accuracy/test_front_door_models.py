@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_types import comparable, theirs
+from model_types import comparable, small_config, theirs
 
 import weftline.model
 from weftline.errors import InputError
@@ -153,6 +153,15 @@ def test_a_flat_multimodal_file_is_read_as_transformers_reads_it(transformers: A
     (tower,) = model.left_out
     whole = sum(p.numel() for p in meta_model(flat).parameters())
     assert tower.parameters == whole - count
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5"])
+def test_a_tower_is_all_that_is_left_out(transformers: Any, kind: str) -> None:
+    """Where the projector is part of the tower, language model and tower are the whole model."""
+    fields = small_config(transformers, kind)
+    model = read(fields)
+    whole = sum(p.numel() for p in meta_model(fields).parameters())
+    assert model.parameters + sum(part.parameters or 0 for part in model.left_out) == whole
 
 
 def test_towers_are_said_with_their_size() -> None:

@@ -17,7 +17,7 @@ from model_types import comparable, theirs
 import weftline.model
 from weftline.model import load_model, parameter_table
 from weftline.model.load import bundled_index
-from weftline.model.rows import UNVERIFIED
+from weftline.model.rows import unverified
 from weftline.model.table import markdown
 
 pytest.importorskip("torch")
@@ -42,7 +42,7 @@ def raw_config(name: str) -> dict[str, Any]:
 NAMES = [
     name
     for name in bundled_index()
-    if raw_config(name).get("model_type", "") not in ("", *LEGACY) and name not in UNVERIFIED
+    if raw_config(name).get("model_type", "") not in ("", *LEGACY) and name not in unverified()
 ]
 
 
@@ -64,7 +64,7 @@ def reference(transformers: Any, fields: dict[str, Any]) -> tuple[int, bool]:
 
 def test_what_is_covered() -> None:
     assert len(NAMES) >= 120
-    assert set(UNVERIFIED) <= set(bundled_index())
+    assert set(unverified()) <= set(bundled_index())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +127,7 @@ def test_totals_are_near_what_the_makers_state(row: Any) -> None:
 def test_the_table_says_what_these_tests_check() -> None:
     verified = {row.name for row in parameter_table() if row.equals_transformers}
     assert set(NAMES) <= verified
-    here_or_legacy = {n for n, entry in bundled_index().items() if entry.file} - set(UNVERIFIED)
+    here_or_legacy = {n for n, entry in bundled_index().items() if entry.file} - set(unverified())
     assert verified == here_or_legacy
 
 

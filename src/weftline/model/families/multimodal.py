@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from weftline.errors import InputError
 from weftline.model.config import HFConfig
-from weftline.model.families import vision
+from weftline.model.families import BUILDERS, FILES
 from weftline.model.ir import LeftOut
 from weftline.model.known import config_class
 
@@ -63,12 +63,12 @@ def _counted(kind: str, fields: dict[str, Any] | None) -> int | None:
     if not fields:
         return None
     kind = str(fields.get("model_type") or kind)
-    kind = kind if kind in vision.FAMILY else _BY_OUTER.get(kind, kind)
-    if kind not in vision.FAMILY:
+    kind = kind if kind in FILES["vision"] else _BY_OUTER.get(kind, kind)
+    if kind not in FILES["vision"]:
         return None
     tower = HFConfig(json.dumps(fields | {"model_type": kind}), "tower")
     try:
-        return vision.FAMILY[kind](tower).parameters
+        return BUILDERS[kind](tower).parameters
     except (InputError, ArithmeticError, LookupError, TypeError, ValueError):
         return None  # a guess would be worse than no number
 
