@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_types import comparable, ours, silent_differences, small_config, theirs
+from model_types import MORE, comparable, ours, silent_differences, small_config, theirs
 
 import weftline.model
 from weftline.errors import InputError
@@ -70,6 +70,30 @@ def test_every_type_is_exact_or_refused(transformers: Any) -> None:
         refused.append(kind)
     assert len(exact) >= 150
     assert len(exact) + len(refused) + len(UNCHECKED) >= 800
+
+
+LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "mlp_only_layers",
+         "cross_attention_layers", "indexer_types")  # fmt: skip
+
+
+@pytest.mark.parametrize("layers", [7, 10])
+def test_layers_that_a_file_does_not_list_are_as_in_the_class(
+    transformers: Any, layers: int
+) -> None:
+    """A pattern left out is the class's own: a window changes no parameter, but cache and FLOPs.
+
+    Nemotron-H's has to be stated.
+    """
+    checked = 0
+    for kind in BUILDERS:
+        if kind in (*MORE, *UNCHECKED, "nemotron_h") or kind not in transformers_types():
+            continue
+        fields = small_config(transformers, kind, layers)
+        bare = {key: value for key, value in fields.items() if key not in LISTS}
+        if bare != fields and len(fields.get("layer_types") or [0] * layers) == layers:
+            assert ours(bare).layers == ours(fields).layers, kind
+            checked += 1
+    assert checked >= 40
 
 
 def test_what_is_unchecked_is_accepted_and_no_more() -> None:

@@ -324,6 +324,6 @@ def assemble(
         source=config.source, hidden=hidden, vocab=vocab, layers=layers,
         embedding=embedding(vocab, hidden) if embedding_ops is None else embedding_ops,
         head=lm_head(hidden, vocab, tied=tied) if head_ops is None else head_ops,
-        max_seq_len=config.optional_int("max_position_embeddings", "n_positions", "max_seq_len"),
+        max_seq_len=config.optional_int("max_position_embeddings", "n_positions"),
         tied_embeddings=tied, dtype=config.dtype, notes=tuple(config.notes),
     )  # fmt: skip

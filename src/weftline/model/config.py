@@ -246,4 +246,5 @@ class HFConfig(Reader):
     @property
     def dtype(self) -> str:
         """The dtype of the published weights as the config states it."""
-        return str(self.get("dtype", "torch_dtype") or "bfloat16")
+        # Of both names transformers keeps the newer.
+        return str(self.get("dtype") or self.get("torch_dtype") or "bfloat16")

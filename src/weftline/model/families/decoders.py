@@ -58,6 +58,33 @@ def first_of_four(_: HFConfig, layers: int) -> list[str]:
     return [FULL if i % 4 == 0 else SLIDING for i in range(layers)]
 
 
+def sixth_and_last(_: HFConfig, layers: int) -> list[str]:
+    """Beam: every sixth layer and the last see everything."""
+    return [FULL if (i + 1) % 6 == 0 or i == layers - 1 else SLIDING for i in range(layers)]
+
+
+def ends_and_fourths(_: HFConfig, layers: int) -> list[str]:
+    """Flint: the first two layers, every fourth and the last see everything."""
+    whole = (i < 2 or i % 4 == 1 or i == layers - 1 for i in range(layers))
+    return [FULL if full else SLIDING for full in whole]
+
+
+def fourths_from_the_end(_: HFConfig, layers: int) -> list[str]:
+    """Muse: the last layer and every fourth before it see everything."""
+    return [FULL if (layers - 1 - i) % 4 == 0 else SLIDING for i in range(layers)]
+
+
+def after_dense(config: HFConfig, layers: int) -> list[str]:
+    """Command A+: the pattern starts anew after the dense layers, which have their own."""
+    dense = config.int_or("first_k_dense_replace", 0, minimum=0)
+    own = config.int_or("prefix_dense_sliding_window_pattern", 1)
+    every = config.int_or("sliding_window_pattern", 4)
+    return [
+        FULL if ((i + 1) % own if i < dense else (i - dense + 1) % every) == 0 else SLIDING
+        for i in range(layers)
+    ]
+
+
 def always(kind: str) -> Callable[[HFConfig, int], list[str]]:
     """All layers alike."""
     return lambda _, layers: [kind] * layers
@@ -301,21 +328,22 @@ ROWS: Final[dict[str, Decoder]] = {
     "beam": Decoder(
         norms=("attn", "attn_post", "mlp", "mlp_post"), qk_norm="head", gate="wide",
         qkv_bias="attention_bias", out_bias="attention_bias", core_parameters=sinks,
-        kinds=every("sliding_window_pattern", 4), experts=Experts(layers="named"),
+        kinds=sixth_and_last, experts=Experts(layers="named_after_three"),
     ),
     "flint": Decoder(
         qkv_bias="attention_bias", out_bias="attention_bias", qk_norm="head",
-        core_parameters=sinks, kinds=always(FULL),
-        experts=Experts(shared_ffn="shared_expert_intermediate_size", layers="step"),
+        core_parameters=sinks, kinds=ends_and_fourths,
+        experts=Experts(shared_ffn="shared_expert_intermediate_size", layers="step_after_two"),
     ),
     "kolibri1": Decoder(
-        norms=("attn", "attn_post", "mlp", "mlp_post"), qk_norm="head", kinds=always(SLIDING),
+        norms=("attn", "attn_post", "mlp", "mlp_post"), qk_norm="head",
+        kinds=every("sliding_window_pattern", 5),
         experts=Experts(count="num_local_experts", shared_ffn="shared_expert_intermediate_size"),
     ),
     "glm_ocr_text": Decoder(norms=("attn", "attn_post", "mlp", "mlp_post")),
     "muse_glimmer_text": Decoder(
         norms=("attn", "attn_post", "mlp", "mlp_post"), gate="wide", qkv_bias="attention_bias",
-        out_bias="attention_bias", kinds=every("sliding_window_pattern", 4),
+        out_bias="attention_bias", kinds=fourths_from_the_end,
     ),
     "paddleocr_vl_text": Decoder(qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"),
     # a multimodal decoder that attends to its images
@@ -405,7 +433,7 @@ ROWS: Final[dict[str, Decoder]] = {
                         correction=True),
     ),
     "cohere2_moe": replace(
-        COHERE, kinds=every("sliding_window_pattern", 4),
+        COHERE, kinds=after_dense,
         unused=("prefix_dense_sliding_window_pattern", "sliding_window_pattern"),
         experts=Experts(ffn="intermediate_size", shared="num_shared_experts",
                         layers="named_after_first_k", dense_ffn="prefix_dense_intermediate_size"),

@@ -91,6 +91,15 @@ def _lfm2_kinds(config: HFConfig, layers: int) -> list[str]:
     return [FULL if i in inside else "conv" for i in range(layers)]
 
 
+def _stated(config: HFConfig, layers: int) -> list[str]:
+    """LFM2-MoE's class has no pattern of its own: the file has to say it."""
+    config.require(
+        config.has("layer_types"), "layer_types",
+        "field `layer_types` is missing: `conv` or `full_attention` for each layer is needed",
+    )  # fmt: skip
+    return [FULL] * layers
+
+
 def _lfm2_ffn(config: HFConfig, _: int) -> int:
     """Two thirds of the stated width, rounded up to a multiple, unless the file says not to."""
     ffn = _number(config, "intermediate_size", "block_ff_dim")
@@ -208,7 +217,7 @@ ROWS: Final[dict[str, Decoder]] = {
                 "block_norm_eps", "block_out_init_scale", "num_heads", "theta"),
     ),
     "lfm2_moe": Decoder(
-        qk_norm="head", kinds=lambda _, layers: [FULL] * layers, mixers={"conv": _short_conv},
+        qk_norm="head", kinds=_stated, mixers={"conv": _short_conv},
         unused=("use_expert_bias", "conv_L_cache", "conv_bias"),
         experts=Experts(layers="num_dense"),
     ),
@@ -227,7 +236,7 @@ ROWS: Final[dict[str, Decoder]] = {
         experts=_QWEN_EXPERTS,
     ),
     "minimax": Decoder(
-        kinds=lambda _, layers: [LINEAR if (i + 1) % 2 else FULL for i in range(layers)],
+        kinds=lambda _, layers: [FULL if (i + 1) % 2 else LINEAR for i in range(layers)],
         mixers={LINEAR: _lightning}, unused=("block_size",), rotary_field="rotary_dim",
         experts=Experts(count="num_local_experts", ffn="intermediate_size"),
     ),

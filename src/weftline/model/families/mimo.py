@@ -78,7 +78,8 @@ def mimo_v2_flash(config: HFConfig) -> Model:
     shared = expert_ffn * config.int_or("n_shared_experts", 0, minimum=0)
     full = _attention(config, hidden, sliding=False)
     sliding = _attention(config, hidden, sliding=True)
-    pattern = config.list_or("hybrid_layer_pattern", [0] * layers, length=layers)
+    usual = [int(i > 0 and (i + 1) % 6 != 0) for i in range(layers)]
+    pattern = config.list_or("hybrid_layer_pattern", usual, length=layers)
     kinds = config.kinds("layer_types", _KINDS, layers, [_KINDS[bool(p)] for p in pattern])
     sparse = config.list_or("moe_layer_freq", [0] + [1] * (layers - 1), length=layers)
     forwards = config.kinds(

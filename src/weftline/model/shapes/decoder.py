@@ -57,6 +57,8 @@ def decoder(row: Decoder) -> Callable[[HFConfig], Model]:
             config.unused("head_dim", "qk_head_dim", "num_key_value_heads")
         if row.experts:
             config.unused(row.experts.dense_ffn, row.ffn)
+        if row.mixers:  # there may be no layer of attention
+            config.unused(row.heads, "num_key_value_heads", row.head_dim)
         skipped = row.norms_if and row.flag(config, row.norms_if[0])
         stated = row.norms(config) if callable(row.norms) else row.norms
         usual = tuple(n for n in stated if not (skipped and row.norms_if and n == row.norms_if[1]))

@@ -116,6 +116,14 @@ def _step(config: HFConfig, layers: int) -> list[bool]:
     return [i not in dense and (i + 1) % step == 0 for i in range(layers)]
 
 
+def _step_after_two(config: HFConfig, layers: int) -> list[bool]:
+    """As ``_step``; without a list the first two layers are dense."""
+    if config.get("mlp_only_layers") is None:
+        step = config.int_or("decoder_sparse_step", config.default("decoder_sparse_step", 1))
+        return [i > 1 and (i + 1) % step == 0 for i in range(layers)]
+    return _step(config, layers)
+
+
 def _ernie(config: HFConfig, layers: int) -> list[bool]:
     start = config.int_or("moe_layer_start_index", 1, minimum=0)
     end = config.int_or("moe_layer_end_index", -1, minimum=-1)
@@ -130,6 +138,8 @@ RULES: Final[dict[str, Callable[[HFConfig, int], list[bool]]]] = {
     "num_dense": _after_first("num_dense_layers"),
     "named": _named(_all),
     "named_after_first_k": _named(_after_first("first_k_dense_replace")),
+    "named_after_three": _named(lambda _, layers: [i > 2 for i in range(layers)]),
+    "step_after_two": _step_after_two,
     "named_after_one": _named(lambda _, layers: [i > 0 for i in range(layers)]),
     "step": _step,
     "ernie": _ernie,
