@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_types import comparable, theirs
 
 import weftline.model
 from weftline.model import load_model, parameter_table
 from weftline.model.load import bundled_index
-from weftline.model.rows import UNVERIFIED
+from weftline.model.rows import unverified
 from weftline.model.table import markdown
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
 CONFIGS = Path(weftline.model.__file__).with_name("configs")
 LEGACY = {
@@ -28,7 +29,6 @@ LEGACY = {
 }  # fmt: skip
 SAME_CLASS = {"kimi_k2": "deepseek_v3", "mimo": "qwen2", "minimax_m3": "minimax_m3_vl_text"}
 """Model types that transformers has under another name, by their makers' own description."""
-NOT_LANGUAGE = ("visual", "vision", "projector", "audio")
 
 
 def raw_config(name: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def raw_config(name: str) -> dict[str, Any]:
 NAMES = [
     name
     for name in bundled_index()
-    if raw_config(name).get("model_type", "") not in ("", *LEGACY) and name not in UNVERIFIED
+    if raw_config(name).get("model_type", "") not in ("", *LEGACY) and name not in unverified()
 ]
 
 
@@ -50,42 +50,27 @@ NAMES = [
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def reference(transformers: Any, fields: dict[str, Any]) -> Any:
-    """transformers' own model of a config, without memory behind its weights."""
+def reference(transformers: Any, fields: dict[str, Any]) -> tuple[int, bool]:
+    """Parameters of transformers' own language model of a config, and whether it has a head."""
     fields = dict(fields)
-    kind = fields.pop("model_type")
-    if kind == "kimi_k25":  # its text model is Kimi-K2
+    if fields["model_type"] == "kimi_k25":  # its text model is Kimi-K2
         fields = {k: v for k, v in fields["text_config"].items() if k != "auto_map"}
-        kind = fields.pop("model_type")
-    kind = SAME_CLASS.get(kind, kind)
+    kind = fields["model_type"] = SAME_CLASS.get(fields["model_type"], fields["model_type"])
     if kind == "step3p7" and "text_config" not in fields:  # the file is the language part alone
         text = transformers.models.step3p7.configuration_step3p7.Step3p7TextConfig(**fields)
-        fields = {"text_config": text}
-    with torch.device("meta"):
-        config = transformers.AutoConfig.for_model(kind, **fields)
-        try:
-            return transformers.AutoModelForCausalLM.from_config(config)
-        except ValueError:
-            return transformers.AutoModelForImageTextToText.from_config(config)
-
-
-def language_parameters(model: Any) -> int:
-    return sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if not any(part in name for part in NOT_LANGUAGE)
-    )
+        fields = {"model_type": kind, "text_config": text}
+    return theirs(fields)
 
 
 def test_what_is_covered() -> None:
-    assert len(NAMES) >= 50
-    assert set(UNVERIFIED) <= set(bundled_index())
+    assert len(NAMES) >= 120
+    assert set(unverified()) <= set(bundled_index())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_equal_transformers(transformers: Any, name: str) -> None:
-    expected = language_parameters(reference(transformers, raw_config(name)))
-    assert load_model(name).parameters == expected
+    expected, headed = reference(transformers, raw_config(name))
+    assert comparable(load_model(name), headed) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,8 +100,8 @@ def test_parameters_equal_with_unusual_switches(
         fields["text_config"] |= changes
     path = tmp_path / "config.json"
     path.write_text(json.dumps(fields))
-    expected = language_parameters(reference(transformers, fields))
-    assert load_model(path).parameters == expected
+    expected, headed = reference(transformers, fields)
+    assert comparable(load_model(path), headed) == expected
 
 
 @pytest.mark.parametrize("changes", [{}, {"q_lora_rank": 512, "num_shared_experts": 2}])
@@ -127,8 +112,8 @@ def test_kimi_linear_equals_transformers(
     config = transformers.AutoConfig.for_model("kimi_linear", **changes)
     path = tmp_path / "config.json"
     path.write_text(config.to_json_string(use_diff=False))
-    expected = language_parameters(reference(transformers, json.loads(path.read_text())))
-    assert load_model(path).parameters == expected
+    expected, headed = reference(transformers, json.loads(path.read_text()))
+    assert comparable(load_model(path), headed) == expected
 
 
 @pytest.mark.parametrize("row", parameter_table(), ids=lambda row: str(row.name))
@@ -142,7 +127,7 @@ def test_totals_are_near_what_the_makers_state(row: Any) -> None:
 def test_the_table_says_what_these_tests_check() -> None:
     verified = {row.name for row in parameter_table() if row.equals_transformers}
     assert set(NAMES) <= verified
-    here_or_legacy = {n for n, entry in bundled_index().items() if entry.file} - set(UNVERIFIED)
+    here_or_legacy = {n for n, entry in bundled_index().items() if entry.file} - set(unverified())
     assert verified == here_or_legacy
 
 

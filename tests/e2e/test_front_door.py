@@ -196,7 +196,6 @@ KNOWN = (
 )  # fmt: skip
 
 
-@pytest.mark.xfail(strict=True, reason="names with a suffix are not known yet (the model room)")
 def test_case_hub_names(say: Say) -> None:
     found = {}
     for name in KNOWN:
@@ -215,7 +214,6 @@ def saved(name: str, tmp_path: Path) -> str:
     return str(folder / "config.json")
 
 
-@pytest.mark.xfail(strict=True, reason="per_layer_config is not read (the model room)")
 def test_case_gemma4_saved(say: Say, tmp_path: Path) -> None:
     file = saved("gemma4_saved.json", tmp_path)
     ours, theirs = (
@@ -227,7 +225,6 @@ def test_case_gemma4_saved(say: Say, tmp_path: Path) -> None:
     assert theirs["kv_formats"][0]["value"] == pytest.approx(2.26e9, rel=0.005)
 
 
-@pytest.mark.xfail(strict=True, reason="num_local_experts is not read (the model room)")
 def test_case_qwen3_moe_saved(say: Say, tmp_path: Path) -> None:
     file = saved("qwen3_moe_saved.json", tmp_path)
     ours, theirs = (
@@ -237,7 +234,6 @@ def test_case_qwen3_moe_saved(say: Say, tmp_path: Path) -> None:
     assert {**ours, "model": ""} == {**theirs, "model": ""}
 
 
-@pytest.mark.xfail(strict=True, reason="the section inside decides (the model room)")
 def test_case_grounding_dino(say: Say, tmp_path: Path) -> None:
     file = saved("grounding_dino_saved.json", tmp_path)
     code, out, err = say("plan", "train", file, "--tokens", "1B")
@@ -245,7 +241,6 @@ def test_case_grounding_dino(say: Say, tmp_path: Path) -> None:
     assert "grounding-dino" in err
 
 
-@pytest.mark.xfail(strict=True, reason="what is left out is not said (the model room)")
 def test_case_qwen3_vl(say: Say, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     code, out, _ = say("plan", "serve", "qwen3-vl-4b", "--rate", "1/s", "--on", "h100", "-o",

@@ -126,10 +126,10 @@ def test_large_binary_and_missing_files(tmp_path: Path) -> None:
 
 def test_the_text_part_is_read_and_its_lines_found(tmp_path: Path) -> None:
     text = LLAMA | {"model_type": "qwen3_vl_text", "head_dim": 16}
-    fields = {"hidden_size": 1, "vision_config": {"hidden_size": 7}, "text_config": text}
+    fields = {"hidden_size": 64, "vision_config": {"hidden_size": 7}, "text_config": text}
     model = load_model(write(tmp_path, fields | {"model_type": "qwen3_vl"}))
     assert model.hidden == 64
-    assert "language model only" in model.notes[0]
+    assert [str(part) for part in model.left_out] == ["vision tower, size not known, not counted"]
     text["hidden_size"] = 0
     said = mistakes(tmp_path, fields | {"model_type": "qwen3_vl"})
     assert said[0].startswith("config.json:8:")

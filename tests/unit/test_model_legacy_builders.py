@@ -209,7 +209,7 @@ def test_opt_350m_embeds_narrow() -> None:
 
 def test_gemma3_multimodal_config_is_read_as_its_language_model() -> None:
     model = load_model("gemma-3-4b")
-    assert any("vision" in note for note in model.notes)
+    assert [part.what for part in model.left_out] == ["vision tower"]
     assert model.parameters == 3_880_263_168
     text = SMALL["gemma3_text"] | {"model_type": "gemma3_text"}
     both = {"model_type": "gemma3", "text_config": text}

@@ -22,7 +22,9 @@ app.command(
     help="How well chips suit MODEL: the time at their peaks over the time predicted, by part.",
 )  # fmt: skip
 
-ListKind = Literal["accelerators", "fabrics", "prices", "storage", "cpus", "sources"]
+ListKind = Literal[
+    "accelerators", "fabrics", "prices", "storage", "cpus", "sources", "models"
+]  # fmt: skip
 ShowKind = Literal["accelerator", "fabric", "storage"]
 
 
@@ -39,9 +41,9 @@ def list_(
     Parameters
     ----------
     kind
-        accelerators, fabrics, prices, storage, cpus or sources.
+        accelerators, fabrics, prices, storage, cpus, sources or models.
     vendor
-        Only this vendor or cloud provider (nvidia, aws, ...).
+        Only this vendor, cloud provider (nvidia, aws, ...) or maker of models.
     """
     from weftline.report.catalog import list_data, list_text
 
@@ -172,6 +174,10 @@ def _known_vendor(kind: str, name: str) -> str:
         found = {p.provider for p in shipped_prices()}
     elif kind == "storage":
         found = {t.provider for t in storage_tiers().values()}
+    elif kind == "models":
+        from weftline.model.load import bundled_index
+
+        found = {m.hf_id.partition("/")[0] for m in bundled_index().values() if m.hf_id}
     elif kind == "cpus":
         found = {str(c["vendor"]) for c in cpus().values()}
     names = sorted(found)

@@ -28,6 +28,7 @@ COMMANDS: Final = (
      "A cluster's own topology file as a fabric, joined with the catalogue's link speeds."),
     ("memory", "memory:memory",
      "Memory to train, tune or serve MODEL, by part, and the fewest chips that hold it."),
+    ("model", "model:app", "What a model holds: parameters, counted exactly."),
     ("plan", "plan:app", "Find the best plan for a job."),
     ("score", "score:app", "Hold predictions against measurements."),
     ("simulate", "simulate:app",

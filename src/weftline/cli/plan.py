@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, from_job_file, place_of, write_job
-from weftline.cli.options import Format, Json
+from weftline.cli.options import As, Format, Json, taken_as
 from weftline.cli.plan_serve import serve
 from weftline.spec.options import JobOptions
 
@@ -26,6 +26,7 @@ def train(
     model: str,
     *,
     job: Annotated[JobOptions, Parameter(name="*")],
+    as_: As = None,
     job_file: JobPath = None,
     write: WriteJob = None,
     json: Json = False,
@@ -48,9 +49,9 @@ def train(
     from weftline.spec.serialize import plan_to_json, write_plan
 
     del job_file  # read before this was called
-    asked = all_at_once(lambda: job_of(model, job, where=place_of))
+    asked = all_at_once(lambda: job_of(taken_as(model, as_), job, where=place_of))
     if write is not None:
-        write_job(write, job_values("train", model, job))
+        write_job(write, job_values("train", taken_as(model, as_), job))
     plan = plan_train(asked, progress=progress())
     if output is not None:
         write_plan(plan, output)

@@ -11,7 +11,16 @@ from cyclopts import Parameter
 from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, place_of, write_job
-from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Format, Json, Serving, Traffic
+from weftline.cli.options import (
+    KEPT_SERVING,
+    KEPT_TRAFFIC,
+    As,
+    Format,
+    Json,
+    Serving,
+    Traffic,
+    taken_as,
+)
 from weftline.cli.status import status
 from weftline.spec.options import FleetOptions
 
@@ -25,6 +34,7 @@ def serve(
     traffic: Traffic = KEPT_TRAFFIC,
     fleet: Annotated[FleetOptions, Parameter(name="*")] = KEPT_FLEET,
     serving: Serving = KEPT_SERVING,
+    as_: As = None,
     job_file: JobPath = None,
     write: WriteJob = None,
     json: Json = False,
@@ -47,9 +57,11 @@ def serve(
     from weftline.spec.serialize import plan_to_json, write_plan
 
     del job_file  # read before this was called
-    job = all_at_once(lambda: serve_job_of(model, fleet, traffic, serving, where=place_of))
+    job = all_at_once(
+        lambda: serve_job_of(taken_as(model, as_), fleet, traffic, serving, where=place_of)
+    )
     if write is not None:
-        write_job(write, job_values("serve", model, fleet, traffic, serving))
+        write_job(write, job_values("serve", taken_as(model, as_), fleet, traffic, serving))
     with compiling_said():
         plan = plan_serve(job, progress=status.say)
     if file is not None:

@@ -183,6 +183,26 @@ class Layer:
         return sum(op.forward_flops_per_token(seq_len, masked=masked) for op in self.operators)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A part of the published model that is not counted."""
+
+    what: str
+    """``vision tower``, ``audio tower``."""
+    parameters: int | None = None
+    """Its parameters, where its section says enough to count them."""
+
+    def __str__(self) -> str:
+        """``vision tower, 0.4B parameters, not counted``."""
+        if self.parameters is None:
+            return f"{self.what}, size not known, not counted"
+        return f"{self.what}, {_short(self.parameters)} parameters, not counted"
+
+
+def _short(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f}B" if parameters >= 5e7 else f"{parameters / 1e6:.1f}M"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Model:
     """A model as the rest of weftline sees it: exact, immutable, without weights."""
@@ -204,10 +224,14 @@ class Model:
     tied_embeddings: bool = False
     dtype: str = "bfloat16"
     """The dtype its makers published the weights in."""
+    weights_format: str | None = None
+    """Number format of the published weights where they are quantised: ``fp8``, ``mxfp4``..."""
     published_parameters: float | None = None
     """The total its makers state, in parameters, if they do."""
+    left_out: tuple[LeftOut, ...] = field(default=())
+    """Parts of the published model that are not in ``layers``: a multimodal model's towers."""
     notes: tuple[str, ...] = field(default=())
-    """What was left out (vision tower, next-token-prediction modules) and why."""
+    """What else was left out (next-token-prediction modules) or taken for granted, and why."""
 
     def __repr__(self) -> str:
         """Its size in a line; layers and operators are in the fields."""
@@ -216,6 +240,11 @@ class Model:
             f"Model({self.name}: {self.parameters:,} parameters, {len(self.layers)} layers of "
             f"{kinds}, hidden {self.hidden}, vocabulary {self.vocab:,})"
         )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What an answer about this model has to say of it: parts left out, then the notes."""
+        return (*map(str, self.left_out), *self.notes)
 
     @property
     def operators(self) -> Iterable[Operator]:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+from weftline.model.known import unchecked_types
 from weftline.model.load import BundledModel, bundled_index, load_model
 
-__all__ = ["TABLE_SEQ_LEN", "UNVERIFIED", "ModelRow", "parameter_table"]
+__all__ = ["TABLE_SEQ_LEN", "ModelRow", "parameter_table", "unverified"]
 
 TABLE_SEQ_LEN: Final = 4096
 """Tokens of the sequences that FLOPs a token are stated for."""
 
-UNVERIFIED: Final[dict[str, str]] = {
-    "kimi-k3": "not in transformers: counted from the shapes of the published tensors",
-    "nemotron-super-49b": "not in transformers: counted from the published modelling code",
+_BY_NAME: Final[dict[str, str]] = {
     "t5-v1.1-base": "transformers 5 ties the output projection, the published weights do not",
     "t5-v1.1-xxl": "transformers 5 ties the output projection, the published weights do not",
 }
-"""Bundled configs whose total is not that of a model in transformers, and what it rests on.
+_TWINS: Final = ("kimi_k2", "mimo", "minimax_m3")
+"""Types that transformers has under another name, which the tests build instead."""
 
-For every other config the tests build transformers' own model and demand the same total, digit
-for digit; MiMo-7B's is Qwen2's."""
+
+@lru_cache(maxsize=1)
+def unverified() -> dict[str, str]:
+    """Bundled configs whose total is not that of a model in transformers, and what it rests on.
+
+    For every other config the tests build transformers' own model and demand the same total, digit
+    for digit.
+    """
+    types = unchecked_types()
+    found = dict(_BY_NAME)
+    for name in bundled_index():
+        kind = load_model(name).family
+        if kind in types and kind not in _TWINS:
+            found[name] = types[kind]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +79,10 @@ def _row(entry: BundledModel) -> ModelRow:
         training_flops_per_token=model.training_flops_per_token(TABLE_SEQ_LEN),
         kv_bytes_per_token=model.kv_bytes_per_token(),
         state_bytes=model.state_bytes(),
-        equals_transformers=entry.file is not None and entry.name not in UNVERIFIED,
+        equals_transformers=entry.file is not None and entry.name not in unverified(),
         published_parameters=entry.published_parameters,
         basis=entry.basis,
-        notes=(*model.notes, *([UNVERIFIED[entry.name]] if entry.name in UNVERIFIED else [])),
+        notes=(*model.notes, *([unverified()[entry.name]] if entry.name in unverified() else [])),
     )
 
 

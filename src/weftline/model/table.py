@@ -1,4 +1,4 @@
-"""Write the table of bundled models, ``docs/models.md``: ``python -m weftline.model.table``."""
+"""Write ``docs/models.md``, bundled models and model types: ``python -m weftline.model.table``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from weftline.model.families import FILES
+from weftline.model.families.multimodal import MULTIMODAL
+from weftline.model.known import transformers_types, unchecked_types
 from weftline.model.rows import TABLE_SEQ_LEN, ModelRow, parameter_table
 
 __all__ = ["main", "markdown"]
@@ -29,6 +32,22 @@ come from others than the makers, whose own page was not seen. A total with a vi
 next-token-prediction modules is larger than ours, which leaves them out.
 
 """
+_TYPES: Final = """\
+
+## Model types
+
+A `config.json` of any of these {count} model types is read, {known} of the {all} that transformers
+knows among them. ✓: the parameters of {checked} types equal those of transformers' own model on the
+meta device, digit for digit, which a slow test checks for every type, and one field changed at a
+time for many: a change either gives the same count as transformers or is refused by name. *Read
+by* names the file of `model/families` that builds it. Of multimodal types the language model is
+planned; what else the file configures is said in every answer. Any other type is refused by its
+outer `model_type`; `weftline model count` counts it with transformers' own code, and `--as llama`
+plans it as a plain stack, saying so. A field that may carry a shape and is not read is an error.
+
+| model type | read by | exact |
+| --- | --- | --- |
+"""
 _COLUMNS: Final = {
     "model": "---", "total": "--:", "active": "--:", "train FLOP/token": "--:",
     "KV B/token": "--:", "state MB": "--:", "transformers": ":-:", "published": "--:",
@@ -50,11 +69,28 @@ def _line(row: ModelRow) -> str:
     return "| " + " | ".join(cells) + " |\n"
 
 
+def _types() -> str:
+    """The table of model types that are accepted, each with what its count rests on."""
+    unchecked = unchecked_types()
+    files = {kind: file for file, kinds in FILES.items() for kind in kinds}
+    rows = []
+    for kind in sorted({*files, *MULTIMODAL}):
+        what = f"`{files[kind]}`" if kind in files else "the language model of its section"
+        if kind in MULTIMODAL and kind in files:
+            what += ", or the language model of its section"
+        rows.append(f"| {kind} | {what} | {unchecked.get(kind, '✓')} |\n")
+    head = _TYPES.format(
+        count=len(rows), known=len(transformers_types() & {*files, *MULTIMODAL}),
+        all=len(transformers_types()), checked=len(rows) - len(unchecked),
+    )  # fmt: skip
+    return head + "".join(rows)
+
+
 def markdown() -> str:
-    """The table as a page."""
+    """The tables as a page."""
     head = "".join(f"| {' | '.join(row)} |\n" for row in (_COLUMNS, _COLUMNS.values()))
     text = _HEADER.format(seq_len=f"{TABLE_SEQ_LEN:,}")
-    return text + head + "".join(map(_line, parameter_table()))
+    return text + head + "".join(map(_line, parameter_table())) + _types()
 
 
 def main() -> int:

@@ -18,10 +18,11 @@ from weftline.catalog.online import Refreshed
 from weftline.catalog.prices import PRICE_TYPES, Price, date_span, shipped_prices
 from weftline.catalog.validation import KnownFault
 from weftline.errors import InputError
+from weftline.report.models import model_rows, render_models
 from weftline.report.text import page, width
 from weftline.units import format_bytes, format_rate
 
-KINDS: Final = ("accelerators", "fabrics", "prices", "storage", "cpus", "sources")
+KINDS: Final = ("accelerators", "fabrics", "prices", "storage", "cpus", "sources", "models")
 FINDINGS_SHOWN: Final = 3
 Data = dict[str, Any]
 
@@ -32,7 +33,9 @@ Data = dict[str, Any]
 def list_data(kind: str, vendor: str | None = None) -> Data:
     """The rows of ``catalog list KIND``; ``vendor`` (or provider) limits them."""
     rows: list[Data]
-    if kind == "fabrics":
+    if kind == "models":
+        rows = model_rows(vendor)
+    elif kind == "fabrics":
         rows = [
             {
                 "id": f.id, "kind": f.kind, "chips": f.domain, "alpha_s": f.alpha_s,
@@ -109,6 +112,7 @@ def list_text(data: Data) -> str:
     builders = {
         "accelerators": _list_accelerators, "fabrics": _list_fabrics, "prices": _list_prices,
         "storage": _list_storage, "cpus": _list_cpus, "sources": _list_sources,
+        "models": render_models,
     }  # fmt: skip
     return builders[kind](rows)
 

@@ -10,7 +10,10 @@ from typing import Any
 from weftline.report.text import in_words, table, wrapped
 from weftline.spec import Estimate, Part, Plan, ServePlan
 
-__all__ = ["bases", "breakdown", "explained", "more", "noted", "numbers", "reasons", "shown_ranks"]
+__all__ = [
+    "bases", "breakdown", "explained", "more", "noted", "numbers", "reasons", "remarks",
+    "shown_ranks",
+]  # fmt: skip
 
 RANKS_SHOWN = 12
 UNPRICED_SHOWN = 6
@@ -28,6 +31,11 @@ def reasons(why: Sequence[str], flips: Sequence[str]) -> list[str]:
         for text in flips:
             lines += wrapped(text, indent="  ", hang="  ")
     return lines
+
+
+def remarks(notes: Sequence[str]) -> list[str]:
+    """What of the model is not counted or taken for granted, under the line that names it."""
+    return wrapped(f"model: {'; '.join(notes)}", indent="      ", hang="      ") if notes else []
 
 
 def numbers(

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import math
 
-from weftline.report.frame import bases, breakdown, more, noted, numbers, reasons, shown_ranks
+from weftline.report.frame import (
+    bases,
+    breakdown,
+    more,
+    noted,
+    numbers,
+    reasons,
+    remarks,
+    shown_ranks,
+)
 from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
 from weftline.units import (
@@ -48,6 +57,7 @@ def _best(plan: Plan) -> list[str]:
             f"{lay.num_micro_batches}, ZeRO-{lay.zero}, {plan.framework}",
             indent="      ",
         ),
+        *remarks(plan.model_notes),
     ]
 
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
-from weftline.report.frame import bases, breakdown, more, noted, numbers, reasons, shown_ranks
+from weftline.report.frame import (
+    bases,
+    breakdown,
+    more,
+    noted,
+    numbers,
+    reasons,
+    remarks,
+    shown_ranks,
+)
 from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec import Fleet, ServeCandidate, ServePlan
 from weftline.units import format_bytes, format_count, format_duration, format_number, format_usd
@@ -45,6 +54,7 @@ def _best(plan: ServePlan) -> list[str]:
             f"{d.output_tokens:,.0f} tokens{cached}{seed}; {targets}; {d.price_type}",
             indent="      ",
         ),
+        *remarks(plan.model_notes),
     ]
 
 

@@ -123,7 +123,8 @@ class FleetOptions:
     engine
         vllm, sglang, trtllm, jetstream, neuron, several, or all.
     precision
-        Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
+        Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4. If not given,
+        the config's own where its weights are quantised, and bf16; else bf16,fp8.
     price
         on-demand, spot, reserved, capacity-block, several, all, your own: $2.50/h a chip, or
         several: h100=2.1,b200=4 US dollars a chip-hour.
@@ -151,7 +152,7 @@ class FleetOptions:
     p99: str | None = None
     on: str = "all"
     engine: str = "all"
-    precision: str = "bf16,fp8"
+    precision: str | None = None
     price: str = "on-demand"
     discount: str | None = None
     region: str | None = None

@@ -107,6 +107,8 @@ class Plan:
     search: SearchStats
     rank_map: RankMap | None = None
     """Chips of the ranks where they form one torus; elsewhere rank r runs on chip r."""
+    model_notes: tuple[str, ...] = ()
+    """What of the model is not counted (a vision tower), or was taken for granted."""
 
     def rank(self, rank: int) -> dict[str, int | str]:
         """Host, local chip and axis indices of one rank. Raises IndexError outside the plan.

@@ -162,6 +162,8 @@ class ServePlan:
     """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""
     asked: Mapping[str, str | bool | float] = field(default_factory=dict)
     """The question as fields of a job file: what makes this plan again."""
+    model_notes: tuple[str, ...] = ()
+    """What of the model is not counted (a vision tower), or was taken for granted."""
 
     def __repr__(self) -> str:
         """The answer in a few lines; ``to_frame()`` and the fields have the rest."""

@@ -3,7 +3,7 @@
 A family file exposes ``FAMILY: dict[str, Builder]``. A builder reads the fields it needs from the
 :class:`~weftline.model.config.HFConfig`, calls ``config.check()`` once (all mistakes are reported
 together), and returns a :class:`~weftline.model.ir.Model` from the blocks of
-``weftline.model.blocks``. To add a family, write its file and name it in ``_FILES`` below.
+``weftline.model.blocks``. To add a family, write its file and name it in ``FILES`` below.
 
 Files are imported when a model of theirs is asked for: loading one model stays fast.
 """
@@ -17,22 +17,22 @@ from typing import Final
 from weftline.model.config import HFConfig
 from weftline.model.ir import Model
 
-__all__ = ["BUILDERS", "REFUSED", "Builder"]
+__all__ = ["BUILDERS", "FILES", "REFUSED", "Builder"]
 
 Builder = Callable[[HFConfig], Model]
 
-_FILES: Final[dict[str, tuple[str, ...]]] = {
+FILES: Final[dict[str, tuple[str, ...]]] = {
     "llama": ("llama",),
     "bert": ("bert",),
     "gemma": ("gemma2", "gemma3", "gemma3_text"),
     "gpt2": ("gpt2", "gpt_neox", "opt", "bloom"),
     "jamba": ("jamba",),
-    "mamba": ("mamba", "mamba2"),
+    "mamba": ("falcon_mamba", "mamba", "mamba2"),
     "mistral": ("mistral",),
     "phi": ("phi", "phi3"),
-    "t5": ("t5",),
+    "t5": ("mt5", "t5", "umt5"),
     "qwen3": ("qwen3", "qwen3_moe", "qwen3_vl", "qwen3_vl_text", "qwen3_vl_moe",
-              "qwen3_vl_moe_text"),
+              "qwen3_vl_moe_text", "qwen3_omni_moe_text"),
     "qwen3_5": ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
     "mixtral": ("mixtral",),
     "gpt_oss": ("gpt_oss",),
@@ -43,8 +43,43 @@ _FILES: Final[dict[str, tuple[str, ...]]] = {
     "minimax": ("minimax_m2", "minimax_m3", "minimax_m3_vl", "minimax_m3_vl_text"),
     "mimo": ("mimo", "mimo_v2_flash"),
     "step": ("step3p7", "step3p5"),
+    "zamba": ("zamba2",),
+    "gemma3n": ("gemma3n", "gemma3n_text"),
     "gemma4": ("gemma4", "gemma4_text"),
     "nemotron": ("nemotron_h", "nemotron-nas"),
+    "diffusion": ("flux", "sd3"),
+    "dbrx": ("dbrx",),
+    "encoders": (
+        "albert", "bert-generation", "camembert", "data2vec-text", "distilbert", "electra", "ernie",
+        "eurobert", "layoutlm", "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert",
+        "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    ),
+    "seq2seq": ("bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "mvp",
+                "pegasus", "plbart", "whisper"),
+    "hybrids": ("bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe",
+                "minimax", "olmo_hybrid", "qwen3_next"),
+    "vision": (
+        "chinese_clip_vision_model", "clip_vision_model", "deit", "dinov2", "dinov2_with_registers",
+        "dinov3_vit", "idefics3_vision", "ijepa", "metaclip_2_vision_model", "pixtral",
+        "qwen2_5_vl_vision", "qwen2_vl_vision", "qwen3_5_moe_vision", "qwen3_5_vision",
+        "qwen3_vl_moe_vision", "qwen3_vl_vision", "siglip2_vision_model", "siglip_vision_model",
+        "smolvlm_vision", "vit", "vit_msn",
+    ),
+    "decoders": (
+        "beam", "ctrl", "falcon", "flint", "glm_ocr_text", "gpt_neo", "kolibri1", "mpt",
+        "bailing_moe", "bailing_moe_v2", "internlm2", "minicpm", "mllama_text_model",
+        "phi4_multimodal", "muse_glimmer_text", "openai-gpt", "paddleocr_vl_text",
+        "afmoe", "apertus", "arcee", "aria_text", "biogpt", "bitnet", "codegen", "cohere",
+        "cohere2", "cohere2_moe", "cwm", "deepseek_v2", "diffllama", "dots1", "ernie4_5",
+        "ernie4_5_moe", "exaone4", "exaone_moe", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe",
+        "glm4_moe_lite", "glm4v_moe_text", "glm4v_text", "gpt_bigcode", "gptj", "granite",
+        "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared", "helium",
+        "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "internlm3", "iquestcoder",
+        "jais2", "laguna", "mellum", "minicpm3", "ministral", "ministral3", "mistral4", "nanochat",
+        "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "persimmon", "phimoe", "qwen2",
+        "qwen2_5_omni_text", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "seed_oss",
+        "smollm3", "solar_open", "stablelm", "starcoder2", "vaultgemma", "xglm", "youtu",
+    ),
 }  # fmt: skip
 """File of ``weftline.model.families`` -> the model types it builds."""
 
@@ -70,5 +105,5 @@ class _Builders(Mapping[str, Builder]):
         return len(self._file_of)
 
 
-BUILDERS: Final[Mapping[str, Builder]] = _Builders(_FILES)
+BUILDERS: Final[Mapping[str, Builder]] = _Builders(FILES)
 """Model type -> builder."""

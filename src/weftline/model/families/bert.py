@@ -39,7 +39,7 @@ def bert(config: HFConfig) -> Model:
     ffn = config.int("intermediate_size")
     positions = config.int("max_position_embeddings")
     types = config.int_or("type_vocab_size", 2)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     for key in ("is_decoder", "add_cross_attention"):
         config.require(
             not config.bool_or(key, False), key, f"`{key}` makes BERT a decoder: not modelled",
@@ -75,6 +75,7 @@ def _head(hidden: int, vocab: int, *, tied: bool) -> tuple[Operator, ...]:
         gemm("head.transform", hidden, hidden, shard="replicated", bias=True),
         elementwise("head.act", hidden),
         *lm_head(hidden, vocab, tied=tied, bias=True, norm_bias=True),
+        *(() if tied else (elementwise("head.bias", vocab, parameters=vocab),)),
         elementwise("head.pooler", 0, parameters=hidden * (hidden + 1)),
         elementwise("head.next_sentence", 0, parameters=2 * (hidden + 1)),
     )

@@ -42,11 +42,12 @@ def read_mla(
 ) -> Callable[[int | None], Ops]:
     """Read the latent attention's fields; the result builds it for a top-k (``None``: all)."""
     heads = config.int("num_attention_heads")
-    q_rank = config.optional_int("q_lora_rank")
+    q_rank = config.int("q_lora_rank") if config.has("q_lora_rank") else None
     kv_rank = config.int("kv_lora_rank")
     nope_dim, rope_dim = config.int("qk_nope_head_dim"), config.int("qk_rope_head_dim")
     v_dim = config.int("v_head_dim")
     bias = config.bool_or("attention_bias", False)
+    config.unused("head_dim", "qk_head_dim", "num_key_value_heads")  # derived from the others
 
     def build(topk: int | None) -> Ops:
         return mla(
@@ -86,6 +87,7 @@ def _build(config: HFConfig, indexed: Callable[[int], tuple[str, ...]] | None) -
     attention = read_mla(config, hidden)
     indexer = None
     if indexed:
+        config.kinds("layer_types", ("indexed_attention",), layers, ["indexed_attention"] * layers)
         indexer = _Indexer(
             heads=config.int("index_n_heads"), dim=config.int("index_head_dim"),
             topk=config.int("index_topk"),
@@ -93,7 +95,7 @@ def _build(config: HFConfig, indexed: Callable[[int], tuple[str, ...]] | None) -
     q_rank = config.int("q_lora_rank") if indexed else 0
     forward_kinds, forwards = _forwards(config, hidden, layers)
     picks = indexed(layers) if indexed else ("none",) * layers
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
     if config.optional_int("num_nextn_predict_layers"):
         config.notes.append("next-token-prediction module left out")

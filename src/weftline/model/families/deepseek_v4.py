@@ -64,7 +64,10 @@ def _read(config: HFConfig) -> _Shape:
     )  # fmt: skip
     return _Shape(
         hidden=config.int("hidden_size"), heads=heads, head_dim=head_dim,
-        rope_dim=config.int_or("qk_rope_head_dim", 64), q_rank=config.int("q_lora_rank"),
+        q_rank=config.int("q_lora_rank"),
+        rope_dim=config.int_or(
+            "qk_rope_head_dim", config.rotated(head_dim, 64 / 512, kind="main")
+        ),
         o_groups=groups, o_rank=config.int("o_lora_rank"), window=config.int("sliding_window"),
         index_heads=config.int("index_n_heads"), index_dim=config.int("index_head_dim"),
         index_topk=config.int("index_topk"), streams=config.int_or("hc_mult", 4),
@@ -167,8 +170,14 @@ def deepseek_v4(config: HFConfig) -> Model:
     kinds = _attention_kinds(config, layers)
     experts, top_k = config.expert_counts("n_routed_experts", "num_experts_per_tok")
     ffn = config.int("moe_intermediate_size", "intermediate_size")
-    shared = ffn * config.int_or("n_shared_experts", 1, minimum=0)
-    tied = config.bool_or("tie_word_embeddings", False)
+    config.require(
+        config.int_or("n_shared_experts", 1) == 1, "n_shared_experts",
+        "`n_shared_experts` other than 1 is not published for this family and not counted",
+    )  # fmt: skip
+    shared = ffn
+    tied = config.tied(False)
+    config.unused("num_key_value_heads", "partial_rotary_factor")  # one, and rope_dim's share
+    config.kinds("mlp_layer_types", ("hash_moe", "moe"), layers, ["moe"] * layers)
     config.check()
     config.notes.append("next-token-prediction module left out; its hash tables are no parameters")
     forward = moe(

@@ -25,7 +25,7 @@ def gemma3(config: HFConfig) -> Model:
     Published configs of the larger models leave out what equals the configuration class's
     defaults, so the same defaults stand here.
     """
-    period = config.int_or("sliding_window_pattern", 6)
+    period = config.int_or("sliding_window_pattern", 6, "_sliding_window_pattern")
     return _gemma(config, period=period, qk_norm=True, vocab_default=262_208)
 
 
@@ -45,7 +45,7 @@ def _gemma(config: HFConfig, *, period: int, qk_norm: bool, vocab_default: int) 
     )  # fmt: skip
     window = config.int_or("sliding_window", 4096)
     bias = config.bool_or("attention_bias", False)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     positions = config.optional_int("max_position_embeddings")
     default = [_FULL if (i + 1) % period == 0 else _SLIDING for i in range(layers)]
     kinds = config.kinds("layer_types", (_SLIDING, _FULL), layers, default)

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from typing import Final
 
-from weftline.model.blocks import assemble, gated_mlp, gqa_attention, moe, norm, stack
+from weftline.model.blocks import assemble, embedding, gated_mlp, gqa_attention, moe, norm, stack
 from weftline.model.config import HFConfig
+from weftline.model.families.gemma3n import (
+    layer_input,
+    layer_input_embedding,
+    reusing,
+    shared_layers,
+)
 from weftline.model.ir import Model, Operator
 
 __all__ = ["FAMILY", "gemma4"]
 
+Ops = tuple[Operator, ...]
 _KINDS: Final = ("sliding_attention", "full_attention")
 
 
-def _attention(config: HFConfig, hidden: int, *, sliding: bool) -> tuple[Operator, ...]:
-    """Global layers have heads of their own width, and may use keys as values."""
+def _attention(
+    config: HFConfig, hidden: int, *, sliding: bool, whole: HFConfig
+) -> tuple[Operator, ...]:
+    """Global layers have heads of their own width, and may use keys as values.
+
+    transformers 5 writes their width and heads layer by layer (``per_layer_config``), published
+    files have fields of their own for them, in the ``whole`` file.
+    """
     heads, kv_heads, head_dim = config.attention_heads(hidden, default_head_dim=256)
     shared = False
     if not sliding:
-        head_dim = config.int_or("global_head_dim", 512)
-        shared = config.bool_or("attention_k_eq_v", False)
-        if shared:
+        shared = _uses_keys(config, sliding=False)
+        listed = whole.has("per_layer_config")
+        if not listed:
+            head_dim = config.int_or("global_head_dim", 512)
+        if shared and not listed:
             kv_heads = config.int_or("num_global_key_value_heads", kv_heads)
     return gqa_attention(
         hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qk_norm="head",
@@ -29,6 +44,11 @@ def _attention(config: HFConfig, hidden: int, *, sliding: bool) -> tuple[Operato
         rotary_dim=head_dim if sliding else head_dim // 4, post_norm=True,
         window=config.int_or("sliding_window", 512) if sliding else None,
     )  # fmt: skip
+
+
+def _uses_keys(config: HFConfig, *, sliding: bool) -> bool:
+    """Whether a global layer takes its keys as values."""
+    return not sliding and config.bool_or("attention_k_eq_v", False)
 
 
 def _experts(config: HFConfig, hidden: int) -> tuple[Operator, ...]:
@@ -47,32 +67,61 @@ def _experts(config: HFConfig, hidden: int) -> tuple[Operator, ...]:
     )
 
 
+def _layer_inputs(config: HFConfig, hidden: int, layers: int) -> tuple[Ops, Ops]:
+    """(operators of a layer, of the embedding) for an input to every layer; empty without."""
+    width = config.int_or(
+        "hidden_size_per_layer_input", config.default("hidden_size_per_layer_input", 0), minimum=0
+    )
+    rows = config.int_or("vocab_size_per_layer_input", 262_144)
+    if width == 0:
+        return (), ()
+    return layer_input(hidden, width), layer_input_embedding(rows, hidden, width, layers)
+
+
 def gemma4(config: HFConfig) -> Model:
-    """Norms before and after attention and feed-forward; tied embeddings."""
+    """Norms before and after attention and feed-forward; tied embeddings.
+
+    The small models have an input for every layer, and last layers that reuse the keys and values
+    of an earlier one.
+    """
     hidden = config.int("hidden_size")
     vocab = config.int("vocab_size")
     layers = config.layers()
-    for key, off in (("hidden_size_per_layer_input", 0), ("num_kv_shared_layers", 0)):
-        config.require(
-            config.int_or(key, off, minimum=0) == 0, key,
-            f"`{key}` above 0 (the small Gemma 4 models) is not counted yet",
-        )  # fmt: skip
     default = [_KINDS[(i + 1) % 6 == 0 or i + 1 == layers] for i in range(layers)]
     kinds = config.kinds("layer_types", _KINDS, layers, default)
-    attention = {kind: _attention(config, hidden, sliding=kind == _KINDS[0]) for kind in _KINDS}
-    forward = gated_mlp(hidden, config.int("intermediate_size"), post_norm=True)
-    suffix = "mlp"
-    if config.bool_or("enable_moe_block", False):
-        suffix, dense = "mlp_moe", forward
-        forward = (*dense[:-1], *_experts(config, hidden), dense[-1])
-    tied = config.bool_or("tie_word_embeddings", True)
+    views = config.per_layer(layers)
+    shared = shared_layers(config, layers)
+    twice = config.bool_or("use_double_wide_mlp", False)
+    ffn = config.int("intermediate_size")
+    routed = config.bool_or("enable_moe_block", False)
+    inside, table = _layer_inputs(config, hidden, layers)
+    tied = config.tied(True)
+
+    def build(kind: tuple[str, int, bool]) -> tuple[str, Ops]:
+        sliding, view = kind[0] == _KINDS[0], by_id[kind[1]]
+        attention = _attention(view, hidden, sliding=sliding, whole=config)
+        if kind[2]:
+            core = next(op.attention for op in attention if op.attention is not None)
+            width = core.kv_heads * core.qk_dim
+            own = 1 if _uses_keys(view, sliding=sliding) else 2
+            attention = reusing(
+                attention, kv_width=own * width, head_dim=core.qk_dim, hidden=hidden
+            )
+        wide = 2 if twice and kind[2] else 1
+        forward = gated_mlp(hidden, wide * ffn, post_norm=True)
+        if routed:
+            forward = (*forward[:-1], *_experts(config, hidden), forward[-1])
+        name = f"{'swa' if sliding else 'gqa'}+{'mlp_moe' if routed else 'mlp'}"
+        return name, (*attention, *forward, *inside)
+
+    by_id = {id(view): view for view in views}
+    keys = [(kinds[i], id(views[i]), i >= layers - shared) for i in range(layers)]
+    made = stack(keys, build)
     config.check()
-
-    def build(kind: str) -> tuple[str, tuple[Operator, ...]]:
-        mixer = "swa" if kind == _KINDS[0] else "gqa"
-        return f"{mixer}+{suffix}", (*attention[kind], *forward)
-
-    return assemble(config, hidden=hidden, vocab=vocab, layers=stack(kinds, build), tied=tied)
+    return assemble(
+        config, hidden=hidden, vocab=vocab, layers=made, tied=tied,
+        embedding_ops=(*embedding(vocab, hidden), *table),
+    )  # fmt: skip
 
 
 FAMILY: Final = {"gemma4": gemma4, "gemma4_text": gemma4}

@@ -22,7 +22,7 @@ def gpt2(config: HFConfig) -> Model:
     positions = config.int_or("n_positions", 1024, "max_position_embeddings", "n_ctx")
     vocab = config.int("vocab_size")
     ffn = config.int_or("n_inner", 4 * hidden)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     _refuse(config, "add_cross_attention", "makes it the decoder of an encoder-decoder")
     config.check()
     operators = _block(hidden, heads, hidden // heads, ffn, rotary_dim=0)
@@ -43,8 +43,9 @@ def gpt_neox(config: HFConfig) -> Model:
     vocab = config.int("vocab_size")
     ffn = config.int("intermediate_size")
     bias = config.bool_or("attention_bias", True)
+    config.unused("use_parallel_residual")
     rotary = config.float_or("rotary_pct", 0.25)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     positions = config.optional_int("max_position_embeddings")
     config.require(
         kv_heads == heads, "num_key_value_heads",
@@ -77,7 +78,7 @@ def opt(config: HFConfig) -> Model:
     positions = config.int("max_position_embeddings")
     bias = config.bool_or("enable_bias", True)
     affine = config.bool_or("layer_norm_elementwise_affine", True)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     final_norm = config.bool_or("do_layer_norm_before", True)
     final_norm &= not config.bool_or("_remove_final_layer_norm", False)
     config.check()
@@ -108,7 +109,7 @@ def bloom(config: HFConfig) -> Model:
     heads = _heads(config, hidden)
     layers = config.layers("n_layer", "num_hidden_layers")
     vocab = config.int("vocab_size")
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     positions = config.optional_int("seq_length")
     config.check()
     operators = _block(hidden, heads, hidden // heads, 4 * hidden, rotary_dim=0)
@@ -121,7 +122,7 @@ def bloom(config: HFConfig) -> Model:
 
 def _heads(config: HFConfig, hidden: int) -> int:
     heads = config.int("n_head", "num_attention_heads")
-    name = "n_head" if config.has("n_head") else "num_attention_heads"
+    name = config.name_of("n_head", ("num_attention_heads",))
     config.require(
         hidden % heads == 0, name,
         f"the hidden size {hidden} does not divide by `{name}` {heads}",

@@ -21,10 +21,11 @@ def gpt_oss(config: HFConfig) -> Model:
     ffn = config.int("intermediate_size")
     heads, kv_heads, head_dim = config.attention_heads(hidden, default_head_dim=64)
     experts, top_k = config.expert_counts("num_local_experts", "num_experts_per_tok")
+    config.unused("experts_per_token")  # the same under its makers' name
     window = config.int_or("sliding_window", 128)
     kinds = config.kinds("layer_types", _KINDS, layers, [_KINDS[i % 2] for i in range(layers)])
     bias = config.bool_or("attention_bias", True)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
     forward = moe(
         hidden=hidden, experts=experts, top_k=top_k, expert_ffn=ffn, router_bias=True,

@@ -25,7 +25,7 @@ def jamba(config: HFConfig) -> Model:
     experts, top_k = config.expert_counts("num_experts", "num_experts_per_tok")
     attention_layers = _every(config, "attn", (8, 4), layers)
     expert_layers = _every(config, "expert", (2, 1), layers)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     positions = config.optional_int("max_position_embeddings")
     mixer = mamba_mixer(
         hidden=hidden, inner=config.int_or("mamba_expand", 2) * hidden,

@@ -32,11 +32,11 @@ _KINDS: Final = ("linear_attention", "full_attention")
 
 
 def _linear_config(config: HFConfig) -> dict[str, Any]:
-    value = config.get("linear_attn_config")
-    if value is not None and not isinstance(value, dict):
-        config.mistake("linear_attn_config", "`linear_attn_config` is no object")
-        return {}
-    return value or {}
+    config.unused("moe_renormalize", "moe_layer_freq")  # experts after the first dense layers
+    return config.part(
+        "linear_attn_config", "full_attn_layers", "kda_layers", "head_dim", "num_heads",
+        "short_conv_kernel_size", "use_full_rank_gate",
+    )  # fmt: skip
 
 
 def _mixers(config: HFConfig, linear: dict[str, Any], layers: int) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def kimi_linear(config: HFConfig) -> Model:
         "sparse": _experts(config, hidden),
     }
     residuals = config.has("attn_res_block_size")
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
 
     def build(kind: tuple[str, str]) -> tuple[str, Ops]:

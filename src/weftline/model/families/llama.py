@@ -20,7 +20,7 @@ def llama(config: HFConfig) -> Model:
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     attention_bias = config.bool_or("attention_bias", False)
     mlp_bias = config.bool_or("mlp_bias", False)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
     operators = (
         *gqa_attention(

@@ -33,11 +33,12 @@ def llama4(config: HFConfig) -> Model:
     expert_ffn = config.int("intermediate_size")
     step = config.int_or("interleave_moe_layer_step", 1)
     sparse = config.indices("moe_layers", layers) or frozenset(range(step - 1, layers, step))
+    config.unused("intermediate_size_mlp")
     dense_ffn = config.int("intermediate_size_mlp") if len(sparse) < layers else 1
     chunk = config.int_or("attention_chunk_size", 8192)
     bias = config.bool_or("attention_bias", False)
     norm_free = config.bool_or("use_qk_norm", True)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     attention_kinds = _attention_kinds(config, layers)
     config.check()
 

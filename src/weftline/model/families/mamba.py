@@ -111,7 +111,8 @@ def mamba2_mixer(
 def mamba(config: HFConfig) -> Model:
     """Mamba (arXiv:2312.00752)."""
     hidden = config.int("hidden_size")
-    inner = config.int_or("expand", 2) * hidden
+    # Stated, the width wins over the expansion, as in transformers.
+    inner = config.int_or("intermediate_size", config.int_or("expand", 2) * hidden)
     mixer = mamba_mixer(
         hidden=hidden,
         inner=inner,
@@ -166,7 +167,7 @@ def _mixers_only(
 ) -> Model:
     vocab = config.int("vocab_size")
     layers = config.layers()
-    tied = config.bool_or("tie_word_embeddings", tied_default)
+    tied = config.tied(tied_default)
     config.check()
     operators = (*norm("ssm.norm", hidden), *mixer)
     return Model(
@@ -177,4 +178,4 @@ def _mixers_only(
     )  # fmt: skip
 
 
-FAMILY: Final = {"mamba": mamba, "mamba2": mamba2}
+FAMILY: Final = {"falcon_mamba": mamba, "mamba": mamba, "mamba2": mamba2}

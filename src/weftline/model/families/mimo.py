@@ -22,7 +22,8 @@ def mimo(config: HFConfig) -> Model:
     ffn = config.int("intermediate_size")
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     bias = config.bool_or("attention_bias", True)
-    tied = config.bool_or("tie_word_embeddings", False)
+    config.unused("use_sliding_window", "sliding_window", "max_window_layers")
+    tied = config.tied(False)
     config.check()
     if config.has("num_nextn_predict_layers"):
         config.notes.append("next-token-prediction module left out")
@@ -39,7 +40,9 @@ def mimo(config: HFConfig) -> Model:
 def _attention(config: HFConfig, hidden: int, *, sliding: bool) -> tuple[Operator, ...]:
     prefix = "swa_" if sliding else ""
     heads = config.int(f"{prefix}num_attention_heads", "num_attention_heads")
-    kv_heads = config.int(f"{prefix}num_key_value_heads", "num_key_value_heads")
+    # transformers' class has no field for the sliding layers' heads: they are twice the others'.
+    shared = config.int("num_key_value_heads") * (2 if sliding else 1)
+    kv_heads = config.int_or(f"{prefix}num_key_value_heads", shared)
     config.require(
         heads % kv_heads == 0, f"{prefix}num_key_value_heads",
         f"`{prefix}num_attention_heads` {heads} does not divide by "
@@ -51,10 +54,17 @@ def _attention(config: HFConfig, hidden: int, *, sliding: bool) -> tuple[Operato
         hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
         v_dim=config.int(f"{prefix}v_head_dim", "v_head_dim"),
         qkv_bias=config.bool_or("attention_bias", False),
-        rotary_dim=int(head_dim * config.float_or("partial_rotary_factor", 0.334)),
+        rotary_dim=config.rotated(head_dim, 0.334, kind=_KINDS[sliding]),
         sinks=config.bool_or(sinks, sliding),
-        window=config.int("sliding_window") if sliding else None,
+        window=_window(config) if sliding else None,
     )  # fmt: skip
+
+
+def _window(config: HFConfig) -> int:
+    """Tokens a query sees: ``sliding_window_size`` counts those before it, without itself."""
+    before = config.optional_int("sliding_window_size")
+    window = config.int("sliding_window", default=None if before is None else before + 1)
+    return window if before is None else before + 1
 
 
 def mimo_v2_flash(config: HFConfig) -> Model:
@@ -68,13 +78,16 @@ def mimo_v2_flash(config: HFConfig) -> Model:
     shared = expert_ffn * config.int_or("n_shared_experts", 0, minimum=0)
     full = _attention(config, hidden, sliding=False)
     sliding = _attention(config, hidden, sliding=True)
-    pattern = config.list_or("hybrid_layer_pattern", [0] * layers, length=layers)
+    usual = [int(i > 0 and (i + 1) % 6 != 0) for i in range(layers)]
+    pattern = config.list_or("hybrid_layer_pattern", usual, length=layers)
     kinds = config.kinds("layer_types", _KINDS, layers, [_KINDS[bool(p)] for p in pattern])
     sparse = config.list_or("moe_layer_freq", [0] + [1] * (layers - 1), length=layers)
     forwards = config.kinds(
         "mlp_layer_types", _FORWARDS, layers, [_FORWARDS[bool(m)] for m in sparse]
     )
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
+    # What the makers' code names besides: the windows are those of ``sliding_window_size``.
+    config.unused("attention_chunk_size", "hybrid_block_size", "sliding_window", "v_head_dim")
     config.check()
     config.notes.append("next-token-prediction modules left out")
 

@@ -29,8 +29,13 @@ def minimax_m2(config: HFConfig) -> Model:
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     experts, top_k = config.expert_counts("num_local_experts", "num_experts_per_tok")
     ffn = config.int("intermediate_size")
-    rotary = config.int_or("rotary_dim", head_dim)
-    tied = config.bool_or("tie_word_embeddings", False)
+    rotary = config.int_or("rotary_dim", config.rotated(head_dim))
+    listed = config.list_or("attn_type_list", [1] * layers)
+    config.require(
+        all(kind == 1 for kind in listed), "attn_type_list",
+        "`attn_type_list` other than 1 (full attention) is not published for this family",
+    )  # fmt: skip
+    tied = config.tied(False)
     config.check()
     if config.has("num_mtp_modules"):
         config.notes.append("next-token-prediction modules left out")
@@ -45,19 +50,27 @@ def minimax_m2(config: HFConfig) -> Model:
     return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
 
 
+_SPARSE: Final = {
+    "index_n_heads": ("sparse_num_index_heads", 4), "index_head_dim": ("sparse_index_dim", 128),
+    "index_block_size": ("sparse_block_size", 128), "index_topk_blocks": ("sparse_topk_blocks", 16),
+}  # fmt: skip
+"""transformers' field -> (name inside the published ``sparse_attention_config``, default)."""
+_MIXERS: Final = ("full_attention", "minimax_m3_sparse")
+
+
 def _indexer(
     config: HFConfig, hidden: int, sparse: dict[str, Any]
 ) -> tuple[tuple[Operator, ...], int]:
     """The block indexer's operators, and how many tokens it lets a query see."""
-
-    def size(key: str, default: int) -> int:
-        value = sparse.get(key, default)
+    sizes = {}
+    for key, (inner, default) in _SPARSE.items():
+        value = sparse.get(inner, config.int_or(key, default))
         good = isinstance(value, int) and not isinstance(value, bool) and value > 0
-        config.require(good, "sparse_attention_config", f"`{key}` must be a whole number above 0")
-        return value if good else 1
-
-    heads, dim = size("sparse_num_index_heads", 4), size("sparse_index_dim", 128)
-    tokens = size("sparse_block_size", 128) * size("sparse_topk_blocks", 16)
+        config.require(good, "sparse_attention_config", f"`{inner}` must be a whole number above 0")
+        sizes[key] = value if good else 1
+    heads, dim = sizes["index_n_heads"], sizes["index_head_dim"]
+    tokens = sizes["index_block_size"] * sizes["index_topk_blocks"]
+    config.unused("index_local_blocks")  # they take places among the top blocks
     core = Attention(heads=heads, kv_heads=1, qk_dim=dim, v_dim=0, kv_values_per_token=dim)
     width = (heads + 1) * dim
     return (
@@ -82,21 +95,26 @@ def minimax_m3(config: HFConfig) -> Model:
     dense_ffn = config.int_or("dense_intermediate_size", 12288)
     shared = config.int_or("shared_intermediate_size", ffn) * config.int_or("n_shared_experts", 1)
     rotary = config.int_or("rotary_dim", 64)
-    sparse = config.get("sparse_attention_config") or {}
-    config.require(
-        isinstance(sparse, dict),
-        "sparse_attention_config",
-        "`sparse_attention_config` is no object",
-    )
-    sparse = sparse if isinstance(sparse, dict) else {}
+    # The published file says twice what the indexer's fields and the lists of layers say.
+    config.unused("moe_intermediate_size", "first_k_dense_replace", "partial_rotary_factor")
+    sparse = config.part(
+        "sparse_attention_config", "sparse_attention_freq", "sparse_local_block",
+        "sparse_init_block", "sparse_score_type",
+        "sparse_disable_index_value", "use_sparse_attention",
+        *(inner for inner, _ in _SPARSE.values()),
+    )  # fmt: skip
     indexer, seen = _indexer(config, hidden, sparse)
     picks = sparse.get("sparse_attention_freq") or [0] * layers
     config.require(
         isinstance(picks, list) and len(picks) == layers, "sparse_attention_config",
         f"`sparse_attention_freq` needs one entry for each of the {layers} layers",
     )  # fmt: skip
+    default = [_MIXERS[bool(pick)] for pick in picks]
+    mixers = config.kinds("layer_types", _MIXERS, layers, default)
     experts_in = config.list_or("moe_layer_freq", [1] * layers, length=layers)
-    tied = config.bool_or("tie_word_embeddings", False)
+    default = ["sparse" if inside else "dense" for inside in experts_in]
+    forwards = config.kinds("mlp_layer_types", ("dense", "sparse"), layers, default)
+    tied = config.tied(False)
     config.check()
     if config.has("num_mtp_modules"):
         config.notes.append("next-token-prediction modules left out")
@@ -116,7 +134,7 @@ def minimax_m3(config: HFConfig) -> Model:
         )
         return f"{mixer}+moe", (*attention, *forward)
 
-    kinds = [(bool(pick), bool(moe_in)) for pick, moe_in in zip(picks, experts_in, strict=True)]
+    kinds = [(m == _MIXERS[1], f == "sparse") for m, f in zip(mixers, forwards, strict=True)]
     return assemble(config, hidden=hidden, vocab=vocab, layers=stack(kinds, build), tied=tied)
 
 

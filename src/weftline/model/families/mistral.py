@@ -21,7 +21,7 @@ def mistral(config: HFConfig) -> Model:
     ffn = config.int("intermediate_size")
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     window = config.optional_int("sliding_window")
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     positions = config.optional_int("max_position_embeddings")
     config.check()
     operators = (

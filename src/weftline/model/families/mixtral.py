@@ -20,7 +20,7 @@ def mixtral(config: HFConfig) -> Model:
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     experts, top_k = config.expert_counts("num_local_experts", "num_experts_per_tok")
     window = config.optional_int("sliding_window")
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
     operators = (
         *gqa_attention(

@@ -15,12 +15,13 @@ Ops = tuple[Operator, ...]
 _NONE: Final = 0
 _LINEAR: Final = -1
 """Instead of a size: the block is left out, or one linear layer."""
-_LETTERS: Final = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+_LETTERS: Final = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 
 
 def _pattern(config: HFConfig) -> tuple[str, ...]:
     """Each layer's block, from a list of names or a string of letters."""
     letters = config.get("hybrid_override_pattern")
+    config.unused("mtp_hybrid_override_pattern")
     key = "layers_block_type" if config.has("layers_block_type") else "layer_types"
     if config.has(key):
         values = config.list_or(key, ())
@@ -31,7 +32,7 @@ def _pattern(config: HFConfig) -> tuple[str, ...]:
             "`hybrid_override_pattern` or `layers_block_type` must name each layer's block",
             hint="M is Mamba-2, * attention, - a feed-forward, E experts",
         )
-        return ("mamba",)
+        return ("linear_attention",)
     return tuple(_LETTERS[letter] for letter in letters)
 
 
@@ -85,19 +86,29 @@ def nemotron_h(config: HFConfig) -> Model:
         f"`num_hidden_layers` {stated} contradicts the {len(kinds)} blocks of the pattern",
     )  # fmt: skip
     bias = config.bool_or("mlp_bias", False)
+    # Sizes of blocks that are not in the pattern.
+    config.unused(
+        "intermediate_size", "expand", "moe_intermediate_size", "moe_latent_size",
+        "moe_shared_expert_intermediate_size", "n_routed_experts", "num_experts_per_tok",
+        "mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel",
+        "use_conv_bias", "chunk_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+        "attention_head_dim",
+    )  # fmt: skip
     blocks: dict[str, Ops] = {}
     for kind in set(kinds):
         if kind == "mlp":
             blocks[kind] = mlp(hidden, config.int("intermediate_size"), bias=bias, norm_bias=False)
         else:
-            build = {"mamba": _mamba, "attention": _attention, "moe": _experts}[kind]
+            build = {"linear_attention": _mamba, "full_attention": _attention, "moe": _experts}[
+                kind
+            ]
             blocks[kind] = build(config, hidden)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.require(not (bias and "moe" in kinds), "mlp_bias", "experts with biases are not counted")
     config.check()
     if config.optional_int("num_nextn_predict_layers"):
         config.notes.append("next-token-prediction module left out")
-    names = {"mamba": "mamba2", "attention": "gqa"}
+    names = {"linear_attention": "mamba2", "full_attention": "gqa"}
     made = stack(kinds, lambda kind: (names.get(kind, kind), blocks[kind]))
     return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
 
@@ -115,7 +126,7 @@ def nemotron_nas(config: HFConfig) -> Model:
     if not config.has("block_configs"):
         config.mistake("block_configs", "field `block_configs` is missing: one entry a layer")
     shapes = [_block(config, i, block, hidden, heads) for i, block in enumerate(blocks)]
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
 
     def build(shape: tuple[int, int]) -> tuple[str, Ops]:

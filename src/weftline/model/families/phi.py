@@ -24,7 +24,7 @@ def phi(config: HFConfig) -> Model:
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     qk_norm = config.bool_or("qk_layernorm", False)
     rotary = config.float_or("partial_rotary_factor", 0.5)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     positions = config.optional_int("max_position_embeddings")
     config.check()
     attention = gqa_attention(
@@ -57,7 +57,7 @@ def phi3(config: HFConfig) -> Model:
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     window = config.optional_int("sliding_window")
     rotary = config.float_or("partial_rotary_factor", 1.0)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     positions = config.optional_int("max_position_embeddings")
     config.check()
     operators = (

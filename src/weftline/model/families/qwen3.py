@@ -31,7 +31,7 @@ def qwen3(config: HFConfig) -> Model:
     ffn = config.int("intermediate_size")
     heads, kv_heads, head_dim = config.attention_heads(hidden, default_head_dim=128)
     bias = config.bool_or("attention_bias", False)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     windows = _windows(config, layers)
     config.check()
 
@@ -52,12 +52,13 @@ def qwen3_moe(config: HFConfig) -> Model:
     layers = config.layers()
     heads, kv_heads, head_dim = config.attention_heads(hidden)
     bias = config.bool_or("attention_bias", False)
-    tied = config.bool_or("tie_word_embeddings", False)
-    experts, top_k = config.expert_counts("num_experts", "num_experts_per_tok")
+    tied = config.tied(False)
+    experts, top_k = config.expert_counts("num_experts", "num_experts_per_tok", "num_local_experts")
     expert_ffn = config.int("moe_intermediate_size")
     step = config.int_or("decoder_sparse_step", 1)
     dense = config.indices("mlp_only_layers", layers)
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(layers)]
+    config.unused("intermediate_size", "sliding_window", "max_window_layers")
     ffn = expert_ffn if all(sparse) else config.int("intermediate_size")
     config.check()
     attention = gqa_attention(
@@ -79,6 +80,7 @@ FAMILY: Final = {
     "qwen3_vl": qwen3,
     "qwen3_vl_text": qwen3,
     "qwen3_moe": qwen3_moe,
+    "qwen3_omni_moe_text": qwen3_moe,
     "qwen3_vl_moe": qwen3_moe,
     "qwen3_vl_moe_text": qwen3_moe,
 }

@@ -56,7 +56,7 @@ def qwen3_5(config: HFConfig) -> Model:
     )  # fmt: skip
     delta_net = _delta_net(config, hidden)
     forward, forward_ops = _forward(config, hidden)
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
     config.check()
     if config.has("mtp_num_hidden_layers"):
         config.notes.append("next-token-prediction module left out")

@@ -11,6 +11,8 @@ from weftline.model.ir import Model, Operator
 __all__ = ["FAMILY", "step3p7"]
 
 _KINDS: Final = ("full_attention", "sliding_attention")
+_OTHER: Final = ("num_attention_heads", "num_attention_groups", "head_dim", "attention_type",
+                 "true_head_dim")  # fmt: skip
 
 
 def _trimmed(config: HFConfig, key: str, layers: int) -> None:
@@ -22,10 +24,19 @@ def _trimmed(config: HFConfig, key: str, layers: int) -> None:
 
 
 def _sliding_heads(config: HFConfig, heads: int) -> int:
-    other = config.get("attention_other_setting")
-    if isinstance(other, dict) and isinstance(other.get("num_attention_heads"), int):
+    other = config.part("attention_other_setting", *_OTHER)
+    same = {
+        "num_attention_groups": config.get("num_key_value_heads", "num_attention_groups"),
+        "head_dim": config.int_or("head_dim", 128),
+    }
+    for key, value in same.items():
+        config.require(
+            other.get(key, value) == value, "attention_other_setting",
+            f"`{key}` of its own for sliding layers is not modelled",
+        )  # fmt: skip
+    if isinstance(other.get("num_attention_heads"), int):
         return int(other["num_attention_heads"])
-    if not config.has("num_sliding_attention_heads"):
+    if not config.has("num_sliding_attention_heads") and not config.has("per_layer_config"):
         config.notes.append(
             "sliding layers counted with `num_attention_heads`: the file has no "
             "`attention_other_setting`, where the published model states 96 heads for them"
@@ -67,14 +78,21 @@ def step3p7(config: HFConfig) -> Model:
     experts, top_k = config.expert_counts(experts_key, top_k_key)
     expert_ffn = config.int("moe_intermediate_size")
     shared = config.int_or("share_expert_dim", expert_ffn, "share_expert_dims")
-    tied = config.bool_or("tie_word_embeddings", False)
+    tied = config.tied(False)
+    views = config.per_layer(layers)
+    # Written by transformers 5: each sliding layer's heads, which the lines above say for all.
+    counts = [
+        view.int("num_attention_heads") if config.has("per_layer_config")
+        else sliding_heads if kind == _KINDS[1] else heads
+        for view, kind in zip(views, kinds, strict=True)
+    ]  # fmt: skip
     config.check()
     if config.optional_int("num_nextn_predict_layers"):
         config.notes.append("next-token-prediction modules left out")
 
-    def build(kind: tuple[str, str]) -> tuple[str, tuple[Operator, ...]]:
+    def build(kind: tuple[str, str, int]) -> tuple[str, tuple[Operator, ...]]:
         sliding = kind[0] == "sliding_attention"
-        count = sliding_heads if sliding else heads
+        count = kind[2]
         attention = gqa_attention(
             hidden=hidden, heads=count, kv_heads=kv_heads, head_dim=head_dim, qk_norm="head",
             window=window if sliding else None,
@@ -92,7 +110,7 @@ def step3p7(config: HFConfig) -> Model:
         )
         return f"{mixer}+moe", (*attention, *forward)
 
-    made = stack(list(zip(kinds, forwards, strict=True)), build)
+    made = stack(list(zip(kinds, forwards, counts, strict=True)), build)
     return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
 
 

@@ -29,7 +29,7 @@ _NOTES: Final = (
 )
 
 
-def t5(config: HFConfig) -> Model:
+def t5(config: HFConfig, *, every_layer: bool = False) -> Model:
     """T5 (arXiv:1910.10683): RMSNorm, no biases; the first layer of each stack holds the relative
     position biases that the whole stack shares. v1.1 gates the feed-forward and does not tie the
     output projection (``tie_word_embeddings: false`` in its published configs).
@@ -43,8 +43,13 @@ def t5(config: HFConfig) -> Model:
     decoder_layers = config.int_or("num_decoder_layers", encoder_layers)
     buckets = config.int_or("relative_attention_num_buckets", 32)
     gated = _gated(config)
-    tied = config.bool_or("tie_word_embeddings", True)
+    tied = config.tied(True)
     positions = config.optional_int("n_positions")
+    config.unused("is_encoder_decoder")
+    config.require(
+        config.bool_or("is_gated_act", gated) == gated, "is_gated_act",
+        "`is_gated_act` contradicts `feed_forward_proj`", hint="remove it: it follows from that",
+    )  # fmt: skip
     config.check()
 
     def attention(*, encoder: bool, first: bool) -> Ops:
@@ -52,7 +57,7 @@ def t5(config: HFConfig) -> Model:
             hidden=hidden, heads=heads, kv_heads=heads, head_dim=head_dim, rotary_dim=0,
             causal=not encoder,
         )  # fmt: skip
-        if first:
+        if first or every_layer:
             ops = (
                 *ops,
                 elementwise("attn.position_bias", 0, parameters=buckets * heads, shard="heads"),
@@ -85,9 +90,14 @@ def t5(config: HFConfig) -> Model:
     )  # fmt: skip
 
 
+def umt5(config: HFConfig) -> Model:
+    """UMT5: as mT5, with relative positions of its own in every layer."""
+    return t5(config, every_layer=True)
+
+
 def _gated(config: HFConfig) -> bool:
     """Whether ``feed_forward_proj`` names a gated feed-forward, such as ``gated-gelu``."""
-    kind = config.str_or("feed_forward_proj", "relu")
+    kind = config.str_or("feed_forward_proj", str(config.default("feed_forward_proj", "relu")))
     gate, _, activation = kind.rpartition("-")
     config.require(
         activation and gate in ("", "gated"), "feed_forward_proj",
@@ -116,4 +126,4 @@ def _cross_attention(hidden: int, heads: int, head_dim: int) -> Ops:
     )  # fmt: skip
 
 
-FAMILY: Final = {"t5": t5}
+FAMILY: Final = {"mt5": t5, "t5": t5, "umt5": umt5}

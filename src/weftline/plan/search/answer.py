@@ -79,6 +79,7 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
             model, best.found.cluster, recipe_of(job, best.found.framework), best.found.layout,
             seq_len=job.seq_len, precision=job.precision,
         ),
+        model_notes=model.remarks,
     )  # fmt: skip
 
 

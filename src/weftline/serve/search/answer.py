@@ -68,6 +68,7 @@ def plan_of(
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=lost, search=search, occupancy=occupancy,
         asked=question_of(job),
+        model_notes=model.remarks,
     )  # fmt: skip
 
 

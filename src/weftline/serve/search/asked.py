@@ -17,6 +17,7 @@ from weftline.catalog.asked import (
 from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
 from weftline.model import load_model
+from weftline.model.load import load_generator
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
 from weftline.serve.engine.engines import PROFILES, require_formats, require_units
 from weftline.serve.search.screen import engines_and_formats
@@ -97,7 +98,7 @@ def _job(
                 else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     space = ServeSpace(
         max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
-        formats=_names(fleet.precision, ""),
+        formats=_formats(fleet.precision, model),
         kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
         layout={name: int(degree) for name, degree in held.items()},
@@ -118,6 +119,20 @@ def _job(
     )  # fmt: skip
 
 
+def _formats(asked: str | None, model: str) -> tuple[str, ...]:
+    """What was asked for, or what the model's weights are published in, or both 16 and 8 bit.
+
+    bf16 stays beside a quantised format: chips without its unit serve the weights expanded.
+    """
+    if asked is not None:
+        return _names(asked, "")
+    try:
+        own = load_model(model).weights_format
+    except InputError:  # said where the model is checked
+        own = None
+    return ("bf16", "fp8") if own is None else (own, "bf16")
+
+
 def checked_serve_job(job: ServeJob) -> ServeJob:
     """The job with names as the catalogue has them. Raises all that is wrong with it at once."""
     get = Collector()
@@ -135,7 +150,7 @@ def checked_serve_job(job: ServeJob) -> ServeJob:
 def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     """What the command line and Python both have to get right. Raises what ``get`` has, too."""
     space = job.space
-    get(lambda: load_model(job.model))
+    get(lambda: load_generator(job.model))
     chips = get.each(space.chips, lambda name: accelerator(name).id)
     engines = get.each(
         space.engines, lambda name: choice(name, tuple(PROFILES), "engine", where=where("engine"))

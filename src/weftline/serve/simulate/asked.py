@@ -8,7 +8,7 @@ from typing import Final
 
 from weftline.catalog import accelerator, accelerators
 from weftline.errors import InputError
-from weftline.model import load_model
+from weftline.model.load import load_generator
 from weftline.operators import chip_of
 from weftline.serve.engine.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig
 from weftline.serve.engine.engines import PROFILES, profile, require_formats, require_units
@@ -142,7 +142,7 @@ def config_of(
         return get(lambda: None if text is None else parse_count(text, where=place))
 
     get = Collector()
-    get(lambda: load_model(model))
+    get(lambda: load_generator(model))
     chip = get(lambda: chip_of(layout.on))
     name = get(lambda: choice(layout.engine, tuple(PROFILES), "engine", where=where("engine")))
     weights = get(

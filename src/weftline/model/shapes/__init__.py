@@ -1,0 +1,1 @@
+"""Builders of shapes that many families share, told apart by rows of a table."""
