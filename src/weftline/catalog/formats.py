@@ -23,7 +23,17 @@ from weftline.catalog.figure_rules import Figure
 from weftline.catalog.findings import Finding, finding
 from weftline.catalog.located import Located, read_located
 from weftline.catalog.price_rules import PricedRow
-from weftline.catalog.prices import COLUMNS, PRICE_TYPES, Price, PriceType
+from weftline.catalog.prices import (
+    CHANNELS,
+    COLUMNS,
+    DATES_OF,
+    DAY_UNKNOWN,
+    PRICE_TYPES,
+    Channel,
+    DateOf,
+    Price,
+    PriceType,
+)
 from weftline.catalog.schema_rules import good_date, positive
 from weftline.errors import InputError, UnknownNameError
 
@@ -141,14 +151,19 @@ def _add_price(out: Parsed, row: Mapping[str, str], where: str) -> None:
     for key in NEEDED_COLUMNS:
         if not row.get(key) and key not in ("usd_per_hour", "accelerator", "date"):
             out.findings.append(finding("missing-key", where, f"{label} has no `{key}`", ""))
-    if not good_date(row.get("date", "")):
-        hint = "write 2026-11-21, 2026-11 or 2026-xx"
+    if row.get("date") != DAY_UNKNOWN and not good_date(row.get("date", "")):
+        hint = "write 2026-11-21, 2026-11, 2026 or unknown"
         text = f"{label}: `{row.get('date', '')}` is not a date"
         out.findings.append(finding("date-missing", where, text, "", hint=hint))
     if row.get("price_type") and row["price_type"] not in PRICE_TYPES:
         hint = f"one of {', '.join(PRICE_TYPES)}"
         text = f"{label}: price type `{row['price_type']}`"
         out.findings.append(finding("not-readable", where, text, "", hint=hint))
+    for key, allowed in (("channel", CHANNELS), ("date_of", DATES_OF)):
+        if row.get(key) and row[key] not in allowed:
+            hint = f"one of {', '.join(allowed)}"
+            text = f"{label}: {key} `{row[key]}`"
+            out.findings.append(finding("not-readable", where, text, "", hint=hint))
     if chip and not known:
         out.findings.append(
             finding("unknown-accelerator", where, f"{label}: `{chip}` is not in the catalogue", "")
@@ -160,6 +175,9 @@ def _add_price(out: Parsed, row: Mapping[str, str], where: str) -> None:
         out.findings.append(finding("not-readable", where, text, "a whole number is needed"))
     if row.get("usd_per_hour") and cost is None:
         text = f"{label}: `{row['usd_per_hour']}` is not a number"
+        out.findings.append(finding("not-readable", where, text, "US dollars an hour"))
+    if row.get("host_usd_per_hour") and _number(row["host_usd_per_hour"]) is None:
+        text = f"{label}: host `{row['host_usd_per_hour']}` is not a number"
         out.findings.append(finding("not-readable", where, text, "US dollars an hour"))
     if len(out.findings) == before:
         price = _price(row, chip=known, name=name, chips=int(chips or 1), cost=cost)
@@ -180,6 +198,10 @@ def _price(
         zone=row.get("zone", ""),
         price_type=cast("PriceType", row["price_type"]),
         usd_per_hour=cost,
+        host_usd_per_hour=_number(row.get("host_usd_per_hour", "")),
+        channel=cast("Channel", row.get("channel") or "cloud"),
+        date_of=cast("DateOf", row.get("date_of") or "price"),
+        per_chip=row.get("per_chip") == "yes",
         host_included=row.get("host_included") != "no",
         nvme_gb=row.get("nvme_gb", ""),
         network_gbps=_number(row.get("network_gbps", "")),

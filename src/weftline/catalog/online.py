@@ -282,10 +282,12 @@ def write_prices(path: Path, rows: Sequence[Price]) -> None:
     writer.writerow(COLUMNS)
     for p in rows:
         cost = "" if p.usd_per_hour is None else repr(p.usd_per_hour)
+        host = "" if p.host_usd_per_hour is None else repr(p.host_usd_per_hour)
         network = "" if p.network_gbps is None else f"{p.network_gbps:g}"
         writer.writerow(
-            (p.date, p.provider, p.instance, p.accelerator, p.listed_as, p.chips, p.region, p.zone,
-             p.price_type, cost, "yes" if p.host_included else "no", p.nvme_gb, network, p.source,
+            (p.date, p.date_of, p.provider, p.instance, p.accelerator, p.listed_as, p.chips,
+             p.region, p.zone, p.price_type, cost, host, "yes" if p.host_included else "no",
+             p.channel, "yes" if p.per_chip else "", p.nvme_gb, network, p.source,
              " ".join(p.flags), p.note)
         )  # fmt: skip
     try:

@@ -30,7 +30,7 @@ FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _CHIP_KEYS: Final = frozenset(
     {
         "id", "vendor", "availability", "launch", "process", "topology", "topology_kind",
-        "topology_shape", "purpose", "note", "facts",
+        "topology_shape", "purpose", "use", "note", "facts",
     }
 )  # fmt: skip
 _FABRIC_KEYS: Final = frozenset({"id", "topology", "kind", "chips", "shape", "note", "facts"})

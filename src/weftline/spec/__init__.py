@@ -5,6 +5,7 @@ from weftline.spec.estimate import Estimate
 from weftline.spec.job import (
     OBJECTIVES,
     PRECISIONS,
+    PRICE_CHOICES,
     PRICE_TYPES,
     Job,
     Objective,
@@ -41,6 +42,7 @@ __all__ = [
     "OBJECTIVES",
     "PIPELINE_INSIDE",
     "PRECISIONS",
+    "PRICE_CHOICES",
     "PRICE_TYPES",
     "RECOMPUTES",
     "ROUTINGS",

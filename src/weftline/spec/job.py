@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Objective = Literal["cost", "time", "cost-time", "energy"]
-PriceType = Literal["on-demand", "spot", "reserved", "capacity-block"]
+PriceType = Literal["on-demand", "spot", "reserved", "capacity-block", "any"]
 Precision = Literal["fp32", "bf16", "fp8", "fp4"]
 
 OBJECTIVES: tuple[Objective, ...] = ("cost", "time", "cost-time", "energy")
 PRICE_TYPES: tuple[PriceType, ...] = ("on-demand", "spot", "reserved", "capacity-block")
+PRICE_CHOICES: tuple[PriceType, ...] = (*PRICE_TYPES, "any")
+"""``any`` is the cheapest way to pay for each chip."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp8", "fp4")
 
 

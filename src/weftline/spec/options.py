@@ -46,7 +46,8 @@ class JobOptions:
     deadline
         Longest it may take: 30days.
     price
-        on-demand, spot, reserved, capacity-block, or your own: $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, any (the cheapest way to pay), or your own:
+        $2.50/h a chip.
     region
         Only prices of this region.
     objective
@@ -102,7 +103,8 @@ class FleetOptions:
     precision
         Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
     price
-        on-demand, spot, reserved, capacity-block, several, all, or your own: $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, several, all, any (the cheapest way to pay), or
+        your own: $2.50/h a chip.
     region
         Only prices of this region.
     max_chips

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
-from weftline.spec.job import PRICE_TYPES, PriceType
+from weftline.spec.job import PRICE_CHOICES, PriceType
 from weftline.units import parse_usd
 
 __all__ = ["Collector", "choice", "own_price", "parse_price"]
@@ -78,4 +78,4 @@ def parse_price(text: str, *, where: str = "--price") -> tuple[float | None, Pri
     mine = own_price(text, where=where)
     if mine is not None:
         return mine, "on-demand"
-    return None, choice(text, PRICE_TYPES, "price type", where=where)
+    return None, choice(text, PRICE_CHOICES, "price type", where=where)

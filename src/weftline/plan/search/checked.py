@@ -9,7 +9,7 @@ from weftline.catalog import accelerator
 from weftline.catalog.asked import check_region
 from weftline.errors import InputError
 from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
-from weftline.spec import OBJECTIVES, PRECISIONS, PRICE_TYPES, Job
+from weftline.spec import OBJECTIVES, PRECISIONS, PRICE_CHOICES, Job
 from weftline.spec.options import Where
 from weftline.spec.parse import Collector, choice
 
@@ -36,7 +36,7 @@ def checked(job: Job, get: Collector, where: Where) -> Job:
         return get(lambda: choice(value, allowed, kind, where=where(option)))
 
     get(lambda: check_region(job.region))
-    kind = known(job.price_type, PRICE_TYPES, "price type", "price")
+    kind = known(job.price_type, PRICE_CHOICES, "price type", "price")
     objective = known(job.objective, OBJECTIVES, "objective", "objective")
     precision = known(job.precision, PRECISIONS, "precision", "precision")
     framework = known(job.framework, (AUTO, *FRAMEWORKS), "framework", "framework")

@@ -13,7 +13,6 @@ from weftline.catalog import (
     PriceChoice,
     accelerator,
     accelerators,
-    best_price,
     grid_intensity,
     pue,
 )
@@ -33,6 +32,14 @@ from weftline.model.once import once_per_model
 from weftline.plan.calibrate.residual import Z90
 from weftline.plan.search.checked import checked_job
 from weftline.plan.search.offers import Offer, pareto_front
+from weftline.plan.search.prices import (
+    HOUR_S,
+    ChipPrice,
+    cost_of,
+    networks_of,
+    prices_of,
+    quote_of,
+)
 from weftline.plan.search.rank_map import rank_map_of
 from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.search.search import Found, Tally, search
@@ -54,7 +61,6 @@ DEFAULT_SEQ_LEN = 8192
 _BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
 """Tokens a step by active parameters, where the user states no batch: Llama 3 trained 8B and 70B
 with 4M and 405B with 16M tokens a step (arXiv:2407.21783, section 3.4)."""
-_HOUR_S = 3600.0
 
 
 def default_batch(model: Model, seq_len: int) -> int:
@@ -82,11 +88,17 @@ def plan_train(
         recipe(job.framework, optimizer=job.optimizer)  # not every one has every optimizer
     _check(job, model)
     chosen = _accelerators(job)
-    tally = search(model, job, chosen, progress=progress)
+    day = today or datetime.date.fromisoformat(CATALOG_DATE)
+    prices = prices_of(chosen, job, day, usd_per_chip_hour)
+    networks = networks_of(chosen, prices)
+    tally = search(model, job, chosen, networks=networks, progress=progress)
     if not tally.found:
         raise _nothing_fits(model, tally)
-    day = today or datetime.date.fromisoformat(CATALOG_DATE)
-    offers = [_offer(f, job, model, day, usd_per_chip_hour) for f in tally.found]
+    unpriced = ChipPrice(choice=None)
+    offers = [
+        _offer(f, job, model, prices.get(f.cluster.accelerator, unpriced), usd_per_chip_hour)
+        for f in tally.found
+    ]
     ranked = _ranked(offers, job)
     allowed = [o for o in ranked if _misses(o, job) is None]
     if not allowed:
@@ -126,7 +138,7 @@ def _accelerators(job: Job) -> list[Accelerator]:
     if job.accelerators:
         named = [accelerator(name) for name in job.accelerators]
         return list({a.id: a for a in named}.values())
-    return [a for a in accelerators().values() if a.trains and a.purchasable]
+    return [a for a in accelerators().values() if a.trains and a.rentable]
 
 
 @once_per_model
@@ -135,21 +147,13 @@ def _flops_per_token(model: Model, seq_len: int) -> float:
 
 
 def _offer(
-    found: Found, job: Job, model: Model, day: datetime.date, usd_per_chip_hour: float | None
+    found: Found, job: Job, model: Model, priced: ChipPrice, usd_per_chip_hour: float | None
 ) -> Offer:
     chips = found.cluster.chips
     train_time_s = found.step_time_s * job.steps
     flops = _flops_per_token(model, job.seq_len) * job.tokens_per_step
     mfu = flops / found.step_time_s / chips / found.cluster.peak_flops["bf16"]
-    price, known_instead = None, ""
-    if usd_per_chip_hour is None:
-        try:
-            price = best_price(
-                found.cluster.accelerator, job.price_type, today=day, region=job.region
-            )
-        except InputError as error:
-            # The plan still has a time; what is known of other ways to pay is shown with it.
-            known_instead = error.hint or ""
+    price = priced.choice
     rate = usd_per_chip_hour if price is None else price.usd_per_chip_hour
     energy = _energy(found, price, train_time_s)
     return Offer(
@@ -157,9 +161,9 @@ def _offer(
         train_time_s=train_time_s,
         mfu=mfu,
         price=price,
-        known_instead=known_instead,
+        known_instead=priced.instead,
         availability=goodput(chips, model.parameters).availability,
-        cost_usd=None if rate is None else rate * chips * train_time_s / _HOUR_S,
+        cost_usd=None if rate is None else rate * chips * train_time_s / HOUR_S,
         energy_j=None if energy is None else energy[0].joules,
     )
 
@@ -286,7 +290,7 @@ def _plan(
             without.append(
                 Rejection(accelerator=found.cluster.accelerator, reason="misses a limit")
             )
-    quote = _quote(best, usd)
+    quote = quote_of(best.price, usd)
     estimates, cost_parts = _estimates(best, job, model, quote)
     return Plan(
         weftline=__version__,
@@ -325,8 +329,8 @@ def _candidate(offer: Offer, job: Job) -> Candidate:
     note = ""
     if offer.cost_usd is None:
         note = f"no {job.price_type} price"
-    elif offer.price is not None and offer.price.stale:
-        note = f"price of {offer.price.price.date}"
+    elif offer.price is not None:
+        note = _price_note(offer.price, job)
     return Candidate(
         accelerator=found.cluster.accelerator,
         chips=found.cluster.chips,
@@ -341,29 +345,14 @@ def _candidate(offer: Offer, job: Job) -> Candidate:
     )
 
 
-def _quote(offer: Offer, usd: float | None) -> PriceQuote | None:
-    if usd is not None:
-        return PriceQuote(
-            usd_per_chip_hour=Estimate.exact(usd, "USD/chip-hour", "given by the user"),
-            price_type="given", provider="", instance="", region="", date="", source="the user",
-        )  # fmt: skip
-    choice = offer.price
-    if choice is None:
-        return None
-    row = choice.price
-    return PriceQuote(
-        usd_per_chip_hour=Estimate(
-            value=choice.usd_per_chip_hour, unit="USD/chip-hour", low=choice.low, high=choice.high,
-            basis=f"price list of {row.date}, lowest to highest of {choice.rows} rows",
-        ),
-        price_type=row.price_type,
-        provider=row.provider,
-        instance=row.instance,
-        region=row.region,
-        date=row.date,
-        source=row.source,
-        note=choice.why,
-    )  # fmt: skip
+def _price_note(choice: PriceChoice, job: Job) -> str:
+    """What a reader of the ranking must know of a price: its way to pay, host and age."""
+    said: list[str] = [choice.price.price_type] if job.price_type == "any" else []
+    if not choice.price.host_included:
+        said.append("host not included")
+    if choice.stale:
+        said.append(f"price of {choice.price.date}")
+    return ", ".join(said)
 
 
 def _estimates(
@@ -409,10 +398,11 @@ def _estimates(
     parts: list[Part] = []
     if quote is not None:
         rate = quote.usd_per_chip_hour
-        ideal = rate.value * chips * run.value / _HOUR_S
-        estimates["cost"] = _cost(rate, chips, run)
-        estimates["effective_cost"] = _cost(rate, chips, effective)
-        parts.append(Part(name="compute", value=ideal, unit="USD", basis=rate.basis))
+        ideal = rate.value * chips * run.value / HOUR_S
+        estimates["cost"] = cost_of(rate, chips, run)
+        estimates["effective_cost"] = cost_of(rate, chips, effective)
+        parts.append(Part(name="compute", value=ideal, unit="USD",
+                          basis=rate.basis.partition(";")[0]))  # fmt: skip
         parts.append(
             Part(name="lost to failures and checkpoints", unit="USD", basis=FAILURES_BASIS,
                  value=estimates["effective_cost"].value - ideal)
@@ -436,13 +426,3 @@ def _mfu(value: float, spread: float, basis: str, precision: str) -> Estimate:
     found = Estimate.within(value, "of the bf16 peak", spread, basis)
     top = max(1.0, value) if precision == "bf16" else found.high
     return replace(found, high=min(found.high, top))
-
-
-def _cost(rate: Estimate, chips: int, run: Estimate) -> Estimate:
-    return Estimate(
-        value=rate.value * chips * run.value / _HOUR_S,
-        unit="USD",
-        low=rate.low * chips * run.low / _HOUR_S,
-        high=rate.high * chips * run.high / _HOUR_S,
-        basis=f"{rate.basis}; time {run.basis}",
-    )

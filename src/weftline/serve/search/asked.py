@@ -14,6 +14,7 @@ from weftline.serve.search.screen import engines_and_formats
 from weftline.serve.simulate.asked import parse_speculation, parse_window, rate_of, traffic_of
 from weftline.spec import (
     METRICS,
+    PRICE_CHOICES,
     PRICE_TYPES,
     ROUTINGS,
     PriceType,
@@ -87,7 +88,8 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     )
     cache = get(lambda: choice(space.kv, KV_DTYPES, "KV cache format", where=where("kv")))
     kinds = get.each(
-        job.price_types, lambda name: choice(name, PRICE_TYPES, "price type", where=where("price"))
+        job.price_types,
+        lambda name: choice(name, PRICE_CHOICES, "price type", where=where("price")),
     )
     get(lambda: check_region(job.region))
     way = get(lambda: choice(job.routing, ROUTINGS, "routing", where=where("routing")))
@@ -107,7 +109,7 @@ def _prices(text: str, where: str) -> tuple[float | None, tuple[PriceType, ...]]
     names = _names(text, "")
     get = Collector()
     kinds = [
-        get(lambda n=name: choice(n, PRICE_TYPES, "price type", where=where))  # type: ignore[misc]
+        get(lambda n=name: choice(n, PRICE_CHOICES, "price type", where=where))  # type: ignore[misc]
         for name in names
     ]
     get.raise_all()

@@ -7,7 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from weftline.catalog import Accelerator, Price, PriceChoice, best_price, prices, pue
+from weftline.catalog import (
+    Accelerator,
+    Price,
+    PriceChoice,
+    best_price,
+    list_words,
+    offers_to_take,
+    pue,
+)
 from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import FAILURES_BASIS
 from weftline.cost.energy import HOST_FRACTION, POWER_BAND, POWER_FRACTION
@@ -33,7 +41,7 @@ class Market:
     """What chips of one kind cost an hour, by whole instances.
 
     ``own`` is the user's price of a chip-hour, sold one by one; else the catalogue's sound rows
-    of the price type count, none of them older than a year where newer ones exist.
+    of the price type count, dated ones before others, none older than a year where newer exist.
     """
 
     def __init__(self, chip: Accelerator, price_type: str, region: str | None,
@@ -52,12 +60,8 @@ class Market:
         except InputError as error:
             self.instead = error.hint or error.what
             return
-        fresh = [
-            p for p in prices(chip.id, price_type, region=region)
-            if p.usd_per_hour is not None and not p.flags and p.age_days(today) <= 365
-            and (p.host_included or not self.choice.price.host_included)
-        ]  # fmt: skip
-        self.rows = tuple(fresh) or (self.choice.price,)
+        self.price_type = self.choice.price.price_type
+        self.rows = offers_to_take(chip.id, self.price_type, today=today, region=region)
 
     @property
     def known(self) -> bool:
@@ -72,12 +76,13 @@ class Market:
     def cheapest(self, chips: int, together: int) -> tuple[float, Price | None]:
         """(US dollars an hour, the row) for ``chips`` chips in instances of ``together`` or more.
 
-        An instance smaller than a replica is taken only where no row has one as large.
+        An instance smaller than a replica is taken only where no row has one as large; a list price
+        of one chip is paid in machines of any size.
         """
         if self.own is not None:
             return self.own * chips, None
         widest = max(p.chips for p in self.rows)
-        fit = [p for p in self.rows if p.chips >= min(together, widest)]
+        fit = [p for p in self.rows if p.per_chip or p.chips >= min(together, widest)]
         best = min(fit, key=lambda p: (self._bill(p, chips), p.usd_per_chip_hour))
         return self._bill(best, chips), best
 
@@ -96,7 +101,7 @@ class Market:
         if row is None or self.choice is None:
             return None
         each, choice = row.usd_per_chip_hour, self.choice
-        basis = f"price list of {row.date}, lowest to highest of {choice.rows} rows"
+        basis = f"{list_words(row)}; lowest to highest of {choice.rows} offers"
         return PriceQuote(
             usd_per_chip_hour=Estimate(
                 value=each, unit="USD/chip-hour", low=min(each, choice.low),
@@ -104,8 +109,16 @@ class Market:
             ),
             price_type=row.price_type, provider=row.provider, instance=row.instance,
             region=row.region, date=row.date, source=row.source,
-            note=f"{row.provider} {row.region} {row.instance}, {row.chips} chips an instance",
+            note=_words(row), offers=choice.rows, sellers=choice.sellers, undated=choice.undated,
+            host_included=row.host_included,
         )  # fmt: skip
+
+
+def _words(row: Price) -> str:
+    place = "" if row.region == "unstated" else f" {row.region}"
+    size = "by the chip" if row.per_chip else f"{row.chips} chips an instance"
+    host = "" if row.host_included else ", host not included"
+    return f"{row.provider}{place} {row.instance}, {size}{host}"
 
 
 def spares_of(replicas: int, chips_per_replica: int) -> int:

@@ -73,12 +73,12 @@ class Screened:
 
 
 def chips_of(space: ServeSpace) -> tuple[Accelerator, ...]:
-    """The accelerators to try: those named, else every one that can be bought."""
+    """The accelerators to try: those named, else every one that can be had for a data centre."""
     from weftline.catalog import accelerator
 
     if space.chips:
         return tuple(accelerator(name) for name in space.chips)
-    return tuple(a for a in accelerators().values() if a.purchasable)
+    return tuple(a for a in accelerators().values() if a.rentable)
 
 
 @cache
