@@ -219,9 +219,12 @@ def test_best_price_is_the_cheapest_sound_row_with_its_span() -> None:
         p for p in catalog.prices("h100", "on-demand")
         if p.usd_per_hour is not None and not p.flags and p.host_included
     ]  # fmt: skip
+    newer = {(p.provider, p.instance, p.chips, p.region, p.zone, p.accelerator): p.date
+             for p in sorted(sound, key=lambda p: p.date)}  # fmt: skip
     recent = [
         p.usd_per_chip_hour for p in sound
         if (age := p.age_days(TODAY)) is not None and age <= 90 and p.channel != "marketplace"
+        and p.date == newer[p.provider, p.instance, p.chips, p.region, p.zone, p.accelerator]
     ]  # fmt: skip
     assert best.usd_per_chip_hour == min(recent)
     assert best.low <= best.usd_per_chip_hour <= best.high
@@ -229,7 +232,7 @@ def test_best_price_is_the_cheapest_sound_row_with_its_span() -> None:
         min(p.usd_per_chip_hour for p in sound), max(p.usd_per_chip_hour for p in sound),
     )  # fmt: skip
     assert best.sellers == len({p.provider for p in sound})
-    assert best.rejected > 50
+    assert best.rejected > 20
     assert "dated within 90 days" in best.why
     assert not best.stale
 
@@ -354,7 +357,8 @@ def _row(**values: object) -> catalog.Price:
 
 
 def _only(monkeypatch: pytest.MonkeyPatch, *rows: catalog.Price) -> None:
-    monkeypatch.setattr("weftline.catalog.prices.shipped_prices", lambda: rows)
+    # By name the room's function is found, not the module of the same name.
+    monkeypatch.setattr(sys.modules["weftline.catalog.prices"], "shipped_prices", lambda: rows)
 
 
 def test_dated_rows_are_taken_before_cheaper_ones_of_unknown_day(

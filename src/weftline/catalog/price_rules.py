@@ -41,12 +41,15 @@ def check_prices(
 ) -> list[Finding]:
     """All findings on these rows, in the order of the rules."""
     out: list[Finding] = []
-    for rule in (_missing, _not_positive, _host, _marked):
+    for rule in (_missing, _not_positive, _marked):
         out.extend(rule(rows))
+    hosts = list(_host(rows))
+    out.extend(hosts)
     sound = [r for r in rows if r.price.usd_per_hour is not None and r.price.usd_per_hour > 0]
     sentinels = list(_sentinel(sound))
     out.extend(sentinels)
-    apart = {f.where for f in (*sentinels, *_not_offers(rows))}
+    wrong_hosts = (f for f in hosts if f.rule == "host-above-price")
+    apart = {f.where for f in (*sentinels, *wrong_hosts, *_not_offers(rows))}
     real = [r for r in sound if r.where not in apart]
     for rule in (_spot, _low, _spread):
         out.extend(rule(real))

@@ -19,8 +19,9 @@ from weftline.catalog.date import CATALOG_DATE
 from weftline.catalog.fabrics import fabric_from
 from weftline.catalog.figure_rules import check_coverage, check_figures, check_sheet
 from weftline.catalog.findings import Finding, finding
-from weftline.catalog.formats import Parsed, parse
+from weftline.catalog.formats import parse
 from weftline.catalog.located import Located
+from weftline.catalog.parsed import Parsed
 from weftline.catalog.price_rules import check_prices, quarantined
 from weftline.catalog.schema_rules import check_fact
 from weftline.errors import InputError, nearest_names
