@@ -139,7 +139,7 @@ def _marked(rows: Sequence[PricedRow]) -> Iterator[Finding]:
                 f"marked-{mark.lower()}",
                 r.where,
                 f"{_offer(r.price)}: {r.price.price_type} price marked {mark}",
-                r.price.note,
+                next(part for part in r.price.note.split("; ") if mark in part),
                 hint="taken only when asked for",
                 subject=r.price.listed_as,
             )

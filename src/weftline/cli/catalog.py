@@ -28,6 +28,8 @@ def list_(
     kind: ListKind = "accelerators",
     *,
     vendor: str | None = None,
+    chip: str | None = None,
+    today: str | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """List what the catalogue holds.
@@ -38,12 +40,21 @@ def list_(
         accelerators, fabrics, prices, storage, cpus or sources.
     vendor
         Only this vendor or cloud provider (nvidia, aws, ...).
+    chip
+        Of prices: every offer of this chip, faulty and marked ones too.
+    today
+        The date that ages are counted to, 2026-11-21 for example.
     json
         Print JSON with the same fields.
     """
+    from weftline.errors import InputError
     from weftline.report.catalog import list_data, list_text
 
-    data = list_data(kind, None if vendor is None else _known_vendor(kind, vendor))
+    if chip is not None and kind != "prices":
+        hint = "`weftline catalog list prices --chip h100`"
+        raise InputError(f"`list {kind}` has no offers of a chip", where="--chip", hint=hint)
+    known = None if vendor is None else _known_vendor(kind, vendor)
+    data = list_data(kind, known, chip=chip, today=_day(today))
     _out(data, list_text(data), json=json)
 
 
@@ -136,7 +147,7 @@ def refresh(
     """
     from weftline.catalog import refresh as fetch
     from weftline.catalog.online import SOURCES
-    from weftline.report.catalog import refresh_data, refresh_text
+    from weftline.report.catalog_prices import refresh_data, refresh_text
 
     done = fetch(source or SOURCES, out)
     data = refresh_data(done)
@@ -156,10 +167,11 @@ def _out(data: Any, text: str, *, json: bool) -> None:
 def _day(text: str | None) -> Any:
     import datetime
 
+    from weftline.catalog.date import today as this_day
     from weftline.errors import InputError
 
     if text is None:
-        return datetime.date.today()
+        return this_day()
     try:
         return datetime.date.fromisoformat(text)
     except ValueError as error:
