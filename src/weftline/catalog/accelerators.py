@@ -85,6 +85,11 @@ class Accelerator(FactSheet):
     """Where it stands: a machine under a desk, a robot or a CPU socket is planned for only when
     it is named."""
 
+    @property
+    def stack(self) -> str:
+        """Whose software it needs: its vendor's, or of a CPU ``amd-cpu`` and so on."""
+        return f"{self.vendor}-cpu" if self.use == "cpu" else self.vendor
+
     def peak_flops(self, dtype: str) -> float | None:
         """Dense peak in FLOP/s (OP/s for ``int8``); None where no dense figure is stated."""
         return self.si(f"peak.{dtype.lower()}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
+    import datetime
+
     from weftline.catalog.facts import FactSheet
 
 app = App(name="catalog", help="Chips, fabrics and prices: what is known, from where, how surely.")
@@ -17,6 +19,10 @@ app = App(name="catalog", help="Chips, fabrics and prices: what is known, from w
 app.command(
     "weftline.cli.catalog_fit:fit", name="fit",
     help="How well chips suit MODEL: the time at their peaks over the time predicted, by part.",
+)  # fmt: skip
+app.command(
+    "weftline.cli.catalog_compare:compare", name="compare",
+    help="Chips side by side: peaks, memory, links, software, how each is sold, what is unsure.",
 )  # fmt: skip
 
 ListKind = Literal["accelerators", "fabrics", "prices", "storage", "cpus", "sources"]
@@ -54,7 +60,7 @@ def list_(
         hint = "`weftline catalog list prices --chip h100`"
         raise InputError(f"`list {kind}` has no offers of a chip", where="--chip", hint=hint)
     known = None if vendor is None else _known_vendor(kind, vendor)
-    data = list_data(kind, known, chip=chip, today=_day(today))
+    data = list_data(kind, known, chip=chip, today=day_of(today))
     _out(data, list_text(data), json=json)
 
 
@@ -81,7 +87,7 @@ def show(
     """
     from weftline.report.catalog import show_data, show_text
 
-    data = show_data(_find(name, kind), _day(today))
+    data = show_data(_find(name, kind), day_of(today))
     _out(data, show_text(data), json=json)
 
 
@@ -116,7 +122,7 @@ def validate(
     from weftline.catalog.prices import shipped_prices
     from weftline.report.catalog import validate_data, validate_text
 
-    found = check(path, today=_day(today), max_age_days=max_age_days)
+    found = check(path, today=day_of(today), max_age_days=max_age_days)
     shipped = path is None
     tables = {"accelerators": accelerators, "fabrics": fabrics, "prices": shipped_prices}
     counts = {name: len(table()) for name, table in tables.items()} if shipped else {}
@@ -164,16 +170,17 @@ def _out(data: Any, text: str, *, json: bool) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _day(text: str | None) -> Any:
-    import datetime
+def day_of(text: str | None) -> datetime.date:
+    """The day that ``--today`` names, the present one for None; raises InputError."""
+    from datetime import date
 
-    from weftline.catalog.date import today as this_day
+    from weftline.catalog import date as dates
     from weftline.errors import InputError
 
     if text is None:
-        return this_day()
+        return dates.today()
     try:
-        return datetime.date.fromisoformat(text)
+        return date.fromisoformat(text)
     except ValueError as error:
         hint = "write 2026-11-21"
         raise InputError(f"`{text}` is not a date", where="--today", hint=hint) from error

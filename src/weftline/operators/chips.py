@@ -120,7 +120,7 @@ def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
         )
     return Chip(
         name=acc.id,
-        vendor=acc.vendor,
+        vendor=acc.stack,
         peaks=peaks,
         bandwidth_bytes_per_s=bandwidth,
         memory_bytes=acc.memory_bytes or 0.0,

@@ -111,7 +111,7 @@ def search(
         if progress is not None:
             progress(acc.id, done / len(accelerators))
         try:
-            frame = recipe_of(job, framework_for(job.framework, acc.vendor))
+            frame = recipe_of(job, framework_for(job.framework, acc.stack))
             counts = counts_for(job, acc)
             network = (networks or {}).get(acc.id)
             clusters = [cluster_of(acc, count, network=network) for count in counts]

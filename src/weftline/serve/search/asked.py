@@ -152,7 +152,7 @@ def _require_some(space: ServeSpace) -> None:
     for chip in chips:
         get(lambda c=chip: require_units(c, space.formats))  # type: ignore[misc]
         for engine in space.engines:
-            get(lambda e=engine, c=chip: require_formats(e, c.vendor, c.id, space.formats[:1]))  # type: ignore[misc]
+            get(lambda e=engine, c=chip: require_formats(e, c.stack, c.id, space.formats[:1]))  # type: ignore[misc]
     get.raise_all()
 
 

@@ -156,7 +156,7 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
 
     found = []
     for profile in PROFILES.values():
-        if chip.vendor not in profile.vendors:
+        if chip.stack not in profile.vendors:
             continue
         if space.engines and profile.name not in space.engines:
             continue
