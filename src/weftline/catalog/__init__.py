@@ -6,7 +6,7 @@ from weftline._lazy import lazily
 from weftline.catalog._lookup import accelerator
 from weftline.catalog._read import accelerators, sources, user_data_dir
 from weftline.catalog.accelerators import Accelerator
-from weftline.catalog.confirmed import unconfirmed_of, unconfirmed_share
+from weftline.catalog.confirmed import unconfirmed_of, unconfirmed_share, unconfirmed_words
 from weftline.catalog.fabrics import Fabric, closed_forms, fabric, fabrics, nccl_constants_us
 from weftline.catalog.facts import Choice, Fact, Source
 from weftline.catalog.findings import Finding
@@ -95,6 +95,7 @@ __all__ = [
     "storage_tiers",
     "unconfirmed_of",
     "unconfirmed_share",
+    "unconfirmed_words",
     "user_data_dir",
     "validate",
     "ways_to_pay",

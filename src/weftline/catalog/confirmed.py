@@ -40,6 +40,19 @@ def unconfirmed_of(acc: Accelerator) -> tuple[str, ...]:
     return tuple(f for f, c in found if c is not None and c.fact.status == "unconfirmed")
 
 
+def field_words(field: str) -> str:
+    """``fp8 peak``, ``memory bandwidth``: a field of a chip in words."""
+    return f"{field[5:]} peak" if field.startswith("peak.") else field.replace("_", " ")
+
+
+def unconfirmed_words(acc: Accelerator) -> tuple[str, ...]:
+    """A line for an answer that rests on figures without a source; none where all have one."""
+    names = [field_words(f) for f in unconfirmed_of(acc)]
+    if not names:
+        return ()
+    return (f"unconfirmed: no source is known for {', '.join(names)} of {acc.id}",)
+
+
 def unconfirmed_share() -> Share:
     """Over all chips that a search can plan for: the figures taken, those without a source."""
     tried = [a for a in accelerators().values() if a.rentable and a.dtypes]

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from weftline.catalog import accelerators, cpus, fabrics, sources, storage_tiers
+from weftline.catalog import accelerators, cpus, fabrics, sources, storage_tiers, unconfirmed_of
 from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.facts import Choice, Fact, FactSheet
 from weftline.catalog.findings import RULES, Finding
@@ -81,6 +81,7 @@ def _chip_row(a: Accelerator) -> Data:
         "scale_up_bytes_per_s": a.scale_up_bytes_per_s,
         "scale_up_domain": a.scale_up_domain,
         "tdp_w": a.tdp_w,
+        "unconfirmed": list(unconfirmed_of(a)),
     }
 
 
@@ -97,19 +98,26 @@ def list_text(data: Data) -> str:
 def _list_accelerators(rows: Sequence[Data]) -> str:
     vendors = len({r["vendor"] for r in rows})
     head = f"{plural(len(rows), 'accelerator')} of {plural(vendors, 'vendor')}"
-    table = [("", "16 bit", "8 bit", "memory", "", "scale-up", "", "tdp", ""),
+    table = [("", "16bit", "8bit", "mem", "", "link", "", "tdp", ""),
              ("id", "TF/s", "TF/s", "GB", "TB/s", "GB/s", "x", "W", "state")]  # fmt: skip
+    shown = (("peak.bf16", "bf16_flops", 1e12), ("peak.fp8", "fp8_flops", 1e12),
+             ("memory", "memory_bytes", 1e9),
+             ("memory_bandwidth", "memory_bandwidth_bytes_per_s", 1e12),
+             ("scale_up", "scale_up_bytes_per_s", 1e9), ("scale_up_domain", "scale_up_domain", 1),
+             ("tdp", "tdp_w", 1))  # fmt: skip
     table += [
         (
-            r["id"], num(r["bf16_flops"], 1e12), num(r["fp8_flops"], 1e12),
-            num(r["memory_bytes"], 1e9), num(r["memory_bandwidth_bytes_per_s"], 1e12),
-            num(r["scale_up_bytes_per_s"], 1e9), num(r["scale_up_domain"]), num(r["tdp_w"]),
+            r["id"],
+            *(num(r[k], unit) + ("?" if f in r["unconfirmed"] else "") for f, k, unit in shown),
             r["availability"],
         )
         for r in rows
-    ]  # fmt: skip
-    foot = "Peaks are dense, in TFLOP/s; scale-up is what one chip sends, one way."
-    return head + "\n\n" + columns(table, right=range(1, 8)) + "\n\n" + foot
+    ]
+    foot = (
+        "Peaks are dense, in TFLOP/s; link is what one chip sends, one way, into its scale-up "
+        "domain of x chips; a figure with ? has no source."
+    )
+    return head + "\n\n" + columns(table, right=range(1, 8)) + "\n\n" + fold(foot)
 
 
 def _list_fabrics(rows: Sequence[Data]) -> str:
@@ -236,7 +244,7 @@ def _field_lines(field: Mapping[str, Any]) -> list[str]:
         labels = " ".join(x for x in (f.get("kind"), _way(f.get("direction"))) if x)
         mark = "*" if f["taken"] and len(field["facts"]) > 1 else " "
         value = f"{f['value']:>9,.10g} {f['unit']:<8} {labels:<12}"
-        line = f"{name:<18}{mark}{value} {f['status']:<8} {f['source']}"
+        line = f"{name:<18}{mark}{value} {f['status']:<11} {f['source']}"
         lines.append(line.rstrip())
         said = sources()[f["source"]].date
         parts = (

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from weftline.catalog import network_of, sold_only_as, unconfirmed_of, ways_to_pay
 from weftline.catalog.accelerators import DTYPES, Accelerator
+from weftline.catalog.confirmed import field_words
 from weftline.catalog.offers import PriceChoice
 from weftline.catalog.prices import PRICE_TYPES, PriceType, prices
 from weftline.report.catalog_text import num, plural, span
@@ -163,7 +164,7 @@ def _disputed(a: Accelerator) -> tuple[str, ...]:
 
 
 def _fields(names: Sequence[str]) -> str:
-    return ", ".join(n.replace("peak.", "").replace("_", " ") for n in names)
+    return ", ".join(field_words(n) for n in names)
 
 
 # -- formats

@@ -130,7 +130,7 @@ def _age(row: Data) -> str:
     if row["age_days"] is None:
         return "day unknown"
     date = str(row.get("newest", row.get("date", "")))
-    vague = "" if date.count("-") == 2 else "at least "
+    vague = "" if date.count("-") == 2 else ">"
     return f"{vague}{row['age_days']} day{'' if row['age_days'] == 1 else 's'} old"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline._version import __version__
-from weftline.catalog import list_words
+from weftline.catalog import list_words, unconfirmed_words
 from weftline.catalog.date import CATALOG_DATE
 from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
@@ -283,7 +283,7 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
                     f"{SPARES_BASIS}")  # fmt: skip
     else:
         said.append(f"no spare: {SPARES_BASIS}")
-    return tuple(said)
+    return (*said, *unconfirmed_words(best.chip))
 
 
 def _chips(count: int) -> str:
