@@ -14,6 +14,11 @@ PLANNED: Final = (
 )  # fmt: skip
 """The fields that the planners read of a chip."""
 
+_WORDS: Final = {
+    "scale_up": "scale-up bandwidth", "scale_up_domain": "scale-up domain",
+    "scale_out": "scale-out bandwidth", "tdp": "power", "chips_per_host": "chips a host",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
@@ -41,8 +46,10 @@ def unconfirmed_of(acc: Accelerator) -> tuple[str, ...]:
 
 
 def field_words(field: str) -> str:
-    """``fp8 peak``, ``memory bandwidth``: a field of a chip in words."""
-    return f"{field[5:]} peak" if field.startswith("peak.") else field.replace("_", " ")
+    """``fp8 peak``, ``scale-out bandwidth``: a field of a chip in words."""
+    if field.startswith("peak."):
+        return f"{field[5:]} peak"
+    return _WORDS.get(field, field.replace("_", " "))
 
 
 def unconfirmed_words(acc: Accelerator) -> tuple[str, ...]:
@@ -50,7 +57,7 @@ def unconfirmed_words(acc: Accelerator) -> tuple[str, ...]:
     names = [field_words(f) for f in unconfirmed_of(acc)]
     if not names:
         return ()
-    return (f"unconfirmed: no source is known for {', '.join(names)} of {acc.id}",)
+    return (f"unconfirmed: no source for the {', '.join(names)} of {acc.id}",)
 
 
 def unconfirmed_share() -> Share:

@@ -273,17 +273,26 @@ def _missing(
 
 
 def _known_instead(rows: Iterable[Price], kind: PriceType, today: datetime.date) -> str:
-    sound = [p for p in rows if _takeable(p, marked=False) and p.price_type != kind]
-    if not sound:
+    """The same way to pay elsewhere, else another way; else that the user may name a price."""
+    held = [p for p in rows if _takeable(p, marked=False)]
+    elsewhere = [p for p in held if p.price_type == kind]
+    if not held:
         return "give your own price with `--price`, for example `--price '$2.50/h'`"
     best = min(
-        sound, key=lambda p: (_rank(p, today, 365), PRICE_TYPES.index(p.price_type),
-                              p.usd_per_chip_hour)
-    )  # fmt: skip
+        elsewhere or held,
+        key=lambda p: (_rank(p, today, 365), PRICE_TYPES.index(p.price_type), p.usd_per_chip_hour),
+    )
     age = best.age_days(today)
-    return (
-        f"{best.price_type} is known: ${best.usd_per_chip_hour:.2f} a chip hour "
+    known = (
+        f"${best.usd_per_chip_hour:.2f} a chip hour "
         f"({best.provider}{'' if best.region == 'unstated' else ' ' + best.region}, "
-        f"{'day unknown' if age is None else f'{age} days old'}); "
+        f"{'day unknown' if age is None else f'{age} days old'})"
+    )
+    if elsewhere:
+        return f"{kind} is known elsewhere: {known}"
+    ways = {p.price_type for p in held}
+    return (
+        f"it is sold only as {' or '.join(k for k in PRICE_TYPES if k in ways)}; "
+        f"{best.price_type} is known: {known}; "
         f"`--price {best.price_type}` counts with it, `--price any` with the cheapest way to pay"
     )

@@ -64,8 +64,13 @@ def memory_parts(found: Found) -> tuple[Part, ...]:
     return tuple(p for p in parts if p.value > 0)
 
 
-def why_of(found: Found, quote: PriceQuote | None, model: Model) -> tuple[str, ...]:
-    """Why this layout: where its axes lie, what its time goes to, what came second."""
+def why_of(
+    found: Found, quote: PriceQuote | None, model: Model, known_instead: str = ""
+) -> tuple[str, ...]:
+    """Why this layout: where its axes lie, what its time goes to, what came second.
+
+    Without a price ``known_instead`` is what the catalogue knows of other ways to pay.
+    """
     said = [_placement(found)]
     # Shares of the physics: what near runs add or save has no part of its own.
     physics_s = float(found.parts.total_s[0])
@@ -87,6 +92,8 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model) -> tuple[str, .
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
     if quote is not None and quote.note:
         said.append(f"price: {quote.note}")
+    elif quote is None and known_instead:
+        said.append(f"no price of {found.cluster.accelerator}: {known_instead}")
     return (*said, *unconfirmed_words(accelerator(found.cluster.accelerator)))
 
 

@@ -306,7 +306,7 @@ def _plan(
         memory_parts=memory_parts(best.found),
         cost_parts=cost_parts,
         price=quote,
-        why=why_of(best.found, quote, model),
+        why=why_of(best.found, quote, model, best.known_instead),
         flips=flips_of(list(by_chip.values()), job),
         ranking=tuple(ranking),
         pareto=tuple(_candidate(o, job) for o in pareto_front(allowed)),
@@ -328,7 +328,7 @@ def _candidate(offer: Offer, job: Job) -> Candidate:
     found = offer.found
     note = ""
     if offer.cost_usd is None:
-        note = f"no {job.price_type} price"
+        note = "no price"
     elif offer.price is not None:
         note = _price_note(offer.price, job)
     return Candidate(

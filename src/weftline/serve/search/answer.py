@@ -268,6 +268,8 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
                     "answers there is not known")  # fmt: skip
     if best.market.warning:
         said.append(best.market.warning)
+    if best.market.instead:
+        said.append(f"no price of {best.chip.id}: {best.market.instead}")
     tight = tightest(best, demand)
     if tight:
         said.append(tight)
