@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
 import urllib.parse
@@ -315,3 +316,25 @@ def test_fetching_is_bounded_and_stays_on_https(monkeypatch: pytest.MonkeyPatch)
     answers["answer"] = _Answer(b"x", "http://example.com/")
     with pytest.raises(ValueError, match="away from https"):
         online.fetch_https("https://example.com/")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("date", "2026-13-45", "month must be in 1..12"), ("price_type", "lease", "price type"),
+        ("chips", "0", "0 chips"), ("usd_per_hour", "cheap", "cheap"),
+    ],
+)  # fmt: skip
+def test_an_edited_price_file_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path))
+    online.refresh(["skypilot"], tmp_path, today=TODAY, fetch=from_skypilot)
+    file = tmp_path / "prices.csv"
+    head, first, *others = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    first[head.index(column)] = value
+    with file.open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows([head, first, *others])
+    with pytest.raises(InputError, match=said) as caught:
+        catalog.best_price("h100", today=TODAY)
+    assert caught.value.where == f"{file}:2"

@@ -179,13 +179,24 @@ def _read_refreshed(path: Path, changed_ns: int, size: int) -> tuple[Price, ...]
                 hint="run `weftline catalog refresh` again, or delete the file",
             )
         try:
-            return tuple(price_from(row) for row in reader)
-        except (ValueError, TypeError, AttributeError) as error:
+            return tuple(_usable(price_from(row)) for row in reader)
+        except (ValueError, TypeError, AttributeError, InputError) as error:
+            said = error.what if isinstance(error, InputError) else error
             raise InputError(
-                f"a row cannot be read: {error}",
+                f"a row cannot be read: {said}",
                 where=f"{path}:{reader.line_num}",
                 hint="run `weftline catalog refresh` again, or delete the file",
             ) from error
+
+
+def _usable(price: Price) -> Price:
+    """A row of a file that someone may have edited; ValueError where it cannot be counted with."""
+    if price.dated:
+        date_span(price.date)
+    check_price_type(price.price_type)
+    if price.chips < 1:
+        raise ValueError(f"{price.chips} chips")
+    return price
 
 
 def prices(

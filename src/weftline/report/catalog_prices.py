@@ -157,6 +157,7 @@ def chip_prices(name: str, today: datetime.date) -> list[Data]:
                 "region": best.price.region,
                 "date": best.price.date,
                 "date_of": best.price.date_of,
+                "age": age_words(best.price.date, today),
                 "age_days": best.age_days,
                 "stale": best.stale,
                 "host_included": best.price.host_included,
@@ -167,13 +168,12 @@ def chip_prices(name: str, today: datetime.date) -> list[Data]:
     return out
 
 
-def price_line(p: Mapping[str, Any], day: datetime.date | None = None) -> str:
+def price_line(p: Mapping[str, Any]) -> str:
     """One way to pay in a line: the price taken, its age, and the span of the offers."""
     if p["usd_per_chip_hour"] is None:
         return f"{p['price_type']:<16}-"
     offers = f"{span(p['low'], p['high'])} by {plural(p['sellers'], 'seller')}"
-    age = age_words(p["date"], day) if p["age_days"] is None else f"{p['age_days']} days old"
-    said = f"{p['usd_per_chip_hour']:.2f}, {age}; {plural(p['offers'], 'offer')} {offers}"
+    said = f"{p['usd_per_chip_hour']:.2f}, {p['age']}; {plural(p['offers'], 'offer')} {offers}"
     return f"{p['price_type']:<16}{said}: {p['why']}"
 
 
