@@ -61,8 +61,8 @@ def unconfirmed_words(acc: Accelerator) -> tuple[str, ...]:
 
 
 def unconfirmed_share() -> Share:
-    """Over all chips that a search can plan for: the figures taken, those without a source."""
-    tried = [a for a in accelerators().values() if a.rentable and a.dtypes]
+    """Over all chips that can be had and planned for: the figures taken, those without a source."""
+    tried = [a for a in accelerators().values() if a.purchasable and a.use != "cpu" and a.dtypes]
     taken = sum(a.choice(f) is not None for a in tried for f in PLANNED)
     which = tuple(f"{a.id} {f}" for a in tried for f in unconfirmed_of(a))
     return Share(facts=taken, which=which)
