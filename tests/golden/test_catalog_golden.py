@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 from weftline.catalog import online
 from weftline.cli.catalog import app
 from weftline.errors import InputError, InputErrors, OfflineError, UnknownNameError
+from weftline.report.text import set_colour
 
 DAY = ("--today", "2026-11-30")
 
@@ -121,6 +123,21 @@ def test_a_comparison_says_how_each_is_sold_and_what_has_no_source(
     unsure = [what for what, cells in rows.items() if cells["a10g"]["text"].endswith("?")]
     assert len(unsure) == len(rows["unconfirmed"]["a10g"]["text"].split(", ")) > 0
     assert rows["training"]["trainium2"]["text"] == "neuronx"
+
+
+def test_old_prices_of_a_comparison_are_red_on_a_terminal_with_colour(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain, _ = run(capsys, "compare", "h100", "trn2", *DAY)
+    set_colour(True)
+    try:
+        shown, _ = run(capsys, "compare", "h100", "trn2", *DAY)
+    finally:
+        set_colour(False)
+    red = re.findall(r"\x1b\[31m(\d+) days old\x1b\[0m", shown)
+    assert {"96", "193", "699"} <= set(red)
+    assert min(map(int, red)) > 90
+    assert re.sub(r"\x1b\[\d+m", "", shown) == plain
 
 
 def test_a_comparison_names_every_unknown_chip(capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,9 +223,10 @@ def _block(data: Data, chips: Sequence[str], column: int) -> str:
 
 
 def _folded(label: str, cells: Sequence[str], column: int) -> list[str]:
-    """One row, its cells going on below themselves."""
+    """One row, its cells going on below themselves; an age is never torn, so that it shows red."""
     parts = [textwrap.wrap(label, _LABEL - 2, initial_indent=" ", subsequent_indent="   ")]
-    parts += [textwrap.wrap(c, column) or [""] for c in cells]
+    whole = (c.replace(" days old", "\u00a0days\u00a0old") for c in cells)
+    parts += [[t.replace("\u00a0", " ") for t in textwrap.wrap(c, column)] or [""] for c in whole]
     deep = max(len(p) for p in parts)
     filled = [p + [""] * (deep - len(p)) for p in parts]
     wide = [_LABEL - 2, *([column] * len(cells))]
