@@ -76,8 +76,9 @@ fmt: $(DEV)  ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
-docs: $(RUNTIME)  ## write the generated pages of docs/ anew
+docs: $(RUNTIME)  ## write the generated pages of docs/ and the schema of job files anew
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/weftline plan schema -o src/weftline/spec/job.schema.json
 
 golden: $(DEV) docs  ## accept the command surface as it is now
 	@WEFTLINE_UPDATE_SURFACE=1 $(BIN)/python -m pytest tests/unit/test_command_surface.py

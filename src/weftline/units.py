@@ -24,9 +24,11 @@ __all__ = [
     "parse_bytes",
     "parse_count",
     "parse_duration_s",
+    "parse_flops_per_s",
     "parse_fraction",
     "parse_rate_bytes_per_s",
     "parse_usd",
+    "parse_watts",
 ]
 
 _SI: Final = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
@@ -154,6 +156,27 @@ def parse_usd(text: str, *, where: str | None = None) -> float:
     value, unit = _split(bare, "an amount of money", "$1.5M or 250000", where)
     value *= _unit(text, unit, _COUNT, "an amount of money", "$1.5M or 250000", where)
     return _positive(value, text, "an amount of money", where)
+
+
+def parse_flops_per_s(text: str, *, where: str | None = None) -> float:
+    """``990 TFLOP/s``, ``2 PFLOPS``, ``624 TOP/s`` -> operations a second. Raises InputError."""
+    value, unit = _split(text, "a rate of operations", "990TFLOP/s", where)
+    match = re.fullmatch(r"([kmgtpe]?)(?:flops|ops|flop/s|op/s)", unit, flags=re.I)
+    if match is None and unit:
+        raise InputError(
+            f"`{text}` is not a rate of operations", where=where, hint="write 990TFLOP/s"
+        )
+    scale = _SI[match.group(1).lower()] if match else 1.0
+    return _positive(value * scale, text, "a rate of operations", where)
+
+
+def parse_watts(text: str, *, where: str | None = None) -> float:
+    """``700 W``, ``1.2kW`` -> watts. Raises InputError."""
+    value, unit = _split(text, "a power", "700W", where)
+    scale = {"": 1.0, "w": 1.0, "kw": 1e3, "mw": 1e6}.get(unit.lower())
+    if scale is None:
+        raise InputError(f"`{text}` is not a power", where=where, hint="write 700W or 1.2kW")
+    return _positive(value * scale, text, "a power", where)
 
 
 def parse_fraction(text: str, *, where: str | None = None) -> float:

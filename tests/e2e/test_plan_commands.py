@@ -150,14 +150,14 @@ def test_a_price_of_ones_own_replaces_the_list(say: Say) -> None:
 def test_a_region_without_a_price_leaves_a_plan_with_its_time(say: Say) -> None:
     code, out, _ = say(*JOB[:5], "--on", "tpu-v5p", "--region", "eu-north1", "--max-chips", "64")
     assert code == 0
-    assert "no price of tpu-v5p: on-demand is known elsewhere: $" in " ".join(out.split())
+    assert "No on-demand price in eu-north1 (elsewhere on-demand $" in out
     assert "$" not in out.splitlines()[0]
 
 
 def test_a_chip_that_no_one_sells_on_demand_says_how_it_is_sold(say: Say) -> None:
     asked = (*JOB[:5], "--on", "trn2", "--max-chips", "64")
     out = " ".join(say(*asked)[1].split())
-    assert "no price of trainium2: it is sold only as spot or capacity-block" in out
+    assert "on-demand price, sold only as spot or capacity-block (capacity-block $2.2" in out
     plan = plan_from_json(say(*asked, "--price", "any", "--json")[1])
     assert plan.price is not None
     assert plan.price.price_type == "capacity-block"

@@ -51,8 +51,12 @@ def test_a_question_becomes_a_plan_that_explain_reads(say: Say, tmp_path: Path) 
     assert "KV cache in use" in out
     code, out, _ = say("explain", str(file), "--json")
     assert json.loads(out)["kind"] == "serve"
-    code, _, err = say("explain", str(file), "--what-if", "tp=4")
-    assert (code, "only plans for training" in err) == (2, True)
+    code, out, _ = say("explain", str(file), "--what-if", "price=$1/h")
+    assert code == 0
+    assert out.splitlines()[0].endswith("cheaper")
+    code, _, err = say("explain", str(file), "--what-if", "recompute=full")
+    assert code == 2
+    assert "the knobs are accelerator, " in err
 
 
 def test_json_has_what_the_text_has(say: Say) -> None:

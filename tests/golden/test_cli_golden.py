@@ -29,7 +29,7 @@ no-chip,H999,64,LLAMA3_8B,,,,,8192,128,1,1,1,1,bf16,,Megatron-Core ours,1.75,
 """
 HELP = (
     (), ("plan",), ("plan", "train"), ("explain",), ("score",), ("score", "training"),
-    ("calibrate",), ("doctor",), ("catalog",),
+    ("calibrate",), ("doctor",), ("catalog",), ("memory",), ("diff",), ("plan", "serve"),
 )  # fmt: skip
 
 Say = Callable[..., str]
@@ -89,6 +89,19 @@ def test_explain(say: Say, tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     file = str(tmp_path / "plan.json")
     assert say(*JOB, "-o", file).startswith("plan written to DIR/plan.json\n")
     assert say("explain", file) == snapshot
+
+
+def test_what_if_and_what_differs(say: Say, tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    first, second = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    say(*JOB, "-o", first)
+    say(*JOB, "--discount", "20%", "--objective", "time", "-o", second)
+    assert say("explain", first, "--what-if", "tp=4,overlap=off") == snapshot(name="turned")
+    assert say("explain", first, "--what-if", "accelerator=h200,chips=32") == snapshot(name="anew")
+    assert say("diff", first, second) == snapshot(name="diff")
+
+
+def test_memory(say: Say, snapshot: SnapshotAssertion) -> None:
+    assert say("memory", "llama-3.1-8b", "--on", "h100,l4,a10", "--seq", "8192") == snapshot
 
 
 def test_score(say: Say, runs: str, snapshot: SnapshotAssertion) -> None:

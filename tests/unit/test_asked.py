@@ -43,15 +43,14 @@ def test_every_option_is_explained_where_it_is_defined(options: type) -> None:
 
 
 def test_text_becomes_the_noun() -> None:
-    job, own = job_of(
+    job = job_of(
         "llama-3.1-8b",
         JobOptions(tokens="100B", seq="8k", global_batch="512", on="h100,a100", chips="16",
                    price="$2.50/h", deadline="30days", budget="$1M", objective="Cost"),
     )  # fmt: skip
-    assert own == 2.5
     assert job == replace(
         JOB, seq_len=8000, accelerators=("h100-sxm", "a100-80-sxm"), deadline_s=30 * 86400.0,
-        budget_usd=1e6, objective="cost",
+        budget_usd=1e6, objective="cost", own_prices={"*": 2.5},
     )  # fmt: skip
 
 

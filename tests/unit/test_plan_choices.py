@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weftline.errors import InputError, UnknownNameError
+from weftline.errors import InputError, NoFeasiblePlanError, UnknownNameError
 from weftline.plan import plan_train
 from weftline.plan.search.offers import Offer, pareto_front
 from weftline.plan.search.whatif import parse_changes, what_if
@@ -111,3 +112,55 @@ def test_knobs_that_cannot_turn_are_refused(plan: Plan, text: str, says: str) ->
 def test_every_framework_names_itself() -> None:
     assert all(name == frame.name for name, frame in FRAMEWORKS.items())
     assert all(dataclasses.is_dataclass(frame) for frame in FRAMEWORKS.values())
+
+
+# --- what-if: another machine, price or job ----------------------------------------------------
+
+
+def test_a_price_moves_money_alone(plan: Plan) -> None:
+    found = what_if(plan, {"price": "$2/h"})
+    assert found.step_time_s[1] == pytest.approx(found.step_time_s[0])
+    assert found.cost_usd is not None
+    hours = found.train_time_s[1] / 3600 * plan.cluster.chips
+    assert found.cost_usd[1] == pytest.approx(2 * hours)
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"chips": "32"}, {"chips": 32, "max_chips": None}),
+        ({"accelerator": "h200", "chips": "16"},
+         {"accelerators": ("h200-sxm",), "chips": 16, "max_chips": None}),
+        ({"batch": "1024"}, {"global_batch": 1024, "chips": 64, "max_chips": None}),
+        ({"seq": "4096"}, {"seq_len": 4096, "chips": 64, "max_chips": None}),
+        ({"tune": "lora", "rank": "8"},
+         {"tune": "lora", "rank": 8, "chips": 64, "max_chips": None}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_searched_anew_is_what_a_plan_of_it_would_be(
+    plan: Plan, changes: dict[str, str], asked: dict[str, Any]
+) -> None:
+    """The same question asked of the planner itself, on the plan's own chip."""
+    found = what_if(plan, changes)
+    own = {"accelerators": (plan.cluster.accelerator,), **asked}
+    other = plan_train(replace(plan.job, **own))  # type: ignore[arg-type]
+    assert found.anew
+    assert found.layout == other.layout
+    assert found.step_time_s[1] == pytest.approx(other.estimates["step_time"].value)
+    assert found.train_time_s[1] == pytest.approx(other.estimates["train_time"].value)
+    assert found.memory_bytes[1] == pytest.approx(other.estimates["memory"].value)
+    assert found.cost_usd is not None
+    assert found.cost_usd[1] == pytest.approx(other.estimates["cost"].value)
+
+
+def test_an_unknown_knob_is_answered_with_all_of_them() -> None:
+    with pytest.raises(InputError) as told:
+        parse_changes("sped=3")
+    for knob in ("price", "chips", "accelerator", "batch", "seq", "precision", "framework"):
+        assert knob in (told.value.hint or "")
+
+
+def test_a_machine_that_cannot_hold_the_job_says_what_it_lacks(plan: Plan) -> None:
+    with pytest.raises(NoFeasiblePlanError, match="does not fit: needs"):
+        what_if(plan, {"accelerator": "l4", "chips": "1"})

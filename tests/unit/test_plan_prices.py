@@ -67,8 +67,9 @@ def test_the_network_of_a_plan_is_that_of_the_product_it_pays_for(
 def test_no_product_is_named_by_a_price_of_ones_own(market: Any) -> None:
     market(row(network_gbps=6400.0))
     b200 = catalog.accelerator("b200")
-    assert networks_of([b200], prices_of([b200], JOB, TODAY, own=2.0)) == {}
-    listed_price = prices_of([b200], JOB, TODAY, own=None)
+    own = dataclasses.replace(JOB, own_prices={"*": 2.0})
+    assert networks_of([b200], prices_of([b200], own, TODAY)) == {}
+    listed_price = prices_of([b200], JOB, TODAY)
     assert networks_of([b200], listed_price)["b200"].bytes_per_s == 100e9
 
 
@@ -77,13 +78,13 @@ def test_a_domain_is_rented_whole_where_it_can_be(market: Any) -> None:
     single = row(instance="box.1", chips=1, usd_per_hour=2.0)
     market(single, row())
     b200 = catalog.accelerator("b200")
-    whole = prices_of([b200], JOB, TODAY, own=None)["b200"].choice
-    one = prices_of([b200], dataclasses.replace(JOB, chips=1), TODAY, own=None)["b200"].choice
+    whole = prices_of([b200], JOB, TODAY)["b200"].choice
+    one = prices_of([b200], dataclasses.replace(JOB, chips=1), TODAY)["b200"].choice
     assert whole is not None
     assert one is not None
     assert (whole.price.instance, one.price.instance) == ("box.8", "box.1")
     market(single)
-    left = prices_of([b200], JOB, TODAY, own=None)["b200"].choice
+    left = prices_of([b200], JOB, TODAY)["b200"].choice
     assert left is not None
     assert left.price.instance == "box.1"
 

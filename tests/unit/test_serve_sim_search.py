@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from weftline.catalog import accelerator
+from weftline.cost import Terms
 from weftline.errors import NoFeasiblePlanError
 from weftline.serve.calibrate.shipped import constants_for
 from weftline.serve.engine.closed_form import Load, compile_load, solve
@@ -143,12 +144,14 @@ def test_spares_are_the_fewest_that_keep_enough_up() -> None:
 
 
 def test_whole_instances_are_paid() -> None:
-    market = Market(accelerator("h100"), "on-demand", None, None)
+    market = Market(accelerator("h100"), "on-demand", Terms())
     three, row = market.cheapest(3, 1)
     assert row is not None
     assert row.usd_per_hour is not None
     assert three == pytest.approx(math.ceil(3 / row.chips) * row.usd_per_hour)
-    assert Market(accelerator("h100"), "on-demand", None, 2.0).cheapest(3, 1) == (6.0, None)
+    assert Market(accelerator("h100"), "on-demand", Terms(own_prices={"*": 2.0})).cheapest(
+        3, 1
+    ) == (6.0, None)
 
 
 def test_a_busy_fleet_draws_more_and_stays_under_its_design_power() -> None:
@@ -212,7 +215,7 @@ def test_a_price_can_flip_the_winner() -> None:
     fleets = {c.fleet.accelerator: c.fleet for c in plan.ranking}
     below = float(flips[0].split("$")[1].split()[0])
     chips = fleets[second].chips
-    row = Market(accelerator(second), "on-demand", None, None).cheapest(chips, 1)[1]
+    row = Market(accelerator(second), "on-demand", Terms()).cheapest(chips, 1)[1]
     assert row is not None
     assert below * math.ceil(chips / row.chips) * row.chips == pytest.approx(
         costs[plan.fleet.accelerator] or 0.0, rel=0.01
@@ -251,7 +254,7 @@ def test_a_rate_too_large_to_simulate_whole_costs_in_proportion(
 ) -> None:
     """A burst shorter than an answer shows no queue: the parts must span as long a time."""
     monkeypatch.setattr("weftline.serve.search.plan.MOST_REQUESTS", 6000)
-    asked = replace(ASKED, space=replace(ASKED.space, chips=("h100",)), own_price=1.0)
+    asked = replace(ASKED, space=replace(ASKED.space, chips=("h100",)), own_prices={"*": 1.0})
     small, large = (plan_serve(replace(asked, rate_per_s=rate)) for rate in (40.0, 4000.0))
     assert small.demand.cells == 1
     assert large.demand.cells == 80

@@ -34,7 +34,7 @@ from weftline.burst.log.record import (
     pack_head,
 )
 from weftline.burst.log.writer import WriterLog, prepared_of
-from weftline.burst.stage.arena import Arena, aligned_buffer
+from weftline.burst.stage.arena import aligned_buffer
 from weftline.burst.stage.state import Bytes1d, Part, dtype_bytes
 
 __all__ = ["Request", "SaveSession"]
@@ -58,6 +58,7 @@ class Request:
     world: int
     attempt: str
     extra: bytes
+    run: str
 
 
 @dataclass(slots=True)
@@ -80,14 +81,12 @@ class SaveSession:
         pool: ThreadPoolExecutor,
         request: Request,
         parts: Sequence[Part],
-        places: Sequence[int],
-        arena: Arena,
+        rooms: Sequence[Bytes1d],
     ) -> None:
         self._log = log
         self._pool = pool
         self._request = request
-        self._places = places
-        self._arena = arena
+        self._rooms = rooms
         self._nbytes = [p.nbytes for p in parts]
         self._size = log.options.chunk_bytes
         self._entries = [
@@ -139,10 +138,10 @@ class SaveSession:
 
     def _job(self, part: int, index: int) -> _Job:
         length = min(self._size, self._nbytes[part] - index * self._size)
-        start = self._places[part] + index * self._size
+        start = index * self._size
         large = self._nbytes[part] >= LARGE_BYTES
         room = -(-length // ALIGN_BYTES) * ALIGN_BYTES if large else length
-        memory = self._arena.bytes
+        memory = self._rooms[part]
         return _Job(part, index, memory[start : start + length], memory[start : start + room])
 
     def _submit(self) -> None:
@@ -299,6 +298,7 @@ class SaveSession:
             raw_bytes=sum(self._nbytes),
             stored_bytes=sum({c.seq: c.stored_bytes for c in own}.values()),
             digest=digest_of(entries), created_unix_s=time.time(), extra=request.extra,
+            run=request.run,
         )  # fmt: skip
         copy = log.write_copy(RankManifest(seal, entries), self._scope)
         seal = msgspec.structs.replace(seal, copy=copy)

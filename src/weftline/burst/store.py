@@ -21,20 +21,28 @@ from weftline.burst.care.gc import GcReport
 from weftline.burst.care.recover import borrowed, open_log
 from weftline.burst.care.upkeep import Upkeep
 from weftline.burst.commit.commits import CheckpointInfo, Commit, check_step, info_of
-from weftline.burst.commit.coordinate import await_ranks, pack_extra, write_commit
-from weftline.burst.commit.identity import open_identity
+from weftline.burst.commit.coordinate import adopt, await_ranks, pack_extra, write_commit
+from weftline.burst.commit.identity import join_run, open_identity
 from weftline.burst.commit.view import Source, View
 from weftline.burst.errors import BurstError, CommitError, MismatchError
 from weftline.burst.files import Files, RealFiles, local_folder
 from weftline.burst.handle import SaveHandle
+from weftline.burst.handover import Copier, Handover
 from weftline.burst.log.record import Prepared
 from weftline.burst.log.writer import WriterLog
 from weftline.burst.options import Options, Retention
 from weftline.burst.read.reading import StoreReader
 from weftline.burst.session import Request, SaveSession
-from weftline.burst.stage.arena import Arena, ArenaPool, copy_parts, place_parts
+from weftline.burst.stage.arena import (
+    Arena,
+    ArenaPool,
+    Lease,
+    copy_pairs,
+    copy_parts,
+    rooms_for,
+)
 from weftline.burst.stage.copying import make_ready
-from weftline.burst.stage.state import Part, State, check_word, parts_of
+from weftline.burst.stage.state import Bytes1d, Part, State, check_word, parts_of
 
 __all__ = ["Store"]
 
@@ -62,6 +70,7 @@ class Store(StoreReader):
             options.max_in_flight, shared=options.shared_arena, pinner=options.pinner
         )
         self._upkeep = Upkeep(self._keep_up)
+        self._handover = Handover(self, None)
         self._handles: list[SaveHandle] = []
         self._running: list[Future[None]] = []
 
@@ -78,29 +87,48 @@ class Store(StoreReader):
         options: Options | None = None,
         files: Files | None = None,
         sources: Sequence[Source] = (),
+        run: str | None = None,
+        copier: Copier | None = None,
     ) -> Store:
         """Open or create the store in a folder.
 
         ``writer`` names this process's own log: processes that write at once need names of their
-        own. ``file://`` is a folder as well. Raises NotAStoreError (for any other URL, too),
-        NewerFormatError, StoreBusyError, BadNameError, StorageError.
+        own. ``file://`` is a folder as well. ``run`` names the job whose checkpoints these are,
+        the same on every node that has a store of its own; by default the store is a run by itself.
+        ``copier`` keeps copies of what is saved on other nodes. Raises NotAStoreError (for any
+        other URL, too), NewerFormatError, StoreBusyError, BadNameError, StorageError, and
+        MismatchError for the store of another run.
         """
         files = RealFiles() if files is None else files
         options = Options() if options is None else options
         root = str(local_folder(path).resolve())
         check_word(writer, what="writer name")
         identity, notice = open_identity(files, root, create=create and not read_only)
-        view = View(files, root, store_id=identity.store_id, sources=sources)
+        view = View(files, root, store_id=identity.store_id, sources=sources, run=identity.run)
         store = cls(root, view, files, options)
+        store._handover = Handover(store, copier)
         if notice is not None:
             store.notices.append(notice)
         try:
             if not read_only:
                 store.log = open_log(store, writer)
+            if run is not None:
+                store.join(run)
         except BaseException:
             store._shut()
             raise
         return store
+
+    def join(self, run: str) -> None:
+        """Belong to this run from now on.
+
+        Raises MismatchError when the store has checkpoints of another.
+        """
+        if run == self.view.run:
+            return
+        with self.view.commits.locked():
+            identity = open_identity(self._files, self.root, create=False)[0]
+            self.view.run = join_run(self._files, self.root, identity, run).run
 
     @contextmanager
     def borrowed(self, writer: str) -> Iterator[WriterLog | None]:
@@ -138,13 +166,15 @@ class Store(StoreReader):
         attempt: str = "",
         extra: Mapping[str, Any] | None = None,
         wait: bool = False,
+        lease: Lease | None = None,
     ) -> SaveHandle:
         """Take a copy of ``state`` and write it in the background.
 
         Returns after the copy; the state may then change. With ``world`` 1 the checkpoint is
         committed when it is durable; otherwise it is prepared, and :meth:`commit` makes it whole.
         At most ``max_in_flight`` saves are staged: a further one waits, and says how long. If an
-        earlier save failed and nobody asked, its error is raised here, once.
+        earlier save failed and nobody asked, its error is raised here, once. What lies in the
+        memory of ``lease`` is written from there; the lease ends with the save.
 
         Raises BadNameError, MismatchError before anything is written.
         """
@@ -155,14 +185,19 @@ class Store(StoreReader):
             raise MismatchError(f"rank {rank} of a world of {world}", where=self.root)
         parts = parts_of(state, where=self.root)
         request = Request(
-            step=step, rank=rank, world=world, attempt=attempt, extra=pack_extra(extra, self.root)
+            step=step,
+            rank=rank,
+            world=world,
+            attempt=attempt,
+            extra=pack_extra(extra, self.root),
+            run=self.view.run,
         )
         start = time.perf_counter()
-        arena, waited = self._arenas.acquire()
+        arena, waited = self._arenas.acquire() if lease is None else lease.end()
         handle = SaveHandle(step=step, rank=rank, raw_bytes=sum(p.nbytes for p in parts))
         handle.queue_wait_s = waited
         try:
-            session = self._stage(log, request, parts, arena)
+            session = self._stage(log, request, parts, arena, lease)
         except BaseException:
             self._arenas.release(arena)
             raise
@@ -176,21 +211,51 @@ class Store(StoreReader):
             )
         return handle.wait() if wait else handle
 
+    def lend(self, nbytes: int) -> Lease:
+        """Staging memory for who copies a state himself, until the save that it is given to.
+
+        Waits, as :meth:`save`, while ``max_in_flight`` saves are staged.
+        """
+        self.writing()
+        return Lease(self._arenas, nbytes)
+
+    def copy_into(self, pairs: Sequence[tuple[Bytes1d, Bytes1d]]) -> None:
+        """Copy bytes in host memory, from second to first, as fast as :meth:`save` stages."""
+        self._ready_copies(sum(len(out) for out, _ in pairs))
+        copy_pairs(
+            pairs, self._copiers, threads=self.options.copy_threads,
+            chunk_bytes=self.options.chunk_bytes,
+        )  # fmt: skip
+
+    def follow(self, handle: SaveHandle, future: Future[None]) -> None:
+        """Have :meth:`wait` and :meth:`close` wait for what follows a save, too."""
+        with self._lock:
+            self._handles.append(handle)
+            self._running.append(future)
+
     def _stage(
-        self, log: WriterLog, request: Request, parts: Sequence[Part], arena: Arena
+        self,
+        log: WriterLog,
+        request: Request,
+        parts: Sequence[Part],
+        arena: Arena,
+        lease: Lease | None,
     ) -> SaveSession:
-        """Copy the whole state; little of it is written before that is done.
+        """Copy the whole state, or what is not staged; little is written before that is done.
 
         Writers take memory bandwidth and cores from the copy, and training waits for that.
         """
-        places, nbytes = place_parts(parts)
-        self._ready_copies(nbytes)
-        arena.ensure(nbytes)
-        session = SaveSession(log, self.io_pool, request, parts, places, arena)
+        self._ready_copies(sum(p.nbytes for p in parts))
+        only: list[int] | None = None
+        if lease is None:
+            rooms = rooms_for(parts, arena)
+        else:
+            rooms, only = lease.rooms_for(parts)
+        session = SaveSession(log, self.io_pool, request, parts, rooms)
         try:
             copy_parts(
-                parts, places, arena, self._copiers, threads=self.options.copy_threads,
-                chunk_bytes=self.options.chunk_bytes, staged=session.staged,
+                parts, rooms, self._copiers, threads=self.options.copy_threads,
+                chunk_bytes=self.options.chunk_bytes, staged=session.staged, only=only,
             )  # fmt: skip
         except BaseException:
             session.abort()
@@ -217,7 +282,7 @@ class Store(StoreReader):
                 entries = session.write()
             finally:
                 self._arenas.release(arena)
-            handle.prepared = session.seal(entries)
+            handle.prepared = self._handover.prepared(session.seal(entries))
             handle.stored_bytes = handle.prepared.stored_bytes
             if request.world == 1:
                 self._commit(request.step, [handle.prepared])
@@ -238,8 +303,7 @@ class Store(StoreReader):
             else:
                 gc.collect_log(self.view, self.writing(), self.reader, rolling=retention)
         except BurstError as e:
-            with self._lock:
-                self._counters["upkeep_failed"] += 1
+            self.count("upkeep_failed")
             self.notices.append(f"upkeep: {e}")
 
     def prepare(
@@ -251,10 +315,18 @@ class Store(StoreReader):
         world: int = 1,
         attempt: str = "",
         extra: Mapping[str, Any] | None = None,
+        lease: Lease | None = None,
     ) -> Prepared:
         """Save one rank's share and wait until it is durable; it is not committed for world > 1."""
         handle = self.save(
-            state, step, rank=rank, world=world, attempt=attempt, extra=extra, wait=True
+            state,
+            step,
+            rank=rank,
+            world=world,
+            attempt=attempt,
+            extra=extra,
+            wait=True,
+            lease=lease,
         )
         if handle.prepared is None:
             raise CommitError(f"step {step} was not prepared", where=self.root)
@@ -288,8 +360,9 @@ class Store(StoreReader):
 
         Give the ``prepared`` of all ranks (gathered by any means), or ``world`` and ``attempt`` to
         wait for ranks that save to this same store; ``attempt`` must then be new for every try, so
-        that shares of an earlier, broken try are never taken. Retention follows in the background.
-        Raises CommitError.
+        that shares of an earlier, broken try are never taken. Where nodes have stores of their own,
+        call it once on each, with the same ``prepared``: all write the same record. Retention
+        follows in the background. Raises CommitError.
         """
         self.writing()
         check_step(step, where=self.root)
@@ -305,11 +378,23 @@ class Store(StoreReader):
         self._upkeep.request(committed=True)
         return info
 
+    def adopt(self, record: bytes) -> CheckpointInfo:
+        """Take a commit record that another node of this run has made; the same bytes stand here.
+
+        Raises MismatchError for another run's, CommitError where the step was committed since.
+        """
+        self.writing()
+        info = info_of(self._committed(adopt(self.view, record)))
+        self._upkeep.request(committed=True)
+        return info
+
     def _commit(self, step: int, prepared: Sequence[Prepared]) -> Commit:
         assert self.log is not None  # noqa: S101  (both callers have asked for it)
-        commit = write_commit(self.view, step, prepared, self.log)
-        with self._lock:
-            self._counters["commits"] += 1
+        return self._committed(write_commit(self.view, step, prepared, self.log))
+
+    def _committed(self, commit: Commit) -> Commit:
+        self.count("commits")
+        self._handover.committed(commit)
         return commit
 
     # --- upkeep -----------------------------------------------------------------------------------
@@ -371,6 +456,7 @@ class Store(StoreReader):
         if self._copiers is not None:
             self._copiers.shutdown(wait=True)
         self._arenas.close()
+        self._handover.close()
         if self.log is not None:
             self.log.close()
         self.reader.close()

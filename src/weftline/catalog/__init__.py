@@ -18,6 +18,7 @@ from weftline.catalog.offers import (
     sold_only_as,
     ways_to_pay,
 )
+from weftline.catalog.own import own_chips
 from weftline.catalog.prices import Price, prices
 from weftline.catalog.products import ProductNetwork, network_of
 from weftline.catalog.surroundings import (
@@ -85,6 +86,7 @@ __all__ = [
     "nccl_constants_us",
     "network_of",
     "offers_to_take",
+    "own_chips",
     "policy",
     "prices",
     "pue",

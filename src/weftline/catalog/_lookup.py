@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from weftline.catalog._read import accelerators
+from weftline.catalog._read import accelerators, instead_of
 from weftline.catalog.accelerators import ALIASES, Accelerator
 from weftline.errors import UnknownNameError
 
@@ -17,7 +17,9 @@ def accelerator(name: str) -> Accelerator:
 
     Raises UnknownNameError (exit 2) with the nearest names.
     """
-    return _find("accelerator", name, accelerators(), ALIASES)
+    changed = instead_of()
+    return _find("accelerator", name, accelerators(),
+                 {**{k: changed.get(v, v) for k, v in ALIASES.items()}, **changed})  # fmt: skip
 
 
 def find(kind: str, name: str, table: Mapping[str, T]) -> T:
@@ -26,6 +28,8 @@ def find(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def _find(kind: str, name: str, table: Mapping[str, T], aliases: Mapping[str, str]) -> T:
+    if name in table:
+        return table[name]
     wanted = "-".join(name.strip().lower().replace("_", "-").split())
     if wanted not in table:
         wanted = aliases.get(wanted, wanted)

@@ -7,6 +7,8 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -61,8 +63,8 @@ def accelerator_from(record: Mapping[str, Any]) -> Accelerator:
 
 
 @cache
-def accelerators() -> Mapping[str, Accelerator]:
-    """All accelerators by id, in the order of the data files."""
+def shipped_accelerators() -> Mapping[str, Accelerator]:
+    """The accelerators weftline ships, by id, in the order of the data files."""
     return MappingProxyType(
         {
             record["id"]: accelerator_from(record)
@@ -70,3 +72,32 @@ def accelerators() -> Mapping[str, Accelerator]:
             for record in data_json(f"accelerators/{name}.json")["accelerators"]
         }
     )
+
+
+_laid: ContextVar[tuple[Mapping[str, Accelerator], Mapping[str, str]]] = ContextVar(
+    "own chips", default=({}, {})
+)
+
+
+@contextmanager
+def laid_over(chips: Mapping[str, Accelerator], instead: Mapping[str, str]) -> Iterator[None]:
+    """Add ``chips`` to the shipped ones while inside; ``instead`` names those that step aside."""
+    token = _laid.set((chips, instead))
+    try:
+        yield
+    finally:
+        _laid.reset(token)
+
+
+def instead_of() -> Mapping[str, str]:
+    """Shipped chips that a changed one stands in for, by id -> the changed one's."""
+    return _laid.get()[1]
+
+
+def accelerators() -> Mapping[str, Accelerator]:
+    """All accelerators by id: the shipped ones, with the user's own laid over them."""
+    chips, instead = _laid.get()
+    if not chips:
+        return shipped_accelerators()
+    kept = {k: v for k, v in shipped_accelerators().items() if k not in instead}
+    return MappingProxyType({**kept, **chips})

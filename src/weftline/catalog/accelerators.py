@@ -84,11 +84,18 @@ class Accelerator(FactSheet):
     use: Use = "data-centre"
     """Where it stands: a machine under a desk, a robot or a CPU socket is planned for only when
     it is named."""
+    like: str = ""
+    """The chip whose measurements a chip of the user's own takes over; empty for shipped ones."""
 
     @property
     def stack(self) -> str:
         """Whose software it needs: its vendor's, or of a CPU ``amd-cpu`` and so on."""
         return f"{self.vendor}-cpu" if self.use == "cpu" else self.vendor
+
+    @property
+    def sold_as(self) -> str:
+        """The name price lists have for it: of a chip with changed figures, that of the chip."""
+        return self.id.partition("+")[0]
 
     def peak_flops(self, dtype: str) -> float | None:
         """Dense peak in FLOP/s (OP/s for ``int8``); None where no dense figure is stated."""

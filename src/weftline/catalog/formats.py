@@ -16,7 +16,6 @@ from typing import Final
 
 from weftline.catalog.figure_rules import Figure
 from weftline.catalog.findings import finding
-from weftline.catalog.located import Located, read_located
 from weftline.catalog.parsed import Parsed, chip_id, number, price_of
 from weftline.catalog.price_rules import PricedRow
 from weftline.catalog.prices import CHANNELS, COLUMNS, DATES_OF, DAY_UNKNOWN, PRICE_TYPES
@@ -24,6 +23,7 @@ from weftline.catalog.schema_rules import good_date, positive
 from weftline.catalog.skypilot import COLUMNS as SKYPILOT_COLUMNS
 from weftline.catalog.skypilot import parse_vms, skypilot_chip
 from weftline.errors import InputError
+from weftline.spec.located import Located, read_located
 
 GRID_COLUMNS: Final = ("provider", "region", "impact")
 NEEDED_COLUMNS: Final = (

@@ -8,7 +8,7 @@ that has a row the cheapest counts. Flagged rows are never taken unasked, averag
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -70,6 +70,7 @@ def best_price(
     region: str | None = None,
     chips_min: int = 1,
     marked: bool = False,
+    billed: Callable[[Price], Price] | None = None,
 ) -> PriceChoice:
     """The price of one chip an hour to count with, with the span of all sound offers.
 
@@ -77,7 +78,8 @@ def best_price(
     on one offer the newest counts. Left out are rows that break a rule of ``catalog validate``,
     those whose reader marked them STALE, SUSPECT or OUTLIER unless ``marked``, rows without their
     host where others have it, and instances with fewer than ``chips_min`` chips (a list price of
-    one chip that is sold in machines of several sizes counts as all of them).
+    one chip that is sold in machines of several sizes counts as all of them). ``billed`` turns a
+    row of a list into what is paid (less a discount) before rows are compared.
 
     Raises InputError where no row is left, saying what is known instead. An old price is returned
     with ``stale`` set: the caller must say so.
@@ -85,14 +87,14 @@ def best_price(
     if price_type == ANY:
         return _cheapest_way(
             accelerator, today=today, max_age_days=max_age_days, provider=provider, region=region,
-            chips_min=chips_min, marked=marked,
+            chips_min=chips_min, marked=marked, billed=billed,
         )  # fmt: skip
     kind = check_price_type(price_type)
     listed = [
         p for p in prices(accelerator, kind, provider, region)
         if p.per_chip or p.chips >= chips_min
     ]  # fmt: skip
-    sound = [p for p in listed if _takeable(p, marked=marked)]
+    sound = _as_billed((p for p in listed if _takeable(p, marked=marked)), billed)
     current, fit = _in_order(sound, today, max_age_days)
     if not fit:
         raise _missing(accelerator, kind, len(listed), today, provider=provider, region=region)
@@ -110,12 +112,11 @@ def best_price(
 
 def offers_to_take(
     accelerator: str, price_type: str, *, today: datetime.date, region: str | None = None,
-    max_age_days: int = 365,
+    max_age_days: int = 365, billed: Callable[[Price], Price] | None = None,
 ) -> tuple[Price, ...]:  # fmt: skip
     """The sound rows of the first kind that has one: those among which the cheapest counts."""
-    sound = [
-        p for p in prices(accelerator, price_type, region=region) if _takeable(p, marked=False)
-    ]
+    rows = prices(accelerator, price_type, region=region)
+    sound = _as_billed((p for p in rows if _takeable(p, marked=False)), billed)
     return tuple(_in_order(sound, today, max_age_days)[1])
 
 
@@ -138,7 +139,7 @@ def sold_only_as(accelerator: str, *, today: datetime.date) -> str:
 
 def _cheapest_way(
     accelerator: str, *, today: datetime.date, max_age_days: int, provider: str | None,
-    region: str | None, chips_min: int, marked: bool,
+    region: str | None, chips_min: int, marked: bool, billed: Callable[[Price], Price] | None,
 ) -> PriceChoice:  # fmt: skip
     found: list[PriceChoice] = []
     missing: InputError | None = None
@@ -147,7 +148,7 @@ def _cheapest_way(
             found.append(
                 best_price(
                     accelerator, kind, today=today, max_age_days=max_age_days, provider=provider,
-                    region=region, chips_min=chips_min, marked=marked,
+                    region=region, chips_min=chips_min, marked=marked, billed=billed,
                 )
             )  # fmt: skip
         except InputError as error:
@@ -159,8 +160,24 @@ def _cheapest_way(
             hint=missing.hint if missing else None,
         )
     return min(
-        found, key=lambda c: (_rank(c.price, today, max_age_days), c.price.usd_per_chip_hour)
+        found, key=lambda c: (taken_order(c.price, today, max_age_days), c.price.usd_per_chip_hour)
     )
+
+
+def taken_order(p: Price, today: datetime.date, max_age_days: int = 365) -> tuple[int, bool]:
+    """How early a row is taken: see the head of this file."""
+    age = p.age_days(today)
+    if age is None:
+        kind = 2
+    elif age > max_age_days:
+        kind = 3
+    else:
+        kind = 0 if age <= RECENT_DAYS else 1
+    return kind, p.channel == "marketplace"
+
+
+def _as_billed(rows: Iterable[Price], billed: Callable[[Price], Price] | None) -> list[Price]:
+    return list(rows) if billed is None else [billed(p) for p in rows]
 
 
 def _in_order(
@@ -171,8 +188,8 @@ def _in_order(
     if not whole:
         return [], []
     current = [p for p in whole if _is_current(p, today, max_age_days)]
-    first = min(_rank(p, today, max_age_days) for p in whole)
-    fit = [p for p in whole if _rank(p, today, max_age_days) == first]
+    first = min(taken_order(p, today, max_age_days) for p in whole)
+    fit = [p for p in whole if taken_order(p, today, max_age_days) == first]
     if not current:
         # Stale rows serve only where nothing newer exists, and then the newest of them.
         newest = min(p.age_days(today) or 0 for p in fit)
@@ -188,18 +205,6 @@ def _takeable(p: Price, *, marked: bool) -> bool:
 def _is_current(p: Price, today: datetime.date, max_age_days: int) -> bool:
     age = p.age_days(today)
     return age is None or age <= max_age_days
-
-
-def _rank(p: Price, today: datetime.date, max_age_days: int) -> tuple[int, bool]:
-    """How early a row is taken: see the head of this file."""
-    age = p.age_days(today)
-    if age is None:
-        kind = 2
-    elif age > max_age_days:
-        kind = 3
-    else:
-        kind = 0 if age <= RECENT_DAYS else 1
-    return kind, p.channel == "marketplace"
 
 
 def _newest_of_each(rows: Sequence[Price]) -> list[Price]:
@@ -280,7 +285,11 @@ def _known_instead(rows: Iterable[Price], kind: PriceType, today: datetime.date)
         return "give your own price with `--price`, for example `--price '$2.50/h'`"
     best = min(
         elsewhere or held,
-        key=lambda p: (_rank(p, today, 365), PRICE_TYPES.index(p.price_type), p.usd_per_chip_hour),
+        key=lambda p: (
+            taken_order(p, today, 365),
+            PRICE_TYPES.index(p.price_type),
+            p.usd_per_chip_hour,
+        ),
     )
     age = best.age_days(today)
     known = (

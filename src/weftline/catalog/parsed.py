@@ -10,10 +10,10 @@ from typing import cast
 from weftline.catalog._lookup import accelerator
 from weftline.catalog.figure_rules import Figure
 from weftline.catalog.findings import Finding
-from weftline.catalog.located import Located
 from weftline.catalog.price_rules import PricedRow
 from weftline.catalog.prices import Channel, DateOf, Price, PriceType
 from weftline.errors import UnknownNameError
+from weftline.spec.located import Located
 
 
 @dataclass(slots=True, kw_only=True)

@@ -208,7 +208,7 @@ def prices(
     """Prices that fit all of what is given, refreshed rows before shipped ones, faulty ones too."""
     from weftline.catalog._lookup import accelerator as look_up
 
-    chip = None if accelerator is None else look_up(accelerator).id
+    chip = None if accelerator is None else look_up(accelerator).sold_as
     kind = None if price_type is None else check_price_type(price_type)
     return tuple(
         p

@@ -10,8 +10,8 @@ from typing import Any, Final
 from weftline.catalog.accelerators import DTYPES, FIELDS
 from weftline.catalog.facts import DIRECTIONS, KINDS, STATUSES, UNIT_KINDS, UNITS
 from weftline.catalog.findings import Finding, finding
-from weftline.catalog.located import Located
 from weftline.errors import nearest_names
+from weftline.spec.located import Located
 
 FACT_KEYS: Final = frozenset(
     {
@@ -24,6 +24,8 @@ FIELD_UNITS: Final = {
     "scale_up": "bandwidth", "scale_up_domain": "count", "scale_out": "bandwidth", "tdp": "power",
     "chips_per_host": "count",
 }  # fmt: skip
+_STATED: Final = tuple(s for s in STATUSES if s != "given")
+"""What a file can say; what the user gives on the command line stands in none."""
 DIRECTED: Final = frozenset({"scale_up", "scale_out", "link", "chip_egress", "host_egress"})
 
 
@@ -131,8 +133,8 @@ def _origin(
     fact: Located, where: str, subject: str, owner: str, sources: Container[str]
 ) -> Iterator[Finding]:
     status, source, date = fact.get("status"), fact.get("source"), fact.get("date")
-    if status not in STATUSES:
-        hint = f"one of {', '.join(STATUSES)}"
+    if status not in _STATED:
+        hint = f"one of {', '.join(_STATED)}"
         text = f"{subject}: status `{status}`"
         yield finding("status-unknown", where, text, "", hint=hint, subject=owner)
     if not isinstance(source, str) or source not in sources:

@@ -20,11 +20,11 @@ from weftline.catalog.fabrics import fabric_from
 from weftline.catalog.figure_rules import check_coverage, check_figures, check_sheet
 from weftline.catalog.findings import Finding, finding
 from weftline.catalog.formats import parse
-from weftline.catalog.located import Located
 from weftline.catalog.parsed import Parsed
 from weftline.catalog.price_rules import check_prices, quarantined
 from weftline.catalog.schema_rules import check_fact
 from weftline.errors import InputError, nearest_names
+from weftline.spec.located import Located
 
 MAX_AGE_DAYS: Final = 365
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnknownOptionError
 
 from weftline._version import __version__
 from weftline.cli.commands import COMMANDS, HELP
-from weftline.errors import InputError
+from weftline.errors import InputError, InputErrors, nearest_names
 
 __all__ = ["app", "run_command"]
 
@@ -30,8 +30,40 @@ def run_command(argv: list[str]) -> int:
     try:
         result = app(argv, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise InputError(" ".join(str(error).split()), hint=_help_for(argv)) from None
+        raise _told(error, argv) from None
     return result if isinstance(result, int) else 0
+
+
+def _told(error: CycloptsError, argv: list[str]) -> InputError:
+    """What the parser cannot read, with what is wrong in a job file that it was to read from."""
+    from weftline.cli.job_file import form_errors
+
+    said = InputError(_plainly(error), hint=_help_for(argv))
+    wrong = form_errors()
+    return InputErrors([*wrong, said]) if wrong else said
+
+
+def _plainly(error: CycloptsError) -> str:
+    """The parser's message; an option that nobody knows is named once, with the likely one.
+
+    A mistyped option that is required comes as the required one missing.
+    """
+    option, known = "", []
+    if isinstance(error, UnknownOptionError):
+        option = (error.token.keyword or error.token.value).partition("=")[0]
+        known = [name for argument in error.argument_collection for name in argument.names]
+    elif isinstance(error, MissingArgumentError) and error.argument is not None:
+        typed = [word.partition("=")[0] for word in error.unused_tokens or () if word[:1] == "-"]
+        wanted = error.argument.name
+        near = nearest_names(wanted.lstrip("-"), [word.lstrip("-") for word in typed], 1)
+        option = next((word for word in typed if near and word.lstrip("-") == near[0]), "")
+        option = "" if option in error.argument.names else option
+        known = [wanted]
+    if not option:
+        return " ".join(str(error).split())
+    plain = [name.lstrip("-") for name in known if name.startswith("-")]
+    meant = nearest_names(option.lstrip("-"), plain, 1)
+    return f"unknown option {option}" + (f"; did you mean --{meant[0]}?" if meant else "")
 
 
 def _help_for(argv: list[str]) -> str:

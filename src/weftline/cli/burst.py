@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,10 +19,10 @@ from weftline.cli.burst_shared import (
     plain,
     reading,
     share,
-    source,
+    sources,
 )
 from weftline.cli.burst_tier import advise, bench, drain, peer
-from weftline.cli.options import Json
+from weftline.cli.options import Format, Json
 from weftline.errors import InputError
 
 app = App(
@@ -41,6 +42,7 @@ def save(
     dedup: Flag = False,
     writer: str = "w0",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Save tensor files as one checkpoint, committed when this returns.
 
@@ -78,11 +80,11 @@ def save(
             "durable_s": handle.durable_s, "raw_bytes": handle.raw_bytes,
             "stored_bytes": handle.stored_bytes, "committed": handle.committed,
         }  # fmt: skip
-    return out(data, render_saved, json=json)
+    return out(data, render_saved, json=json, form=form)
 
 
 @app.command(name="ls")
-def ls(store: str, *, json: Json = False) -> int:
+def ls(store: str, *, json: Json = False, form: Format = "table") -> int:
     """List the checkpoints of a store, an object store or a peer.
 
     Parameters
@@ -92,27 +94,24 @@ def ls(store: str, *, json: Json = False) -> int:
     """
     from dataclasses import asdict
 
+    from weftline.burst.commit.commits import info_of
+    from weftline.burst.nodes.cluster import commits_at
     from weftline.report.burst import render_list
 
     damaged: list[dict[str, Any]] = []
     if "://" in store:
-        found = [
-            {"step": c.step, "sequence": c.sequence, "world": len(c.ranks),
-             "raw_bytes": c.raw_bytes, "stored_bytes": c.stored_bytes,
-             "created_unix_s": c.created_unix_s}
-            for c in source(store).checkpoints()
-        ]  # fmt: skip
+        found = [asdict(info_of(c)) for c in commits_at(store)]
     else:
         with reading(store) as opened:
             found = [asdict(c) for c in opened.checkpoints()]
             damaged = [{"step": d.step, "what": d.what, "file": d.file} for d in opened.damaged()]
             notes(opened)
     data = {"where": store, "checkpoints": found, "damaged": damaged}
-    return out(data, render_list, json=json)
+    return out(data, render_list, json=json, form=form)
 
 
 @app.command
-def show(store: Folder, *, step: Step = None, json: Json = False) -> int:
+def show(store: Folder, *, step: Step = None, json: Json = False, form: Format = "table") -> int:
     """Show a checkpoint and the tensors in it."""
     from weftline.report.burst import render_checkpoint
 
@@ -130,7 +129,7 @@ def show(store: Folder, *, step: Step = None, json: Json = False) -> int:
             "stored_bytes": info.stored_bytes, "created_unix_s": info.created_unix_s,
             "pinned": list(info.pinned), "extra": plain(loaded.extra), "tensors": tensors,
         }  # fmt: skip
-    return out(data, render_checkpoint, json=json)
+    return out(data, render_checkpoint, json=json, form=form)
 
 
 @app.command
@@ -142,6 +141,7 @@ def verify(
     repair: Flag = False,
     writer: str = "w0",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Read everything and check every byte; exits with 1 where there is damage.
 
@@ -162,16 +162,15 @@ def verify(
     from weftline.burst.care.repair import repair_store
     from weftline.report.burst import render_findings
 
-    sources = [source(url) for url in from_]
     opened = Store.open(
-        store, create=False, read_only=not repair, writer=writer, sources=sources
+        store, create=False, read_only=not repair, writer=writer, sources=sources(from_)
     )  # fmt: skip
     with opened:
         found = repair_store(opened, step) if repair else opened.verify(step)
         notes(opened)
         steps = [step] if step is not None else [c.step for c in opened.checkpoints()]
         data = {"where": opened.root, "steps": steps, "findings": [asdict(f) for f in found]}
-    out(data, render_findings, json=json)
+    out(data, render_findings, json=json, form=form)
     return 1 if any(not f.mended for f in found) else 0
 
 
@@ -186,19 +185,21 @@ def restore(
     no_verify: Flag = False,
     allow_older: Flag = False,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Write a checkpoint's tensors into one file.
 
     Parameters
     ----------
     store
-        Folder of the store; or peer://, s3://, ... where no local copy is left.
+        Folder of the store; or peer://, s3://, ... where no local copy is left. With --from these
+        are searched together: each node has shares of its own and copies of others'.
     to
         A .safetensors or .npz file; it must not exist.
     only
         Names to restore, as patterns (model.*); can be given more than once.
     from_
-        Where copies of damaged records are; can be given more than once.
+        Where copies of damaged or missing records are; can be given more than once.
     no_verify
         Skip the checksums.
     allow_older
@@ -210,22 +211,26 @@ def restore(
     from weftline.burst.formats.export import select
     from weftline.burst.formats.imports import load_from
     from weftline.burst.formats.tensorfiles import check_target, write_state
+    from weftline.burst.nodes.cluster import choose_from
     from weftline.report.burst import render_restored
 
     check_target(to)
     start_s = time.perf_counter()
-    sources = [source(url) for url in from_]
     if "://" in store:
         if allow_older:
             raise InputError(
                 "a folder alone is searched for an older checkpoint", where="--allow-older",
                 hint=f"`weftline burst ls {store}` lists them: name one with --step",
             )  # fmt: skip
-        origin = source(store)
-        names = select(origin.tensor_names(step), only) if only else None
-        loaded = load_from([origin, *sources], step, names, verify=not no_verify)
+        choice, near = choose_from([store, *from_], step)
+        for passed, lost in choice.passed_over:
+            print(f"note: step {passed} is not whole: ranks {list(lost)} are lost", file=sys.stderr)
+        loaded = load_from(
+            near, verify=not no_verify, commit=choice.commit,
+            select=(lambda names: select(names, only)) if only else None,
+        )  # fmt: skip
     else:
-        with Store.open(store, create=False, read_only=True, sources=sources) as opened:
+        with Store.open(store, create=False, read_only=True, sources=sources(from_)) as opened:
             if step is None and not allow_older:
                 step = opened.read_commit().step
             known = opened.read_commit(step, allow_older=allow_older).step
@@ -238,7 +243,7 @@ def restore(
         "bytes": sum(a.nbytes for a in loaded.values()), "repaired": len(loaded.repaired),
         "elapsed_s": time.perf_counter() - start_s,
     }  # fmt: skip
-    return out(data, render_restored, json=json)
+    return out(data, render_restored, json=json, form=form)
 
 
 @app.command
@@ -250,6 +255,7 @@ def gc(
     drop: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     writer: str = "w0",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Drop checkpoints, free their space, and compact what is left.
 
@@ -276,7 +282,7 @@ def gc(
         report = opened.gc(retention, drop=drop)
         notes(opened)
         data = {**asdict(report), "kept": [c.step for c in opened.checkpoints()]}
-    return out(data, render_gc, json=json)
+    return out(data, render_gc, json=json, form=form)
 
 
 @app.command
@@ -287,6 +293,7 @@ def pin(
     owner: str = "user",
     release: Flag = False,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Keep a checkpoint whatever retention says, or let go of it.
 
@@ -308,7 +315,7 @@ def pin(
         info = next(c for c in opened.checkpoints() if c.step == step)
     data = {"step": step, "pinned": list(info.pinned)}
     who = f"pinned by {', '.join(info.pinned)}" if info.pinned else "not pinned"
-    return out(data, lambda _: f"Checkpoint {step} is {who}.", json=json)
+    return out(data, lambda _: f"Checkpoint {step} is {who}.", json=json, form=form)
 
 
 @app.command
@@ -322,6 +329,7 @@ def export(
     shard: str = "5GB",
     companions: Path | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Write safetensors files in Hugging Face's layout.
 
@@ -351,7 +359,7 @@ def export(
             companions=companions, progress=share("exporting"),
         )  # fmt: skip
         notes(opened)
-    return out(asdict(done), render_export, json=json)
+    return out(asdict(done), render_export, json=json, form=form)
 
 
 for _command in (drain, peer, bench, advise):

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from weftline.cli.answer import show
+from weftline.cli.options import Form
 
-    from weftline.burst.remote.checkpoints import RemoteSource
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from weftline.burst.commit.view import Source
     from weftline.burst.store import Store
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -28,11 +31,11 @@ def reading(store: str | Path) -> Store:
     return Store.open(store, create=False, read_only=True)
 
 
-def source(url: str) -> RemoteSource:
-    """Checkpoints of an object store or a peer."""
-    from weftline.burst.remote.checkpoints import RemoteSource, open_objects
+def sources(urls: Sequence[str]) -> list[Source]:
+    """Where to read from: object stores and nodes."""
+    from weftline.burst.nodes.cluster import sources_at
 
-    return RemoteSource(open_objects(url))
+    return [source for url in urls for source in sources_at(url)]
 
 
 def share(doing: str) -> Callable[[int, int], None]:
@@ -58,9 +61,7 @@ def plain(value: Any) -> Any:
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
-def out(data: Any, render: Callable[[Any], str], *, json: bool) -> int:
-    """The answer on stdout, rendered or as JSON; the exit code of a command that ends so."""
-    from json import dumps
-
-    print(dumps(data, indent=1, ensure_ascii=False) if json else render(data))
+def out(data: Any, render: Callable[[Any], str], *, json: bool, form: Form) -> int:
+    """The answer on stdout in the form asked for; the exit code of a command that ends so."""
+    show(data, lambda: render(data), json=json, form=form)
     return 0

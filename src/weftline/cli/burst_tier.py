@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from weftline.cli.burst_shared import Flag, Folder, Step, notes, out, reading, share
-from weftline.cli.options import Json
+from weftline.cli.options import Format, Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ def drain(
     metrics_port: int | None = None,
     metrics_file: Path | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Send checkpoints to an object store or a peer; durable there when this says so.
 
@@ -87,7 +88,7 @@ def drain(
 
             write_textfile(metrics_file, collect(opened, [drainer]))
     data = {"target": target.url, "drained": [asdict(d) for d in done], "pruned": pruned}
-    out(data, render_drain, json=json)
+    out(data, render_drain, json=json, form=form)
     return 0 if all(d.durable for d in done) else 1
 
 
@@ -143,16 +144,21 @@ def peer(
     bind: str = "127.0.0.1",
     port: int = 7401,
     capacity: str | None = None,
+    store: Path | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
-    """Keep copies of other nodes' checkpoints, until interrupted.
+    """Serve this node to others: keep copies of their shares, and let them read its own.
 
-    Those who know WEFTLINE_BURST_SECRET may write, read and delete. Nothing is encrypted.
+    Runs until interrupted. Those who know WEFTLINE_BURST_SECRET may write, read and delete.
+    Nothing is encrypted.
 
     Parameters
     ----------
     folder
-        Where copies are kept: local NVMe, or /dev/shm for memory.
+        Where copies are kept: a folder in /dev/shm for memory, or local NVMe.
+    store
+        This node's own store, for nodes that restore; it need not be there yet.
     bind
         Address to listen on; only this machine by default.
     port
@@ -162,20 +168,23 @@ def peer(
     """
     import threading
 
-    from weftline.burst.remote.peers import PeerServer
+    from weftline.burst.nodes.server import NodeServer
     from weftline.errors import InputError
     from weftline.units import parse_bytes
 
     size = None if capacity is None else int(parse_bytes(capacity, where="--capacity"))
     try:
-        server = PeerServer(folder, host=bind, port=port, capacity_bytes=size)
+        server = NodeServer(folder, store=store, host=bind, port=port, capacity_bytes=size)
     except OSError as error:
         raise InputError(
             f"cannot listen on {bind}:{port}: {error.strerror or error}", where="--bind, --port",
             hint="name another port, or an address of this machine",
         ) from error  # fmt: skip
-    data = {"url": server.url, "folder": server.folder, "used_bytes": server.used_bytes}
-    out(data, lambda d: f"Serving {d['folder']} at {d['url']}", json=json)
+    data = {
+        "url": server.url, "folder": server.folder, "used_bytes": server.used_bytes,
+        "store": None if store is None else str(store),
+    }  # fmt: skip
+    out(data, lambda d: f"Serving {d['folder']} at {d['url']}", json=json, form=form)
     sys.stdout.flush()
     with server:
         threading.Event().wait()
@@ -189,6 +198,7 @@ def bench(
     rounds: int = 3,
     seed: int = 0,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Measure stall, durable writes and checked loads in a folder, against what its disk can do.
 
@@ -215,7 +225,7 @@ def bench(
         raise InputError("at least one round is needed", where="--rounds")
     nbytes = int(parse_bytes(size, where="--size"))
     data = measure(folder, nbytes, rounds=rounds, seed=seed, progress=progress())
-    return out(data, render_bench, json=json)
+    return out(data, render_bench, json=json, form=form)
 
 
 def advise(
@@ -237,6 +247,7 @@ def advise(
     restore: str | None = None,
     interval: str | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """How often to save, and what saving and failures will cost a job, beside a blocking save.
 
@@ -291,7 +302,9 @@ def advise(
     }  # fmt: skip
     shares = {"local_share": local_share, "slowdown_share": slowdown}
     found = advise_job(Job(nodes=nodes, **_parsed(state, rates, times, shares)))
-    return out({**asdict(found), "gained_nodes": found.gained_nodes}, render_advice, json=json)
+    return out(
+        {**asdict(found), "gained_nodes": found.gained_nodes}, render_advice, json=json, form=form
+    )
 
 
 def _parsed(

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.options import Format, Json
 
 
 def calibrate(
@@ -16,6 +17,7 @@ def calibrate(
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     reset: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Fit the constants to measured runs of your own, beside the shipped ones.
 
@@ -26,8 +28,6 @@ def calibrate(
     reset
         Forget your own calibration and go back to the shipped one.
     """
-    import json as json_module
-    from dataclasses import asdict
 
     from weftline.errors import InputError
     from weftline.plan.calibrate.own_runs import calibrate_from, forget_calibration
@@ -38,17 +38,14 @@ def calibrate(
     if from_ is None:
         gone = forget_calibration()
         removed = f"; removed {', '.join(gone)}" if gone else ""
-        print(json_module.dumps({"removed": gone}) if json else
-              f"The shipped calibration is in force{removed}.")  # fmt: skip
+        show({"removed": gone}, lambda: f"The shipped calibration is in force{removed}.",
+             json=json, form=form)  # fmt: skip
         return 0
     done = calibrate_from(from_)
     for warning in done.warnings:
         print(f"note: {warning}", file=sys.stderr)
     for left in done.unpredicted:
         print(f"note: {left.id} left out: {left.reason}", file=sys.stderr)
-    if json:
-        print(json_module.dumps(asdict(done), indent=1))
-        return 0
     groups = ", ".join(f"{name} ({count})" for name, count in sorted(done.groups.items()))
     lines = wrapped(
         f"Fitted {done.rows} rows: mean error {done.before_mape_pct:.1f} % before, "
@@ -56,5 +53,5 @@ def calibrate(
     )
     lines += wrapped(f"groups: {groups}", hang="  ")
     lines += [f"written: {name}" for name in done.files]
-    print("\n".join(lines))
+    show(done, lambda: "\n".join(lines), json=json, form=form)
     return 0

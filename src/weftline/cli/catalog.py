@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
+
+from weftline.cli.answer import show as answer
+from weftline.cli.options import Format, Json
 
 if TYPE_CHECKING:
     import datetime
@@ -36,7 +39,8 @@ def list_(
     vendor: str | None = None,
     chip: str | None = None,
     today: str | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """List what the catalogue holds.
 
@@ -50,8 +54,6 @@ def list_(
         Of prices: every offer of this chip, faulty and marked ones too.
     today
         The date that ages are counted to, 2026-11-21 for example.
-    json
-        Print JSON with the same fields.
     """
     from weftline.errors import InputError
     from weftline.report.catalog import list_data, list_text
@@ -61,7 +63,7 @@ def list_(
         raise InputError(f"`list {kind}` has no offers of a chip", where="--chip", hint=hint)
     known = None if vendor is None else _known_vendor(kind, vendor)
     data = list_data(kind, known, chip=chip, today=day_of(today))
-    _out(data, list_text(data), json=json)
+    answer(data, lambda: list_text(data), json=json, form=form)
 
 
 @app.command
@@ -70,7 +72,8 @@ def show(
     *,
     kind: ShowKind | None = None,
     today: str | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Show every figure on one chip, fabric or storage tier, its source, and which is used.
 
@@ -82,13 +85,11 @@ def show(
         Where a chip and a fabric share a name: which one.
     today
         The date that ages are counted to, 2026-11-21 for example.
-    json
-        Print JSON with the same fields.
     """
     from weftline.report.catalog import show_data, show_text
 
     data = show_data(_find(name, kind), day_of(today))
-    _out(data, show_text(data), json=json)
+    answer(data, lambda: show_text(data), json=json, form=form)
 
 
 @app.command
@@ -98,7 +99,8 @@ def validate(
     today: str | None = None,
     max_age_days: int = 365,
     all_: Annotated[bool, Parameter(name="--all", negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Look for faults: in the shipped catalogue, or in your file or SkyPilot's.
 
@@ -114,8 +116,6 @@ def validate(
         A price older than this is a fault.
     all_
         List every finding, not the first of each rule.
-    json
-        Print JSON with the same fields.
     """
     from weftline.catalog import accelerators, fabrics, known_faults
     from weftline.catalog import validate as check
@@ -124,11 +124,13 @@ def validate(
 
     found = check(path, today=day_of(today), max_age_days=max_age_days)
     shipped = path is None
-    tables = {"accelerators": accelerators, "fabrics": fabrics, "prices": shipped_prices}
-    counts = {name: len(table()) for name, table in tables.items()} if shipped else {}
+    tables = {
+        "accelerators": accelerators(), "fabrics": fabrics(), "prices": shipped_prices(),
+    }  # fmt: skip
+    counts = {name: len(table) for name, table in tables.items()} if shipped else {}
     faults = known_faults() if shipped else ()
     data = validate_data(None if shipped else str(path), found, faults, counts)
-    _out(data, validate_text(data, everything=all_), json=json)
+    answer(data, lambda: validate_text(data, everything=all_), json=json, form=form)
     if data["errors"]:
         sys.exit(2)
 
@@ -138,7 +140,8 @@ def refresh(
     *,
     source: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
     out: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Fetch today's prices into your data directory; the shipped ones stay as they are.
 
@@ -148,8 +151,6 @@ def refresh(
         skypilot, azure or aws; all three unless named. Can be given more than once.
     out
         The directory to write to, instead of the user's data directory.
-    json
-        Print JSON with the same fields.
     """
     from weftline.catalog import refresh as fetch
     from weftline.catalog.online import SOURCES
@@ -159,15 +160,7 @@ def refresh(
     data = refresh_data(done)
     for name, reason in done.failed.items():
         sys.stderr.write(f"warning: {name} could not be read: {reason}\n")
-    _out(data, refresh_text(data), json=json)
-
-
-def _out(data: Any, text: str, *, json: bool) -> None:
-    if json:
-        from json import dumps
-
-        text = dumps(data, indent=2, ensure_ascii=False)
-    sys.stdout.write(text + "\n")
+    answer(data, lambda: refresh_text(data), json=json, form=form)
 
 
 def day_of(text: str | None) -> datetime.date:

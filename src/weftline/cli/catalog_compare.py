@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json as json_module
-import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from weftline.cli.options import Json
+from weftline.cli.answer import form_of
+from weftline.cli.options import Format, Json
 
 if TYPE_CHECKING:
     from weftline.catalog import Accelerator
 
-CompareFormat = Literal["table", "markdown", "json", "csv"]
-
 
 def compare(
     *chips: str,
-    format: CompareFormat = "table",  # noqa: A002
     today: str | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> None:
     """Chips side by side: peaks, memory, links, software, how each is sold, what is unsure.
 
@@ -26,8 +24,6 @@ def compare(
     ----------
     chips
         Two or more, as `catalog list` names them or by their usual short names.
-    format
-        table, markdown, json or csv.
     today
         The date that ages are counted to, 2026-11-21 for example.
     """
@@ -37,13 +33,11 @@ def compare(
 
     found = named_accelerators(chips)
     data = compare_data(found, {a.id: _software(a) for a in found}, day_of(today))
-    as_json = json or format == "json"
-    text = (
-        json_module.dumps(data, indent=2, ensure_ascii=False)
-        if as_json
-        else compare_text(data, format)
-    )
-    sys.stdout.write(text + "\n")
+    wanted = form_of(form, json=json)
+    if wanted == "json":
+        print(json_module.dumps(data, indent=1, ensure_ascii=False))
+    else:
+        print(compare_text(data, wanted))
 
 
 def _software(chip: Accelerator) -> dict[str, tuple[str, ...]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json as json_module
 from typing import TYPE_CHECKING, Any
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.options import Format, Json
 from weftline.spec.parse import Collector, choice
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def fit(
     batch: str = "32",
     context: str = "4096",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """How well chips suit MODEL: the time at their peaks over the time predicted, by part.
 
@@ -71,7 +72,7 @@ def fit(
         raise AssertionError("the collector raises before this")
     fits, misses = _fits(found, names, chips, question)
     answer = {"model": model, **question, "fits": fits, "misses": misses}
-    print(json_module.dumps(answer, indent=1) if json else render_fits(answer))
+    show(answer, lambda: render_fits(answer), json=json, form=form)
     return 0
 
 

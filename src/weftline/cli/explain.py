@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.compiling import compiling_said
+from weftline.cli.job_file import WriteJob, write_job
+from weftline.cli.options import Format, Json
+
+if TYPE_CHECKING:
+    from weftline.spec import Plan, ServePlan
 
 
 def explain(
     plan: Path,
     *,
     what_if: str | None = None,
+    write: WriteJob = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Where the time, memory and money of a plan go, and what each number rests on.
 
@@ -20,24 +29,34 @@ def explain(
     plan
         A file written by `weftline plan ... -o`.
     what_if
-        Turn knobs: tp=4,micro_batch=2 or precision=fp8 or scale_out=2x.
+        Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, price=$2/h...
     """
-    import json as json_module
     from dataclasses import asdict
 
-    from weftline.errors import InputError
+    from weftline.report.frame import explained
     from weftline.report.plan import render_explanation
     from weftline.spec import Plan
     from weftline.spec.serialize import plan_to_json, read_any_plan
 
     found = read_any_plan(plan)
+    if write is not None:
+        write_job(write, _question(found))
     if not isinstance(found, Plan):
         from weftline.report.serving import render_serve_explanation
 
         if what_if is not None:
-            hint = "run `weftline plan serve` again with other options"
-            raise InputError("only plans for training turn knobs", where="--what-if", hint=hint)
-        print(plan_to_json(found) if json else render_serve_explanation(found))
+            from weftline.cli.status import status
+            from weftline.report.whatif import render_serve_what_if
+            from weftline.serve.search.whatif import KNOBS, serve_what_if
+            from weftline.spec.parse import parse_knobs
+
+            with compiling_said():
+                turned = serve_what_if(found, parse_knobs(what_if, KNOBS), progress=status.say)
+            answer = asdict(turned)
+            show(answer, lambda: render_serve_what_if(answer), json=json, form=form)
+            return 0
+        show(explained(found), lambda: render_serve_explanation(found), json=json, form=form,
+             main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
         return 0
     if what_if is not None:
         from weftline.plan.search.whatif import parse_changes
@@ -45,7 +64,24 @@ def explain(
         from weftline.report.whatif import render_what_if
 
         answer = asdict(turn(found, parse_changes(what_if)))
-        print(json_module.dumps(answer, indent=1) if json else render_what_if(answer))
+        show(answer, lambda: render_what_if(answer), json=json, form=form)
         return 0
-    print(plan_to_json(found) if json else render_explanation(found))
+    show(explained(found), lambda: render_explanation(found), json=json, form=form, main="parts",
+         as_json=lambda: plan_to_json(found))  # fmt: skip
     return 0
+
+
+def _question(plan: Plan | ServePlan) -> dict[str, Any]:
+    """What was asked, as the fields of a job file."""
+    from weftline.errors import InputError
+    from weftline.spec import Plan
+    from weftline.spec.job_file import job_values
+
+    if isinstance(plan, Plan):
+        from weftline.plan.search.asked import options_of
+
+        return dict(job_values("train", plan.job.model, options_of(plan.job)))
+    if not plan.asked:
+        raise InputError("the plan does not keep its question", where="--write-job",
+                         hint="make the plan again with this version")  # fmt: skip
+    return dict(plan.asked)

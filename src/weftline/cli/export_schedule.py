@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import form_of, show
+from weftline.cli.options import Format, Json
 
 
 def export_schedule(
@@ -21,6 +22,7 @@ def export_schedule(
     latency: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """A collective as an MSCCL, MSCCL++ or Chakra file, proved before it is written.
 
@@ -43,7 +45,6 @@ def export_schedule(
     output
         File to write; Chakra writes one a rank, NAME.0.et, NAME.1.et, ...
     """
-    import json as json_module
     import sys
 
     from weftline.fabric.checker import check
@@ -53,7 +54,8 @@ def export_schedule(
                       latency=latency)  # fmt: skip
     proof = check(found.schedule, found.topology)
     files: list[str] = []
-    if output is None and not json and len(found.contents) == 1:
+    asked = form_of(form, json=json)
+    if output is None and asked == "table" and len(found.contents) == 1:
         sys.stdout.write(next(iter(found.contents.values())).decode())
         return 0
     if output is not None:
@@ -66,8 +68,8 @@ def export_schedule(
         "steps": found.schedule.steps, "to": to, "size_bytes": found.size_bytes,
         "proved_by_symmetry": proof.by_symmetry, "files": files,
     }  # fmt: skip
-    if json:
-        print(json_module.dumps(said, indent=1))
+    if asked != "table":
+        show(said, str, json=json, form=form)
     else:
         print(f"{said['collective']} by {said['algorithm']} on {said['ranks']} ranks: "
               f"{said['rows']} rows in {said['steps']} steps, proved")  # fmt: skip

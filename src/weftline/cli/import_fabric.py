@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.options import Format, Json
 
 
 def import_fabric(
@@ -21,6 +22,7 @@ def import_fabric(
     to: str = "weftline",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """A cluster's own topology file as a fabric, joined with the catalogue's link speeds.
 
@@ -49,7 +51,6 @@ def import_fabric(
     output
         Where to write it.
     """
-    import json as json_module
 
     from weftline.errors import InputError
     from weftline.fabric.formats import files, topology_of
@@ -74,7 +75,7 @@ def import_fabric(
             raise InputError(f"cannot write `{output}`: {error.strerror}", where="-o") from error
         written = str(output)
     said = summary_of(found.format, found.description, topology) | {"written": written}
-    print(json_module.dumps(said, indent=1) if json else render_import(said))
+    show(said, lambda: render_import(said), json=json, form=form)
     return 0
 
 

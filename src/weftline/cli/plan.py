@@ -8,11 +8,16 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.job_file import JobPath, WriteJob, all_at_once, from_job_file, place_of, write_job
+from weftline.cli.options import Format, Json
 from weftline.cli.plan_serve import serve
 from weftline.spec.options import JobOptions
 
-app = App(name="plan", help="Find the best plan for a job.", help_format="plaintext")
+app = App(
+    name="plan", help="Find the best plan for a job.", help_format="plaintext",
+    config=from_job_file,
+)  # fmt: skip
 app.command(serve)
 
 
@@ -21,7 +26,10 @@ def train(
     model: str,
     *,
     job: Annotated[JobOptions, Parameter(name="*")],
+    job_file: JobPath = None,
+    write: WriteJob = None,
     json: Json = False,
+    form: Format = "table",
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write the plan to this file.")
     ] = None,
@@ -36,12 +44,39 @@ def train(
     from weftline.cli.progress import progress
     from weftline.plan import job_of, plan_train
     from weftline.report.plan import render_plan
+    from weftline.spec.job_file import job_values
     from weftline.spec.serialize import plan_to_json, write_plan
 
-    asked, own_price = job_of(model, job)
-    plan = plan_train(asked, usd_per_chip_hour=own_price, progress=progress())
+    del job_file  # read before this was called
+    asked = all_at_once(lambda: job_of(model, job, where=place_of))
+    if write is not None:
+        write_job(write, job_values("train", model, job))
+    plan = plan_train(asked, progress=progress())
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)
-    print(plan_to_json(plan) if json else render_plan(plan))
+    show(plan, lambda: render_plan(plan), json=json, form=form, main="ranking",
+         as_json=lambda: plan_to_json(plan))  # fmt: skip
+    return 0
+
+
+@app.command
+def schema(
+    *,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="Write the schema to this file.")
+    ] = None,
+) -> int:
+    """JSON Schema of job files, for editors; the package has it as spec/job.schema.json."""
+    import json as json_module
+
+    from weftline.spec.job_file import job_schema
+    from weftline.spec.serialize import write_text
+
+    text = json_module.dumps(job_schema(), indent=1) + "\n"
+    if output is None:
+        print(text, end="")
+    else:
+        write_text(text, output)
+        print(f"schema written to {output}", file=sys.stderr)
     return 0

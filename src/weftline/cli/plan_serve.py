@@ -8,8 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
-from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Json, Serving, Traffic
+from weftline.cli.job_file import JobPath, WriteJob, all_at_once, place_of, write_job
+from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Format, Json, Serving, Traffic
 from weftline.cli.status import status
 from weftline.spec.options import FleetOptions
 
@@ -23,7 +25,10 @@ def serve(
     traffic: Traffic = KEPT_TRAFFIC,
     fleet: Annotated[FleetOptions, Parameter(name="*")] = KEPT_FLEET,
     serving: Serving = KEPT_SERVING,
+    job_file: JobPath = None,
+    write: WriteJob = None,
     json: Json = False,
+    form: Format = "table",
     file: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="Write the plan to this file.")
     ] = None,
@@ -38,13 +43,18 @@ def serve(
     from weftline.report.serving import render_serve_plan
     from weftline.serve.search.asked import serve_job_of
     from weftline.serve.search.plan import plan_serve
+    from weftline.spec.job_file import job_values
     from weftline.spec.serialize import plan_to_json, write_plan
 
-    job = serve_job_of(model, fleet, traffic, serving)
+    del job_file  # read before this was called
+    job = all_at_once(lambda: serve_job_of(model, fleet, traffic, serving, where=place_of))
+    if write is not None:
+        write_job(write, job_values("serve", model, fleet, traffic, serving))
     with compiling_said():
         plan = plan_serve(job, progress=status.say)
     if file is not None:
         write_plan(plan, file)
         print(f"plan written to {file}", file=sys.stderr)
-    print(plan_to_json(plan) if json else render_serve_plan(plan))
+    show(plan, lambda: render_serve_plan(plan), json=json, form=form, main="ranking",
+         as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.options import Format, Json
 
 app = App(name="score", help="Hold predictions against measurements.", help_format="plaintext")
 
@@ -22,6 +23,7 @@ def training(
     seeds: int = 3,
     max_mape: str | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Predicted and measured step time of every run in a CSV file.
 
@@ -44,7 +46,6 @@ def training(
     max_mape
         Exit with 4 if the mean error is above this: 12%.
     """
-    import json as json_module
 
     from weftline.cli.progress import progress
     from weftline.errors import InputError, ThresholdCrossedError
@@ -67,7 +68,7 @@ def training(
     else:
         score = score_rows(known, left)
     found = score_to_dict(score)
-    print(json_module.dumps(found, indent=1) if json else render_score(found))
+    show(found, lambda: render_score(found), json=json, form=form)
     mape = found["summary"]["mape_pct"]
     if limit is not None and mape is not None and mape > limit:
         raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
@@ -81,6 +82,7 @@ def collectives(
     held_out: Annotated[bool, Parameter(negative="")] = False,
     max_median: str | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Predicted and measured time of every collective in a CSV file.
 
@@ -93,7 +95,6 @@ def collectives(
     max_median
         Exit with 4 if the median error is above this: 10%.
     """
-    import json as json_module
 
     from weftline.errors import ThresholdCrossedError
     from weftline.fabric.score import read_collectives, score_collectives
@@ -108,7 +109,7 @@ def collectives(
         found = score_left_out(known, left)
     else:
         found = score_collectives(known, left)
-    print(json_module.dumps(found, indent=1) if json else render_collective_score(found))
+    show(found, lambda: render_collective_score(found), json=json, form=form)
     median = found["summary"]["median_pct"]
     if limit is not None and median is not None and median > limit:
         raise ThresholdCrossedError(f"median error {median:.2f} % is above {limit:g} %")
@@ -127,6 +128,7 @@ def serving(
     engine: str | None = None,
     max_median: str | None = None,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Predicted and measured first-token time, time per token and throughput.
 
@@ -154,7 +156,6 @@ def serving(
     max_median
         Exit with 4 if the median error of time per token is above this: 10%.
     """
-    import json as json_module
 
     from weftline.errors import ThresholdCrossedError
     from weftline.report.serving_score import render_serving_score
@@ -175,7 +176,7 @@ def serving(
         found = (
             score_held_out(known, left, by=by, seed=seed) if held_out else score_rows(known, left)
         )
-    print(json_module.dumps(found, indent=1) if json else render_serving_score(found))
+    show(found, lambda: render_serving_score(found), json=json, form=form)
     median = found["summary"]["tpot"]["median_pct"]
     if limit is not None and median is not None and median > limit:
         raise ThresholdCrossedError(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
-from weftline.cli.options import Json
+from weftline.cli.options import Format, Json
 
 if TYPE_CHECKING:
     from weftline.fabric import Collective, Topology
@@ -42,6 +43,7 @@ def collective(
     prove: Annotated[bool, Parameter(negative="")] = False,
     everything: Annotated[bool, Parameter(name="--all", negative="")] = False,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Time of one collective on any network, and how far from the best possible.
 
@@ -72,7 +74,6 @@ def collective(
     everything
         Time every algorithm, also those that cannot be much faster.
     """
-    import json as json_module
 
     from weftline.fabric.answer import collective_answer
     from weftline.report.collective import render_collective
@@ -88,7 +89,7 @@ def collective(
             other, assumed = _other(vs, vs_link, vs_latency, network)
             versus = collective_answer(other, kind, nbytes, **options)
             answer["versus"] = {**versus, "assumed": assumed}
-    print(json_module.dumps(answer, indent=1) if json else render_collective(answer))
+    show(answer, lambda: render_collective(answer), json=json, form=form)
     return 0
 
 
@@ -104,6 +105,7 @@ def synthesize(
     slow_links: SlowLinks = None,
     seed: Seed = 0,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Make a schedule for a network or a group of chips that no named algorithm fits.
 
@@ -118,7 +120,6 @@ def synthesize(
     members
         Only these chips take part: 0,1,2,5 or 0-15; the others pass on.
     """
-    import json as json_module
 
     from weftline.fabric.answer import synthesis_answer
     from weftline.fabric.synthesis import subgroup
@@ -130,7 +131,7 @@ def synthesize(
         network = subgroup(network, _members(members, network.ranks))
     with compiling_said():
         answer = {**synthesis_answer(network, kind, nbytes, seed=seed), "seed": seed}
-    print(json_module.dumps(answer, indent=1) if json else render_synthesis(answer))
+    show(answer, lambda: render_synthesis(answer), json=json, form=form)
     return 0
 
 

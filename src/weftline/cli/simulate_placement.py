@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from weftline.cli.options import Json
+from weftline.cli.answer import show
+from weftline.cli.options import Format, Json
 
 
 def placement(
@@ -18,6 +19,7 @@ def placement(
     latency: str | None = None,
     measure: Literal["links", "rings"] = "links",
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Where each rank of a job goes on a torus or mesh, and what the usual orders would cost.
 
@@ -38,7 +40,6 @@ def placement(
         What the collectives are: over all links of the part an axis spans, or rings
         in rank order.
     """
-    import json as json_module
 
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, compare
@@ -55,7 +56,7 @@ def placement(
     calls = [e for e in entries if isinstance(e, AxisTraffic)]
     found = compare(sizes, topology, calls, measure)
     found["network"] = topology.name
-    print(json_module.dumps(found, indent=1) if json else render_placement(found))
+    show(found, lambda: render_placement(found), json=json, form=form)
     return 0
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json as json_module
 import time
 from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
-from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Json, Serving, Traffic
+from weftline.cli.options import KEPT_SERVING, KEPT_TRAFFIC, Format, Json, Serving, Traffic
 from weftline.spec.options import ReplicaOptions
 
 KEPT_REPLICA = ReplicaOptions()
@@ -27,6 +27,7 @@ def serving(
     peak: float = 1.0,
     serving: Serving = KEPT_SERVING,
     json: Json = False,
+    form: Format = "table",
 ) -> int:
     """Every request's times on so many replicas of one configuration.
 
@@ -82,5 +83,5 @@ def serving(
         },
         **summary(outcome, workers=replicas * config.decode_workers),
     }  # fmt: skip
-    print(json_module.dumps(answer, indent=1) if json else render_simulation(answer))
+    show(answer, lambda: render_simulation(answer), json=json, form=form)
     return 0

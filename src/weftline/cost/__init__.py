@@ -11,6 +11,7 @@ from weftline.cost.goodput import (
     checkpoint_interval_s,
     goodput,
 )
+from weftline.cost.terms import Terms, no_price
 
 __all__ = [
     "FAILURES_BASIS",
@@ -19,8 +20,10 @@ __all__ = [
     "RECOVERY_BAND_S",
     "Energy",
     "Goodput",
+    "Terms",
     "availability",
     "checkpoint_interval_s",
     "energy_of",
     "goodput",
+    "no_price",
 ]

@@ -80,7 +80,7 @@ def _levels(
 ) -> tuple[tuple[Level, ...], dict[str, str]]:
     levels: list[Level] = []
     basis: dict[str, str] = {}
-    if acc.id == "trainium2":
+    if acc.sold_as == "trainium2":
         levels += _trn2_levels(chips)
     elif acc.scale_up_bytes_per_s is not None and (acc.scale_up_domain or 1) > 1:
         levels.append(_scale_up(acc, chips, acc.scale_up_bytes_per_s, acc.scale_up_domain or 1))

@@ -82,7 +82,8 @@ def chip_of(name: str) -> Chip:
             f"`{acc.id}` is a CPU: its operators are not modelled",
             hint=f"`weftline catalog show {acc.id}` lists what is known",
         )
-    return _catalogued(acc, _bundled()["chips"].get(acc.id, {}))
+    known = _bundled()["chips"]
+    return _catalogued(acc, known.get(acc.id) or known.get(acc.like, {}))
 
 
 def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from weftline._version import __version__
@@ -121,8 +121,3 @@ def render_doctor(checks: tuple[Check, ...]) -> str:
         detail = c.detail if c.status == "ok" or not c.hint else f"{c.detail}: {c.hint}"
         lines += wrapped(f"{c.name:<{_NAME}}{c.status:<{_STATUS}}{detail}", hang=_HANG)
     return page(lines)
-
-
-def to_json(checks: tuple[Check, ...]) -> str:
-    """The findings as a JSON list."""
-    return json.dumps([asdict(c) for c in checks], indent=1)

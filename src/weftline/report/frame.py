@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from weftline.report.offers import listed, with_age
 from weftline.report.text import in_words, table, wrapped
-from weftline.spec import Estimate, Part
+from weftline.spec import Estimate, Part, Plan, ServePlan
 
-__all__ = ["bases", "breakdown", "more", "numbers", "reasons"]
+__all__ = ["bases", "breakdown", "explained", "more", "noted", "numbers", "reasons", "shown_ranks"]
+
+RANKS_SHOWN = 12
+UNPRICED_SHOWN = 6
 
 Show = Callable[[float], str]
 
@@ -51,6 +56,21 @@ def breakdown(what: str, parts: Sequence[Part], total: float, show: Show) -> lis
     return table(("", what, "share", "rests on"), rows, right=frozenset({1, 2}), fold=True)
 
 
+def explained(plan: Plan | ServePlan) -> dict[str, Any]:
+    """Where a plan goes, as plain tables: parts of the step, the memory and the money, estimates
+    with what they rest on, and chips without a plan."""
+    groups = {"step": plan.step_parts, "memory": plan.memory_parts}
+    if isinstance(plan, Plan):
+        groups["money"] = plan.cost_parts
+    return {
+        "parts": [{"of": of, **asdict(part)} for of, parts in groups.items() for part in parts],
+        "estimates": {name: asdict(e) for name, e in plan.estimates.items()},
+        "why": [{"said": text} for text in plan.why],
+        "flips": [{"said": text} for text in plan.flips],
+        "without_plan": [asdict(r) for r in plan.without_plan],
+    }
+
+
 def bases(estimates: Mapping[str, Estimate]) -> list[str]:
     """What each number rests on, in full."""
     lines = ["What each number rests on"]
@@ -61,6 +81,30 @@ def bases(estimates: Mapping[str, Estimate]) -> list[str]:
     return lines
 
 
-def more(count: int, shown: int) -> list[str]:
+def shown_ranks(priced: Sequence[bool]) -> tuple[list[int], int]:
+    """(ranks that a table shows, how many it leaves out): the first, and the first few beyond them
+    that have no price, which money cannot rank."""
+    ranks = list(range(min(RANKS_SHOWN, len(priced))))
+    beyond = [i for i in range(len(ranks), len(priced)) if not priced[i]]
+    room = max(0, UNPRICED_SHOWN - sum(not priced[i] for i in ranks))
+    ranks += beyond[:room]
+    return ranks, len(priced) - len(ranks)
+
+
+def noted(title: str, notes: Sequence[tuple[str, str]]) -> list[str]:
+    """``title: note: a, b; other note: c``: what is said of chips, each note once; nothing of none.
+
+    Of a note its first clause is taken.
+    """
+    by_note: dict[str, list[str]] = {}
+    for name, note in notes:
+        by_note.setdefault(note.partition(";")[0], []).append(name)
+    said = "; ".join(f"{note}: {', '.join(names)}" for note, names in by_note.items())
+    if not said:
+        return []
+    return wrapped(f"{title}: {said}" if title else said[0].upper() + said[1:], hang="  ")
+
+
+def more(left_out: int) -> list[str]:
     """The line below a ranking that was cut, if it was."""
-    return [f"   and {count - shown} more in --json"] if count > shown else []
+    return [f"   and {left_out} more in --json"] if left_out else []

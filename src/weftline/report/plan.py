@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from weftline.report.frame import bases, breakdown, more, numbers, reasons
+from weftline.report.frame import bases, breakdown, more, noted, numbers, reasons, shown_ranks
 from weftline.report.offers import offers_lines, with_age
 from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
@@ -17,7 +17,6 @@ from weftline.units import (
     format_usd,
 )
 
-RANKS_SHOWN = 12
 FRONT_SHOWN = 6
 
 
@@ -81,13 +80,15 @@ def _kwh(joules: float) -> str:
 
 
 def _ranking(plan: Plan) -> list[str]:
-    rows = [_row(i + 1, c) for i, c in enumerate(plan.ranking[:RANKS_SHOWN])]
+    ranks, left = shown_ranks([c.cost_usd is not None for c in plan.ranking])
+    rows = [_row(i + 1, plan.ranking[i]) for i in ranks]
     lines = table(
         ("", "accelerator", "chips", "layout", "MFU", "time", "cost", ""),
         rows,
         right=frozenset({0, 2, 4, 5, 6}),
     )
-    return lines + more(len(plan.ranking), RANKS_SHOWN)
+    unpriced = [(c.accelerator, c.note) for c in plan.ranking if c.cost_usd is None]
+    return lines + more(left) + noted("", unpriced)
 
 
 def _trade_offs(plan: Plan) -> list[str]:
@@ -109,8 +110,9 @@ def _trade_offs(plan: Plan) -> list[str]:
 def _row(rank: int, c: Candidate) -> tuple[str, ...]:
     cost = "-" if c.cost_usd is None else format_usd(c.cost_usd)
     time = format_duration(c.train_time_s) if math.isfinite(c.train_time_s) else "-"
+    note = c.note if c.cost_usd is not None else ""  # what has no price is said below
     return (
-        str(rank), c.accelerator, f"{c.chips:,}", _degrees(c), f"{c.mfu:.0%}", time, cost, c.note,
+        str(rank), c.accelerator, f"{c.chips:,}", _degrees(c), f"{c.mfu:.0%}", time, cost, note,
     )  # fmt: skip
 
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
-from weftline.report.frame import bases, breakdown, more, numbers, reasons
+from weftline.report.frame import bases, breakdown, more, noted, numbers, reasons, shown_ranks
 from weftline.report.offers import offers_lines, with_age
 from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec import Fleet, ServeCandidate, ServePlan
 from weftline.units import format_bytes, format_count, format_duration, format_number, format_usd
-
-RANKS_SHOWN = 12
 
 
 def render_serve_plan(plan: ServePlan) -> str:
@@ -90,21 +88,26 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
         names += [name for name in c.reached if name not in names]
     rows = []
     several = len({c.price_type for c in candidates if c.price_type}) > 1
-    for i, c in enumerate(candidates[:RANKS_SHOWN], 1):
+    ranks, left = shown_ranks([c.usd_per_hour is not None for c in candidates])
+    shown = [candidates[i] for i in ranks]
+    for i, c in zip(ranks, shown, strict=True):
         f = c.fleet
         rows.append((
-            str(i), f.accelerator, f"{f.chips:,}",
+            str(i + 1), f.accelerator, f"{f.chips:,}",
             "-" if c.usd_per_hour is None else format_usd(c.usd_per_hour),
             "" if c.meets else "misses",
             *(format_duration(c.reached[n]) if n in c.reached else "-" for n in names),
             f"{c.price_type + ', ' if several and c.price_type else ''}{f.short()} {f.engine}",
         ))  # fmt: skip
     header = ["", "accelerator", "chips", "an hour", "", *names, "fleet"]
-    if all(c.meets for c in candidates[:RANKS_SHOWN]):
+    if all(c.meets for c in shown):
         header, rows = header[:4] + header[5:], [r[:4] + r[5:] for r in rows]
     last = len(header) - 1
     lines = table(header, rows, right=frozenset({0, 2, *range(3, last)}))
-    return lines + more(len(candidates), RANKS_SHOWN)
+    lines += more(left)
+    unseen = [(c.fleet.accelerator, c.note) for c in candidates if not c.simulated]
+    lines += noted("By the closed form, not simulated", unseen)
+    return lines
 
 
 def _search(plan: ServePlan) -> list[str]:

@@ -3,17 +3,21 @@
 from weftline.spec.cluster import Cluster, Level
 from weftline.spec.estimate import Estimate
 from weftline.spec.job import (
+    ANY,
     OBJECTIVES,
     PRECISIONS,
     PRICE_CHOICES,
     PRICE_TYPES,
+    TUNES,
     Job,
     Objective,
     Precision,
     PriceType,
+    Tune,
 )
 from weftline.spec.layout import (
     DEFAULT_ORDER,
+    PARTS,
     PIPELINE_INSIDE,
     RECOMPUTES,
     Axis,
@@ -37,15 +41,18 @@ from weftline.spec.serve_plan import (
 from weftline.spec.traffic import Traffic
 
 __all__ = [
+    "ANY",
     "DEFAULT_ORDER",
     "METRICS",
     "OBJECTIVES",
+    "PARTS",
     "PIPELINE_INSIDE",
     "PRECISIONS",
     "PRICE_CHOICES",
     "PRICE_TYPES",
     "RECOMPUTES",
     "ROUTINGS",
+    "TUNES",
     "Axis",
     "Candidate",
     "Cluster",
@@ -75,4 +82,5 @@ __all__ = [
     "ServeSpace",
     "Target",
     "Traffic",
+    "Tune",
 ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
-Objective = Literal["cost", "time", "cost-time", "energy"]
+Objective = Literal["cost", "time", "cost-time", "energy", "chips"]
 PriceType = Literal["on-demand", "spot", "reserved", "capacity-block", "any"]
 Precision = Literal["fp32", "bf16", "fp8", "fp4"]
+Tune = Literal["full", "lora", "qlora"]
 
-OBJECTIVES: tuple[Objective, ...] = ("cost", "time", "cost-time", "energy")
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 PRICE_TYPES: tuple[PriceType, ...] = ("on-demand", "spot", "reserved", "capacity-block")
 PRICE_CHOICES: tuple[PriceType, ...] = (*PRICE_TYPES, "any")
 """``any`` is the cheapest way to pay for each chip."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp8", "fp4")
+TUNES: tuple[Tune, ...] = get_args(Tune)
+ANY = "*"
+"""Every chip, of own prices, and every seller, of discounts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,20 @@ class Job:
     """Keep optimizer states in host memory and update them there."""
     overlap: bool = True
     """Hide communication behind compute as the framework can; False adds all of it up."""
+    own_prices: Mapping[str, float] = field(default_factory=dict)
+    """US dollars a chip-hour that replace the catalogue's, by chip; ``*`` for every other one."""
+    discounts: Mapping[str, float] = field(default_factory=dict)
+    """Share taken off list prices, by seller; ``*`` for every other one."""
+    layout: Mapping[str, int | str] = field(default_factory=dict)
+    """Parts of the layout that are fixed, named as the fields of :class:`Layout`."""
+    allow_long: bool = False
+    """Take a sequence beyond what the model's config allows."""
+    tune: Tune = "full"
+    """Train every weight, adapters beside frozen weights, or beside frozen 4-bit weights."""
+    rank: int = 16
+    """Rank of the adapters; nothing to a job that trains every weight."""
+    own_chips: tuple[Mapping[str, Any], ...] = ()
+    """Chips of the user's own and changed figures, as :mod:`weftline.catalog.own` reads them."""
 
     @property
     def tokens_per_step(self) -> int:

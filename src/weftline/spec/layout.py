@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, Literal, get_args
 
 from weftline.errors import InputError, InputErrors
 
@@ -130,6 +131,16 @@ class Layout:
             wrong.append(InputError(f"order {self.order} must name tp, cp, dp and pp once each"))
         if wrong:
             raise wrong[0] if len(wrong) == 1 else InputErrors(wrong)
+
+
+PARTS: Final[Mapping[str, Sequence[str] | None]] = {
+    f.name: {"recompute": RECOMPUTES, "schedule": get_args(Schedule),
+             "context": ("ring", "ulysses")}.get(f.name)
+    for f in fields(Layout) if f.name != "order"
+}  # fmt: skip
+"""Parts of a layout that a user can hold or turn: the words of one that is a word, else None."""
+MAY_BE_ZERO: Final = frozenset({"zero", "shard", "recompute_layers"})
+"""Of those that are numbers, the ones that need not be 1 or more."""
 
 
 def _divisors_text(n: int) -> str:

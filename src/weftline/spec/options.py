@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
-    "FleetOptions", "JobOptions", "ReplicaOptions", "ServingOptions", "TrafficOptions", "Where",
-    "as_option",
+    "FleetOptions", "JobOptions", "MemoryOptions", "ReplicaOptions", "ServingOptions",
+    "TrafficOptions", "Where", "as_option",
 ]  # fmt: skip
 
 Where = Callable[[str], str]
@@ -46,22 +46,37 @@ class JobOptions:
     deadline
         Longest it may take: 30days.
     price
-        on-demand, spot, reserved, capacity-block, any (the cheapest way to pay), or your own:
-        $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, any (the cheapest way to pay), your own: $2.50/h
+        a chip, or several: h100=2.1,b200=4 US dollars a chip-hour.
+    discount
+        Off list prices: 20%, or by seller: aws=20%,nebius=10%.
     region
         Only prices of this region.
     objective
-        cost, time, energy, or cost-time (their product).
+        cost, time, energy, cost-time (their product), or chips: the fewest that hold it.
     precision
         Of the matrix products: bf16, fp8, fp4, fp32.
     framework
         megatron-core, torchtitan, maxtext, neuronx... or auto: each maker's own.
     optimizer
-        adamw, adamw-bf16, adafactor or muon.
+        adamw, adamw-bf16 (its moments in bf16), adamw-pure-bf16 (all in bf16, no master weights),
+        adafactor or muon.
     offload
         Keep optimizer states in host memory.
     overlap
         Hide communication behind compute where the framework can.
+    tune
+        full, lora (adapters beside frozen weights) or qlora (beside frozen 4-bit weights).
+    rank
+        Rank of the adapters.
+    layout
+        Parts of the layout to hold: tp=8,pp=2, zero=3, micro_batch=1, recompute=full...
+    allow_long
+        Take a sequence longer than the model's config allows.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
     """
 
     tokens: str
@@ -73,6 +88,7 @@ class JobOptions:
     budget: str | None = None
     deadline: str | None = None
     price: str = "on-demand"
+    discount: str | None = None
     region: str | None = None
     objective: str = "cost-time"
     precision: str = "bf16"
@@ -80,6 +96,12 @@ class JobOptions:
     optimizer: str = "adamw"
     offload: bool = False
     overlap: bool = True
+    tune: str = "full"
+    rank: str = "16"
+    layout: str | None = None
+    allow_long: bool = False
+    chip: str | None = None
+    chip_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +125,24 @@ class FleetOptions:
     precision
         Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4.
     price
-        on-demand, spot, reserved, capacity-block, several, all, any (the cheapest way to pay), or
-        your own: $2.50/h a chip.
+        on-demand, spot, reserved, capacity-block, several, all, any (the cheapest way to pay), your
+        own: $2.50/h a chip, or several: h100=2.1,b200=4 US dollars a chip-hour.
+    discount
+        Off list prices: 20%, or by seller: aws=20%,nebius=10%.
     region
         Only prices of this region.
     max_chips
         At most so many chips, spares not counted.
+    layout
+        Degrees of a replica to hold: tp=8,pp=2,dp=1,ep=8.
+    max_batch
+        Sequences that may run at once in a replica; the engine's own if not given.
     disaggregated
         Try fleets with workers of their own for prompts, too.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
     """
 
     ttft: str | None = None
@@ -121,9 +153,14 @@ class FleetOptions:
     engine: str = "all"
     precision: str = "bf16,fp8"
     price: str = "on-demand"
+    discount: str | None = None
     region: str | None = None
     max_chips: str | None = None
+    layout: str | None = None
+    max_batch: str | None = None
     disaggregated: bool = False
+    chip: str | None = None
+    chip_set: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,3 +260,64 @@ class ReplicaOptions:
     chunk_tokens: str | None = None
     prefill_workers: int = 0
     decode_workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryOptions:
+    """What a model is to be used for, where memory alone is asked; without any of the four, all.
+
+    Parameters
+    ----------
+    train
+        Training every weight.
+    lora
+        Adapters beside frozen weights.
+    qlora
+        Adapters beside frozen 4-bit weights.
+    serve
+        Serving: weights and the KV cache.
+    on
+        Accelerators, separated by commas, or all.
+    seq
+        Tokens a sequence; 4096 or the model's limit if not given.
+    batch
+        Sequences of a micro-batch in training, at once in serving.
+    optimizer
+        adamw, adamw-bf16, adamw-pure-bf16, adafactor or muon.
+    framework
+        megatron-core, torchtitan, maxtext, neuronx... or auto: each maker's own.
+    precision
+        Of the matrix products in training: bf16, fp8, fp4, fp32.
+    offload
+        Keep optimizer states in host memory.
+    rank
+        Rank of the adapters.
+    weights
+        Number formats of served weights, the first that a chip has: bf16,fp8,int8,int4...
+    kv
+        Number format of the KV cache: bf16, fp8, int8.
+    allow_long
+        Take a sequence longer than the model's config allows.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB.
+    """
+
+    train: bool = False
+    lora: bool = False
+    qlora: bool = False
+    serve: bool = False
+    on: str = "all"
+    seq: str | None = None
+    batch: str = "1"
+    optimizer: str = "adamw"
+    framework: str = "auto"
+    precision: str = "bf16"
+    offload: bool = False
+    rank: str = "16"
+    weights: str = "bf16"
+    kv: str = "bf16"
+    allow_long: bool = False
+    chip: str | None = None
+    chip_set: str | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from weftline.spec.job import PriceType
 from weftline.spec.serve_plan import Target
@@ -26,6 +27,10 @@ class ServeSpace:
     disaggregated: bool = False
     """Try groups of prefill and decode workers too."""
     max_replica_chips: int = 64
+    layout: Mapping[str, int] = field(default_factory=dict)
+    """Degrees of a replica that are fixed: tp, pp, dp, ep."""
+    max_batch: int | None = None
+    """Sequences that may run at once in a replica; the engine's own number if None."""
     prefix_cache: bool = False
     window: int | None = None
     sinks: int = 0
@@ -48,12 +53,18 @@ class ServeJob:
     burstiness: float = 1.0
     trace: Traffic | None = None
     """Real requests, already at ``rate_per_s``."""
+    trace_from: str = ""
+    """The bundled name or the file that the trace was read from, to ask again."""
     seed: int = 0
     price_types: tuple[PriceType, ...] = ("on-demand",)
     """Each fleet is priced in every one of these, and they compete."""
     region: str | None = None
-    own_price: float | None = None
-    """US dollars a chip-hour."""
+    own_prices: Mapping[str, float] = field(default_factory=dict)
+    """US dollars a chip-hour that replace the catalogue's, by chip; ``*`` for every other one."""
+    discounts: Mapping[str, float] = field(default_factory=dict)
+    """Share taken off list prices, by seller; ``*`` for every other one."""
+    own_chips: tuple[Mapping[str, Any], ...] = ()
+    """Chips of the user's own and changed figures, as :mod:`weftline.catalog.own` reads them."""
     routing: Routing = "least-loaded"
     space: ServeSpace = field(default_factory=ServeSpace)
     max_chips: int | None = None

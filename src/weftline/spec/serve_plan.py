@@ -103,8 +103,8 @@ class ServeCandidate:
     """A token of output."""
     reached: Mapping[str, float]
     """Target (``p99 ttft``) -> seconds."""
-    goodput_share: float
-    """Share of requests that meet every target's limit."""
+    goodput_share: float | None
+    """Share of requests that meet every target's limit; None where nothing was simulated."""
     meets: bool
     simulated: bool
     """False where only the closed form has looked at it."""
@@ -160,6 +160,8 @@ class ServePlan:
     search: ServeSearch
     occupancy: Mapping[str, float] = field(default_factory=dict)
     """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""
+    asked: Mapping[str, str | bool | float] = field(default_factory=dict)
+    """The question as fields of a job file: what makes this plan again."""
 
     def __repr__(self) -> str:
         """The answer in a few lines; ``to_frame()`` and the fields have the rest."""

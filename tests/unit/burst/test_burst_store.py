@@ -34,7 +34,9 @@ from weftline.burst.errors import (
 )
 from weftline.burst.files import Buffer, RealFile, RealFiles
 from weftline.burst.formats.imports import import_checkpoint, load_from
+from weftline.burst.log.envelope import FORMAT_VERSION
 from weftline.burst.log.index import Index
+from weftline.burst.log.record import Prepared
 from weftline.burst.stage.state import DTYPES
 from weftline.errors import InputError
 
@@ -473,12 +475,15 @@ class Mirror:
     def commit(self, step: int) -> bytes:
         return self._commits[step]
 
-    def manifest(self, step: int, rank: int) -> bytes:
-        return self._manifests[step, rank]
+    def manifest(self, share: Prepared) -> bytes:
+        return self._manifests[share.step, share.rank]
 
-    def fetch(self, step: int, rank: int, record: RecordId) -> bytes:
-        assert (step, rank) in self._manifests
+    def fetch(self, share: Prepared, record: RecordId) -> bytes:
+        assert (share.step, share.rank) in self._manifests
         return self._records[record.key]
+
+    def fetch_into(self, *_: Any) -> bool:
+        return False
 
 
 @pytest.fixture
@@ -833,11 +838,11 @@ def test_mistakes_are_told_with_the_place_and_a_hint(tmp_path: Path, store: Stor
 def test_a_newer_format_is_refused_and_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weftline.burst.log.envelope.FORMAT_VERSION", 2)
+    monkeypatch.setattr("weftline.burst.log.envelope.FORMAT_VERSION", FORMAT_VERSION + 1)
     save(state(), tmp_path / "s")
     monkeypatch.undo()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(NewerFormatError, match="written in format 2"):
+    with pytest.raises(NewerFormatError, match=f"written in format {FORMAT_VERSION + 1}"):
         Store.open(tmp_path / "s")
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from weftline.burst import Options, Store
 from weftline.burst.session import SaveSession
 from weftline.burst.stage import copying
-from weftline.burst.stage.arena import Arena, aligned_buffer, copy_parts, place_parts
+from weftline.burst.stage.arena import Arena, aligned_buffer, copy_parts, rooms_for
 from weftline.burst.stage.copying import copy_bytes, make_ready
 from weftline.burst.stage.kernel import LEAST_BYTES, compile_kernel, kernel_text
 from weftline.burst.stage.state import parts_of
@@ -101,24 +101,19 @@ def test_parts_arrive_and_hashes_are_those_of_their_chunks(threads: int, chunk_b
         "none": np.empty((0, 3)),
     }
     parts = parts_of(state)
-    places, nbytes = place_parts(parts)
-    arena = Arena()
-    arena.ensure(nbytes)
+    rooms = rooms_for(parts, Arena())
     with ThreadPoolExecutor(2) as pool:
         hashes: dict[tuple[int, int], int] = {}
 
         def staged(part: int, chunk: int, hashed: int) -> None:
             hashes[part, chunk] = hashed
 
-        copy_parts(
-            parts, places, arena, pool, threads=threads, chunk_bytes=chunk_bytes, staged=staged
-        )
-    for part, at in zip(parts, places, strict=True):
-        assert arena.bytes[at : at + part.nbytes].tobytes() == state[part.name].tobytes()
+        copy_parts(parts, rooms, pool, threads=threads, chunk_bytes=chunk_bytes, staged=staged)
+    for part, room in zip(parts, rooms, strict=True):
+        assert room[: part.nbytes].tobytes() == state[part.name].tobytes()
     for (i, k), hashed in hashes.items():
-        first = places[i] + k * chunk_bytes
-        end = min(first + chunk_bytes, places[i] + parts[i].nbytes)
-        assert hashed == xxhash.xxh3_64_intdigest(arena.bytes[first:end])
+        end = min((k + 1) * chunk_bytes, parts[i].nbytes)
+        assert hashed == xxhash.xxh3_64_intdigest(rooms[i][k * chunk_bytes : end])
     # A chunk of more than 16 MiB is copied in pieces, and hashed when it is written.
     expected = {4096: 0, MIB: 21, 2 * MIB + 4096: 10, 32 * MIB: 0}[chunk_bytes]
     assert sum(parts[i].name == "long" for i, _ in hashes) == expected

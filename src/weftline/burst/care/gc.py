@@ -56,14 +56,14 @@ def collect(
     """
     log = store.writing()
     view = store.view
-    seen, _ = view.commits.all()
+    seen, _ = view.commits.known()
     again = retention if rolling else None
     if not drop and not dropped_by(seen, retention, view.commits.pins()):
         return collect_log(view, log, store.reader, rolling=again)
     view.commits.sync()  # only a checkpoint that stands for good may let an older one go
     lasting = {(c.step, c.sequence) for c in seen}
     with view.commits.locked():
-        commits, _ = view.commits.all()
+        commits, _ = view.commits.known()
         pins = view.commits.pins()
         settled = [c for c in commits if (c.step, c.sequence) in lasting]
         steps = dropped_by(settled, retention, pins)
@@ -152,7 +152,7 @@ def _unwanted(view: View, log: WriterLog, gone: Sequence[Commit]) -> set[int]:
         }  # fmt: skip
         if taken:  # a save may have been committed anew since
             taken -= {
-                r.save_id for c in view.commits.all()[0] for r in c.ranks
+                r.save_id for c in view.commits.known()[0] for r in c.ranks
                 if r.store_id == view.store_id and r.writer == log.writer
             }  # fmt: skip
         return {

@@ -29,7 +29,8 @@ def repair_store(store: StoreReader, step: int | None = None) -> list[Finding]:
     view, log = store.view, store.writing()
     before = store.verify(step)
     if identity_damage(view) is not None:
-        identity = seal_twice("S", Identity(view.store_id))
+        own_run = "" if view.run == view.store_id else view.run
+        identity = seal_twice("S", Identity(view.store_id, own_run))
         write_atomic(view.files, f"{store.root}/BURST", identity)
     for s in view.commits.steps() if step is None else [step]:
         try:
@@ -42,7 +43,7 @@ def repair_store(store: StoreReader, step: int | None = None) -> list[Finding]:
             damaged = True
         if damaged:
             with view.commits.locked():
-                write_atomic(view.files, view.commits.path(s), seal_twice("K", commit))
+                view.commits.put(store.commit_bytes(s), s)
         for rank in commit.ranks:
             if view.is_local(rank) and rank.writer == log.writer:
                 _mend_rank(store, commit, rank)

@@ -21,6 +21,10 @@ def dropped_by(commits: Sequence[Commit], retention: Retention, pinned: Iterable
     if retention.last is None:
         return []
     keep = {c.step for c in commits[-max(1, retention.last) :]} | set(pinned)
+    # While a copy is missing a node that is lost takes its share with it: what every node could
+    # then go back to stays.
+    copied = [c.step for c in commits if c.copied]
+    keep.update(copied[-1:])
     every = retention.every
     return [c.step for c in commits if c.step not in keep and not (every and c.step % every == 0)]
 
@@ -31,7 +35,7 @@ def live_saves(view: View, log: WriterLog) -> Callable[[int], bool]:
     Committed ones, those in flight, and the few sealed after the newest committed one, which a
     coordinator may be about to commit. While a commit record cannot be read, everything is.
     """
-    commits, errors = view.commits.all()
+    commits, errors = view.commits.known()
     saves = dict(log.seals)
     dropped = {s for s, seal in saves.items() if seal is None}
     if errors:
@@ -55,7 +59,7 @@ def lasting_saves(view: View, log: WriterLog, rolling: Retention) -> Callable[[i
         return lambda _: True
     pinned, every = set(view.commits.pins()), rolling.every
     kept = {
-        r.save_id for c in view.commits.all()[0]
+        r.save_id for c in view.commits.known()[0]
         if c.step in pinned or (every and c.step % every == 0)
         for r in c.ranks if r.store_id == view.store_id and r.writer == log.writer
     }  # fmt: skip

@@ -12,7 +12,8 @@ import errno
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -26,16 +27,21 @@ from weftline.burst.errors import (
     MismatchError,
     StorageError,
 )
-from weftline.burst.files import Files
-from weftline.burst.log.envelope import open_either, seal_twice
+from weftline.burst.files import Files, write_atomic
+from weftline.burst.log.envelope import open_either, open_envelope, seal_twice
 from weftline.burst.log.record import Prepared
 from weftline.burst.stage.state import check_word
 
-__all__ = ["CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of"]
+__all__ = [
+    "CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of",
+    "whole_record",
+]  # fmt: skip
 
 _NAME: Final = re.compile(r"step-(\d{20})\.commit")
 _SETTLED_NS: Final = 100_000_000
 """A file that changed less than this before it was read may change again within one clock tick."""
+_TRUST_S: Final = 5.0
+"""So long what the stores say of their own changes is relied on without a look at every record."""
 _PIN: Final = re.compile(r"step-(\d{20})\.pin\.([A-Za-z0-9_.-]+)")
 
 
@@ -43,15 +49,28 @@ class Commit(msgspec.Struct, array_like=True, frozen=True):
     """The body of a commit record."""
 
     store_id: str
+    """The store that has every share; empty where shares are in stores of several nodes."""
     step: int
     sequence: int
-    """Grows with every commit to the store: the largest is the newest checkpoint."""
+    """Grows with every commit of a run: the largest is the newest checkpoint."""
     world: int
     attempt: str
     created_unix_s: float
     """For people to read; nothing is decided by a clock."""
     ranks: list[Prepared]
     """One a rank, in the order of ranks."""
+    run: str = ""
+    """The run it belongs to; empty in format 1, where a store was a run."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What makes one checkpoint newer than another."""
+        return self.sequence, self.step
+
+    @property
+    def copied(self) -> bool:
+        """Whether every share had a copy in the memory of another node."""
+        return all(r.copies for r in self.ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +112,28 @@ def decode_commit(data: bytes, *, path: str = "commit record") -> Commit:
     return open_either("K", data, Commit, path=path)[0]
 
 
+@dataclass(slots=True)
+class _Look:
+    """What was in the folder, when, and the word of who had changed it last."""
+
+    word: bytes
+    at_s: float
+    commits: list[Commit]
+    errors: list[BurstError]
+
+
+def whole_record(data: bytes, *, path: str = "commit record") -> bytes:
+    """A record's bytes with both copies as the good one is. Raises CorruptionError."""
+    half = len(data) // 2
+    for copy in (data[:half], data[half:]):
+        try:
+            open_envelope("K", copy, Commit, path=path)
+        except CorruptionError:
+            continue
+        return copy * 2
+    raise CorruptionError("neither copy of the commit record is whole", file=path, offset_bytes=0)
+
+
 class Commits:
     """The ``commits`` folder of a store."""
 
@@ -100,6 +141,7 @@ class Commits:
         self._files = files
         self.folder = folder
         self._known: dict[int, tuple[tuple[int, int, int, int], Commit]] = {}
+        self._look: _Look | None = None
         self._lock = threading.Lock()
 
     def path(self, step: int) -> str:
@@ -143,6 +185,12 @@ class Commits:
             raise CorruptionError(f"record of step {commit.step} under this name", file=path)
         return commit, damage
 
+    def record(self, step: int) -> bytes:
+        """The record of a step as it was written, both copies whole. Raises as :meth:`read`."""
+        self.read(step)
+        data = self._files.read_bytes(self.path(step))
+        return whole_record(data, path=self.path(step))
+
     def _stamp(self, step: int) -> tuple[int, int, int, int]:
         try:
             return self._files.stamp(self.path(step))
@@ -173,8 +221,57 @@ class Commits:
         what = "the store has no checkpoint" if step is None else f"no checkpoint of step {step}"
         return CheckpointMissingError(what, where=self.folder, hint=f"committed steps: {shown}")
 
+    def known(self) -> tuple[list[Commit], list[BurstError]]:
+        """As :meth:`all`, from memory if no store has changed a name in the folder since.
+
+        For who commits and lets go, under the lock or about to take it: looking at every record
+        would make a save the slower the more checkpoints are kept. Who changes a name leaves a new
+        word in the lock's file. What others did to the folder is seen after a few seconds.
+        """
+        with self._lock:
+            look = self._look
+        recent = look is not None and time.monotonic() - look.at_s < _TRUST_S
+        if look is not None and recent and look.word == self._word():
+            return list(look.commits), list(look.errors)
+        return self.all()
+
+    def _word(self) -> bytes:
+        try:
+            return self._files.read_bytes(f"{self.folder}/LOCK")
+        except StorageError:
+            return b""
+
+    def _changed(self, *, more: Commit | None = None, gone: Sequence[int] = ()) -> None:
+        """Leave a new word, under the lock, once names were changed."""
+        word, before = uuid.uuid4().bytes, self._word()
+        try:
+            file = self._files.open(f"{self.folder}/LOCK", "w")
+            try:
+                file.write_at([word], 0)
+            finally:
+                file.close()
+        except StorageError:
+            word = b""  # a full disk: nobody trusts what he remembers
+        with self._lock:
+            look = self._look
+            if look is None or look.word != before or not before or not word:
+                self._look = None
+                return
+            out = {*gone, *([] if more is None else [more.step])}
+            kept = [c for c in look.commits if c.step not in out]
+            if more is not None:
+                kept = sorted([*kept, more], key=lambda c: c.order)
+            self._look = _Look(word, look.at_s, kept, look.errors)
+
     def all(self) -> tuple[list[Commit], list[BurstError]]:
         """Every record that can be read, oldest commit first, and the errors of the others."""
+        word, at_s = self._word(), time.monotonic()
+        found = self._all()
+        with self._lock:
+            self._look = _Look(word, at_s, *found) if word else None
+        return list(found[0]), list(found[1])
+
+    def _all(self) -> tuple[list[Commit], list[BurstError]]:
         commits: list[Commit] = []
         errors: list[BurstError] = []
         steps = self.steps()
@@ -188,12 +285,20 @@ class Commits:
                 continue  # dropped since the folder was listed
             except CorruptionError as e:
                 errors.append(e)
-        return sorted(commits, key=lambda c: (c.sequence, c.step)), errors
+        return sorted(commits, key=lambda c: c.order), errors
 
     def next_sequence(self) -> int:
         """A number larger than that of any commit before, those that cannot be read included."""
-        commits, errors = self.all()
+        commits, errors = self.known()
         return 1 + max((c.sequence for c in commits), default=0) + (len(errors) << 20)
+
+    def put(self, record: bytes, step: int) -> None:
+        """Put a record that was made elsewhere under its name; durable on return.
+
+        The caller holds the lock of commits, and has looked at what stands there.
+        """
+        write_atomic(self._files, self.path(step), record)
+        self._changed(more=decode_commit(record))
 
     @contextmanager
     def draft(self, commit: Commit, owner: str) -> Iterator[Callable[[Commit], None]]:
@@ -218,6 +323,7 @@ class Commits:
                     file.write_at([data], 0)
                     file.sync()
                 self._files.rename(path, self.path(final.step))
+                self._changed(more=final)
 
             yield place
         finally:
@@ -232,6 +338,8 @@ class Commits:
         """Take the records of these steps away; durable after :meth:`sync`."""
         for step in steps:
             self._files.unlink(self.path(step))
+        if steps:
+            self._changed(gone=steps)
 
     # --- pins -----------------------------------------------------------------------------------
 

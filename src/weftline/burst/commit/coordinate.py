@@ -1,4 +1,9 @@
-"""The coordinator's part: from ranks that are durable to a checkpoint that exists."""
+"""The coordinator's part: from ranks that are durable to a checkpoint that exists.
+
+Shares that are all in one store are committed by whoever writes the record there. Where they are in
+stores of several nodes, the record follows from the shares alone, so that every node writes the
+same bytes: nothing in it is a node's own (no clock, no store, no count of its own commits).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,19 @@ from typing import Any, Final
 
 import msgspec
 
-from weftline.burst.commit.commits import Commit
+from weftline.burst.commit.commits import Commit, decode_commit, whole_record
 from weftline.burst.commit.view import View
-from weftline.burst.errors import CommitError, MismatchError
+from weftline.burst.errors import (
+    CheckpointMissingError,
+    CommitError,
+    CorruptionError,
+    MismatchError,
+)
+from weftline.burst.log.envelope import seal_twice
 from weftline.burst.log.record import Prepared, digest_of
 from weftline.burst.log.writer import WriterLog, prepared_of, saves_of
 
-__all__ = ["await_ranks", "pack_extra", "write_commit"]
+__all__ = ["adopt", "await_ranks", "joint_commit", "pack_extra", "write_commit"]
 
 _POLL_S: Final = (0.002, 0.05)
 """Least and most between two looks; a look that takes long is followed by as long a pause."""
@@ -29,7 +40,63 @@ def write_commit(view: View, step: int, prepared: Sequence[Prepared], own: Write
     ranks = sorted(prepared, key=lambda p: p.rank)
     _check_ranks(view, step, ranks)
     with own.committing:
-        return _write_commit(view, step, ranks, own)
+        if all(map(view.is_local, ranks)):
+            return _write_commit(view, step, ranks, own)
+        commit = joint_commit(ranks, where=view.root)
+        if commit.run != view.run:
+            raise CommitError(
+                f"step {step} belongs to run `{commit.run}`, this store to `{view.run}`",
+                where=view.root, hint="open every node's store with the same run=",
+            )  # fmt: skip
+        _check_whole(view, ranks, own)
+        return adopt(view, seal_twice("K", commit))
+
+
+def joint_commit(ranks: Sequence[Prepared], *, where: str) -> Commit:
+    """The record of a checkpoint whose shares are in the stores of several nodes.
+
+    The same on every node: it is made of nothing but the shares. Raises CommitError where they are
+    not of one run.
+    """
+    runs = sorted({r.run for r in ranks})
+    if len(runs) > 1 or not runs[0]:
+        by_run = {run: [r.rank for r in ranks if r.run == run] for run in runs}
+        told = "; ".join(f"`{run}`: ranks {of}" for run, of in by_run.items())
+        raise CommitError(
+            f"the stores of these ranks belong to different runs: {told}", where=where,
+            hint="open every node's store with the same run=",
+        )  # fmt: skip
+    return Commit(
+        store_id="", step=ranks[0].step, sequence=max(r.floor for r in ranks),
+        world=ranks[0].world, attempt=ranks[0].attempt,
+        created_unix_s=max(r.created_unix_s for r in ranks), ranks=list(ranks), run=runs[0],
+    )  # fmt: skip
+
+
+def adopt(view: View, record: bytes) -> Commit:
+    """Put a record that was made elsewhere into this store, durably, unless it has a newer one.
+
+    Raises MismatchError for another run's, CorruptionError for what is no record.
+    """
+    commit = decode_commit(record)
+    if (commit.run or commit.store_id) != view.run:
+        raise MismatchError(
+            f"step {commit.step} belongs to run `{commit.run}`, this store to `{view.run}`",
+            where=view.root,
+        )  # fmt: skip
+    with view.commits.locked():
+        try:
+            there = view.commits.read(commit.step)[0]
+        except (CheckpointMissingError, CorruptionError):
+            there = None
+        if there is None or there.order < commit.order:
+            view.commits.put(whole_record(record), commit.step)
+        elif there != commit:
+            raise CommitError(
+                f"step {commit.step} was committed again since, as number {there.sequence}",
+                where=view.root,
+            )  # fmt: skip
+    return commit
 
 
 def _write_commit(view: View, step: int, ranks: list[Prepared], own: WriterLog) -> Commit:
@@ -37,19 +104,25 @@ def _write_commit(view: View, step: int, ranks: list[Prepared], own: WriterLog) 
     commit = Commit(
         store_id=view.store_id, step=step, sequence=view.commits.next_sequence(),
         world=ranks[0].world, attempt=ranks[0].attempt, created_unix_s=time.time(), ranks=ranks,
+        run=view.run,
     )  # fmt: skip
     with view.commits.draft(commit, own.writer) as place, view.commits.locked():
-        for rank in ranks:
-            if view.is_local(rank) and not _is_whole(view, rank, own):
-                raise CommitError(
-                    f"rank {rank.rank} of step {step} is not whole in this store",
-                    where=f"{view.writers_folder}/{rank.writer}",
-                    hint="save the step again",
-                )
+        _check_whole(view, ranks, own)
         commit = msgspec.structs.replace(commit, sequence=view.commits.next_sequence())
         place(commit)
     view.commits.sync()
     return commit
+
+
+def _check_whole(view: View, ranks: Sequence[Prepared], own: WriterLog) -> None:
+    """Raise CommitError where a share that should be in this store is not whole there."""
+    for rank in ranks:
+        if view.is_local(rank) and not _is_whole(view, rank, own):
+            raise CommitError(
+                f"rank {rank.rank} of step {rank.step} is not whole in this store",
+                where=f"{view.writers_folder}/{rank.writer}",
+                hint="save the step again",
+            )
 
 
 def _is_whole(view: View, rank: Prepared, own: WriterLog) -> bool:

@@ -12,12 +12,18 @@ from typing import Protocol
 import msgspec
 
 from weftline.burst.commit.commits import Commit, Commits
-from weftline.burst.errors import BurstError, CorruptionError, StorageError
+from weftline.burst.errors import (
+    BurstError,
+    CheckpointMissingError,
+    CorruptionError,
+    StorageError,
+)
 from weftline.burst.files import Files
 from weftline.burst.log.index import Index
 from weftline.burst.log.record import Chunk, Prepared, RankManifest, digest_of, save_prefix
 from weftline.burst.log.salvage import find_manifests
 from weftline.burst.log.writer import read_save
+from weftline.burst.stage.state import Bytes1d
 
 __all__ = ["RecordId", "Source", "View", "record_id"]
 
@@ -39,25 +45,28 @@ class RecordId(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Source(Protocol):
-    """Another place that has checkpoints of this store: a peer, an object store.
+    """Another place that has checkpoints of this run: a peer, an object store.
 
     Methods raise ``KeyError`` or ``FileNotFoundError`` for what it does not have; other errors
-    pass as they are.
+    pass as they are. A share is named by what its rank handed over: two saves of one step differ.
     """
 
     name: str
 
     def steps(self) -> list[int]:
-        """Steps it holds whole."""
+        """Steps it has a commit record of."""
 
     def commit(self, step: int) -> bytes:
         """The commit record."""
 
-    def manifest(self, step: int, rank: int) -> bytes:
-        """A rank's manifest, as :meth:`RankManifest.encode` made it."""
+    def manifest(self, share: Prepared) -> bytes:
+        """A share's manifest, as :meth:`RankManifest.encode` made it."""
 
-    def fetch(self, step: int, rank: int, record: RecordId) -> bytes:
+    def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """A stored payload; the caller checks it."""
+
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
+        """A stored payload into ``out`` of its length; False where this is no faster a way."""
 
 
 def record_id(prepared: Prepared, chunk: Chunk) -> RecordId:
@@ -69,11 +78,12 @@ class View:
     """Commit records and manifests, as they are on disk now."""
 
     def __init__(
-        self, files: Files, root: str, *, store_id: str, sources: Sequence[Source]
+        self, files: Files, root: str, *, store_id: str, sources: Sequence[Source], run: str = ""
     ) -> None:
         self.files = files
         self.root = root
         self.store_id = store_id
+        self.run = run or store_id
         self.sources = tuple(sources)
         self.commits = Commits(files, f"{root}/commits")
         self.writers_folder = f"{root}/writers"
@@ -127,23 +137,30 @@ class View:
         if found is not None:
             return found
         folder = f"{self.writers_folder}/{rank.writer}"
+        gone: CheckpointMissingError | None = None
         if self.is_local(rank):
-            self.check_stands(commit.step, rank.writer, rank.save_id)
-            rebuilt = find_manifests(self.files, folder, [rank]).get(rank.save_id)
+            try:
+                self.check_stands(commit.step, rank.writer, rank.save_id)
+                rebuilt = find_manifests(self.files, folder, [rank]).get(rank.save_id)
+            except CheckpointMissingError as error:
+                gone, rebuilt = error, None
             if rebuilt is not None:
                 return rebuilt
         for source in self.sources:
             try:
-                data = source.manifest(commit.step, rank.rank)
+                data = source.manifest(rank)
                 remote = RankManifest.decode(data, path=f"{source.name}: manifest")
             except (KeyError, FileNotFoundError, BurstError):
                 continue
             if remote.seal.digest == rank.digest:
                 return remote
+        if gone is not None:
+            raise gone
         if not self.is_local(rank):
             raise CorruptionError(
-                f"rank {rank.rank} was saved to another store and no source has it", file=folder,
-                step=commit.step, hint="give a peer or the object store as a source",
+                f"rank {rank.rank} was saved on another node and no source has it", file=folder,
+                step=commit.step,
+                hint="give that node, one that keeps its copies, or the object store as a source",
             )  # fmt: skip
         self.check_stands(commit.step, rank.writer, rank.save_id)
         damage = self.index(rank.writer).damage if self.files.exists(folder) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +65,22 @@ def load_from(
     *,
     verify: bool = True,
     threads: int = 4,
+    commit: Commit | None = None,
+    select: Callable[[Iterable[str]], list[str]] | None = None,
 ) -> Loaded:
     """Load a checkpoint that only sources have: the first that has a record whole gives it.
 
-    Arguments and errors are those of :meth:`Store.load`.
+    ``commit`` is that checkpoint where it was chosen before; ``select`` picks among its names.
+    Other arguments and errors are those of :meth:`Store.load`.
     """
-    commit = find_commit(sources, step)
+    commit = find_commit(sources, step) if commit is None else commit
     where = sources[0].name
     files = RealFiles()
     view = View(files, where, store_id="", sources=sources)
     fetch = HealingFetch(view, ChunkReader(files, where, direct=False), commit)
     manifests = [view.manifest(commit, r) for r in commit.ranks]
+    if select is not None:
+        names = select(sorted({p.name for m in manifests for p in m.parts}))
     with ThreadPoolExecutor(threads, thread_name_prefix="burst-load") as pool:
         arrays, dtypes = load_parts(
             manifests, fetch, pool, names=names, into=into, verify=verify,
@@ -103,7 +108,7 @@ def import_checkpoint(store: Store, source: Source, step: int | None = None) -> 
     try:
         for rank in commit.ranks:
             manifest = view.manifest(commit, rank)
-            prepared.append(_copy_rank(log, manifest, fetch, begun))
+            prepared.append(_copy_rank(log, manifest, fetch, begun, store.view.run))
         return info_of(write_commit(store.view, commit.step, prepared, log))
     finally:
         for save_id, scope in begun:
@@ -112,7 +117,11 @@ def import_checkpoint(store: Store, source: Source, step: int | None = None) -> 
 
 
 def _copy_rank(
-    log: WriterLog, manifest: RankManifest, fetch: HealingFetch, begun: list[tuple[int, Scope]]
+    log: WriterLog,
+    manifest: RankManifest,
+    fetch: HealingFetch,
+    begun: list[tuple[int, Scope]],
+    run: str,
 ) -> Prepared:
     """One rank's records, written and sealed under a save of this log."""
     save_id = log.next_id()
@@ -138,6 +147,7 @@ def _copy_rank(
     ]
     seal = msgspec.structs.replace(
         manifest.seal, store_id=log.store_id, writer=log.writer, save_id=save_id, copy=None,
+        run=run,
         stored_bytes=sum(c.stored_bytes for c in copied.values()),
     )  # fmt: skip
     own_copy = log.write_copy(RankManifest(seal, entries), scope)

@@ -23,7 +23,7 @@ __all__ = [
     "seal_twice",
 ]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """The version this code writes, and the newest it reads."""
 T = TypeVar("T")
 _HEAD: Final = struct.Struct("<8sII")

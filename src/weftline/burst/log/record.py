@@ -118,10 +118,19 @@ class Seal(Share, array_like=True, frozen=True):
     """MessagePack of the user's own mapping."""
     copy: Chunk | None = None
     """The record that holds a copy of this manifest, in case the index is lost."""
+    run: str = ""
+    """The run it belongs to; empty in format 1."""
 
 
 class Prepared(Share, array_like=True, frozen=True):
     """What a rank hands to the coordinator: its share of a checkpoint is durable."""
+
+    run: str = ""
+    floor: int = 0
+    """The checkpoint comes after every commit its store knew of: its sequence is at least this."""
+    created_unix_s: float = 0.0
+    copies: tuple[str, ...] = ()
+    """Nodes that had a copy of this share, in memory, when it was handed over."""
 
     def encode(self) -> bytes:
         """A few hundred bytes, to be gathered by any means."""

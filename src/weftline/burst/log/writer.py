@@ -48,6 +48,7 @@ def prepared_of(seal: Seal) -> Prepared:
         step=seal.step, rank=seal.rank, world=seal.world, attempt=seal.attempt,
         store_id=seal.store_id, writer=seal.writer, save_id=seal.save_id, parts=seal.parts,
         raw_bytes=seal.raw_bytes, stored_bytes=seal.stored_bytes, digest=seal.digest,
+        run=seal.run, created_unix_s=seal.created_unix_s,
     )  # fmt: skip
 
 

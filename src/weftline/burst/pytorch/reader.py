@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import torch
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -24,6 +25,8 @@ from torch.futures import Future
 
 from weftline.burst.commit.view import Source
 from weftline.burst.log.values import decode
+from weftline.burst.nodes.agree import Seen
+from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.pytorch.tensors import numpy_view
 from weftline.burst.pytorch.values import dtype_name, dtype_of, restore_special
 from weftline.burst.pytorch.writer import EXTRA_KEY, store_and_step
@@ -38,6 +41,10 @@ class BurstStorageReader(StorageReader):
     ``step`` chooses the checkpoint, the newest one by default; ``sources`` are asked for what is
     damaged here; ``verify=False`` skips checksums; ``allow_older`` passes over newest
     checkpoints whose commit record is damaged. Reads only the blocks that this rank asks for.
+
+    With ``nodes``, whose stores are their own, the checkpoint is the newest that is whole somewhere
+    (on a disk, in another node's memory, in the bucket), the same for all ranks of ``group``: every
+    rank must load. What was passed over is in the notices of :meth:`store`.
     """
 
     def __init__(
@@ -48,9 +55,13 @@ class BurstStorageReader(StorageReader):
         sources: Sequence[Source] = (),
         verify: bool = True,
         allow_older: bool = False,
+        nodes: Nodes | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.step = step
+        self._nodes = nodes
+        self._group = group
         self._allow_older = allow_older
         self._sources = tuple(sources)
         self._verify = verify
@@ -67,7 +78,9 @@ class BurstStorageReader(StorageReader):
 
     def store(self) -> Store:
         """The store, open for reading."""
-        if self._store is None:
+        if self._store is None and self._nodes is not None:
+            self._store = open_to_restore(self.path)
+        elif self._store is None:
             self._store = Store.open(self.path, read_only=True, sources=self._sources)
         return self._store
 
@@ -82,7 +95,10 @@ class BurstStorageReader(StorageReader):
         del args, kwargs
         store = self.store()
         wanted = self.step if self._named is None else self._named
-        self._step = store.read_commit(wanted, allow_older=self._allow_older).step
+        if self._nodes is not None:
+            self._step = find_on(self._nodes, store, wanted, self._group)
+        else:
+            self._step = store.read_commit(wanted, allow_older=self._allow_older).step
         return read_torch_metadata(store, self._step)
 
     def set_up_storage_reader(
@@ -162,6 +178,24 @@ class BurstStorageReader(StorageReader):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Whether it is a path."""
         return "://" not in os.fspath(checkpoint_id)
+
+
+def find_on(nodes: Nodes, store: Store, step: int | None, group: ProcessGroup | None = None) -> int:
+    """The step that all ranks of ``group`` load, found on the nodes; ``store`` can load it then."""
+    many = torch.distributed.is_initialized() and torch.distributed.get_world_size(group) > 1
+
+    def gather(seen: list[Seen]) -> list[Seen]:
+        every: list[Any] = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(every, seen, group=group)
+        return [one for found in every for one in found]
+
+    choice = nodes.choose(
+        store, step=step, gather=gather if many else None,
+        rank=torch.distributed.get_rank(group) if many else 0,
+        world=torch.distributed.get_world_size(group) if many else 1,
+    )  # fmt: skip
+    nodes.ready(store, choice)
+    return choice.commit.step
 
 
 def _begin(item: ReadItem) -> tuple[int, ...]:

@@ -13,16 +13,19 @@ from torch.distributed.tensor import DTensor
 from weftline.burst.errors import MismatchError
 from weftline.burst.handle import SaveHandle
 from weftline.burst.log.values import MAX_DEPTH, Ref, decode, encode
+from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.options import Options
+from weftline.burst.pytorch.group import save_jointly
+from weftline.burst.pytorch.joint import own_rank
 from weftline.burst.pytorch.reader import (
     BurstStorageReader,
+    find_on,
     rank_extra,
     read_plain,
     torch_extras,
 )
 from weftline.burst.pytorch.tensors import place_of, shard_of, tensor_of
 from weftline.burst.pytorch.values import dtype_of, restore_special, special
-from weftline.burst.pytorch.writer import BurstStorageWriter
 from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -38,29 +41,36 @@ def save(
     step: int | None = None,
     wait: bool = True,
     options: Options | None = None,
-) -> SaveHandle | None:
+    nodes: Nodes | None = None,
+) -> SaveHandle:
     """Save a state dict into the burst store at ``path`` (made if there is none).
 
     ``state`` is any nesting of dictionaries, lists, tuples and sets of tensors and plain values;
     tensors that are one object or share one block of memory are stored once and loaded as one.
     ``step`` numbers the checkpoint: the newest plus one by default. With ``wait=False``, on an open
     ``Store``, the call returns once the tensors are staged and may change; wait on the handle.
-    Under torch.distributed with more than one rank all ranks must call; then
-    torch.distributed.checkpoint divides the work and the call returns when it is committed (None).
+    Under torch.distributed with more than one rank all ranks must call, with a dictionary each;
+    torch's planner divides the work. ``path`` may then be a folder that all ranks see or one of
+    each node's own; ``nodes`` says who keeps copies of whose shares.
 
     Raises InputError for values that cannot be stored, and what :meth:`Store.save` raises.
     """
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        _save_distributed(state, path, step, options)
-        return None
+    many = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    put = save_jointly if many else _save
     if isinstance(path, Store):
-        return _save(state, path, step, wait=wait)
+        handle = put(state, path, step)
+        return handle.wait() if wait else handle
     if not wait:
         raise InputError(
             "wait=False needs an open store", hint="with Store.open(path) as store: save(..., store"
         )
-    with Store.open(os.fspath(path), options=options or Options()) as store:
-        return _save(state, store, step, wait=True)
+    with Store.open(
+        os.fspath(path), options=options or Options(),
+        writer=f"rank{own_rank()}" if many else "w0",
+        run=None if nodes is None else nodes.run,
+        copier=None if nodes is None else nodes.copier(),
+    ) as store:  # fmt: skip
+        return put(state, store, step).wait()
 
 
 def load(
@@ -71,6 +81,7 @@ def load(
     device: str | torch.device = "cpu",
     verify: bool = True,
     allow_older: bool = False,
+    nodes: Nodes | None = None,
 ) -> Any:
     """The state dict of a checkpoint, by default the newest; checksums are verified.
 
@@ -78,13 +89,16 @@ def load(
     ``into``, where its commit record is what is damaged).
 
     A checkpoint that many ranks wrote comes back whole. With ``into``, its tensors (DTensors too)
-    are filled in place and it is returned; under torch.distributed all ranks must call.
+    are filled in place and it is returned; under torch.distributed all ranks must call. With
+    ``nodes`` it is the newest that is whole somewhere on them, as for BurstStorageReader.
 
     Raises what :meth:`Store.load` raises.
     """
     if into is not None:
         place = path.root if isinstance(path, Store) else os.fspath(path)
-        reader = BurstStorageReader(place, step=step, verify=verify, allow_older=allow_older)
+        reader = BurstStorageReader(
+            place, step=step, verify=verify, allow_older=allow_older, nodes=nodes
+        )
         try:
             from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 
@@ -94,34 +108,21 @@ def load(
         return into
     if isinstance(path, Store):
         return _load(path, step, device, verify=verify, allow_older=allow_older)
+    if nodes is not None:
+        with open_to_restore(path) as store:
+            step = find_on(nodes, store, step)
+            return _load(store, step, device, verify=verify, allow_older=False)
     with Store.open(os.fspath(path), read_only=True) as store:
         return _load(store, step, device, verify=verify, allow_older=allow_older)
 
 
-def _save_distributed(
-    state: Any, path: str | os.PathLike[str] | Store, step: int | None, options: Options | None
-) -> None:
-    from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
-
-    if not isinstance(state, dict):
-        raise InputError("with several ranks the state must be a dictionary")
-    if isinstance(path, Store):
-        writer = BurstStorageWriter(path.root, step=step, store=path)
-    else:
-        writer = BurstStorageWriter(path, step=step, options=options)
-    try:
-        dcp_save(state, storage_writer=writer)
-    finally:
-        writer.close()
-
-
-def _save(state: Any, store: Store, step: int | None, *, wait: bool) -> SaveHandle:
+def _save(state: Any, store: Store, step: int | None) -> SaveHandle:
     shards: dict[str, Shard] = {}
     tree = _Flattener(shards).walk(state, ())
     if step is None:
         step = store.next_step()
     extra = {TREE_KEY: encode(tree, "state", special)}
-    return store.save(shards, step, extra=extra, wait=wait)
+    return store.save(shards, step, extra=extra)
 
 
 DICTIONARIES = (dict, OrderedDict, Counter, defaultdict)

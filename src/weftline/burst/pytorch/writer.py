@@ -2,6 +2,8 @@
 
 Torch decides which rank writes which block; every rank writes its blocks into its own log, and the
 coordinator commits once all are durable. ``dcp.save`` and ``dcp.async_save`` both take the writer.
+Ranks may share one folder or have one on each node: then every node's store gets the commit record,
+over torch's own key-value store, before ``dcp.save`` returns.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ import dataclasses
 import os
 import re
 import threading
-import uuid
 from collections import deque
 from typing import Any
 
@@ -23,16 +24,19 @@ from torch.distributed.checkpoint.planner import (
     WriteItem,
     WriteItemType,
 )
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from weftline.burst.errors import CommitError
 from weftline.burst.log.record import Prepared
 from weftline.burst.log.values import encode
+from weftline.burst.nodes.cluster import Nodes
 from weftline.burst.options import Options
+from weftline.burst.pytorch.joint import Joint, about_store, job_of, own_rank
+from weftline.burst.pytorch.staging import stage_into
 from weftline.burst.pytorch.tensors import shard_of
 from weftline.burst.pytorch.values import special
+from weftline.burst.stage.arena import Lease
 from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -51,6 +55,8 @@ class _Save(threading.local):
     """The step it was called with."""
     named: int | None = None
     """What the ``checkpoint_id`` of the save that is about to begin says."""
+    lease: Lease | None = None
+    """Memory that the state was staged into."""
 
     def __init__(self) -> None:
         self.job: dict[str, Any] = {}
@@ -67,7 +73,8 @@ class BurstStorageWriter(StorageWriter):
 
     ``writer`` names this process's log and must differ between the processes that save at once; it
     is ``rank<r>`` if not given. Use it again for the next save: staging memory and segments are
-    kept. Errors are those of :class:`Store`.
+    kept. ``nodes`` says where copies of shares are kept, for nodes with disks of their own. Errors
+    are those of :class:`Store`.
     """
 
     def __init__(
@@ -78,8 +85,10 @@ class BurstStorageWriter(StorageWriter):
         writer: str | None = None,
         options: Options | None = None,
         store: Store | None = None,
+        nodes: Nodes | None = None,
     ) -> None:
         self.path = os.fspath(path)
+        self._nodes = nodes
         self.step = step
         self._writer = writer
         self._options = Options() if options is None else options
@@ -87,19 +96,22 @@ class BurstStorageWriter(StorageWriter):
         self._owns_store = store is None
         self._rank = 0
         self._mine = _Save()
-        self._staged: deque[tuple[int, int | None]] = deque()
-        """Thread that staged, and label, of the save that async_save has not yet begun."""
+        self._joint: Joint | None = None
+        self._staged: deque[tuple[int, int | None, Lease]] = deque()
+        """Thread that staged, label, and memory, of the save that async_save has not yet begun."""
         self._begun = threading.Condition(threading.RLock())
 
     def stage(self, state_dict: dict[str, Any]) -> Any:
         """Called by ``dcp.async_save`` in the caller's thread: copies, and fixes the label.
 
-        As torch's own default, each save into memory of its own. Torch runs every save in a thread
-        of its own and tells it nothing: the next is staged only when the one before has begun and
-        has taken its label.
+        The copy is made where it is written from; while an earlier save is on its way to the disk,
+        it waits for that memory. Torch runs every save in a thread of its own and tells it nothing:
+        the next is staged only when the one before has begun and has taken its label.
         """
         step = self.step
-        staged = DefaultStager(StagingOptions(False, False, False, False)).stage(state_dict)
+        if self._store is None:
+            self._rank = own_rank()
+        staged, lease = stage_into(self.store(), state_dict)
         with self._begun:
             if not self._begun.wait_for(lambda: not self._staged, _BEGINS_S):
                 self._staged.clear()
@@ -107,7 +119,7 @@ class BurstStorageWriter(StorageWriter):
                     f"an earlier save was staged and did not begin within {_BEGINS_S:g} s",
                     where=self.path, hint="look at the future that async_save returned",
                 )  # fmt: skip
-            self._staged.append((threading.get_ident(), step))
+            self._staged.append((threading.get_ident(), step, lease))
         return staged
 
     should_synchronize_after_execute = False
@@ -137,9 +149,7 @@ class BurstStorageWriter(StorageWriter):
         del is_coordinator, args
         self._take_label()
         rank = kwargs.get("rank")
-        if rank is None and torch.distributed.is_initialized():
-            rank = torch.distributed.get_rank()
-        self._rank = int(rank or 0)
+        self._rank = own_rank() if rank is None else int(rank)
 
     def _take_label(self) -> None:
         """What this save was called with: by ``checkpoint_id``, as staged, or as it is now."""
@@ -149,6 +159,7 @@ class BurstStorageWriter(StorageWriter):
                 staged = self._staged.popleft()
                 self._begun.notify_all()
         mine.label = self.step if staged is None else staged[1]
+        mine.lease = None if staged is None else staged[2]
         if mine.named is not None:
             mine.label, mine.named = mine.named, None
 
@@ -157,57 +168,55 @@ class BurstStorageWriter(StorageWriter):
         with self._begun:
             if self._store is None:
                 name = self._writer or f"rank{self._rank}"
-                self._store = Store.open(self.path, writer=name, options=self._options)
+                nodes = self._nodes
+                self._store = Store.open(
+                    self.path, writer=name, options=self._options,
+                    run=None if nodes is None else nodes.run,
+                    copier=None if nodes is None else nodes.copier(),
+                )  # fmt: skip
             return self._store
 
     def close(self) -> None:
         """Wait for what is being written and close the store, unless the caller gave it."""
+        if self._joint is not None:
+            self._joint.close()
+            self._joint = None
         if self._store is not None and self._owns_store:
             self._store.close()
             self._store = None
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Open the store, so that a store in use or a full disk is told before work begins."""
-        self.store()
-        return plan
+        """Open the store, so that a store in use or a full disk is told before work begins.
+
+        The coordinator hears which store this rank has, and of which run.
+        """
+        return dataclasses.replace(plan, storage_data=about_store(self.store()))
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Give every rank the same step, and a name for this try that no other try has."""
-        step = self._mine.label
-        if step is None:
-            step = self.store().next_step()
-        attempt = uuid.uuid4().hex
+        job = job_of([p.storage_data for p in plans], self._mine.label)
         return [
-            dataclasses.replace(
-                plan,
-                storage_data={"step": step, "attempt": attempt, "rank": r, "world": len(plans)},
-            )
+            dataclasses.replace(plan, storage_data=job | {"rank": r})
             for r, plan in enumerate(plans)
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Stage and write this rank's blocks; done when they are durable on this machine."""
         job = self._mine.job = plan.storage_data
-        state: dict[str, list[Shard]] = {}
-        plain: list[str] = []
-        results: list[WriteResult] = []
-        for item in plan.items:
-            if item.type == WriteItemType.BYTE_IO:
-                shard = _plain_shard(item, planner)
-                plain.append(item.index.fqn)
-            else:
-                shard = _tensor_shard(item, planner)
-            state.setdefault(item.index.fqn, []).append(shard)
-            results.append(WriteResult(item.index, _nbytes(item), None))
-        extra = {
-            EXTRA_KEY: encode(
-                {"planner": plan.planner_data, "plain": plain}, "planner data", special
-            )
-        }
-        prepared = self.store().prepare(
-            state, job["step"], rank=job["rank"], world=job["world"], attempt=job["attempt"],
-            extra=extra,
-        )  # fmt: skip
+        store, lease = self.store(), self._mine.lease
+        try:
+            store.join(job["run"])
+            state, extra = shards_of(plan, planner)
+            prepared = store.prepare(
+                state, job["step"], rank=job["rank"], world=job["world"], attempt=job["attempt"],
+                extra=extra, lease=lease,
+            )  # fmt: skip
+        finally:
+            if lease is not None:
+                lease.give_back()
+        if job["joint"] and job["rank"]:
+            self._joined(job).take_over(job)
+        results = [WriteResult(item.index, _nbytes(item), None) for item in plan.items]
         # Torch carries the results to the coordinator; the seal of this rank goes with them.
         results.append(WriteResult(_PREPARED, 0, prepared.encode()))
         future: Future[list[WriteResult]] = Future()
@@ -227,16 +236,17 @@ class BurstStorageWriter(StorageWriter):
                 f"{len(prepared)} of {len(results)} ranks sealed their part",
                 hint="every rank must save with a BurstStorageWriter",
             )
-        elsewhere = [p.rank for p in prepared if p.store_id != self.store().view.store_id]
-        if elsewhere:
-            # Shares in stores of their own are not found by each other: such a checkpoint could
-            # be committed, and never loaded.
-            raise CommitError(
-                f"ranks {elsewhere} saved to another store: nothing was committed", where=self.path,
-                hint="give every rank a folder that all of them see, on a shared file system",
-            )  # fmt: skip
         metadata.storage_meta = self.storage_meta()
+        job = self._mine.job
         self.store().commit(prepared[0].step, prepared=prepared)
+        if job["joint"]:
+            self._joined(job).publish(job)
+
+    def _joined(self, job: dict[str, Any]) -> Joint:
+        """What carries the commit record between nodes; made at the first use."""
+        if self._joint is None:
+            self._joint = Joint(self.store(), rank=job["rank"], world=job["world"])
+        return self._joint
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -256,6 +266,23 @@ def store_and_step(checkpoint_id: str | os.PathLike[str]) -> tuple[str, int | No
     if found is None:
         return path, None
     return folder or ("/" if path.startswith("/") else "."), int(found[1])
+
+
+def shards_of(
+    plan: SavePlan, planner: SavePlanner
+) -> tuple[dict[str, list[Shard]], dict[str, Any]]:
+    """What a plan has this rank write, by name, and what the planner needs to load it."""
+    state: dict[str, list[Shard]] = {}
+    plain: list[str] = []
+    for item in plan.items:
+        if item.type == WriteItemType.BYTE_IO:
+            shard = _plain_shard(item, planner)
+            plain.append(item.index.fqn)
+        else:
+            shard = _tensor_shard(item, planner)
+        state.setdefault(item.index.fqn, []).append(shard)
+    said = {"planner": plan.planner_data, "plain": plain}
+    return state, {EXTRA_KEY: encode(said, "planner data", special)}
 
 
 def _nbytes(item: WriteItem) -> int:

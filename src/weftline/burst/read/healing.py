@@ -41,11 +41,26 @@ class HealingFetch:
     def into(self, piece: Piece, out: Bytes1d, *, verify: bool) -> bool:
         """See :class:`Fetch`."""
         if not self._here(piece):
-            return False
+            return self._into_from_afar(piece, out)
         try:
             return self._reader.direct_into(piece.seal.writer, piece.chunk, out, verify=verify)
         except (CorruptionError, StorageError):
             return False  # the slow way finds out what to do
+
+    def _into_from_afar(self, piece: Piece, out: Bytes1d) -> bool:
+        """A chunk that lies elsewhere as it was given, straight to where it belongs."""
+        chunk, rank = piece.chunk, self._ranks[piece.seal.rank]
+        if chunk.codec or len(out) < chunk.raw_bytes:
+            return False
+        room = out[: chunk.raw_bytes]
+        for source in self._view.sources:
+            try:
+                if source.fetch_into(rank, record_id(rank, chunk), room):
+                    check_payload(room, chunk, file=source.name)
+                    return True
+            except (KeyError, FileNotFoundError, BurstError):
+                continue
+        return False
 
     def raw(self, piece: Piece, *, verify: bool) -> Bytes1d:
         """See :class:`Fetch`."""
@@ -130,7 +145,7 @@ class HealingFetch:
         rank = self._ranks[piece.seal.rank]
         for source in self._view.sources:
             try:
-                data = source.fetch(self._commit.step, rank.rank, record_id(rank, chunk))
+                data = source.fetch(rank, record_id(rank, chunk))
                 check_payload(data, chunk, file=source.name)
             except (KeyError, FileNotFoundError, BurstError):
                 continue

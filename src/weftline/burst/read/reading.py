@@ -10,7 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import numpy as np
 
-from weftline.burst.commit.commits import CheckpointInfo, Commit, check_step, decode_commit, info_of
+from weftline.burst.commit.commits import (
+    CheckpointInfo,
+    Commit,
+    check_step,
+    decode_commit,
+    info_of,
+    whole_record,
+)
 from weftline.burst.commit.view import RecordId, View, record_id
 from weftline.burst.errors import (
     BurstError,
@@ -20,7 +27,6 @@ from weftline.burst.errors import (
     TensorMissingError,
 )
 from weftline.burst.files import Files
-from weftline.burst.log.envelope import seal_twice
 from weftline.burst.log.reader import ChunkReader
 from weftline.burst.log.record import RankManifest, chunks_of
 from weftline.burst.log.writer import WriterLog, prepared_of
@@ -52,7 +58,7 @@ class StoreReader:
         self._counters: dict[str, float] = dict.fromkeys(
             ("saves", "saves_failed", "upkeep_failed", "commits", "stall_s", "queue_wait_s",
              "durable_s", "raw_bytes", "stored_bytes", "loads", "loaded_bytes",
-             "repaired_records"), 0.0
+             "repaired_records", "copies_failed"), 0.0
         )  # fmt: skip
 
     # --- writing --------------------------------------------------------------------------------
@@ -103,10 +109,10 @@ class StoreReader:
                 except CorruptionError as damage:
                     if not allow_older:
                         raise
-                    self._note(f"passed over: {damage.where}: {damage.what}")
+                    self.note(f"passed over: {damage.where}: {damage.what}")
         if not commits:
             raise self.view.commits.missing(None)
-        return max(commits, key=lambda c: c.sequence)
+        return max(commits, key=lambda c: c.order)
 
     def next_step(self) -> int:
         """A step above every one that has a record, whether it can be read or not."""
@@ -116,23 +122,39 @@ class StoreReader:
         """Commit records that cannot be read here: checkpoints that no listing can show."""
         return [finding_of(e) for e in self.view.commits.all()[1]]
 
-    def _note(self, notice: str) -> None:
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        with self._lock:
+            self._counters[name] += 1
+
+    def note(self, notice: str) -> None:
+        """Add a notice, once."""
         if notice not in self.notices:
             self.notices.append(notice)
 
     def _commit_of(self, step: int) -> Commit:
         try:
             commit, damage = self.view.commits.read(step)
-        except CorruptionError:
-            for source in self.view.sources:
-                try:
-                    return decode_commit(source.commit(step), path=source.name)
-                except (KeyError, FileNotFoundError, BurstError):
-                    continue
-            raise
+        except (CorruptionError, CheckpointMissingError) as error:
+            try:
+                return decode_commit(self._record_afar(step))
+            except CheckpointMissingError:
+                raise error from None
         if damage is not None and str(damage) not in self.notices:
             self.notices.append(str(damage))
         return commit
+
+    def _record_afar(self, step: int) -> bytes:
+        """A commit record of this run from a source. Raises CheckpointMissingError."""
+        for source in self.view.sources:
+            try:
+                record = source.commit(step)
+                commit = decode_commit(record, path=source.name)
+            except (KeyError, FileNotFoundError, BurstError):
+                continue
+            if (commit.run or commit.store_id) == self.view.run:
+                return record
+        raise self.view.commits.missing(step)
 
     def manifests(self, commit: Commit, ranks: Iterable[int] | None = None) -> list[RankManifest]:
         """The manifests of a checkpoint's ranks (all by default). Raises CorruptionError."""
@@ -178,19 +200,19 @@ class StoreReader:
             except CheckpointMissingError:
                 # The newest may be dropped while it is read: then there is a newer one.
                 newest = self.read_commit(allow_older=allow_older)
-                if step is not None or newest.sequence == commit.sequence:
+                if step is not None or newest.order == commit.order:
                     raise
             except CorruptionError as damage:
                 older = self._before(commit) if step is None and allow_older else None
                 if older is None:
                     raise
-                self._note(f"passed over: {damage.where}: {damage.what}")
+                self.note(f"passed over: {damage.where}: {damage.what}")
                 return self._load_older(older, names, into, verify=verify, ranks=ranks)
 
     def _before(self, commit: Commit) -> Commit | None:
         """The checkpoint committed before this one, of those that can be read."""
-        older = [c for c in self.view.commits.all()[0] if c.sequence < commit.sequence]
-        return max(older, key=lambda c: c.sequence, default=None)
+        older = [c for c in self.view.commits.all()[0] if c.order < commit.order]
+        return max(older, key=lambda c: c.order, default=None)
 
     def _load_older(
         self,
@@ -207,7 +229,7 @@ class StoreReader:
             try:
                 return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
             except CorruptionError as damage:
-                self._note(f"passed over: {damage.where}: {damage.what}")
+                self.note(f"passed over: {damage.where}: {damage.what}")
                 commit = self._before(commit)
                 if commit is None:
                     raise
@@ -274,8 +296,10 @@ class StoreReader:
 
     def commit_bytes(self, step: int) -> bytes:
         """A commit record as it stands on disk, checked."""
-        commit = self.read_commit(step)
-        return seal_twice("K", commit)
+        try:
+            return self.view.commits.record(step)
+        except CorruptionError:
+            return whole_record(self._record_afar(step))
 
     def manifest(self, step: int, rank: int) -> RankManifest:
         """One rank's manifest."""

@@ -383,18 +383,38 @@ def load_parts(
 
 
 def _large_job(piece: Piece, region: Region, fetch: Fetch, verify: bool) -> Job:
-    whole = piece.entry.shape == region.box[1] and piece.entry.offsets == region.box[0]
-    at = piece.index * piece.entry.chunk_bytes
+    direct = _direct_room(piece, region)
 
     def run() -> None:
-        if whole and region.padded is not None:
-            last = piece.index == len(piece.entry.chunks) - 1
-            end = len(region.padded) if last else at + piece.chunk.raw_bytes
-            if fetch.into(piece, region.padded[at:end], verify=verify):
-                return
+        if direct is not None and fetch.into(piece, direct, verify=verify):
+            return
         copy_chunk(piece, fetch.raw(piece, verify=verify), region)
 
     return run
+
+
+def _direct_room(piece: Piece, region: Region) -> Bytes1d | None:
+    """Where a chunk lies in the memory of a region, in one stretch; None where it does not.
+
+    That is so for a block of whole rows of the region. To the room of the last chunk belongs what
+    this room made for the rest of its page.
+    """
+    entry, (offsets, shape) = piece.entry, region.box
+    out = region.out
+    if not out.flags.c_contiguous or entry.shape[1:] != shape[1:]:
+        return None
+    inside = all(
+        o <= e and e + n <= o + s
+        for o, s, e, n in zip(offsets, shape, entry.offsets, entry.shape, strict=True)
+    )
+    if not inside:
+        return None
+    flat = out.reshape(-1).view(np.uint8) if region.padded is None else region.padded
+    row = math.prod(shape[1:]) * dtype_bytes(entry.dtype)
+    first = (entry.offsets[0] - offsets[0]) * row if shape else 0
+    start = first + piece.index * entry.chunk_bytes
+    end = start + piece.chunk.raw_bytes
+    return flat[start : len(flat) if end == math.prod(shape) * dtype_bytes(entry.dtype) else end]
 
 
 def _spans(small: list[tuple[Piece, Region]]) -> Iterator[list[tuple[Piece, Region]]]:

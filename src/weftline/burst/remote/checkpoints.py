@@ -23,12 +23,13 @@ import xxhash
 
 from weftline.burst.errors import BurstError, CheckpointMissingError, CorruptionError
 from weftline.burst.log.envelope import open_envelope, seal_envelope
-from weftline.burst.log.record import RankManifest
+from weftline.burst.log.record import Prepared, RankManifest
 from weftline.burst.remote.objects import Bucket, BucketCounters, ObjectInfo, ObjectMissingError
 from weftline.errors import InputError
 
 if TYPE_CHECKING:
     from weftline.burst.commit.view import RecordId
+    from weftline.burst.stage.state import Bytes1d
 
 __all__ = [
     "Objects",
@@ -263,9 +264,9 @@ class RemoteSource:
         """The store's commit record. Raises KeyError if the checkpoint is not here."""
         return self._checkpoint(step).commit
 
-    def manifest(self, step: int, rank: int) -> bytes:
+    def manifest(self, share: Prepared) -> bytes:
         """A rank's manifest. Raises KeyError if the checkpoint is not here."""
-        return self._rank(step, rank).manifest
+        return self._rank(share.step, share.rank).manifest
 
     def tensor_names(self, step: int | None = None) -> list[str]:
         """Names of a checkpoint's tensors; of the newest commit by default.
@@ -279,18 +280,22 @@ class RemoteSource:
             what = "there is no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise CheckpointMissingError(what, where=self.name, hint=f"steps there: {steps}")
         manifests = (
-            RankManifest.decode(self.manifest(found[-1].step, int(rank)), path=self.name)
+            RankManifest.decode(self._rank(found[-1].step, int(rank)).manifest, path=self.name)
             for rank in found[-1].ranks
         )
         return sorted({part.name for manifest in manifests for part in manifest.parts})
 
-    def fetch(self, step: int, rank: int, record: RecordId) -> bytes:
+    def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """The stored payload of a record; the store checks its hash.
 
         Raises KeyError if it is not here, and RemoteError if it cannot be had.
         """
-        place = self._rank(step, rank).places[record.key]
-        return self._range(place)
+        return self._range(self._rank(share.step, share.rank).places[record.key])
+
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
+        """Never: a range of an object is read ahead, as whole as it comes."""
+        del share, record, out
+        return False
 
     def _range(self, place: Place) -> bytes:
         start, length = place.offset_bytes, place.length_bytes

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from weftline.burst.log.record import Chunk
     from weftline.burst.store import Store
 
-__all__ = ["DrainOptions", "DrainReport", "DrainStatus", "Drainer"]
+__all__ = ["DrainOptions", "DrainReport", "DrainStatus", "Drainer", "batches"]
 
 OWNER: Final = "drain"
 """Who pins a checkpoint while it is on its way."""
@@ -207,7 +207,7 @@ class Drainer:
             if progress is not None:
                 progress(min(sent, total), total)  # a part that is sent again is no more progress
 
-        for batch in _batches(left, self.options.pack_bytes):
+        for batch in batches(left, self.options.pack_bytes):
             payloads = self._reader(step, rank, batch)
             self._send_pack(here, stem, batch, payloads, journal, heard)
         known.update(journal.places)
@@ -480,7 +480,7 @@ class Drainer:
                 self.store.unpin(info.step, owner=OWNER)
 
 
-def _batches(records: list[RecordId], most_bytes: int) -> Iterator[list[RecordId]]:
+def batches(records: list[RecordId], most_bytes: int) -> Iterator[list[RecordId]]:
     """Records in order, in groups of about ``most_bytes``, none of them empty."""
     batch: list[RecordId] = []
     size = 0

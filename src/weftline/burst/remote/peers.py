@@ -204,24 +204,18 @@ class PeerServer:
             self._used_bytes = used
 
     def _read(self, channel: Channel, name: str, start: int, length: int | None) -> None:
-        size = self._size(name)
-        if size is None:
-            raise ObjectMissingError("there is no such object", where=name)
-        length = size - start if length is None else int(length)
-        if start < 0 or length < 0 or start + length > size:
-            raise RemoteError(f"bytes {start} to {start + length} of {size} were asked for")
-        handle = self._files.open(self._path(name), "r")
         try:
-            for at in range(start, start + length, BODY_BYTES_MOST):
-                piece = bytearray(min(BODY_BYTES_MOST, start + length - at))
-                if handle.read_at([memoryview(piece)], at) != len(piece):
-                    raise WireError("the object became shorter")  # no answer can be right now
-                channel.send(DATA, None, memoryview(piece))
-        except StorageError as error:
-            raise WireError(str(error)) from error
+            file = os.open(self._path(name), os.O_RDONLY)
+        except OSError as error:
+            raise ObjectMissingError("there is no such object", where=name) from error
+        try:
+            size = os.fstat(file).st_size
+            length = size - start if length is None else int(length)
+            if start < 0 or length < 0 or start + length > size:
+                raise RemoteError(f"bytes {start} to {start + length} of {size} were asked for")
+            channel.send_file(DATA, file, start, length)
         finally:
-            handle.close()
-        channel.send(END, length)
+            os.close(file)
 
     def _size(self, name: str) -> int | None:
         path = self._path(name)
@@ -287,8 +281,15 @@ class PeerObjects:
     """The objects of a peer, used as a bucket is. Safe to use from several threads."""
 
     def __init__(
-        self, host: str, port: int, secret: bytes, *, bandwidth_bytes_per_s: float | None = None
+        self,
+        host: str,
+        port: int,
+        secret: bytes,
+        *,
+        bandwidth_bytes_per_s: float | None = None,
+        tries: int = TRIES,
     ) -> None:
+        self._tries = tries
         self.url = f"peer://{host}:{port}"
         self.counters = BucketCounters()
         self.throttle = Throttle(bandwidth_bytes_per_s)
@@ -299,7 +300,9 @@ class PeerObjects:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, url: str, *, bandwidth_bytes_per_s: float | None = None) -> PeerObjects:
+    def open(
+        cls, url: str, *, bandwidth_bytes_per_s: float | None = None, tries: int = TRIES
+    ) -> PeerObjects:
         """A peer from ``peer://host:port``; the secret comes from the environment.
 
         Raises InputError for another URL. Nothing is connected yet.
@@ -312,7 +315,11 @@ class PeerObjects:
         if parts.scheme != "peer" or not host or parts.username or parts.path.strip("/"):
             raise InputError(f"`{url}` is no peer", where="peer", hint="write peer://host:port")
         return cls(
-            host, port, secret_from_environment(), bandwidth_bytes_per_s=bandwidth_bytes_per_s
+            host,
+            port,
+            secret_from_environment(),
+            bandwidth_bytes_per_s=bandwidth_bytes_per_s,
+            tries=tries,
         )
 
     def put(
@@ -351,36 +358,47 @@ class PeerObjects:
     def read(self, name: str, start_bytes: int = 0, length_bytes: int | None = None) -> bytes:
         """A range of an object, or all of it. Raises ObjectMissingError and RemoteError."""
 
-        def once(channel: Channel) -> bytes:
-            channel.send(READ, {"name": name, "start": start_bytes, "length": length_bytes})
-            data = bytearray()
-            while True:
-                kind, meta, body = channel.receive()
-                if kind == END:
-                    break
-                if kind != DATA:
-                    _raise(meta, name)
-                data += body
-            if len(data) != meta:
-                raise WireError("an answer was cut short")
-            self.counters.read_bytes += len(data)
-            return bytes(data)
+        return bytes(
+            self.ask_data(READ, {"name": name, "start": start_bytes, "length": length_bytes}, name)
+        )
+
+    def read_into(self, name: str, start_bytes: int, out: memoryview) -> None:
+        """A range of an object, straight to where it belongs. Raises as :meth:`read`."""
+        meta = {"name": name, "start": start_bytes, "length": len(out)}
+        self.ask_data(READ, meta, name, out)
+
+    def ask_data(
+        self, kind: int, meta: Any, name: str, out: memoryview | None = None
+    ) -> memoryview:
+        """The data that a request is answered with, in ``out`` where that is given."""
+
+        def once(channel: Channel) -> memoryview:
+            channel.send(kind, meta)
+            answer, told, length = channel.receive_head()
+            if answer != DATA:
+                _raise(told, name)
+            room = memoryview(bytearray(length)) if out is None else out
+            if len(room) != length:
+                raise WireError(f"{length} bytes came where {len(room)} were asked for")
+            channel.receive_body(room)
+            self.counters.read_bytes += length
+            return room
 
         return self._asking(once, name)
 
     def size(self, name: str) -> int | None:
         """Length of an object in bytes; None if there is none."""
-        found = self._ask(SIZE, {"name": name}, name)
+        found = self.ask(SIZE, {"name": name}, name)
         return None if found is None else int(found)
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """All objects under ``prefix`` (whole path parts), by name."""
-        found = self._ask(LIST, {"prefix": prefix}, prefix)
+        found = self.ask(LIST, {"prefix": prefix}, prefix)
         return sorted((ObjectInfo(n, s) for n, s in found), key=lambda i: i.name)
 
     def delete(self, name: str) -> None:
         """Remove an object; no error if there is none."""
-        self._ask(DELETE, {"name": name}, name)
+        self.ask(DELETE, {"name": name}, name)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -389,7 +407,9 @@ class PeerObjects:
         for channel in idle:
             channel.close()
 
-    def _ask(self, kind: int, meta: Any, name: str) -> Any:
+    def ask(self, kind: int, meta: Any, name: str) -> Any:
+        """What a request is answered with. Raises ObjectMissingError and RemoteError."""
+
         def once(channel: Channel) -> Any:
             channel.send(kind, meta)
             return _answer(channel, name)
@@ -399,7 +419,7 @@ class PeerObjects:
     def _asking(self, once: Callable[[Channel], T], name: str) -> T:
         """``once`` over a connection, again over a new one where it broke."""
         last: Exception | None = None
-        for attempt in range(TRIES if time.monotonic() >= self._down_until_s else 0):
+        for attempt in range(self._tries if time.monotonic() >= self._down_until_s else 0):
             if attempt:
                 self.counters.retries += 1
                 time.sleep(0.1 * 2**attempt * (0.5 + random.random() / 2))  # noqa: S311

@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from weftline.burst.stage.copying import copy_bytes
 from weftline.burst.stage.state import Bytes1d, Part
 
 __all__ = [
-    "Arena", "ArenaPool", "Pinner", "Staged", "aligned_buffer", "copy_parts", "place_parts",
+    "Arena", "ArenaPool", "Lease", "Pinner", "Staged", "aligned_buffer", "copy_pairs",
+    "copy_parts", "place_parts", "rooms_for",
 ]  # fmt: skip
 
 _HUGE_BYTES: Final = 1 << 21
@@ -142,6 +144,92 @@ def place_parts(parts: Sequence[Part]) -> tuple[list[int], int]:
     return places, -(-at // ALIGN_BYTES) * ALIGN_BYTES
 
 
+def rooms_for(parts: Sequence[Part], arena: Arena) -> list[Bytes1d]:
+    """Memory of the arena for each part; a large one's goes on to the next page, for its end.
+
+    Grows the arena where it must.
+    """
+    places, nbytes = place_parts(parts)
+    arena.ensure(nbytes)
+    return [
+        arena.bytes[at : at + room_bytes(part.nbytes)]
+        for part, at in zip(parts, places, strict=True)
+    ]
+
+
+def room_bytes(nbytes: int) -> int:
+    """Memory that a part of this size takes: whole pages if it is large."""
+    return -(-nbytes // ALIGN_BYTES) * ALIGN_BYTES if nbytes >= LARGE_BYTES else nbytes
+
+
+class Lease:
+    """An arena lent to whoever stages a state on his own, to be given back with a save.
+
+    What is staged starts on a page of its own and ends on one, so that it is written from where it
+    lies.
+    """
+
+    def __init__(self, pool: ArenaPool, nbytes: int) -> None:
+        """Waits for a free arena. One that nobody ends is given back when nobody has it."""
+        self.arena, self.waited_s = pool.acquire()
+        self._back = weakref.finalize(self, pool.release, self.arena)
+        self.arena.ensure(nbytes)
+        self._used = 0
+        self._ends: set[int] = set()
+
+    def end(self) -> tuple[Arena, float]:
+        """Hand the arena to a save, which releases it; and the seconds until it was free."""
+        self._back.detach()
+        return self.arena, self.waited_s
+
+    def give_back(self) -> None:
+        """Release the arena, unless a save has it."""
+        self._back()
+
+    def take(self, nbytes: int) -> Bytes1d | None:
+        """Memory for ``nbytes``; None when the arena is full."""
+        start, end = self._used, self._used + nbytes
+        if end > len(self.arena.bytes):
+            return None
+        self._used = -(-end // ALIGN_BYTES) * ALIGN_BYTES
+        self._ends.add(end)
+        return self.arena.bytes[start:end]
+
+    def rooms_for(self, parts: Sequence[Part]) -> tuple[list[Bytes1d], list[int]]:
+        """Memory for each part, and which of them have yet to be copied there.
+
+        A part that lies in the lease is left where it is. If it is large it must start on a page,
+        and end on one or where what was staged ends: the rest of its last page is overwritten. No
+        byte serves two parts.
+        """
+        rooms: list[Bytes1d] = []
+        left: list[int] = []
+        taken: list[tuple[int, int]] = []
+        for i, part in enumerate(parts):
+            at = self._place(part)
+            span = (0, 0) if at is None else (at, at + room_bytes(part.nbytes))
+            if at is None or any(a < span[1] and span[0] < b for a, b in taken):
+                rooms.append(aligned_buffer(room_bytes(part.nbytes)))
+                left.append(i)
+                continue
+            taken.append(span)
+            rooms.append(self.arena.bytes[span[0] : span[1]])
+        return rooms, left
+
+    def _place(self, part: Part) -> int | None:
+        data = part.data
+        if not isinstance(data, np.ndarray) or not data.flags.c_contiguous or not part.nbytes:
+            return None
+        at = int(data.ctypes.data) - int(self.arena.bytes.ctypes.data)
+        end = at + part.nbytes
+        if not at >= 0 or end > self._used:
+            return None
+        if part.nbytes < LARGE_BYTES:
+            return at
+        fits = at % ALIGN_BYTES == 0 and (end % ALIGN_BYTES == 0 or end in self._ends)
+        return at if fits else None
+
+
 @dataclass(slots=True)
 class _Piece:
     """What one thread copies at a time: a strided part, or bytes of one chunk."""
@@ -160,29 +248,48 @@ Staged = Callable[[int, int, int], None]
 
 def copy_parts(
     parts: Sequence[Part],
-    places: Sequence[int],
-    arena: Arena,
+    rooms: Sequence[Bytes1d],
     pool: ThreadPoolExecutor | None,
     *,
     threads: int,
     chunk_bytes: int,
     staged: Staged,
+    only: Sequence[int] | None = None,
 ) -> None:
-    """Copy every part to its place: the one thing that training waits for.
+    """Copy every part (or those of ``only``) into its room: all that training waits for.
 
     ``staged`` hears of the chunks that were hashed while they were copied. ``pool`` runs all but
     the caller's thread. Each takes the next piece when it is done with its last, so that a core
     that is busy elsewhere holds up one piece and not a share of the state.
     """
     pieces: list[_Piece] = []
-    for i, (part, at) in enumerate(zip(parts, places, strict=True)):
-        out, data = arena.bytes[at : at + part.nbytes], part.data
+    for i in range(len(parts)) if only is None else only:
+        part = parts[i]
+        out, data = rooms[i][: part.nbytes], part.data
         if not isinstance(data, np.ndarray):
             data.fill(out)
         elif data.flags.c_contiguous:
             pieces += _pieces(i, out, data.reshape(-1).view(np.uint8), chunk_bytes)
         else:
             pieces.append(_Piece(out.view(data.dtype).reshape(data.shape), data))
+    _run_all(pieces, pool, threads, staged)
+
+
+def copy_pairs(
+    pairs: Sequence[tuple[Bytes1d, Bytes1d]],
+    pool: ThreadPoolExecutor | None,
+    *,
+    threads: int,
+    chunk_bytes: int,
+) -> None:
+    """Copy bytes, from second to first, by all threads."""
+    pieces = [p for out, data in pairs for p in _pieces(0, out, data, chunk_bytes)]
+    _run_all(pieces, pool, threads, lambda *_: None)
+
+
+def _run_all(
+    pieces: list[_Piece], pool: ThreadPoolExecutor | None, threads: int, staged: Staged
+) -> None:
     left = iter(pieces)  # the next of a list's iterator is one step under the GIL
     helpers: list[Future[None]] = []
     if pool is not None and sum(p.out.nbytes for p in pieces) >= _SERIAL_BYTES:

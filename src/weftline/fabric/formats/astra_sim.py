@@ -13,10 +13,10 @@ from itertools import product
 import numpy as np
 import yaml
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric.graph import Grid, Topology
 from weftline.fabric.topologies import full_mesh, grid, switch
+from weftline.spec.located import Located, read_located
 
 FORMAT = "astra-sim network"
 BLOCKS = ("Ring", "FullyConnected", "Switch")

@@ -12,9 +12,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError
 from weftline.fabric.formats.description import Description, Host, raise_all
+from weftline.spec.located import Located, read_located
 
 EC2 = "ec2 DescribeInstanceTopology"
 GCE = "gce physicalHostTopology"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric.graph import Topology
+from weftline.spec.located import Located, read_located
 
 FORMAT = "infragraph"
 CHIPS = ("xpu", "npu", "gpu")

@@ -12,9 +12,9 @@ import math
 import re
 from typing import Any, Final
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError
 from weftline.fabric.formats.description import Description, Host, raise_all
+from weftline.spec.located import Located, read_located
 
 FORMAT = "kubernetes node labels"
 TIERS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from weftline.catalog.located import read_located
 from weftline.errors import InputError
 from weftline.fabric.graph import Topology
+from weftline.spec.located import read_located
 
 FORMAT = "networkx node-link"
 _RATES = (("bandwidth_bytes_per_s", 1.0), ("bandwidth_gbps", 1e9 / 8), ("bandwidth", 1e9),

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError
 from weftline.fabric.formats.description import Description, tree_description
 from weftline.fabric.formats.kubernetes import TIERS
+from weftline.spec.located import Located, read_located
 
 FORMAT = "volcano HyperNode"
 HOSTNAME = "kubernetes.io/hostname"

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import yaml
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric.formats.description import (
     Description,
@@ -22,6 +21,7 @@ from weftline.fabric.formats.description import (
 )
 from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
 from weftline.fabric.formats.slurm_conf import ring_hosts
+from weftline.spec.located import Located, read_located
 
 FORMAT = "slurm topology.yaml"
 KINDS = ("tree", "block", "flat", "ring", "torus3d")

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from weftline.catalog.located import Located, read_located
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric.formats.description import (
     Description,
@@ -22,6 +21,7 @@ from weftline.fabric.formats.description import (
     tree_description,
 )
 from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
+from weftline.spec.located import Located, read_located
 
 MODEL = "topograph model"
 GRAPH = "topograph graph"

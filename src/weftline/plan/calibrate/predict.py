@@ -25,7 +25,13 @@ def compile_row(row: Row) -> Compiled:
     compiled = compile_layouts(
         row.model, row.cluster, row.frame, row.layout, seq_len=row.seq_len, precision=row.precision
     )
-    return replace(compiled, weight_gradients=np.full(len(row.layout), float(row.weight_gradients)))
+    if row.weight_gradients:
+        return compiled
+    none = np.zeros(len(row.layout))
+    return replace(
+        compiled, weight_gradients=none, dp_reduce_bytes=none, dp_gather_bytes=none,
+        edp_reduce_bytes=none, edp_gather_bytes=none, replica_bytes=none,
+    )  # fmt: skip
 
 
 def prior_seconds(row: Row) -> FloatArray:

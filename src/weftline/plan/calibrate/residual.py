@@ -53,7 +53,7 @@ def labels_of(
     model: Model, cluster: Cluster, *, group: str, version: str, precision: str
 ) -> tuple[str, ...]:
     """What runs of one job on one cluster share with others, in the order of ``LABELS``."""
-    chip = f"{cluster.accelerator} {cluster.memory_bytes / 1e9:.0f}GB"
+    chip = f"{cluster.accelerator.partition('+')[0]} {cluster.memory_bytes / 1e9:.0f}GB"
     return (
         chip, group, version, model.name, f"{chip}|{model.name}",
         f"{chip}|{model.name}|{precision}", precision, f"{version}|{precision}",

@@ -14,10 +14,10 @@ from weftline.catalog import (
     Accelerator,
     PriceChoice,
     ProductNetwork,
-    best_price,
     list_words,
     network_of,
 )
+from weftline.cost import Terms, no_price
 from weftline.errors import InputError
 from weftline.spec import Estimate, Job, PriceQuote
 
@@ -26,20 +26,19 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipPrice:
-    """The price of one accelerator for a job, or what is known instead."""
+    """The price of one accelerator for a job: the user's own, the list's, or why there is none."""
 
-    choice: PriceChoice | None
-    instead: str = ""
-    """Where there is no price: what the catalogue knows of other ways to pay."""
+    own: float | None = None
+    """US dollars a chip-hour."""
+    choice: PriceChoice | None = None
+    lacking: str = ""
+    """Where there is no price: so in words, with what the catalogue knows of other ways to pay."""
 
 
-def prices_of(
-    chips: Sequence[Accelerator], job: Job, today: datetime.date, own: float | None
-) -> dict[str, ChipPrice]:
-    """The price of each accelerator by id; none where ``own``, the user's price, is given."""
-    if own is not None:
-        return {}
-    return {acc.id: _price_of(acc, job, today) for acc in chips}
+def prices_of(chips: Sequence[Accelerator], job: Job, today: datetime.date) -> dict[str, ChipPrice]:
+    """The price of each accelerator by id, under the job's own prices and discounts."""
+    terms = Terms(own_prices=job.own_prices, discounts=job.discounts, region=job.region)
+    return {acc.id: _price_of(acc, job, terms, today) for acc in chips}
 
 
 def networks_of(
@@ -56,21 +55,20 @@ def networks_of(
     return found
 
 
-def _price_of(acc: Accelerator, job: Job, today: datetime.date) -> ChipPrice:
+def _price_of(acc: Accelerator, job: Job, terms: Terms, today: datetime.date) -> ChipPrice:
+    own = terms.own(acc.id)
+    if own is not None:
+        return ChipPrice(own=own)
     # A domain of several chips is rented by whole machines: one chip alone is another product.
     whole = min(acc.chips_per_host or 1, job.chips or acc.chips_per_host or 1)
     least = whole if (acc.scale_up_domain or 1) > 1 else 1
-    said = ""
     for chips_min in dict.fromkeys((least, 1)):
         try:
-            choice = best_price(
-                acc.id, job.price_type, today=today, region=job.region, chips_min=chips_min
-            )
-        except InputError as error:
-            said = error.hint or ""
-        else:
-            return ChipPrice(choice=choice)
-    return ChipPrice(choice=None, instead=said)
+            return ChipPrice(choice=terms.best(acc.id, job.price_type, today, chips_min=chips_min))
+        except InputError:
+            continue
+    # The plan still has a time; what is known of other ways to pay is shown with it.
+    return ChipPrice(lacking=no_price(acc.id, job.price_type, job.region))
 
 
 def quote_of(choice: PriceChoice | None, own: float | None) -> PriceQuote | None:
@@ -97,9 +95,6 @@ def quote_of(choice: PriceChoice | None, own: float | None) -> PriceQuote | None
 
 def cost_of(rate: Estimate, chips: int, run: Estimate) -> Estimate:
     """US dollars of a run at the price taken: its band is that of the time alone."""
-    usd_per_s = rate.value * chips / HOUR_S
     listed = rate.basis.partition(";")[0]
-    return Estimate(
-        value=usd_per_s * run.value, unit="USD", low=usd_per_s * run.low,
-        high=usd_per_s * run.high, basis=f"{listed}; time {run.basis}",
-    )  # fmt: skip
+    usd, low, high = (rate.value * chips * s / HOUR_S for s in (run.value, run.low, run.high))
+    return Estimate(value=usd, unit="USD", low=low, high=high, basis=f"{listed}; time {run.basis}")

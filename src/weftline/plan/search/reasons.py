@@ -10,8 +10,9 @@ from weftline.model import Model
 from weftline.plan.calibrate.rows import run_words
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
+from weftline.plan.step.compiled import adapter_parameters
 from weftline.spec import Job, Part, PriceQuote
-from weftline.units import format_number, format_usd
+from weftline.units import format_bytes, format_count, format_number, format_usd
 
 _STEP_NAMES: Final = (
     ("matrix products", "gemm_s"),
@@ -64,13 +65,8 @@ def memory_parts(found: Found) -> tuple[Part, ...]:
     return tuple(p for p in parts if p.value > 0)
 
 
-def why_of(
-    found: Found, quote: PriceQuote | None, model: Model, known_instead: str = ""
-) -> tuple[str, ...]:
-    """Why this layout: where its axes lie, what its time goes to, what came second.
-
-    Without a price ``known_instead`` is what the catalogue knows of other ways to pay.
-    """
+def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tuple[str, ...]:
+    """Why this layout: where its axes lie, what its time goes to, what came second."""
     said = [_placement(found)]
     # Shares of the physics: what near runs add or save has no part of its own.
     physics_s = float(found.parts.total_s[0])
@@ -88,13 +84,38 @@ def why_of(
     if found.second is not None:
         other, seconds = found.second
         said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")
+    said += _taken_knowingly(found, model, job)
     if model.is_moe:
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
     if quote is not None and quote.note:
         said.append(f"price: {quote.note}")
-    elif quote is None and known_instead:
-        said.append(f"no price of {found.cluster.accelerator}: {known_instead}")
     return (*said, *unconfirmed_words(accelerator(found.cluster.accelerator)))
+
+
+def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
+    """What the user asked for that a reader of the numbers has to know."""
+    said = []
+    if job.tune != "full":
+        count = round(adapter_parameters(model, job.rank))
+        frozen = "4-bit NormalFloat" if job.tune == "qlora" else job.precision
+        said.append(
+            f"adapters of rank {job.rank} on every matrix of the layers: {format_count(count)} "
+            f"parameters trained, {model.parameters and count / model.parameters:.2%} of all; the "
+            f"rest is frozen in {frozen}. Constants are those of full training: assumed"
+        )
+    host = float(found.memory.host_bytes[0])
+    if host:
+        cluster = found.cluster
+        said.append(
+            f"offload: {format_bytes(host * cluster.chips_per_host)} of host memory a host, "
+            f"{cluster.hosts:,} of them ({format_bytes(host)} a chip)"
+        )
+    if model.max_seq_len is not None and job.seq_len > model.max_seq_len:
+        said.append(
+            f"{job.seq_len:,} tokens a sequence, beyond the {model.max_seq_len:,} that the config "
+            "allows: what the model learns there is not known"
+        )
+    return said
 
 
 def _placement(found: Found) -> str:
@@ -134,11 +155,10 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
         said.append(f"the time of {name} is within the error of both estimates: measure a step")
     for other in ranked[1:]:
         if other.cost_usd is None and other.train_time_s < best.train_time_s:
-            instead = f"; {other.known_instead}" if other.known_instead else ""
             faster = best.train_time_s / other.train_time_s
             said.append(
                 f"{other.found.cluster.accelerator} is {format_number(faster, 2)}x faster but has "
-                f"no {job.price_type} price{instead}"
+                f"{other.no_price}; give your own with `--price`"
             )
             break
     return tuple(said)

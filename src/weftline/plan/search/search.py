@@ -15,23 +15,20 @@ from weftline.catalog import Accelerator, ProductNetwork
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import Model
-from weftline.model.once import once_per_model
 from weftline.plan.calibrate.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
+from weftline.plan.search.fits import USABLE_MEMORY, Fits, fits_on, state_bytes
+from weftline.plan.search.misses import no_layout, out_of_memory
 from weftline.plan.step.compiled import IntArray, Layouts, compile_layouts
 from weftline.plan.step.constants import FloatArray, without_overlap
 from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
-from weftline.plan.step.layouts import layout_at, layouts_on
-from weftline.plan.step.memory import Memory, Stages, before_recompute, memory_of, recomputed
+from weftline.plan.step.layouts import layout_at
+from weftline.plan.step.memory import Memory
 from weftline.plan.step.timing import StepTime, joined, time_step
 from weftline.spec import Cluster, Job, Layout
 
 CHUNK = 1 << 13
 """Layouts timed at once: their columns stay in a core's cache."""
-USABLE_MEMORY = 0.95
-"""Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
-_LAID_OUT_KEPT = 64
-"""Enumerations that are kept: more than one search has of counts, domains and frameworks."""
 SHORTLIST = 128
 """Fastest layouts of a cluster that the residual process ranks again."""
 
@@ -73,20 +70,20 @@ class Tally:
 
 def counts_for(job: Job, acc: Accelerator) -> tuple[int, ...]:
     """Chip counts to try on one accelerator: powers of two of whole hosts, within what is allowed,
-    and three quarters of the next one where that is allowed, too.
+    and three quarters of the next one where that is allowed, too, most first.
 
-    Raises InputError when not even one host is allowed.
+    Where less than a host is allowed: parts of it. Where the fewest are asked for: parts of a host
+    and every number of hosts, fewest first.
     """
     host = acc.chips_per_host or 1
     if job.chips is not None:
         return (job.chips,)
     limit = job.max_chips if job.max_chips is not None else 1024
+    parts = {1 << i for i in range(host.bit_length()) if 1 << i <= min(host, limit)}
+    if job.objective == "chips":
+        return tuple(sorted(parts | set(range(host, limit + 1, host))))
     if limit < host:
-        raise InputError(
-            f"{limit} chips are less than one host of `{acc.id}` ({host} chips)",
-            where="--max-chips",
-            hint=f"allow at least {host}",
-        )
+        return tuple(sorted(parts, reverse=True))
     hosts = limit // host
     counts = {host << i for i in range(hosts.bit_length())}
     # Powers of two leave up to half of what is allowed unused: three of them use more.
@@ -112,70 +109,78 @@ def search(
             progress(acc.id, done / len(accelerators))
         try:
             frame = recipe_of(job, framework_for(job.framework, acc.stack))
-            counts = counts_for(job, acc)
             network = (networks or {}).get(acc.id)
-            clusters = [cluster_of(acc, count, network=network) for count in counts]
+            clusters = [
+                cluster_of(acc, count, network=network)
+                for count in _worth_trying(model, job, frame, acc)
+            ]
         except InputError as error:
             tally.without[acc.id] = error.what
             continue
         if not any(job.precision in (*c.peak_flops, "bf16") for c in clusters):
             tally.without[acc.id] = f"has no {job.precision} peak"
             continue
-        constants = constants_for(acc.id, frame.name)
-        if not job.overlap:
-            constants = replace(constants, constants=without_overlap(constants.constants))
-        hits, reasons = 0, [""]
-        for cluster in clusters:
-            found, reason = best_on(model, job, frame, cluster, constants, tally)
-            if found is None:
-                reasons.append(reason)
-            else:
-                tally.found.append(found)
-                hits += 1
-        if not hits:
-            tally.without[acc.id] = reasons[-1]
+        reason = _search_one(model, job, frame, acc, clusters, tally)
+        if reason is not None:
+            tally.without[acc.id] = reason
     return tally
 
 
-def best_on(
-    model: Model,
-    job: Job,
-    frame: Framework,
-    cluster: Cluster,
-    constants: GroupConstants,
+def _worth_trying(model: Model, job: Job, frame: Framework, acc: Accelerator) -> Sequence[int]:
+    """The counts to try; of many small ones only those whose memory holds the states at all."""
+    counts = counts_for(job, acc)
+    if len(counts) <= 1 or job.objective != "chips":
+        return counts
+    usable = USABLE_MEMORY * cluster_of(acc, 1).memory_bytes
+    return [c for c in counts if c * usable >= state_bytes(model, frame)] or counts[-1:]
+
+
+def _search_one(
+    model: Model, job: Job, frame: Framework, acc: Accelerator, clusters: Sequence[Cluster],
     tally: Tally,
-) -> tuple[Found | None, str]:
-    """The fastest layout that fits ``cluster``, or the reason why there is none."""
-    layouts, before = _laid_out_once(
-        model, cluster.chips, cluster.levels[0].size, frame, global_batch=job.global_batch,
-        seq_len=job.seq_len,
-    )  # fmt: skip
-    tally.evaluated += len(layouts)
-    if before is None:
-        return None, (
-            f"no degrees multiply to {cluster.chips} chips and divide a batch of "
-            f"{job.global_batch} sequences"
-        )
-    usable = USABLE_MEMORY * cluster.memory_bytes
-    layouts = recomputed(
-        layouts, before, frame, layers=len(model.layers), capacity_bytes=usable
-    )  # fmt: skip
-    memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
-    fits = memory.total_bytes <= usable
-    tally.out_of_memory += int(np.count_nonzero(~fits))
-    tally.feasible += int(np.count_nonzero(fits))
-    if not bool(fits.any()):
-        least = float(memory.total_bytes.min())
-        return None, (
-            f"needs at least {least / 1e9:,.0f} GB a chip on {cluster.chips:,} chips, "
-            f"has {cluster.memory_bytes / 1e9:,.0f}"
-        )
-    kept = layouts.take(fits)
+) -> str | None:  # fmt: skip
+    """Add the best layout of each count of one accelerator; why there is none, if there is none."""
+    constants = constants_for(acc.like or acc.id, frame.name)
+    if not job.overlap:
+        constants = replace(constants, constants=without_overlap(constants.constants))
+    # Fewer chips are only outdone by more where a limit may ask for them.
+    first_does = job.objective == "chips" and job.deadline_s is None and job.budget_usd is None
+    hits = 0
+    short: list[tuple[float, Cluster, Fits]] = []
+    for cluster in clusters:
+        fits = fits_on(model, job, frame, cluster)
+        if fits is None:
+            continue
+        tally.evaluated += len(fits.layouts)
+        tally.out_of_memory += int(np.count_nonzero(~fits.fits))
+        tally.feasible += int(np.count_nonzero(fits.fits))
+        if fits.fits.any():
+            tally.found.append(best_on(model, job, frame, cluster, constants, fits))
+            hits += 1
+            if first_does:
+                break
+        else:
+            short.append((float(fits.memory.total_bytes.min()), cluster, fits))
+    if hits:
+        return None
+    if not short:
+        return no_layout(model, job, frame, max(c.chips for c in clusters))
+    _, cluster, fits = min(short, key=lambda miss: (miss[0], miss[1].chips))
+    return out_of_memory(model, job, frame, acc, cluster, fits)
+
+
+def best_on(
+    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: GroupConstants,
+    fits: Fits,
+) -> Found:  # fmt: skip
+    """The fastest layout of those that fit ``cluster``; at least one must."""
+    layouts, memory = fits.layouts, fits.memory
+    kept = layouts.take(fits.fits)
     times = joined([time_chunk(model, job, frame, cluster, constants, c) for c in _chunks(kept)])
     # Ties go to the simpler layout: enumeration runs from small degrees to large ones.
     order = np.argsort(times.total_s, kind="stable")[:SHORTLIST]
     kept, times = kept.take(order), times.take(order)
-    held = memory.take(np.flatnonzero(fits)[order])
+    held = memory.take(np.flatnonzero(fits.fits)[order])
     seconds = times.total_s
     _, residual = calibrated(PUBLISHED)
     features = features_of(
@@ -188,35 +193,19 @@ def best_on(
     at = np.array([best])
     _, deviation = residual.at(features.take(at))
     layout = layout_at(kept, best, len(model.layers))
-    return (
-        Found(
-            cluster=cluster,
-            framework=frame.name,
-            constants=constants,
-            layout=layout,
-            step_time_s=float(corrected[best]),
-            correction=float(corrected[best] / seconds[best]),
-            log_error=float(deviation[0]),
-            nearest=residual.nearest(features.take(at)),
-            parts=times.take(at),
-            memory=held.take(at),
-            second=_second(kept, corrected, order, layout, len(model.layers)),
-        ),
-        "",
+    return Found(
+        cluster=cluster,
+        framework=frame.name,
+        constants=constants,
+        layout=layout,
+        step_time_s=float(corrected[best]),
+        correction=float(corrected[best] / seconds[best]),
+        log_error=float(deviation[0]),
+        nearest=residual.nearest(features.take(at)),
+        parts=times.take(at),
+        memory=held.take(at),
+        second=_second(kept, corrected, order, layout, len(model.layers)),
     )
-
-
-def _laid_out(
-    model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int
-) -> tuple[Layouts, tuple[Memory, Stages] | None]:
-    """Every layout, and its memory with nothing computed again: the same on many accelerators."""
-    layouts = layouts_on(model, chips, domain, frame, global_batch=global_batch, seq_len=seq_len)
-    if not len(layouts):
-        return layouts, None
-    return layouts, before_recompute(model, frame, layouts, seq_len=seq_len)
-
-
-_laid_out_once = once_per_model(_laid_out, _LAID_OUT_KEPT)
 
 
 def time_chunk(

@@ -1,32 +1,59 @@
-"""What a plan would be with some knobs turned: another layout, recipe or machine, same job."""
+"""What a plan would be with some knobs turned: another layout, recipe, machine, price or job.
+
+A knob of the layout or the recipe is turned on the plan's own layout. One of the machine or the job
+(another chip, count, framework, batch, sequence, way to tune) asks for the best layout there, with
+the parts that are named held.
+"""
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
-from weftline.catalog import accelerator
-from weftline.errors import InputError, UnknownNameError
+from weftline.catalog import accelerator, own_chips
+from weftline.catalog.date import CATALOG_DATE
+from weftline.cost import Terms, no_price
+from weftline.errors import InputError, NoFeasiblePlanError, UnknownNameError
+from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.calibration import PUBLISHED, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
-from weftline.plan.search.search import USABLE_MEMORY
+from weftline.plan.search.checked import check_lengths
+from weftline.plan.search.fits import USABLE_MEMORY, fits_on
+from weftline.plan.search.misses import no_layout, out_of_memory
+from weftline.plan.search.search import Found, best_on
 from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.constants import without_overlap
 from weftline.plan.step.frameworks import framework, framework_for, recipe_of
 from weftline.plan.step.layouts import check_model, columns_of
 from weftline.plan.step.memory import memory_of
 from weftline.plan.step.timing import time_step
-from weftline.spec import PRECISIONS, RECOMPUTES, Cluster, Job, Layout, Plan
+from weftline.spec import (
+    ANY,
+    PARTS,
+    PRECISIONS,
+    PRICE_TYPES,
+    RECOMPUTES,
+    TUNES,
+    Cluster,
+    Job,
+    Layout,
+    Plan,
+)
+from weftline.spec.parse import own_price, parse_knobs
+from weftline.units import parse_count, parse_usd
 
-LAYOUT_KNOBS: Final = tuple(f.name for f in fields(Layout) if f.name not in ("order",))
-JOB_KNOBS: Final = ("precision", "optimizer", "offload", "overlap", "framework")
+LAYOUT_KNOBS: Final = tuple(PARTS)
+RECIPE_KNOBS: Final = ("precision", "optimizer", "offload", "overlap")
+ANEW_KNOBS: Final = ("accelerator", "chips", "framework", "batch", "seq", "tune", "rank")
 CLUSTER_KNOBS: Final = ("peak", "memory", "memory_bandwidth", "scale_up", "scale_out")
-KNOBS: Final = LAYOUT_KNOBS + JOB_KNOBS + CLUSTER_KNOBS
+KNOBS: Final = (*ANEW_KNOBS, "price", *RECIPE_KNOBS, *LAYOUT_KNOBS, *CLUSTER_KNOBS)
+_WHERE: Final = "--what-if"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,60 +61,148 @@ class WhatIf:
     """The plan as it is and as it would be."""
 
     changes: dict[str, str]
+    accelerator: tuple[str, str]
+    chips: tuple[int, int]
     layout: Layout
+    anew: bool
+    """Whether the layout was searched again, because the machine or the job is another."""
     step_time_s: tuple[float, float]
     memory_bytes: tuple[float, float]
     fits: bool
     capacity_bytes: float
     """What a chip has, with the changes."""
     train_time_s: tuple[float, float]
-    cost_usd: tuple[float, float] | None
+    cost_usd: tuple[float | None, float | None] | None
+    """None where there is no price on either side."""
+    usd_per_chip_hour: tuple[float | None, float | None]
+    no_price: str = ""
+    """Why there is no cost with the changes, where there is none."""
 
 
 def parse_changes(text: str) -> dict[str, str]:
     """``tp=4,scale_out=2x`` -> names and values. Raises InputError, UnknownNameError."""
-    changes: dict[str, str] = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not value:
-            raise InputError(f"`{part.strip()}` is not name=value", where="--what-if",
-                             hint="for example tp=4,micro_batch=2 or scale_out=2x")  # fmt: skip
-        if name not in KNOBS:
-            raise UnknownNameError("knob", name, KNOBS, where="--what-if")
-        changes[name] = value
-    return changes
+    return parse_knobs(text, KNOBS)
 
 
 def what_if(plan: Plan, changes: Mapping[str, str]) -> WhatIf:
     """Evaluate ``plan`` with ``changes``; dp and the micro-batches follow unless they are given.
 
-    Raises InputError(s) for values that cannot be and layouts that cannot run.
+    Raises InputError(s) for values that cannot be and layouts that cannot run, NoFeasiblePlanError
+    where a machine or job searched anew has no layout.
     """
-    model = load_model(plan.job.model)
-    asked = replace(plan.job, framework=plan.framework)
-    job, cluster = _job(asked, changes), _cluster(plan.cluster, changes)
+    with own_chips(plan.job.own_chips):
+        model = load_model(plan.job.model)
+        asked = replace(plan.job, framework=plan.framework)
+        job = _job(asked, changes)
+        base = plan.cluster
+        if {"accelerator", "chips"} & changes.keys():
+            base = _machine(base, changes)
+        cluster = _cluster(base, changes)
+        anew = bool(set(ANEW_KNOBS) & changes.keys())
+        turn = _searched if anew else _turned
+        layout, step, held = turn(plan, model, job, cluster, changes)
+        return _compared(plan, changes, job, cluster, layout, step, held, anew=anew)
+
+
+def _compared(
+    plan: Plan, changes: Mapping[str, str], job: Job, cluster: Cluster, layout: Layout,
+    step: float, held: float, *, anew: bool,
+) -> WhatIf:  # fmt: skip
+    run = plan.estimates["train_time"].value
+    after_s = step * job.steps if anew else run * step / plan.estimates["step_time"].value
+    told = plan.price.usd_per_chip_hour.value if plan.price is not None else None
+    rate, lacking = _rate(plan, job, cluster, changes, told)
+    cost = plan.estimates.get("cost")
+    before = None if cost is None else cost.value
+    after = None if rate is None else rate * cluster.chips * after_s / 3600.0
+    return WhatIf(
+        changes=dict(changes), accelerator=(plan.cluster.accelerator, cluster.accelerator),
+        chips=(plan.cluster.chips, cluster.chips), layout=layout, anew=anew,
+        step_time_s=(plan.estimates["step_time"].value, step),
+        memory_bytes=(plan.estimates["memory"].value, held),
+        fits=held <= USABLE_MEMORY * cluster.memory_bytes, capacity_bytes=cluster.memory_bytes,
+        train_time_s=(run, after_s),
+        cost_usd=None if before is None and after is None else (before, after),
+        usd_per_chip_hour=(told, rate), no_price=lacking,
+    )  # fmt: skip
+
+
+def _turned(
+    plan: Plan, model: Model, job: Job, cluster: Cluster, changes: Mapping[str, str]
+) -> tuple[Layout, float, float]:
+    """(layout, step time in seconds, bytes a chip) of the plan's own layout with knobs turned."""
     layout = _layout(plan.layout, changes, job, cluster, len(model.layers))
     _check_recipe(job, cluster, layout)
     layout.check(chips=cluster.chips, global_batch=job.global_batch, layers=len(model.layers))
     check_model(layout, model)
-    before_s, _ = _evaluate(model, asked, plan.cluster, plan.layout)
+    before = replace(plan.job, framework=plan.framework)
+    before_s, _ = _evaluate(model, before, plan.cluster, plan.layout)
     after_s, after_bytes = _evaluate(model, job, cluster, layout)
-    told = plan.estimates["step_time"].value
     # The plan's own number stays as it is: the change is applied as a ratio.
-    step = told * after_s / before_s
-    run = plan.estimates["train_time"].value
-    cost = plan.estimates.get("cost")
-    ratio = step / told
-    return WhatIf(
-        changes=dict(changes),
-        layout=layout,
-        step_time_s=(told, step),
-        memory_bytes=(plan.estimates["memory"].value, after_bytes),
-        fits=after_bytes <= USABLE_MEMORY * cluster.memory_bytes,
-        capacity_bytes=cluster.memory_bytes,
-        train_time_s=(run, run * ratio),
-        cost_usd=None if cost is None else (cost.value, cost.value * ratio),
-    )
+    return layout, plan.estimates["step_time"].value * after_s / before_s, after_bytes
+
+
+def _searched(
+    plan: Plan, model: Model, job: Job, cluster: Cluster, changes: Mapping[str, str]
+) -> tuple[Layout, float, float]:
+    """The same of the best layout on another machine, or for another job."""
+    held = {name: _value(name, changes[name]) for name in LAYOUT_KNOBS if name in changes}
+    job = replace(job, layout={**plan.job.layout, **held}, chips=cluster.chips, max_chips=None)
+    check_lengths(job, model, lambda _: _WHERE)
+    acc = accelerator(cluster.accelerator)
+    asked = changes.get("framework", plan.job.framework)
+    frame = recipe_of(job, framework_for(asked, acc.vendor))
+    _check_recipe(replace(job, framework=frame.name), cluster, Layout())
+    fits = fits_on(model, job, frame, cluster)
+    if fits is None:
+        raise NoFeasiblePlanError(no_layout(model, job, frame, cluster.chips))
+    if not fits.fits.any():
+        said = out_of_memory(model, job, frame, acc, cluster, fits)
+        raise NoFeasiblePlanError(f"{cluster.chips:,} x {acc.id} {said}")
+    constants = constants_for(acc.like or acc.id, frame.name)
+    if not job.overlap:
+        constants = replace(constants, constants=without_overlap(constants.constants))
+    found: Found = best_on(model, job, frame, cluster, constants, fits)
+    return found.layout, found.step_time_s, float(found.memory.total_bytes[0])
+
+
+def _machine(cluster: Cluster, changes: Mapping[str, str]) -> Cluster:
+    """Another chip, or another count of them."""
+    name = changes.get("accelerator", cluster.accelerator)
+    try:
+        acc = accelerator(name)
+    except UnknownNameError as error:
+        error.where = _WHERE
+        raise
+    count = cluster.chips
+    if "chips" in changes:
+        count = parse_count(changes["chips"], where=_WHERE)
+    return cluster_of(acc, count)
+
+
+def _rate(
+    plan: Plan, job: Job, cluster: Cluster, changes: Mapping[str, str], told: float | None
+) -> tuple[float | None, str]:
+    """(US dollars a chip-hour with the changes, or why there are none)."""
+    own, kind = dict(job.own_prices), job.price_type
+    if "price" in changes:
+        text = changes["price"]
+        if text.lower() in PRICE_TYPES:
+            own, kind = {}, text.lower()  # type: ignore[assignment]
+        else:
+            mine = own_price(text, where=_WHERE) if "/" in text else parse_usd(text, where=_WHERE)
+            own = {ANY: mine or 0.0}
+    elif "accelerator" not in changes:
+        return told, "" if told is not None else no_price(cluster.accelerator, kind, job.region)
+    terms = Terms(own_prices=own, discounts=job.discounts, region=job.region)
+    mine = terms.own(cluster.accelerator)
+    if mine is not None:
+        return mine, ""
+    try:
+        day = datetime.date.fromisoformat(plan.catalog_date or CATALOG_DATE)
+        return terms.best(cluster.accelerator, kind, day).usd_per_chip_hour, ""
+    except InputError:
+        return None, no_price(cluster.accelerator, kind, job.region)
 
 
 def _check_recipe(job: Job, cluster: Cluster, layout: Layout) -> None:
@@ -95,13 +210,11 @@ def _check_recipe(job: Job, cluster: Cluster, layout: Layout) -> None:
     name = framework_for(job.framework, accelerator(cluster.accelerator).stack)
     if job.precision not in cluster.peak_flops:
         raise InputError(
-            f"{cluster.accelerator} has no {job.precision} peak", where="--what-if",
+            f"{cluster.accelerator} has no {job.precision} peak", where=_WHERE,
             hint=f"it has {', '.join(cluster.peak_flops)}",
         )  # fmt: skip
     if layout.schedule == "zero-bubble" and (layout.pp == 1 or not framework(name).zero_bubble):
-        raise InputError(
-            f"no zero-bubble schedule in {name} with pp={layout.pp}", where="--what-if"
-        )
+        raise InputError(f"no zero-bubble schedule in {name} with pp={layout.pp}", where=_WHERE)
 
 
 def _evaluate(model: Model, job: Job, cluster: Cluster, layout: Layout) -> tuple[float, float]:
@@ -141,7 +254,7 @@ def _layout(
     if given.get("recompute_layers", 0) > stage_layers:
         asked = given["recompute_layers"]
         raise InputError(
-            f"recompute_layers={asked}: a stage has {stage_layers} layers", where="--what-if"
+            f"recompute_layers={asked}: a stage has {stage_layers} layers", where=_WHERE
         )
     new = replace(layout, **given)
     if "dp" not in given:
@@ -161,13 +274,13 @@ def _value(name: str, text: str) -> int | str:
     if name == "context":
         return _one_of(name, text, ("ring", "ulysses"))
     if not re.fullmatch(r"\d{1,7}", text):
-        raise InputError(f"{name}={text}: a whole number is needed", where="--what-if")
+        raise InputError(f"{name}={text}: a whole number is needed", where=_WHERE)
     return int(text)
 
 
 def _one_of(name: str, text: str, allowed: tuple[str, ...]) -> str:
     if text not in allowed:
-        raise UnknownNameError(name, text, allowed, where="--what-if",
+        raise UnknownNameError(name, text, allowed, where=_WHERE,
                                hint=f"one of {', '.join(allowed)}")  # fmt: skip
     return text
 
@@ -177,6 +290,11 @@ def _job(job: Job, changes: Mapping[str, str]) -> Job:
     for name in ("optimizer", "framework"):
         if name in changes:
             given[name] = changes[name]
+    for name, field in (("batch", "global_batch"), ("seq", "seq_len"), ("rank", "rank")):
+        if name in changes:
+            given[field] = parse_count(changes[name], where=_WHERE)
+    if "tune" in changes:
+        given["tune"] = _one_of("tune", changes["tune"], TUNES)
     if "precision" in changes:
         given["precision"] = _one_of("precision", changes["precision"], PRECISIONS)
     for name in ("offload", "overlap"):
@@ -206,6 +324,6 @@ def _cluster(cluster: Cluster, changes: Mapping[str, str]) -> Cluster:
 def _factor(name: str, text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)x", text)
     if match is None or float(match.group(1)) <= 0:
-        raise InputError(f"{name}={text}: a factor is needed", where="--what-if",
+        raise InputError(f"{name}={text}: a factor is needed", where=_WHERE,
                          hint=f"for example {name}=2x")  # fmt: skip
     return float(match.group(1))

@@ -138,7 +138,10 @@ class Compiled:
     dispatch_share: FloatArray
     bubble_share: FloatArray
     weight_gradients: FloatArray
-    """1, or 0 where weights are frozen (LoRA) and backward has one product for each forward."""
+    """Products of backward beside those for inputs, over the forward's: 1 for gradients of every
+    weight; of adapters what little they compute forward and backward."""
+    unpack_bytes: FloatArray
+    """Bytes that unpacking a mean layer's frozen 4-bit weights moves, once a pass."""
 
 
 _TABLE_PAYS: Final = 256
@@ -176,14 +179,9 @@ def _split(layers: float, pp: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def compile_layouts(
-    model: Model,
-    cluster: Cluster,
-    frame: Framework,
-    layouts: Layouts,
-    *,
-    seq_len: int,
+    model: Model, cluster: Cluster, frame: Framework, layouts: Layouts, *, seq_len: int,
     precision: str,
-) -> Compiled:
+) -> Compiled:  # fmt: skip
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
     work = lower(
@@ -200,7 +198,8 @@ def compile_layouts(
     count = float(len(model.layers))
     middle, edge = split_layers(count, layouts.pp)
     stage_chips = layouts.tp * layouts.cp * layouts.dp
-    dense, expert = parameters_per_chip(model, layouts)
+    dense, expert = trained_per_chip(model, layouts, frame)
+    held, held_experts = frozen_per_chip(model, layouts, frame)
     levels = cluster.levels
     zero3 = layouts.zero >= 3
     # Order tp, cp, dp, pp; or tp, pp, dp where pipeline neighbours share a domain (cp = ep = 1).
@@ -239,9 +238,10 @@ def compile_layouts(
         etp_cost=gather_cost(levels, layouts.etp, np.ones_like(layouts.tp)),
         pp_bytes=work.tp_bytes[key] / layouts.tp,
         dp_reduce_bytes=dense * frame.reduce_bytes * reductions,
-        dp_gather_bytes=dense * weights_sent * gathers,
+        dp_gather_bytes=dense * weights_sent * gathers + np.where(zero3, held * gathers, 0.0),
         edp_reduce_bytes=expert * frame.reduce_bytes * reductions,
-        edp_gather_bytes=expert * weights_sent * gathers,
+        edp_gather_bytes=expert * weights_sent * gathers
+        + np.where(zero3, held_experts * gathers, 0.0),
         replica_bytes=np.where(layouts.shard < layouts.cp * layouts.dp, 1.0, 0.0)
         * dense * frame.reduce_bytes / layouts.shard,
         etp_bytes=work.ep_bytes[key] * layouts.etp,
@@ -251,8 +251,25 @@ def compile_layouts(
                            + OFFLOAD_HOST_BYTES / OFFLOAD_HOST_BYTES_PER_S) * frame.offload,
         dispatch_share=np.full(len(layouts), frame.dispatch_share),
         bubble_share=np.full(len(layouts), frame.bubble_share),
-        weight_gradients=np.ones(len(layouts)),
+        weight_gradients=np.full(len(layouts), _backward_products(model, frame)),
+        unpack_bytes=_unpacked(model, layouts, frame),
     )  # fmt: skip
+
+
+def _backward_products(model: Model, frame: Framework) -> float:
+    if not frame.adapter_rank:
+        return 1.0
+    matrices, _ = _matrices(model)
+    return 3.0 * adapter_parameters(model, frame.adapter_rank) / max(matrices, 1.0)
+
+
+def _unpacked(model: Model, layouts: Layouts, frame: Framework) -> FloatArray:
+    """4-bit weights of a mean layer read, and written as computed with."""
+    if not frame.adapter_rank or frame.frozen_bytes >= frame.value_bytes:
+        return np.zeros(len(layouts))
+    each = (frame.frozen_bytes + frame.value_bytes) / max(len(model.layers), 1)
+    dense, expert = _matrices(model)[0], _parameters(model)[1]
+    return each * (dense / layouts.tp + expert / (layouts.ep * layouts.etp))
 
 
 @once_per_model
@@ -271,13 +288,82 @@ def _moe_fraction(model: Model) -> float:
     return moe / max(len(model.layers), 1)
 
 
-def parameters_per_chip(model: Model, layouts: Layouts) -> tuple[FloatArray, FloatArray]:
-    """Dense and expert parameters one chip of the fullest stage holds before ZeRO, [n] each."""
+_PIECES: Final = {"qkv": 3, "gate_up": 2, "kv": 2, "qkv_down": 2}
+"""Matrices that checkpoints keep apart and a step multiplies as one, by the operator's last word:
+each has an adapter of its own."""
+
+
+@once_per_model
+def _matrices(model: Model) -> tuple[float, float]:
+    """What adapters hang on, over all layers: parameters of the matrices, and their rows + columns.
+
+    Routed experts have none: their matrices are one fused tensor, which adapter libraries pass by;
+    nor has the router.
+    """
+    found = [
+        op for layer in model.layers for op in layer.operators
+        if op.kind == "gemm" and not op.name.endswith("router")
+    ]  # fmt: skip
+    pieces = (_PIECES.get(op.name.rpartition(".")[2], 1) for op in found)
+    return (
+        float(sum(op.in_features * op.out_features for op in found)),
+        float(sum(n * op.in_features + op.out_features
+                  for op, n in zip(found, pieces, strict=True))),
+    )  # fmt: skip
+
+
+def adapter_parameters(model: Model, rank: int) -> float:
+    """Trained parameters of adapters on every matrix of every layer: rank * (rows + columns)
+    (arXiv:2106.09685, section 4.1)."""
+    return rank * _matrices(model)[1]
+
+
+def trained_per_chip(
+    model: Model, layouts: Layouts, frame: Framework
+) -> tuple[FloatArray, FloatArray]:
+    """Dense and expert parameters that one chip of the fullest stage trains, before ZeRO, [n] each:
+    all of them, or its adapters."""
+    if not frame.adapter_rank:
+        return parameters_per_chip(model, layouts)
+    layers = float(max(len(model.layers), 1))
+    middle, edge = split_layers(layers, layouts.pp)
+    each = adapter_parameters(model, frame.adapter_rank) / layers
+    dense = each * np.maximum(middle, edge) / layouts.tp
+    return dense, np.zeros_like(dense)
+
+
+def frozen_per_chip(
+    model: Model, layouts: Layouts, frame: Framework
+) -> tuple[FloatArray, FloatArray]:
+    """Bytes of dense and expert weights that one chip holds frozen, before ZeRO, [n] each.
+
+    Matrices of the layers are in the frozen format; embedding, head and norms stay as computed
+    with. Zero where every weight is trained.
+    """
+    if not frame.adapter_rank:
+        return np.zeros(len(layouts)), np.zeros(len(layouts))
+    dense = max(_parameters(model)[0], 1.0)
+    share = min(_matrices(model)[0] / dense, 1.0)
+    mean = share * frame.frozen_bytes + (1 - share) * frame.value_bytes
+    return parameters_per_chip(
+        model, layouts, weights=(mean, frame.frozen_bytes, frame.value_bytes)
+    )
+
+
+def parameters_per_chip(
+    model: Model, layouts: Layouts, *, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> tuple[FloatArray, FloatArray]:
+    """Dense and expert parameters one chip of the fullest stage holds before ZeRO, [n] each.
+
+    ``weights`` multiply those of layers, of experts, and of embedding and head: bytes of each.
+    """
     layers = max(len(model.layers), 1)
-    dense, expert, ends, head = _parameters(model)
+    dense, expert, ends, head = (
+        count * weights[i] for count, i in zip(_parameters(model), (0, 1, 2, 2), strict=True)
+    )
     middle, edge = split_layers(float(layers), layouts.pp)
     if model.tied_embeddings:
-        head_extra = float(model.vocab * model.hidden)
+        head_extra = float(model.vocab * model.hidden) * weights[2]
         head_stage = head + np.where(layouts.pp > 1, head_extra, 0.0)
     else:
         head_stage = np.full_like(layouts.pp, head)

@@ -39,6 +39,10 @@ class Framework:
     """FLOP of the optimizer a parameter and unit of hidden size (Muon's matrix iterations)."""
     offload: bool = False
     """Master weights and states live in host memory and are updated there."""
+    adapter_rank: int = 0
+    """Rank of adapters beside frozen weights; 0 where every weight is trained."""
+    frozen_bytes: float = 2.0
+    """Bytes a weight of a layer's matrices is held in where it is frozen, its scales included."""
     replicates_kv: bool = False
     """Whether tensor parallelism may exceed the key heads, each then held by several ranks."""
     zero_bubble: bool = False
@@ -52,6 +56,8 @@ class Framework:
     """Bytes of one logit through the loss: bf16 and fp32 values, and their gradients if kept."""
     context_bytes: float = 3.0e9
     """Driver context, communicator buffers and workspace a chip loses (CUDA + NCCL: 2 to 4 GB)."""
+    alone_share: float = 0.5
+    """What a chip alone, without communicators, loses of that; assumed."""
     fragmentation: float = 0.05
     """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
     allocator: assumed 0.05 with expandable segments, 0.25 as torchtitan reports reserved bytes."""
@@ -72,6 +78,12 @@ class Framework:
     def resident_bytes(self) -> float:
         """The part of them that lives in the chip's memory."""
         return 0.0 if self.offload else self.optimizer_bytes
+
+    @property
+    def host_bytes(self) -> float:
+        """Bytes a trained parameter takes in host memory: its states, and the fp32 gradient that
+        comes down for the update (what goes there as in ZeRO-Offload, arXiv:2101.06840)."""
+        return self.optimizer_bytes + 4.0 if self.offload else 0.0
 
 
 FRAMEWORKS: dict[str, Framework] = {
@@ -153,13 +165,15 @@ def framework(name: str) -> Framework:
 OPTIMIZERS: dict[str, tuple[float, float]] = {
     "adamw": (8.0, 0.0),
     "adamw-bf16": (4.0, 0.0),
+    "adamw-pure-bf16": (4.0, 0.0),
     "adafactor": (0.02, 0.0),
     "muon": (4.0, 30.0),
 }
 """Bytes of state a parameter, FLOP a parameter and unit of hidden size, beside AdamW's few.
 
-AdamW: two fp32 (or bf16) moments. Adafactor (arXiv:1804.04235): a row and a column vector a matrix,
-no momentum. Muon (arXiv:2502.16982): one fp32 momentum; five Newton-Schulz iterations of three
+AdamW: two fp32 (or bf16) moments; "pure" keeps no master weights and gradients in bf16, too.
+Adafactor (arXiv:1804.04235): a row and a column vector a matrix, no momentum.
+Muon (arXiv:2502.16982): one fp32 momentum; five Newton-Schulz iterations of three
 products on an m x n matrix, of 2 m n min(m, n) FLOP each, are 30 min(m, n) FLOP a parameter."""
 
 
@@ -181,13 +195,20 @@ def framework_for(name: str, vendor: str) -> str:
     return name
 
 
+NF4_BYTES: float = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes of a weight in 4-bit NormalFloat: an 8-bit scale for each 64, and an fp32 one for each 256
+of those (double quantisation, arXiv:2305.14314, section 3)."""
+
+
 def recipe(
-    name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16"
-) -> Framework:
+    name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16",
+    tune: str = "full", rank: int = 16,
+) -> Framework:  # fmt: skip
     """A framework with an optimizer. Raises UnknownNameError for either.
 
     In fp32 weights are their own master copy, and activations take twice the bytes; fp8 and fp4
-    change the products alone, as Transformer Engine does.
+    change the products alone, as Transformer Engine does. ``tune`` says what is trained: every
+    weight, or adapters of ``rank`` beside weights frozen in bf16 (lora) or in 4 bits (qlora).
     """
     if optimizer not in OPTIMIZERS:
         raise UnknownNameError(
@@ -198,11 +219,21 @@ def recipe(
     found = replace(
         framework(name), state_bytes=state, optimizer_flops_per_width=flops, offload=offload
     )
+    if optimizer == "adamw-pure-bf16":
+        found = replace(
+            found, weight_bytes=2.0, grad_bytes=2.0, reduce_bytes=2.0, master_bytes=0.0
+        )  # fmt: skip
     if precision == "fp32":
-        return replace(found, value_bytes=4.0, weight_bytes=4.0, master_bytes=0.0)
+        found = replace(found, value_bytes=4.0, weight_bytes=4.0, master_bytes=0.0)
+    if tune != "full":
+        frozen = NF4_BYTES if tune == "qlora" else found.value_bytes
+        found = replace(found, adapter_rank=rank, frozen_bytes=frozen)
     return found
 
 
 def recipe_of(job: Job, name: str) -> Framework:
     """The framework called ``name`` with all that ``job`` asks of it."""
-    return recipe(name, optimizer=job.optimizer, offload=job.offload, precision=job.precision)
+    return recipe(
+        name, optimizer=job.optimizer, offload=job.offload, precision=job.precision,
+        tune=job.tune, rank=job.rank,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ over tp * cp * dp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -16,7 +16,13 @@ import numpy.typing as npt
 from weftline.errors import InputError, InputErrors
 from weftline.model import Model
 from weftline.model.once import once_per_model
-from weftline.plan.step.compiled import RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, Layouts, split_layers
+from weftline.plan.step.compiled import (
+    RECOMPUTE_FULL,
+    RECOMPUTE_NONE,
+    RECOMPUTE_SELECTIVE,
+    Layouts,
+    split_layers,
+)
 from weftline.plan.step.frameworks import Framework
 from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, Layout, Schedule
 
@@ -53,11 +59,20 @@ def enumerate_layouts(
     )  # fmt: skip
 
 
+Held = tuple[tuple[str, int | str], ...]
+"""Parts of a layout that are fixed, by name: what a user holds."""
+
+
 def layouts_on(
-    model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int
-) -> Layouts:
-    """The same from what it depends on: the count and the chips of a scale-up domain."""
-    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len)
+    model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int,
+    held: Held = (),
+) -> Layouts:  # fmt: skip
+    """The same from what it depends on: the count and the chips of a scale-up domain.
+
+    ``held`` parts take the user's value alone, whether or not it would be tried unasked.
+    """
+    fixed = dict(held)
+    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len, fixed)
     dp = chips // (tp * cp * pp)
     legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
     legal &= np.mod(tp * cp * dp, ep) == 0
@@ -67,14 +82,13 @@ def layouts_on(
         legal &= np.mod(seq_len, cp * tp) == 0
     tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
 
-    micro = np.array([m for m in (1, 2, 4, 8, MAX_MICRO_BATCH) if m <= global_batch])
+    micro = _micro_batches(fixed, global_batch)
     layers = len(model.layers)
-    vp = np.array([v for v in range(1, min(layers, 16) + 1) if v == 1 or frame.pipeline])
-    zero = np.array(frame.zero_stages)
-    # Full recomputation is not enumerated: the search adds as many layers of it as memory asks.
-    again = np.array(
-        [RECOMPUTE_NONE] if frame.flash_attention else [RECOMPUTE_NONE, RECOMPUTE_SELECTIVE]
-    )
+    chunks = range(1, min(layers, 16) + 1) if frame.pipeline else (1,)
+    vp = _tried(fixed, "vp", chunks)
+    zero = _tried(fixed, "zero", frame.zero_stages)
+    zero = zero[np.isin(zero, frame.zero_stages)]
+    again = _recomputations(fixed, frame)
     base, micro = _cross(len(tp), micro)
     per_rank = global_batch // dp[base]
     keep = (dp[base] * per_rank == global_batch) & (np.mod(per_rank, micro) == 0)
@@ -94,16 +108,74 @@ def layouts_on(
     zero_f, again_f = zero[options // len(again)], again[options % len(again)]
     # ZeRO-3 gathers weights for every micro-batch of every stage: frameworks pair it with pp = 1.
     keep = (zero_f < 3) | (pp[base_i] == 1)
+    share = _held_share(fixed, layers, pp[base_i].astype(np.float64))
     columns = {
         "tp": tp[base_i], "cp": cp[base_i], "dp": dp[base_i], "pp": pp[base_i], "ep": ep[base_i],
         "vp": vp, "micro_batch": micro[index], "num_micro_batches": num[index],
         "zero": zero_f, "recompute": again_f,
-        "recompute_share": np.zeros(len(again_f)), "etp": np.ones(len(again_f)),
+        "recompute_share": np.where(again_f == RECOMPUTE_FULL, share, 0.0),
+        "etp": np.ones(len(again_f)),
         "shard": cp[base_i] * dp[base_i], "pp_inner": np.zeros(len(again_f)),
         "zero_bubble": np.zeros(len(again_f)), "ulysses": np.zeros(len(again_f)),
     }  # fmt: skip
     plain = Layouts(**{k: v[keep].astype(np.float64) for k, v in columns.items()})
-    return _variants(plain, model, float(domain), frame)
+    return _held(_variants(plain, model, float(domain), frame), fixed)
+
+
+def _tried(
+    fixed: Mapping[str, int | str], name: str, usual: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """The values of a part: the one that is held, else the usual ones."""
+    values = [fixed[name]] if name in fixed else list(usual)
+    return np.array(values, dtype=np.int64)
+
+
+def _micro_batches(fixed: Mapping[str, int | str], global_batch: int) -> npt.NDArray[np.int64]:
+    """Sequences of a micro-batch: powers of two, or what a held number of micro-batches asks."""
+    usual = {1, 2, 4, 8, MAX_MICRO_BATCH}
+    number = int(fixed.get("num_micro_batches", 0))
+    if number:
+        usual |= {m for m in range(1, 4 * MAX_MICRO_BATCH + 1) if global_batch % (number * m) == 0}
+    micro = _tried(fixed, "micro_batch", sorted(usual))
+    return micro[micro <= global_batch]
+
+
+def _recomputations(fixed: Mapping[str, int | str], frame: Framework) -> npt.NDArray[np.int64]:
+    """Ways to recompute: full is not tried unasked, the search adds as much as memory asks."""
+    if "recompute" in fixed:
+        return np.array([RECOMPUTES.index(fixed["recompute"])])
+    if fixed.get("recompute_layers"):
+        return np.array([RECOMPUTE_FULL])
+    return np.array(
+        [RECOMPUTE_NONE] if frame.flash_attention else [RECOMPUTE_NONE, RECOMPUTE_SELECTIVE]
+    )
+
+
+def _held_share(
+    fixed: Mapping[str, int | str], layers: int, pp: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Share of a stage's layers that full recomputation covers: all, unless a count is held."""
+    stage, _ = split_layers(float(layers), pp)
+    count = fixed.get("recompute_layers")
+    return np.ones(len(pp)) if count is None else np.minimum(float(count) / stage, 1.0)
+
+
+def _held(layouts: Layouts, fixed: Mapping[str, int | str]) -> Layouts:
+    """Those that have every part as it is held."""
+    keep = np.ones(len(layouts), dtype=bool)
+    for name in ("tp", "cp", "dp", "pp", "ep", "vp", "micro_batch", "num_micro_batches", "zero",
+                 "etp"):  # fmt: skip
+        if name in fixed:
+            keep &= getattr(layouts, name) == float(fixed[name])
+    if fixed.get("shard"):
+        keep &= layouts.shard == float(fixed["shard"])
+    if "context" in fixed:
+        keep &= layouts.ulysses == float(fixed["context"] == "ulysses")
+    if "schedule" in fixed:
+        keep &= layouts.zero_bubble == float(fixed["schedule"] == "zero-bubble")
+        if fixed["schedule"] != "zero-bubble":
+            keep &= (layouts.vp > 1) == (fixed["schedule"] == "interleaved")
+    return layouts if keep.all() else layouts.take(keep)
 
 
 def _variants(plain: Layouts, model: Model, domain: float, frame: Framework) -> Layouts:
@@ -141,7 +213,7 @@ def concatenate(parts: Sequence[Layouts]) -> Layouts:
 
 
 def _degrees(
-    model: Model, chips: int, frame: Framework, seq_len: int
+    model: Model, chips: int, frame: Framework, seq_len: int, fixed: Mapping[str, int | str]
 ) -> tuple[npt.NDArray[np.int64], ...]:
     layers = len(model.layers)
     heads, keys = attention_heads(model), kv_heads(model)
@@ -153,7 +225,8 @@ def _degrees(
     pps = [p for p in pps if chips % p == 0 and _even_enough(layers, p)]
     experts = model.experts
     eps = [e for e in _powers(min(max(experts, 1), chips)) if max(experts, 1) % e == 0]
-    grid = np.meshgrid(tps, cps, pps, eps, indexing="ij")
+    degrees = (("tp", tps), ("cp", cps), ("pp", pps), ("ep", eps))
+    grid = np.meshgrid(*(_tried(fixed, n, usual) for n, usual in degrees), indexing="ij")
     tp, cp, pp, ep = (g.ravel().astype(np.int64) for g in grid)
     return tp, cp, pp, ep
 

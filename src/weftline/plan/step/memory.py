@@ -7,6 +7,7 @@ s*b*h*(34 + 5*a*s/h) bytes of arXiv:2205.05198 (equation 1), with sequence paral
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -18,8 +19,10 @@ from weftline.plan.step.compiled import (
     RECOMPUTE_SELECTIVE,
     IntArray,
     Layouts,
+    frozen_per_chip,
     parameters_per_chip,
     split_layers,
+    trained_per_chip,
 )
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
@@ -27,7 +30,7 @@ from weftline.plan.step.frameworks import Framework
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one chip of the fullest stage, one entry a layout; the parts add up."""
+    """Bytes on one chip of the fullest stage, one entry a layout; the parts of the chip add up."""
 
     total_bytes: FloatArray
     weights_bytes: FloatArray
@@ -36,6 +39,8 @@ class Memory:
     activations_bytes: FloatArray
     logits_bytes: FloatArray
     overhead_bytes: FloatArray
+    host_bytes: FloatArray
+    """In host memory, for one chip; not in the total."""
 
     def take(self, index: IntArray) -> Memory:
         """Some of the layouts."""
@@ -116,16 +121,17 @@ def memory_of(
 ) -> Memory:
     """Bytes on one chip of the fullest stage for every layout."""
     lay = layouts
-    dense, expert = parameters_per_chip(model, lay)
+    dense, expert = trained_per_chip(model, lay, frame)
     stage = lay.tp * lay.cp * lay.dp
     # HSDP splits over the shard group only.
     dense_ranks, expert_ranks = lay.shard, stage / (lay.ep * lay.etp)
 
+    def split(dense: FloatArray, expert: FloatArray, from_stage: int) -> FloatArray:
+        cut = lay.zero >= from_stage
+        return dense / np.where(cut, dense_ranks, 1.0) + expert / np.where(cut, expert_ranks, 1.0)
+
     def held(per_parameter: float, from_stage: int) -> FloatArray:
-        split = lay.zero >= from_stage
-        return per_parameter * (
-            dense / np.where(split, dense_ranks, 1.0) + expert / np.where(split, expert_ranks, 1.0)
-        )
+        return per_parameter * split(dense, expert, from_stage)
 
     per_layer = (dense + expert) / np.maximum(split_layers(len(model.layers), lay.pp)[0], 1)
     if frame.fully_sharded:
@@ -139,9 +145,13 @@ def memory_of(
             lay.zero >= 3, 2 * frame.value_bytes * per_layer, 0.0
         )
         gradients = held(frame.grad_bytes, 2)
+    if frame.adapter_rank:
+        weights = weights + _frozen(model, frame, lay, split)
     optimizer = held(frame.resident_bytes, 1)
     activations, logits = _activations(model, frame, lay, seq_len, dropout)
-    overhead = frame.context_bytes + frame.fragmentation * (activations + gradients + logits)
+    alone = stage * lay.pp == 1
+    context = frame.context_bytes * np.where(alone, frame.alone_share, 1.0)
+    overhead = context + frame.fragmentation * (activations + gradients + logits)
     total = weights + gradients + optimizer + activations + logits + overhead
     return Memory(
         total_bytes=total,
@@ -151,7 +161,22 @@ def memory_of(
         activations_bytes=activations,
         logits_bytes=logits,
         overhead_bytes=overhead,
+        host_bytes=held(frame.host_bytes, 1),
     )
+
+
+def _frozen(
+    model: Model, frame: Framework, lay: Layouts,
+    split: Callable[[FloatArray, FloatArray, int], FloatArray],
+) -> FloatArray:  # fmt: skip
+    """Frozen weights: split from ZeRO-3 on, of which then two layers are whole at a time; where
+    they are packed, one layer stands unpacked."""
+    frozen, frozen_experts = frozen_per_chip(model, lay, frame)
+    dense, expert = parameters_per_chip(model, lay, weights=(1.0, 1.0, 0.0))
+    per_layer = (dense + expert) / np.maximum(split_layers(len(model.layers), lay.pp)[0], 1)
+    packed = frame.frozen_bytes < frame.value_bytes
+    whole = np.where(lay.zero >= 3, 2.0, 1.0 if packed else 0.0)
+    return split(frozen, frozen_experts, 3) + frame.value_bytes * whole * per_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

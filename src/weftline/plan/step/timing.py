@@ -77,8 +77,10 @@ class _Stage:
     tp_s: FloatArray
     cp_s: FloatArray
     ep_s: FloatArray
+    unpack_s: FloatArray
+    """One unpacking of a layer's frozen 4-bit weights, part of ``compute_s`` twice."""
     layer_s: FloatArray
-    """All of the above: what a layer takes."""
+    """All of the above but this: what a layer takes."""
     first_s: FloatArray
     last_s: FloatArray
 
@@ -150,7 +152,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     pp_s = 2 * sends * ((lay.pp - 1) + micro * lay.vp * (1 - c.pp_overlap))
 
     window = np.where(lay.zero >= 3, micro, 1.0) * mean_stage
-    dp_raw = _dp_seconds(x, c) * x.weight_gradients
+    dp_raw = _dp_seconds(x, c)
     dp_s = dp_raw - np.minimum(c.dp_overlap * dp_raw, window)
     optimizer_s = _optimizer_seconds(x, c)
     busy = micro * mean_stage + bubble + imbalance + pp_s + dp_s + optimizer_s
@@ -164,7 +166,8 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
         gemm_s=per_step * (2 + x.weight_gradients)
         * (x.layers * gemm[LAYER] + gemm[FIRST] + gemm[LAST]),
         attention_s=layers * (1 + _backward_attention(x)) * attention[LAYER],
-        memory_bound_s=per_step * 3 * (x.layers * memory[LAYER] + memory[FIRST] + memory[LAST]),
+        memory_bound_s=per_step * 3 * (x.layers * memory[LAYER] + memory[FIRST] + memory[LAST])
+        + layers * 2 * stage.unpack_s,
         recompute_s=layers * stage.recompute_s,
         host_s=layers * stage.host_s,
         tp_s=layers * stage.tp_s,
@@ -192,16 +195,20 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
     backward = gemm * (1 + x.weight_gradients) + attention * _backward_attention(x) + memory * 2.0
     full = lay.recompute_share
     selective = np.where(lay.recompute == RECOMPUTE_SELECTIVE, 1.0, 0.0)
-    again = full * forward[LAYER] + selective * attention[LAYER]
+    unpack = x.unpack_bytes / (
+        _at(x.device.memory_bandwidth_bytes_per_s, x.key) * c.memory_efficiency
+    )  # fmt: skip
+    again = full * (forward[LAYER] + unpack) + selective * attention[LAYER]
     tp_s, cp_s, ep_s = _exchanges(x, c)
     passes = 2 + full
-    device = forward[LAYER] + backward[LAYER] + again
+    device = forward[LAYER] + backward[LAYER] + 2 * unpack + again
     exchanged = passes * (tp_s + ep_s) + (passes + 1) * cp_s
     # A layer never takes less than the host needs to launch it, forward, backward and again.
     host = np.maximum(passes * c.host_layer_s - device - exchanged, 0.0)
     return _Stage(
-        compute_s=forward[LAYER] + backward[LAYER],
+        compute_s=forward[LAYER] + backward[LAYER] + 2 * unpack,
         recompute_s=again,
+        unpack_s=unpack,
         host_s=host,
         tp_s=passes * tp_s,
         cp_s=(passes + 1) * cp_s,

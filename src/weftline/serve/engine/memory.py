@@ -15,7 +15,7 @@ from weftline.errors import NoFeasiblePlanError
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.parts import Setting, setting_of, weight_bytes
 
-__all__ = ["Memory", "cache_tokens", "memory"]
+__all__ = ["Memory", "cache_tokens", "memory", "room_for_weights"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -121,10 +121,8 @@ def memory(config: ServingConfig) -> Memory:
     weights = float(weight_bytes(setting, tp, config.ep * one, config.expert_tp * one, dp)[0])
     weights /= config.pp
     usable = chip_bytes(setting) * config.memory_fraction
-    activation = config.chunk_tokens * setting.work.hidden * 2.0 * ACTIVATION_ROWS / config.dp
-    runtime = CONTEXT_BYTES + (GROUP_BYTES if config.chips_per_replica > 1 else 0.0)
-    sampled = min(config.max_batch / config.dp, MOST_SAMPLED)
-    runtime += sampled * setting.work.vocab * SAMPLER_BYTES / config.tp
+    activation = _activation_bytes(setting, config)
+    runtime = _runtime_bytes(setting, config)
     left = usable - weights - activation - runtime
     if left <= 0:
         short = (weights + activation + runtime) / usable * config.chips_per_replica
@@ -145,6 +143,23 @@ def memory(config: ServingConfig) -> Memory:
         kv_bytes_per_token=per_token, state_bytes_per_sequence=state,
         kv_capacity_tokens=float(tokens), capped_share=share, cap_tokens=cap,
     )  # fmt: skip
+
+
+def room_for_weights(setting: Setting, config: ServingConfig) -> float:
+    """What a chip has left for weights, bytes, before any of the cache."""
+    taken = _activation_bytes(setting, config) + _runtime_bytes(setting, config)
+    return chip_bytes(setting) * config.memory_fraction - taken
+
+
+def _activation_bytes(setting: Setting, config: ServingConfig) -> float:
+    return config.chunk_tokens * setting.work.hidden * 2.0 * ACTIVATION_ROWS / config.dp
+
+
+def _runtime_bytes(setting: Setting, config: ServingConfig) -> float:
+    """The process's own memory, a group's buffers and the sampler's scratch on one chip."""
+    sampled = min(config.max_batch / config.dp, MOST_SAMPLED)
+    runtime = CONTEXT_BYTES + (GROUP_BYTES if config.chips_per_replica > 1 else 0.0)
+    return runtime + sampled * setting.work.vocab * SAMPLER_BYTES / config.tp
 
 
 def _capped(setting: Setting, config: ServingConfig, per_token: float) -> tuple[float, float]:

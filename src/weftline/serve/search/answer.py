@@ -15,6 +15,7 @@ from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
 from weftline.serve.calibrate.bands import Band, band_of
 from weftline.serve.engine.config import ServingConfig
+from weftline.serve.search.asked import question_of
 from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import SPARES_BASIS, token_costs
 from weftline.serve.search.screen import Option, Screened
@@ -23,6 +24,7 @@ from weftline.spec import (
     Estimate,
     Part,
     Rejection,
+    ServeCandidate,
     ServeDemand,
     ServeJob,
     ServePlan,
@@ -42,10 +44,13 @@ PART_NAMES: Final = {
 
 
 def plan_of(
-    job: ServeJob, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed],
-    rate_most: float, search: ServeSearch,
+    job: ServeJob, demand: ServeDemand, confirmed: Sequence[Confirmed], rate_most: float,
+    search: ServeSearch, unpriced: Sequence[ServeCandidate], lost: tuple[Rejection, ...],
 ) -> ServePlan:  # fmt: skip
-    """The plan around the first of ``confirmed``, which is the cheapest that meets the targets."""
+    """The plan around the first of ``confirmed``, which is the cheapest that meets the targets.
+
+    ``unpriced`` chips stand behind the ranking with their times, ``lost`` ones with their reason.
+    """
     best = confirmed[0]
     model = load_model(job.model)
     config = best.option.config
@@ -60,29 +65,11 @@ def plan_of(
         step_parts=step_parts(config, demand, occupancy["batch"]),
         memory_parts=memory_parts(config, occupancy["kv_share"]), price=best.market.quote(row),
         why=_why(confirmed, demand, occupancy), flips=_flips(confirmed, demand, rate_most),
-        ranking=tuple(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]),
+        ranking=(*(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]), *unpriced),
         pareto=tuple(c.candidate() for c in _front(confirmed)),
-        without_plan=reasons_of(found, confirmed), search=search, occupancy=occupancy,
+        without_plan=lost, search=search, occupancy=occupancy,
+        asked=question_of(job),
     )  # fmt: skip
-
-
-def reasons_of(found: Screened, confirmed: Sequence[Confirmed]) -> tuple[Rejection, ...]:
-    """Why a chip is not in the ranking."""
-    shown = {c.chip.id for c in confirmed}
-    said = [Rejection(accelerator=k, reason=v) for k, v in sorted(found.reasons.items())]
-    for name, option in sorted(found.nearest.items()):
-        if name in shown:
-            continue
-        if name in found.meeting:
-            said.append(Rejection(accelerator=name, reason="dearer by the closed form"))
-            continue
-        c = option.config
-        said.append(Rejection(accelerator=name, reason=(
-            f"nearest: {c.engine} {c.gemm_dtype} tp {c.tp}, first token "
-            f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token "
-            f"({format_number(option.worst, 2)} x a target)"
-        )))  # fmt: skip
-    return tuple(said)
 
 
 def _one_a_chip(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
@@ -269,7 +256,7 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
     if best.market.warning:
         said.append(best.market.warning)
     if best.market.instead:
-        said.append(f"no price of {best.chip.id}: {best.market.instead}")
+        said.append(f"{best.chip.id}: {best.market.instead}")
     tight = tightest(best, demand)
     if tight:
         said.append(tight)
@@ -430,8 +417,10 @@ def _fit_miss(job: ServeJob) -> str | None:
 
     chips = [c for c in chips_of(job.space) if c.memory_bytes]
     for chip in sorted(chips, key=lambda c: -(c.memory_bytes or 0.0))[:6]:
-        wide = max(layouts_of(job.model, chip, job.space),
-                   key=lambda d: (d["tp"] * d["pp"] * d["dp"], d["ep"]))  # fmt: skip
+        layouts = layouts_of(job.model, chip, job.space)
+        if not layouts:  # nothing is as wide as is held: that is the reason, not the memory
+            return None
+        wide = max(layouts, key=lambda d: (d["tp"] * d["pp"] * d["dp"], d["ep"]))
         for name in job.space.formats:
             try:
                 config = ServingConfig(

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
-from weftline.catalog import accelerator
-from weftline.catalog.asked import check_region, parse_accelerators
+from weftline.catalog import accelerator, own_chips
+from weftline.catalog.asked import (
+    check_region,
+    chip_named,
+    known_terms,
+    parse_accelerators,
+    parse_own_chips,
+    sellers,
+)
+from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
@@ -15,18 +24,42 @@ from weftline.serve.simulate.asked import parse_speculation, parse_window, rate_
 from weftline.spec import (
     METRICS,
     PRICE_CHOICES,
-    PRICE_TYPES,
     ROUTINGS,
-    PriceType,
     ServeJob,
     ServeSpace,
     Target,
 )
-from weftline.spec.options import FleetOptions, ServingOptions, TrafficOptions, Where, as_option
-from weftline.spec.parse import Collector, choice, parse_price
+from weftline.spec.job_file import job_values
+from weftline.spec.options import (
+    FleetOptions,
+    MemoryOptions,
+    ServingOptions,
+    TrafficOptions,
+    Where,
+    as_option,
+)
+from weftline.spec.parse import (
+    Collector,
+    choice,
+    discount_text,
+    parse_discounts,
+    parse_parts,
+    parse_prices,
+    parts_text,
+    price_text,
+)
 from weftline.units import parse_count, parse_duration_s
 
-__all__ = ["checked_serve_job", "parse_targets", "serve_job_of"]
+DEGREES: Final = dict.fromkeys(("tp", "pp", "dp", "ep"))
+"""Parts of a replica's layout that can be held."""
+__all__ = [
+    "checked_serve_job",
+    "memory_space_of",
+    "options_of",
+    "parse_targets",
+    "question_of",
+    "serve_job_of",
+]
 
 
 def serve_job_of(
@@ -35,25 +68,44 @@ def serve_job_of(
 ) -> ServeJob:  # fmt: skip
     """The options as one value. Raises all mistakes at once."""
     get = Collector()
+    records, chip_prices = get(
+        lambda: parse_own_chips(fleet.chip, fleet.chip_set, where=where)
+    ) or ((), {})
+    with own_chips(records):
+        job = _job(model, fleet, traffic, serving, where, get, chip_prices)
+    return replace(job, own_chips=records)
+
+
+def _job(
+    model: str, fleet: FleetOptions, traffic: TrafficOptions, serving: ServingOptions,
+    where: Where, get: Collector, chip_prices: dict[str, float],
+) -> ServeJob:  # fmt: skip
     targets = get(lambda: parse_targets(fleet, where=where))
     requests = get(lambda: traffic_of(traffic, where=where))
-    chips = get(lambda: parse_accelerators(fleet.on))
+    chips = get(lambda: parse_accelerators(fleet.on, where=where("on")))
     method, drafted, kept = get(
         lambda: parse_speculation(serving.speculate, where=where("speculate"))
     ) or ("none", 0, 0.7)
     tokens, sinks = get(lambda: parse_window(serving.window, where=where("window"))) or (None, 0)
-    mine, kinds = get(lambda: _prices(fleet.price, where("price"))) or (None, ("on-demand",))
+    priced = get(lambda: parse_prices(fleet.price, chip_named, where=where("price")))
+    own, kinds = priced or ({}, ("on-demand",))
+    off = get(lambda: parse_discounts(fleet.discount, sellers(), where=where("discount")))
+    held = get(lambda: parse_parts(fleet.layout, DEGREES, where=where("layout"))) or {}
     most = get(lambda: None if fleet.max_chips is None
                else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
+    seats = get(lambda: None if fleet.max_batch is None
+                else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     space = ServeSpace(
-        chips=chips or (), engines=_names(fleet.engine, "all"), formats=_names(fleet.precision, ""),
+        max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
+        formats=_names(fleet.precision, ""),
         kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
+        layout={name: int(degree) for name, degree in held.items()},
     )  # fmt: skip
     rough = ServeJob(
         model=model, targets=targets or (), rate_per_s=1.0, spread=traffic.spread,
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
-        own_price=mine, routing=serving.routing,  # type: ignore[arg-type]
+        own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
         space=space, max_chips=most,
     )  # fmt: skip
     job = _checked(rough, get, where)
@@ -62,7 +114,7 @@ def serve_job_of(
     return replace(
         job, rate_per_s=rate_of(traffic) or requests.rate_per_s,
         input_tokens=parse_count(traffic.input), output_tokens=parse_count(traffic.output),
-        trace=requests if traffic.trace else None,
+        trace=requests if traffic.trace else None, trace_from=traffic.trace or "",
     )  # fmt: skip
 
 
@@ -72,7 +124,12 @@ def checked_serve_job(job: ServeJob) -> ServeJob:
     if job.rate_per_s <= 0:
         get.errors.append(InputError(f"a rate of {job.rate_per_s:g}: above zero is needed",
                                      where="rate_per_s"))  # fmt: skip
-    return _checked(job, get, str)
+    for name, degree in job.space.layout.items():
+        if name not in DEGREES or degree < 1:
+            get.errors.append(InputError(f"{name}={degree}: at least 1, of {', '.join(DEGREES)}",
+                                         where="layout"))  # fmt: skip
+    terms = get(lambda: known_terms(job.own_prices, job.discounts)) or ({}, {})
+    return _checked(replace(job, own_prices=terms[0], discounts=terms[1]), get, str)
 
 
 def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
@@ -91,7 +148,7 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
         job.price_types,
         lambda name: choice(name, PRICE_CHOICES, "price type", where=where("price")),
     )
-    get(lambda: check_region(job.region))
+    get(lambda: check_region(job.region, where=where("region")))
     way = get(lambda: choice(job.routing, ROUTINGS, "routing", where=where("routing")))
     get.raise_all()
     known = replace(space, chips=chips, engines=engines, formats=formats, kv=cache or space.kv)
@@ -99,21 +156,48 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     return replace(job, space=known, price_types=kinds, routing=way or job.routing)
 
 
-def _prices(text: str, where: str) -> tuple[float | None, tuple[PriceType, ...]]:
-    """The user's own price a chip-hour, if it is one; else the types of price to look at."""
-    if text.strip().lower() == "all":
-        return None, PRICE_TYPES
-    if "," not in text:
-        mine, kind = parse_price(text, where=where)
-        return mine, (kind,)
-    names = _names(text, "")
-    get = Collector()
-    kinds = [
-        get(lambda n=name: choice(n, PRICE_CHOICES, "price type", where=where))  # type: ignore[misc]
-        for name in names
-    ]
-    get.raise_all()
-    return None, tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
+def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOptions]:
+    """The options that :func:`serve_job_of` makes this job of: what a plan's job is written as.
+
+    A trace is named as it was read; one made in Python by the name it has.
+    """
+    space = job.space
+    chip, chip_set = chip_texts(job.own_chips)
+    on = ",".join(dict.fromkeys(name.partition("+")[0] for name in space.chips))
+    medians = {t.metric: f"{t.limit_s!r}s" for t in job.targets if t.percentile == 50}
+    tails = [f"{t.metric}={t.limit_s!r}s" for t in job.targets if t.percentile == 99]
+    trace = job.trace_from or (job.trace.name if job.trace is not None else None)
+    fleet = FleetOptions(
+        **medians, p99=",".join(tails) or None, on=on or "all",
+        engine=",".join(space.engines) or "all", precision=",".join(space.formats),
+        price=price_text(job.own_prices, job.price_types), discount=discount_text(job.discounts),
+        region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
+        layout=parts_text(space.layout),
+        max_batch=None if space.max_batch is None else f"{space.max_batch}",
+        disaggregated=space.disaggregated, chip=chip, chip_set=chip_set,
+    )  # fmt: skip
+    plain = TrafficOptions()
+    traffic = TrafficOptions(
+        rate=f"{job.rate_per_s!r}/s", trace=trace, burstiness=job.burstiness, spread=job.spread,
+        seed=job.seed, input=f"{job.input_tokens:.0f}" if job.input_tokens else plain.input,
+        output=f"{job.output_tokens:.0f}" if job.output_tokens else plain.output,
+    )  # fmt: skip
+    speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
+    window = None if space.window is None else f"{space.window}"
+    serving = ServingOptions(
+        kv=space.kv, prefix_cache=space.prefix_cache, routing=job.routing,
+        speculate=None if space.spec_method == "none" else speculate,
+        window=f"{window}+{space.sinks}" if window and space.sinks else window,
+    )  # fmt: skip
+    return fleet, traffic, serving
+
+
+def question_of(job: ServeJob) -> dict[str, str | bool | float]:
+    """The question as fields of a job file; none where options cannot ask it: a job from Python
+    with percentiles other than the median and the 99th."""
+    if any(t.percentile not in (50, 99) for t in job.targets):
+        return {}
+    return job_values("serve", job.model, *options_of(job))
 
 
 def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[Target, ...]:
@@ -158,3 +242,18 @@ def _require_some(space: ServeSpace) -> None:
 
 def _names(text: str, everything: str) -> tuple[str, ...]:
     return () if text == everything else tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def memory_space_of(options: MemoryOptions, *, where: Where = as_option) -> ServeSpace:
+    """What may be tried where memory alone is asked. Raises all mistakes at once."""
+    get = Collector()
+    formats = get.each(
+        _names(options.weights, ""),
+        lambda name: choice(name, DTYPES, "number format", where=where("weights")),
+    )
+    cache = get(lambda: choice(options.kv, KV_DTYPES, "KV cache format", where=where("kv")))
+    if not options.weights.strip(" ,"):
+        get.errors.append(InputError("no number format is named", where=where("weights"),
+                                     hint="--weights bf16,fp8"))  # fmt: skip
+    get.raise_all()
+    return ServeSpace(formats=formats, kv=cache or "bf16")

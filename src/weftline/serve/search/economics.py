@@ -11,13 +11,11 @@ from weftline.catalog import (
     Accelerator,
     Price,
     PriceChoice,
-    best_price,
     list_words,
-    offers_to_take,
     pue,
 )
 from weftline.catalog.date import CATALOG_DATE
-from weftline.cost import FAILURES_BASIS
+from weftline.cost import FAILURES_BASIS, Terms, no_price
 from weftline.cost.energy import HOST_FRACTION, POWER_BAND, POWER_FRACTION
 from weftline.cost.goodput import FAILURES_PER_CHIP_DAY
 from weftline.errors import InputError
@@ -40,28 +38,28 @@ AVAILABILITY: Final = 0.999
 class Market:
     """What chips of one kind cost an hour, by whole instances.
 
-    ``own`` is the user's price of a chip-hour, sold one by one; else the catalogue's sound rows
-    of the price type count, dated ones before others, none older than a year where newer exist.
+    The user's own price of a chip-hour comes first, chips sold one by one; else the catalogue's
+    sound rows of the price type count, dated ones before others, none older than a year where newer
+    exist, less what their seller takes off.
     """
 
-    def __init__(self, chip: Accelerator, price_type: str, region: str | None,
-                 own: float | None) -> None:  # fmt: skip
-        self.own = own
-        self.price_type = price_type if own is None else "given"
+    def __init__(self, chip: Accelerator, price_type: str, terms: Terms) -> None:
+        self.own = terms.own(chip.id)
+        self.price_type = price_type if self.own is None else "given"
         self.choice: PriceChoice | None = None
         self.rows: tuple[Price, ...] = ()
         self.instead = ""
-        """Where there is no price: what the catalogue knows of other ways to pay."""
-        if own is not None:
+        """Where there is no price: so in words, with what the catalogue knows of other ways."""
+        if self.own is not None:
             return
         today = datetime.date.fromisoformat(CATALOG_DATE)
         try:
-            self.choice = best_price(chip.id, price_type, today=today, region=region)
-        except InputError as error:
-            self.instead = error.hint or error.what
+            self.choice = terms.best(chip.id, price_type, today)
+        except InputError:
+            self.instead = no_price(chip.id, price_type, terms.region)
             return
         self.price_type = self.choice.price.price_type
-        self.rows = offers_to_take(chip.id, self.price_type, today=today, region=region)
+        self.rows = terms.offers(chip.id, self.price_type, today)
 
     @property
     def known(self) -> bool:

@@ -15,18 +15,20 @@ from typing import Final
 
 import numpy as np
 
-from weftline.catalog import Accelerator, accelerator
+from weftline.catalog import Accelerator, accelerator, own_chips
+from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.search.answer import no_plan, plan_of
 from weftline.serve.search.asked import checked_serve_job
 from weftline.serve.search.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
 from weftline.serve.search.confirmed import Confirmed
-from weftline.serve.search.economics import Market, power_w, spares_of
+from weftline.serve.search.economics import Market, power_w
+from weftline.serve.search.fleets import fleet_of
+from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
 from weftline.serve.search.screen import Option, Screened, screen
 from weftline.serve.simulate.traffic import at_rate, extended, gamma
 from weftline.spec import (
-    Fleet,
-    Routing,
+    ANY,
     ServeDemand,
     ServeJob,
     ServePlan,
@@ -52,8 +54,11 @@ def plan_serve(job: ServeJob, *, progress: Progress | None = None) -> ServePlan:
     Raises NoFeasiblePlanError with the nearest miss and what limits it, InputError(s) for what
     cannot be (an engine that does not run on the named chip, an unknown model).
     """
-    job = checked_serve_job(job)
-    say = progress or _quiet
+    with own_chips(job.own_chips):
+        return _planned(checked_serve_job(job), progress or _quiet)
+
+
+def _planned(job: ServeJob, say: Progress) -> ServePlan:
     began = time.perf_counter()
     demand = demand_of(job)
     found = screen(job.model, demand, job.space, tails_of(job))
@@ -65,7 +70,9 @@ def plan_serve(job: ServeJob, *, progress: Progress | None = None) -> ServePlan:
     cells = cells_of(job, found)
     traffic, trace = traffic_of(replace(job, rate_per_s=job.rate_per_s / cells), found)
     demand = replace(demand, requests=traffic.requests, cells=cells)
-    confirmed, simulated = _confirm(job, demand, found, markets, traffic, trace, say)
+    confirmed, simulated, turned_down = _confirm(
+        job, demand, found, markets, traffic, trace, say
+    )  # fmt: skip
     meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
     if not meeting:
         raise no_plan(job, demand, found, confirmed)
@@ -86,7 +93,11 @@ def plan_serve(job: ServeJob, *, progress: Progress | None = None) -> ServePlan:
     ranked = sorted(confirmed, key=lambda c: c.rank)
     # Drawn arrivals are a little off the rate that was asked: scale that, not the draw's.
     most = demand.rate_per_s * rate / traffic.rate_per_s
-    return plan_of(job, demand, found, ranked, most, stats)
+    shown = {c.chip.id for c in ranked}
+    beside = unpriced(job, demand, found, markets, shown)
+    shown |= {c.fleet.accelerator for c in beside}
+    lost = reasons_of(job, demand, found, markets, shown, turned_down)
+    return plan_of(job, demand, ranked, most, stats, beside, lost)
 
 
 def _quiet(text: str) -> None:
@@ -112,7 +123,7 @@ def demand_of(job: ServeJob) -> ServeDemand:
         traffic=trace.name if trace is not None else _name(job), output_tokens=mean_out,
         cached_share=cached, targets=job.targets,
         price_type=(
-            "given" if job.own_price is not None else ", ".join(job.price_types)
+            "given" if ANY in job.own_prices else ", ".join(job.price_types)
         ),
         region=job.region, requests=0, seed=None if trace is not None else job.seed,
     )  # fmt: skip
@@ -177,25 +188,25 @@ def traffic_of(job: ServeJob, found: Screened) -> tuple[Traffic, bool]:
 
 def markets_of(chip: Accelerator, job: ServeJob) -> list[Market]:
     """The ways to pay for a chip that have a price; where none has, the first, which says so."""
-    ways = job.price_types if job.own_price is None else job.price_types[:1]
-    markets = [Market(chip, way, job.region, job.own_price) for way in ways]
+    terms = Terms(own_prices=job.own_prices, discounts=job.discounts, region=job.region)
+    ways = job.price_types if terms.own(chip.id) is None else job.price_types[:1]
+    markets = [Market(chip, way, terms) for way in ways]
     return [m for m in markets if m.known] or markets[:1]
 
 
 def _confirm(
     job: ServeJob, demand: ServeDemand, found: Screened, markets: dict[str, list[Market]],
     traffic: Traffic, trace: bool, say: Progress,
-) -> tuple[list[Confirmed], int]:  # fmt: skip
-    """Simulate the cheapest configurations; (fleets, runs made)."""
+) -> tuple[list[Confirmed], int, dict[str, str]]:  # fmt: skip
+    """Simulate the cheapest configurations; (fleets, runs made, what is against other chips)."""
 
     cells, rate = demand.cells, demand.rate_per_s / demand.cells
 
     def guess(option: Option) -> float:
-        chips = option.group_chips * option.replicas(demand.rate_per_s)
-        known = [m for m in markets[option.config.chip] if m.known]
-        if not known:
-            return 1e12 + chips
-        return min(m.cheapest(chips, option.group_chips)[0] for m in known)
+        found = cheapest_by([option], markets[option.config.chip], demand.rate_per_s)
+        if found is None:
+            return 1e12 + option.group_chips * option.replicas(demand.rate_per_s)
+        return found[0]
 
     best = sorted(((min(guess(o) for o in opts), name) for name, opts in found.meeting.items()))
     looks: list[Option] = []
@@ -203,6 +214,7 @@ def _confirm(
         ordered = sorted(found.meeting[name], key=guess)
         looks += ordered if place < SECOND_LOOKS else ordered[:1]
     confirmed: list[Confirmed] = []
+    turned_down: dict[str, str] = {}
     runs = 0
     for look in sorted(looks, key=guess):
         option = look
@@ -211,6 +223,10 @@ def _confirm(
         if job.max_chips is not None:
             most = job.max_chips // option.group_chips // cells
             if most < 1:
+                short = option.group_chips * cells - job.max_chips
+                turned_down[option.config.chip] = (
+                    f"does not fit: a replica needs {short:,} chips more than --max-chips"
+                )
                 continue
         try:
             config, tunings = tuned(
@@ -218,6 +234,7 @@ def _confirm(
                 routing=job.routing, trace=trace,
             )  # fmt: skip
         except NoFeasiblePlanError as error:  # the engine's memory is counted more closely there
+            turned_down[option.config.chip] = f"does not fit: {error.what}"
             say(f"{option.config.chip}: {error.what}")
             continue
         option = replace(option, config=config)
@@ -230,7 +247,7 @@ def _confirm(
                       for market in markets[option.config.chip]]  # fmt: skip
         say(f"{option.config.chip}: {confirmed[-1].fleet.replicas} x {option.group_chips} chips "
             "simulated")  # fmt: skip
-    return confirmed, runs
+    return confirmed, runs, turned_down
 
 
 def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
@@ -247,24 +264,4 @@ def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
     return Confirmed(
         option=option, chip=chip, market=market, run=run, fleet=fleet, usd_per_hour=usd,
         power_w=power_w(chip, fleet.chips, min(1.0, busy)), demand=demand,
-    )  # fmt: skip
-
-
-def fleet_of(option: Option, replicas: int, routing: Routing) -> Fleet:
-    """The fleet as the plan keeps it."""
-    c = option.config
-    layout = {"tp": c.tp, "pp": c.pp, "dp": c.dp, "ep": c.ep}
-    if c.prefill is not None:
-        layout |= {
-            "prefill_workers": c.prefill.workers, "prefill_tp": c.prefill.tp,
-            "prefill_dp": c.prefill.dp, "prefill_ep": c.prefill.ep,
-            "decode_workers": c.decode_workers,
-        }  # fmt: skip
-    return Fleet(
-        accelerator=c.chip, engine=c.engine, replicas=replicas,
-        spares=spares_of(replicas, option.group_chips), chips_per_replica=option.group_chips,
-        layout=layout, weights=option.weights, experts=option.experts,
-        kv=c.kv_dtype,
-        max_batch=c.max_batch, chunk_tokens=c.chunk_tokens, prefix_cache=c.prefix_cache,
-        routing=routing,
     )  # fmt: skip

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.catalog import Accelerator, accelerators
-from weftline.errors import WeftlineError
+from weftline.errors import InputError, WeftlineError
 from weftline.serve.engine.config import PoolConfig, ServingConfig
+from weftline.serve.search.lacking import lacking, short_of
 from weftline.spec import ServeDemand, ServeSpace, Target
 
 IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768,
@@ -89,23 +90,52 @@ def _is_moe(model: str) -> bool:
 
 
 def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[str, int]]:
-    """Degrees of one replica on ``chip``, by powers of two within its scale-up domain."""
+    """Degrees of one replica on ``chip``, by powers of two within its scale-up domain; those that
+    ``space`` holds as they are held."""
     host = chip.chips_per_host or 8
     domain = max(1, min(chip.scale_up_domain or host, MAX_REPLICA_CHIPS))
     widest = max(domain if chip.scale_up_bytes_per_s else host, 1)
     limit = min(space.max_replica_chips, MAX_REPLICA_CHIPS)
-    found = []
+    held = space.layout
     powers = [1 << k for k in range(7)]
-    for tp in (p for p in powers if p <= min(widest, 16)):
-        for pp in (1, 2, 4):
-            if pp > 1 and tp < min(widest, 8):
+    tps = [held["tp"]] if "tp" in held else [p for p in powers if p <= min(widest, 16)]
+    found = []
+    for tp in tps:
+        for pp in [held["pp"]] if "pp" in held else (1, 2, 4):
+            if pp > 1 and tp < min(widest, 8) and "pp" not in held:
                 continue
-            for dp in powers if _is_moe(model) else (1,):
+            usual = powers if _is_moe(model) else [1]
+            for dp in [held["dp"]] if "dp" in held else usual:
                 if tp * dp > max(widest, host) or tp * dp * pp > limit or (dp > 1 and pp > 1):
                     continue
                 experts = {1, tp * dp} if _is_moe(model) else {1}
+                if "ep" in held:
+                    experts = {held["ep"]} if (tp * dp) % held["ep"] == 0 else set()
                 found += [{"tp": tp, "pp": pp, "dp": dp, "ep": ep} for ep in sorted(experts)]
-    return found
+    return [] if held and _clash(model, held) else found
+
+
+def _clash(model: str, held: Mapping[str, int]) -> str:
+    """Why a model cannot be cut as it is held, whatever the chip; empty where it can."""
+    heads, layers, experts = _cuts(model)
+    if heads % held.get("tp", 1):
+        return f"tp={held['tp']} does not divide {heads} attention heads"
+    if held.get("pp", 1) > layers:
+        return f"pp={held['pp']} stages for {layers} layers"
+    ep = held.get("ep", 1)
+    if ep > 1 and (not experts or experts % ep):
+        return f"ep={ep} does not divide {experts} experts"
+    return ""
+
+
+@cache
+def _cuts(model: str) -> tuple[int, int, int]:
+    """(attention heads, of the layer with the fewest; layers; routed experts)."""
+    from weftline.model import load_model
+
+    found = load_model(model)
+    heads = [op.attention.heads for op in found.operators if op.attention is not None]
+    return min(heads, default=found.hidden // 64), len(found.layers), found.experts
 
 
 def screen(model: str, demand: ServeDemand, space: ServeSpace,
@@ -125,6 +155,10 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
         said = ""
         for engine, weights in engines_and_formats(chip, space):
             try:
+                if not layouts_of(model, chip, space):
+                    degrees = ", ".join(f"{k}={v}" for k, v in space.layout.items())
+                    why = _clash(model, space.layout) or "more chips than it can have"
+                    raise InputError(f"no replica has {degrees}: {why}")
                 found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
             except WeftlineError as error:
                 said = said or error.what
@@ -132,7 +166,12 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
             options += found
             evaluated += count
         if not options:
-            reasons[chip.id] = said or _lacking(space)
+            ways = engines_and_formats(chip, space)
+            layouts = layouts_of(model, chip, space)
+            reasons[chip.id] = said or (
+                short_of(model, chip, ways, layouts, space.kv) if ways and layouts
+                else lacking(chip, space)
+            )  # fmt: skip
             continue
         nearest[chip.id] = min(options, key=lambda o: (o.worst, o.group_chips))
         fit = [o for o in options if o.worst <= 1.0]
@@ -163,12 +202,6 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
         found += [(profile.name, f) for f in space.formats
                   if f in profile.formats and runs_format(chip, f)]  # fmt: skip
     return found
-
-
-def _lacking(space: ServeSpace) -> str:
-    if space.engines:
-        return f"none of {', '.join(space.engines)} serves {', '.join(space.formats)} on it"
-    return f"no engine here runs on it, or no dense peak of {', '.join(space.formats)} is known"
 
 
 def _ask(
@@ -246,7 +279,7 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
                              max_batch=8)  # fmt: skip
     return ServingConfig(
         model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
-        max_batch=most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
+        max_batch=space.max_batch or most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
         prefix_cache=space.prefix_cache, window=space.window, sinks=space.sinks,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
         spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],

@@ -87,7 +87,9 @@ def read_traffic(trace: str) -> Traffic:
 
 def parse_rate_per_s(text: str, *, where: str) -> float:
     """``12/s``, ``700/min``, ``1M/day`` -> requests a second. Raises InputError."""
-    match = re.fullmatch(r"\s*([\d.,]+)\s*([kKmMbB]?)\s*(?:req(?:uest)?s?)?\s*/\s*(\w+)\s*", text)
+    match = re.fullmatch(
+        r"\s*([\d.,]+(?:e[+-]?\d+)?)\s*([kKmMbB]?)\s*(?:req(?:uest)?s?)?\s*/\s*(\w+)\s*", text
+    )
     if match is None or match.group(3) not in _PER_S:
         raise InputError(
             f"`{text}` is not a rate of requests", where=where, hint="12/s, 700/min or 1M/day"

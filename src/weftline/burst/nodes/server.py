@@ -1,0 +1,178 @@
+"""One node's server: copies of other nodes' shares in memory, and this node's own store to read.
+
+The folder for copies is on a file system in memory (/dev/shm), so they outlive the training process
+and not the node. It runs in a process of its own (``burst peer``), so that a job that is started
+again finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from weftline.burst.commit.commits import Commit, decode_commit
+from weftline.burst.errors import BurstError, StorageError
+from weftline.burst.files import Files
+from weftline.burst.log.record import Chunk, Prepared, chunks_of
+from weftline.burst.nodes.shares import (
+    RECORDS,
+    SHARE,
+    SHARES,
+    overtaken,
+    share_id,
+    shares_of,
+)
+from weftline.burst.remote.objects import ObjectMissingError
+from weftline.burst.remote.peers import DATA, DONE, PeerServer
+from weftline.burst.remote.wire import Channel
+from weftline.burst.store import Store
+
+__all__ = ["FETCH", "MANIFEST", "RECORD", "SHARES_THERE", "STEPS", "NodeServer"]
+
+STEPS, RECORD, SHARES_THERE, MANIFEST, FETCH = range(20, 25)
+_KNOWN_MOST: Final = 64
+"""Manifests kept in memory, of the shares that are being read."""
+
+
+class NodeServer(PeerServer):
+    """Serves a folder of copies, and the store of this node where it is told of one."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        store: str | os.PathLike[str] | None = None,
+        secret: bytes | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        capacity_bytes: int | None = None,
+        files: Files | None = None,
+    ) -> None:
+        """Listen. ``store`` need not be there yet. Arguments and errors of :class:`PeerServer`."""
+        self._store_path = None if store is None else str(store)
+        self._store: Store | None = None
+        self._known: dict[str, dict[int, Chunk]] = {}
+        self._pruning = threading.Lock()
+        super().__init__(
+            folder, secret=secret, host=host, port=port, capacity_bytes=capacity_bytes, files=files
+        )
+
+    def _answer(self, channel: Channel, kind: int, meta: Any) -> None:
+        if kind == STEPS:
+            store = self._own()
+            channel.send(DONE, [] if store is None else store.view.commits.steps())
+        elif kind == RECORD:
+            channel.send(DATA, None, self._reading().view.commits.record(int(meta["step"])))
+        elif kind == SHARES_THERE:
+            store = self._own()
+            channel.send(DONE, [] if store is None else shares_of(store.view))
+        elif kind == MANIFEST:
+            self._send_manifest(channel, Prepared.decode(meta["share"]))
+        elif kind == FETCH:
+            self._fetch(channel, Prepared.decode(meta["share"]), int(meta["seq"]), meta["fresh"])
+        else:
+            super()._answer(channel, kind, meta)
+
+    def close(self) -> None:
+        """Take no more connections, and close the store."""
+        super().close()
+        if self._store is not None:
+            self._store.close()
+
+    # --- the store of this node ------------------------------------------------------------------
+
+    def _own(self) -> Store | None:
+        """The store, opened for reading when it is first asked for and there."""
+        with self._lock:
+            if self._store is None and self._store_path is not None:
+                if not (Path(self._store_path) / "BURST").exists():
+                    return None
+                self._store = Store.open(self._store_path, read_only=True)
+            return self._store
+
+    def _reading(self) -> Store:
+        store = self._own()
+        if store is None:
+            raise ObjectMissingError("this node has no store", where=self.url)
+        return store
+
+    def _send_manifest(self, channel: Channel, share: Prepared) -> None:
+        manifest = self._reading().view.local_manifest(share)
+        if manifest is None:
+            raise ObjectMissingError(f"rank {share.rank} of step {share.step} is not here")
+        channel.send(DATA, None, memoryview(manifest.encode()))
+
+    def _fetch(self, channel: Channel, share: Prepared, seq: int, fresh: bool) -> None:
+        """A record's payload, straight from its segment; who asked checks it."""
+        store = self._reading()
+        chunk = self._chunks(share, fresh=fresh).get(seq)
+        if chunk is None:
+            raise ObjectMissingError(f"record {seq:x} of rank {share.rank} is not here")
+        try:
+            file = os.open(store.reader.path(share.writer, chunk.segment), os.O_RDONLY)
+        except OSError as error:
+            raise ObjectMissingError(f"the segment of record {seq:x} is gone") from error
+        try:
+            start = chunk.offset_bytes + chunk.head_bytes
+            channel.send_file(DATA, file, start, chunk.stored_bytes)
+        finally:
+            os.close(file)
+
+    def _chunks(self, share: Prepared, *, fresh: bool) -> dict[int, Chunk]:
+        with self._lock:
+            known = None if fresh else self._known.get(share_id(share))
+        if known is None:
+            manifest = self._reading().view.local_manifest(share, fresh=fresh)
+            known = {} if manifest is None else {c.seq: c for c in chunks_of(manifest.parts)}
+            with self._lock:
+                while len(self._known) >= _KNOWN_MOST:
+                    self._known.pop(next(iter(self._known)))
+                self._known[share_id(share)] = known
+        return known
+
+    # --- copies of others ------------------------------------------------------------------------
+
+    def _put(self, channel: Channel, name: str) -> None:
+        super()._put(channel, name)
+        folder, _, rest = name.partition("/")
+        if folder == RECORDS:
+            with self._pruning, suppress(BurstError):  # the next record comes soon
+                self.prune(rest.partition("/")[0])
+
+    def prune(self, run: str) -> list[str]:
+        """Let go of the copies that the commit records of a run overtake; their names."""
+        records = self._records(run)
+        gone = overtaken(list(records.values()), self._shares(run))
+        for share in gone:
+            # Without its last object first, so that it is whole or absent at every moment.
+            for name in sorted((i.name for i in self._list(share)), key=_whole_last, reverse=True):
+                self._delete(name)
+        copied = max((c.order for c in records.values() if c.copied), default=None)
+        for name, commit in records.items():
+            if copied is not None and commit.order < copied:
+                self._delete(name)
+        return sorted(gone)
+
+    def _records(self, run: str) -> dict[str, Commit]:
+        found: dict[str, Commit] = {}
+        for info in self._list(f"{RECORDS}/{run}"):
+            with suppress(BurstError, OSError):
+                found[info.name] = decode_commit(Path(self._path(info.name)).read_bytes())
+        return found
+
+    def _shares(self, run: str) -> list[str]:
+        """Names of whole copies, in the order in which they came."""
+        found: list[tuple[int, str]] = []
+        for info in self._list(f"{SHARES}/{run}"):
+            if info.name.endswith(f"/{SHARE}"):
+                with suppress(StorageError):
+                    at = self._files.stamp(self._path(info.name))[2]
+                    found.append((at, info.name.rpartition("/")[0]))
+        return [name for _, name in sorted(found)]
+
+
+def _whole_last(name: str) -> bool:
+    return name.endswith(f"/{SHARE}")

@@ -1,0 +1,113 @@
+"""Which layouts fit a cluster: what the search starts from, and what misses are told by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from weftline.catalog import Accelerator
+from weftline.fabric import cluster_of
+from weftline.model import Model
+from weftline.model.once import once_per_model
+from weftline.plan.step.compiled import Layouts, adapter_parameters, frozen_per_chip
+from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.layouts import Held, columns_of, layouts_on
+from weftline.plan.step.memory import Memory, Stages, before_recompute, memory_of, recomputed
+from weftline.spec import Cluster, Job, Layout
+
+USABLE_MEMORY = 0.95
+"""Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
+_LAID_OUT_KEPT = 64
+"""Enumerations that are kept: more than one search has of counts, domains and frameworks."""
+_NEAR = 16
+"""Numbers of hosts looked at one by one for the first that holds a job."""
+MOST_CHIPS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fits:
+    """Every layout on one cluster, its memory, and whether that fits."""
+
+    layouts: Layouts
+    memory: Memory
+    fits: npt.NDArray[np.bool_]
+
+
+def held_parts(job: Job) -> Held:
+    """The parts of the layout that a job fixes, in a form that can be a key."""
+    return tuple(sorted(job.layout.items()))
+
+
+def fits_on(model: Model, job: Job, frame: Framework, cluster: Cluster) -> Fits | None:
+    """The layouts of a job on a cluster; None where none is legal.
+
+    Where nothing is said of recomputation, as little is added as makes a layout fit.
+    """
+    layouts, before = _laid_out_once(
+        model, cluster.chips, cluster.levels[0].size, frame, global_batch=job.global_batch,
+        seq_len=job.seq_len, held=held_parts(job),
+    )  # fmt: skip
+    if before is None:
+        return None
+    usable = USABLE_MEMORY * cluster.memory_bytes
+    if not {"recompute", "recompute_layers"} & job.layout.keys():
+        layouts = recomputed(
+            layouts, before, frame, layers=len(model.layers), capacity_bytes=usable
+        )  # fmt: skip
+    memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
+    return Fits(layouts=layouts, memory=memory, fits=memory.total_bytes <= usable)
+
+
+def _laid_out(
+    model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int,
+    held: Held,
+) -> tuple[Layouts, tuple[Memory, Stages] | None]:  # fmt: skip
+    """Every layout, and its memory with nothing computed again: the same on many accelerators."""
+    layouts = layouts_on(
+        model, chips, domain, frame, global_batch=global_batch, seq_len=seq_len, held=held
+    )
+    if not len(layouts):
+        return layouts, None
+    return layouts, before_recompute(model, frame, layouts, seq_len=seq_len)
+
+
+_laid_out_once = once_per_model(_laid_out, _LAID_OUT_KEPT)
+
+
+@once_per_model
+def state_bytes(model: Model, frame: Framework) -> float:
+    """Weights, gradients and optimizer states of the whole job on chips, bytes, split or not."""
+    trained = float(model.parameters)
+    frozen = 0.0
+    if frame.adapter_rank:
+        trained = adapter_parameters(model, frame.adapter_rank)
+        one = columns_of(Layout(), len(model.layers))
+        frozen = float(sum(part[0] for part in frozen_per_chip(model, one, frame)))
+    each = frame.weight_bytes + frame.grad_bytes + frame.resident_bytes
+    return frozen + trained * each
+
+
+def first_that_holds(
+    model: Model, job: Job, frame: Framework, acc: Accelerator, above: int = 0
+) -> int | None:
+    """A count above ``above`` whose memory holds the job, the fewest of those looked at.
+
+    Counts are powers of two inside a host, then whole hosts, from where the states alone would fit:
+    the next few one by one, then powers of two and one and a half of them. None where none of them
+    up to ``MOST_CHIPS`` holds it.
+    """
+    host = acc.chips_per_host or 1
+    one = cluster_of(acc, 1)
+    least = max(above + 1, int(state_bytes(model, frame) / (USABLE_MEMORY * one.memory_bytes)))
+    inside = [1 << i for i in range(host.bit_length()) if least <= 1 << i < host]
+    start = max(1, -(-least // host))
+    near = {host * n for n in range(start, start + _NEAR)}
+    # Beyond, those with many divisors: powers of two hosts, and one and a half times as many.
+    far = {host * n << i for n in (1, 3) for i in range(17) if start + _NEAR <= n << i}
+    for count in [*inside, *sorted(near | {c for c in far if c <= MOST_CHIPS})]:
+        found = fits_on(model, job, frame, cluster_of(acc, count))
+        if found is not None and bool(found.fits.any()):
+            return count
+    return None

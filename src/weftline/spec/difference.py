@@ -1,0 +1,179 @@
+"""Two plans beside each other: what they share in numbers, and limits on how far they may lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final
+
+from weftline.errors import InputError, UnknownNameError
+from weftline.spec.parse import Collector
+from weftline.spec.plan import Plan
+from weftline.spec.serve_plan import ServePlan
+
+__all__ = ["Changed", "Difference", "Limit", "Moved", "difference", "parse_limits"]
+
+_ALIASES: Final = {
+    "cost": ("cost", "cost_per_hour"), "time": ("train_time",), "step": ("step_time",),
+    "tokens": ("tokens_per_s",),
+}  # fmt: skip
+"""Short names of estimates, the first that both plans have."""
+_LEFT_OUT: Final = frozenset({"trace", "arrived_s"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """One estimate of both plans."""
+
+    name: str
+    unit: str
+    before: float | None
+    after: float | None
+    apart: bool
+    """Whether the bands do not meet: the difference is more than what is not known."""
+
+    @property
+    def share(self) -> float | None:
+        """After over before, less one; None where one is missing or before is 0."""
+        if self.before is None or self.after is None or self.before == 0:
+            return None
+        return self.after / self.before - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """One field that is not the same in both, as text."""
+
+    field: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """``cost>5%``: where a difference counts as too much."""
+
+    text: str
+    name: str
+    above: bool
+    amount: float
+    relative: bool
+
+    def crossed(self, moved: Moved) -> bool:
+        """Whether the estimate went beyond it; one that is missing on a side did, too."""
+        value = moved.share if self.relative else moved.after
+        if value is None:
+            return True
+        return value > self.amount if self.above else value < self.amount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What differs between two plans of one kind."""
+
+    kind: str
+    asked: tuple[Changed, ...]
+    """Fields of the question."""
+    chosen: tuple[Changed, ...]
+    """Chip, count, layout, framework or engine, price."""
+    moved: tuple[Moved, ...]
+
+
+def difference(before: Plan | ServePlan, after: Plan | ServePlan) -> Difference:
+    """Hold two plans beside each other. Raises InputError where they are of two kinds."""
+    if type(before) is not type(after):
+        raise InputError("one plan is for training and the other for serving",
+                         hint="give two of one kind")  # fmt: skip
+    names = [*before.estimates, *(n for n in after.estimates if n not in before.estimates)]
+    moved = []
+    for name in names:
+        a, b = before.estimates.get(name), after.estimates.get(name)
+        unit = a.unit if a is not None else b.unit if b is not None else ""
+        apart = a is not None and b is not None and (a.high < b.low or b.high < a.low)
+        moved.append(Moved(
+            name=name, unit=unit, before=None if a is None else a.value,
+            after=None if b is None else b.value, apart=apart,
+        ))  # fmt: skip
+    kind = "train" if isinstance(before, Plan) else "serve"
+    return Difference(
+        kind=kind, asked=_changed(_asked(before), _asked(after)),
+        chosen=_changed(_chosen(before), _chosen(after)), moved=tuple(moved),
+    )  # fmt: skip
+
+
+def _asked(plan: Plan | ServePlan) -> dict[str, str]:
+    if isinstance(plan, Plan):
+        return _flat(plan.job)
+    return {k: str(v) for k, v in plan.asked.items()} or _flat(plan.demand)
+
+
+def _chosen(plan: Plan | ServePlan) -> dict[str, str]:
+    found: dict[str, str] = {"weftline": plan.weftline, "catalog": plan.catalog_date}
+    if isinstance(plan, Plan):
+        found |= {"accelerator": plan.cluster.accelerator, "chips": f"{plan.cluster.chips:,}",
+                  "framework": plan.framework, **_flat(plan.layout)}  # fmt: skip
+    else:
+        found |= {k: v for k, v in _flat(plan.fleet).items() if k != "layout"}
+        found |= {k: str(v) for k, v in plan.fleet.layout.items()}
+    if plan.price is not None:
+        found |= {"price": f"{plan.price.usd_per_chip_hour.value:.4g} USD/chip-hour",
+                  "seller": " ".join((plan.price.provider, plan.price.region)).strip()}  # fmt: skip
+    return found
+
+
+def _flat(value: Any) -> dict[str, str]:
+    """The fields of a noun as text; nested nouns with their own fields."""
+    found: dict[str, str] = {}
+    for f in fields(value):
+        held = getattr(value, f.name)
+        if f.name in _LEFT_OUT or held is None:
+            continue
+        if is_dataclass(held):
+            found |= _flat(held)
+        elif isinstance(held, tuple | list):
+            found[f.name] = ", ".join(map(str, held)) or "all"
+        elif isinstance(held, Mapping):
+            found[f.name] = ", ".join(f"{k}={v}" for k, v in held.items()) or "none"
+        else:
+            found[f.name] = str(held)
+    return found
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Changed, ...]:
+    names = [*before, *(n for n in after if n not in before)]
+    return tuple(
+        Changed(field=n, before=before.get(n, "-"), after=after.get(n, "-"))
+        for n in names if before.get(n) != after.get(n)
+    )  # fmt: skip
+
+
+def parse_limits(
+    texts: Sequence[str], known: Difference, *, where: str = "--fail-if"
+) -> tuple[tuple[Limit, Moved], ...]:
+    """``cost>5%,step_time<-10%,memory>70e9`` with the estimate each holds. Raises all mistakes.
+
+    With ``%`` the change is held, in percent of the first plan; without, the second plan's value.
+    """
+    get = Collector(where)
+    by_name = {m.name: m for m in known.moved}
+
+    def one(part: str) -> tuple[Limit, Moved]:
+        match = re.fullmatch(r"([\w.-]+)\s*([<>])\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*(%?)", part)
+        if match is None:
+            raise InputError(f"`{part}` is not a limit", where=where, hint="cost>5%")
+        name, sign, number, percent = match.groups()
+        names = _ALIASES.get(name, (name.replace("-", "_"),))
+        found = next((n for n in names if n in by_name), None)
+        if found is None:
+            raise UnknownNameError("estimate", name, [*by_name, *_ALIASES], where=where,
+                                   hint=f"one of {', '.join(by_name)}")  # fmt: skip
+        amount = float(number) / (100 if percent else 1)
+        limit = Limit(text=part, name=found, above=sign == ">", amount=amount,
+                      relative=bool(percent))  # fmt: skip
+        return limit, by_name[found]
+
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    limits = get.each(parts, one)
+    get.raise_all()
+    return limits
