@@ -140,6 +140,10 @@ def test_old_prices_of_a_comparison_are_red_on_a_terminal_with_colour(
     assert re.sub(r"\x1b\[\d+m", "", shown) == plain
 
 
+def test_a_chip_that_no_list_names_has_no_price(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "list", "prices", "--chip", "tpu-v5e")[0] == "no price is known\n"
+
+
 def test_a_comparison_names_every_unknown_chip(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputErrors) as caught:
         app(["compare", "h1000", "b200", "mi9000"])

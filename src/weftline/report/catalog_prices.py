@@ -75,7 +75,9 @@ def _group(key: tuple[str, str, str], group: Sequence[Price], day: datetime.date
 
 def list_prices(rows: Sequence[Data]) -> str:
     """``catalog list prices`` for a terminal: groups, or the offers of one chip."""
-    if rows and "flags" in rows[0]:
+    if not rows:
+        return "no price is known"
+    if "flags" in rows[0]:
         return _list_offers(rows)
     total, faulty = sum(r["rows"] for r in rows), sum(r["faulty"] for r in rows)
     table = [("", "", "", "", "left", "USD per", ""),
