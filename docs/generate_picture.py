@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
+from weftline.catalog.date import CATALOG_DATE
 from weftline.cli.main import run
 
 HERE = Path(__file__).parent
@@ -51,6 +52,7 @@ FRAME = """\
 def answer() -> str:
     """What the command prints, without colour, with no user's own data."""
     os.environ["WEFTLINE_DATA_DIR"] = os.devnull
+    os.environ["WEFTLINE_TODAY"] = CATALOG_DATE
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = run(COMMAND.split())

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from weftline.catalog.date import CATALOG_DATE
 from weftline.cli.main import run
 
 HERE = Path(__file__).parent
@@ -209,6 +210,7 @@ def main() -> None:
 
     os.chdir(HERE.parent)
     os.environ["WEFTLINE_DATA_DIR"] = os.devnull
+    os.environ["WEFTLINE_TODAY"] = CATALOG_DATE
     (HERE / "accuracy.md").write_text(accuracy(), encoding="utf-8")
     page = HERE.parent / "README.md"
     page.write_text(between(page.read_text(encoding="utf-8"), "score", readme()), encoding="utf-8")

@@ -183,7 +183,7 @@ def test_no_feasible_plan_is_an_answer_with_the_nearest_miss(
 
 
 def test_a_budget_for_a_chip_without_a_price_is_missed_not_met(fail: Fail) -> None:
-    code, err = fail(*JOB, "--on", "gb300", "--max-chips", "72", "--budget", "$100M")
+    code, err = fail(*JOB, "--on", "trn3", "--max-chips", "72", "--budget", "$100M")
     assert code == 3
     assert "has no price to hold against the budget" in err
 

@@ -153,8 +153,10 @@ def test_case_7b_32k(say: Say) -> None:
         plan = long_plan(say, recompute)
         assert plan["estimates"]["step_time"]["value"] == pytest.approx(seconds, rel=0.1)
         assert any("beyond the 4,096" in text for text in plan["why"])
-    # 32.5 GB were measured with recomputation.
-    assert long_plan(say, "full")["estimates"]["memory"]["value"] == pytest.approx(32.5e9, rel=0.1)
+    # 32.5 GB were measured with recomputation; how many sequences at once is a close call.
+    assert long_plan(say, "full,micro_batch=2")["estimates"]["memory"]["value"] == pytest.approx(
+        32.5e9, rel=0.1
+    )
 
 
 @pytest.mark.xfail(
@@ -177,9 +179,6 @@ def test_case_70b_memory(say: Say) -> None:
     assert "$" not in out
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the list marks no row as priced without its host (prices are another's)"
-)
 def test_case_gcp_host(say: Say) -> None:
     code, out, _ = say("catalog", "list", "prices", "--vendor", "gcp", "--json")
     assert code == 0

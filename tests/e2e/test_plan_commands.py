@@ -154,6 +154,31 @@ def test_a_region_without_a_price_leaves_a_plan_with_its_time(say: Say) -> None:
     assert "$" not in out.splitlines()[0]
 
 
+def test_a_chip_that_no_one_sells_on_demand_says_how_it_is_sold(say: Say) -> None:
+    asked = (*JOB[:5], "--on", "trn2", "--max-chips", "64")
+    out = " ".join(say(*asked)[1].split())
+    assert "on-demand price, sold only as spot or capacity-block (capacity-block $2.2" in out
+    plan = plan_from_json(say(*asked, "--price", "any", "--json")[1])
+    assert plan.price is not None
+    assert plan.price.price_type == "capacity-block"
+    assert plan.job.price_type == "any"
+
+
+def test_the_cost_has_the_band_of_the_time_and_the_offers_stand_apart(say: Say) -> None:
+    asked = (*JOB[:5], "--on", "h100", "--max-chips", "64")
+    plan = plan_from_json(say(*asked, "--json")[1])
+    cost, time = plan.estimates["cost"], plan.estimates["train_time"]
+    assert cost.low / cost.value == pytest.approx(time.low / time.value)
+    assert cost.high / cost.value == pytest.approx(time.high / time.value)
+    assert plan.price is not None
+    each = plan.price.usd_per_chip_hour
+    assert each.low < each.value < each.high
+    assert plan.price.offers >= 40
+    out = " ".join(say(*asked)[1].split())
+    assert f"offers: h100-sxm on-demand ${each.low:.2f} to ${each.high:.2f} a chip-hour" in out
+    assert f"{plan.price.offers} offers of {plan.price.sellers} sellers" in out
+
+
 def test_an_old_price_is_said_to_be_old(say: Say) -> None:
     _, out, _ = say(*JOB[:5], "--on", "h100", "--price", "capacity-block", "--max-chips", "16")
     assert "price of 2024-12" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
 import urllib.parse
@@ -14,9 +15,11 @@ from weftline import catalog
 from weftline.catalog import online
 from weftline.catalog.date import CATALOG_DATE
 from weftline.catalog.prices import refreshed_prices
+from weftline.catalog.skypilot import PROVIDERS
 from weftline.errors import InputError, OfflineError, UnknownNameError
 
 TODAY = datetime.date(2026, 12, 1)
+FIXTURES = Path(__file__).parent / "data"
 HEAD = (
     "InstanceType,vCPUs,MemoryGiB,AcceleratorName,AcceleratorCount,GpuInfo,Price,SpotPrice,"
     "Region,AvailabilityZone\n"
@@ -27,11 +30,23 @@ SKYPILOT = {
     "g4dn.xlarge,4,16,T4,1,,0.526,0.2,us-east-1,use1-az1\n",
     "gcp": HEAD + ",,,tpu-v5p-8,1,,16.8,3.0,us-east5,us-east5-a\n"
     "TPU-VM,,,tpu-v6e-4,1,,10.8,,us-east5,us-east5-a\n"
+    "a2-highgpu-1g,12,85,,,,0.73948,0.38812,us-central1,us-central1-a\n"
+    ",,,A100,1,,2.93391,1.5399,us-central1,us-central1-a\n"
+    ",,,L4,1,,0.56,,us-central1,us-central1-a\n"
+    "a4-highgpu-8g,224,3968,,,,0.0,0.0,us-central1,us-central1-b\n"
+    ",,,B200,8,,80.0,,us-central1,us-central1-b\n"
     ",,,H100,8,,70.0,80.0,us-east4,us-east4-a\n",
-    "azure": HEAD + "Standard_ND96isr_H100_v5,96,1900,H100,8,,98.32,,eastus,\n",
+    "azure": HEAD + "Standard_ND96isr_H100_v5,96,1900,H100,8,,98.32,,eastus,\n"
+    "Standard_NC40ads_H100_v5,40,320,H100,1,,6.98,,eastus,\n"
+    "Standard_NC24ads_A100_v4,24,220,A100-80GB,1,,3.67,,eastus,\n",
     "nebius": HEAD + "gpu-h100-sxm_8gpu,128,1600,H100,8,,23.6,10.0,eu-north1,\n",
     "lambda": HEAD + "gpu_8x_h100,208,1800,H100,8,,23.92,,us-west-1,\n",
+    "hyperstack": (FIXTURES / "skypilot_v8_hyperstack.csv").read_text(encoding="utf-8"),
+    "vast": HEAD + "1x-RTX_4090-32-65536,32,64,RTX4090,1,,0.4,0.0,US-NC,\n"
+    "8x-H100,32,64,H100,8,,16.0,,US-NC,\n",
+    "runpod": HEAD + "1x_A100-80GB_COMMUNITY,8,80,A100-80GB,1,,1.19,,CA,\n",
 }
+OLDER = {"hyperstack", "vast", "runpod"}  # stand in v8 only
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +55,17 @@ def _user_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def from_skypilot(url: str) -> str:
+    """As the public files answer: a seller stands in one version, its history tells the day."""
     assert url.startswith("https://")
-    return SKYPILOT[url.split("/")[-2]]
+    if url.startswith(online.SKYPILOT_HISTORY):
+        seller = url.split("/")[-2]
+        if seller == "nebius":
+            raise OSError(403, "rate limit exceeded")
+        return json.dumps([{"commit": {"committer": {"date": "2026-11-29T04:00:00Z"}}}])
+    version, seller = url.split("/")[-3:-1]
+    if seller not in SKYPILOT or (version == "v9") == (seller in OLDER):
+        raise OSError(404, "Not Found")
+    return SKYPILOT[seller]
 
 
 def offline(url: str) -> str:
@@ -96,14 +120,56 @@ class AwsClient:
 def test_skypilots_catalogue_is_read_and_flagged(tmp_path: Path) -> None:
     done = online.refresh(["skypilot"], tmp_path, today=TODAY, fetch=from_skypilot)
     rows = refreshed_prices(tmp_path)
-    assert done.rows == {"skypilot": len(rows)} == {"skypilot": 11}
+    assert done.rows == {"skypilot": len(rows)}
     assert done.path == tmp_path / "prices.csv"
-    assert {p.accelerator for p in rows} == {"h100-sxm", "tpu-v5p", "tpu-v6e"}
     chips = {p.listed_as: p.chips for p in rows if p.provider == "gcp"}
-    assert chips == {"tpu-v5p-8": 4, "tpu-v6e-4": 4, "H100": 8}  # v5p counts TensorCores
+    assert chips == {  # v5p counts TensorCores
+        "tpu-v5p-8": 4, "tpu-v6e-4": 4, "A100": 1, "L4": 1, "B200": 8, "H100": 8,
+    }  # fmt: skip
     faulty = [p for p in rows if p.flags]
-    assert {p.instance for p in faulty} == {"H100"}
+    assert {p.instance for p in faulty} == {"a3-highgpu-8g"}
     assert done.faulty == len(faulty) == 2
+
+
+def test_every_seller_that_can_be_had_is_read_with_the_day_of_its_file(tmp_path: Path) -> None:
+    done = online.refresh(["skypilot"], tmp_path, today=TODAY, fetch=from_skypilot)
+    rows = refreshed_prices(tmp_path)
+    assert {p.provider for p in rows} == set(SKYPILOT)
+    assert set(done.failed) == {f"skypilot {p}" for p in PROVIDERS if p not in SKYPILOT}
+    for p in rows:
+        dated = ("unknown" if p.provider == "nebius" else "2026-11-29", "file")
+        assert (p.date, p.date_of) == dated
+    assert {p.provider for p in rows if p.channel == "marketplace"} == {"vast", "runpod"}
+    assert not [p for p in rows if p.price_type == "spot" and p.usd_per_hour == 0]
+
+
+def test_the_form_of_a_chip_is_read_from_name_machine_and_seller(tmp_path: Path) -> None:
+    online.refresh(["skypilot"], tmp_path, today=TODAY, fetch=from_skypilot)
+    found = {(p.provider, p.instance): p.accelerator for p in refreshed_prices(tmp_path)}
+    assert found["azure", "Standard_ND96isr_H100_v5"] == "h100-sxm"
+    assert found["azure", "Standard_NC40ads_H100_v5"] == "h100-nvl"
+    assert found["azure", "Standard_NC24ads_A100_v4"] == "a100-80-pcie"
+    assert found["hyperstack", "n3-H100x8"] == "h100-pcie"
+    assert found["hyperstack", "n3-H100-SXM5x8"] == "h100-sxm"
+    assert found["hyperstack", "n3-RTX-A6000x8"] == "rtx-a6000"
+    assert found["runpod", "1x_A100-80GB_COMMUNITY"] == "a100-80-pcie"
+    assert found["vast", "1x-RTX_4090-32-65536"] == "rtx-4090"
+    assert ("vast", "8x-H100") not in found  # SXM or PCIe: nothing says which
+
+
+def test_google_chips_are_joined_with_their_machines(tmp_path: Path) -> None:
+    online.refresh(["skypilot"], tmp_path, today=TODAY, fetch=from_skypilot)
+    rows = {(p.listed_as, p.price_type): p for p in refreshed_prices(tmp_path)
+            if p.provider == "gcp"}  # fmt: skip
+    a100 = rows["A100", "on-demand"]
+    assert (a100.instance, a100.host_included) == ("a2-highgpu-1g", True)
+    assert a100.usd_per_hour == pytest.approx(2.93391 + 0.73948)
+    assert a100.host_usd_per_hour == pytest.approx(0.73948)
+    assert rows["A100", "spot"].usd_per_hour == pytest.approx(1.5399 + 0.38812)
+    b200 = rows["B200", "on-demand"]  # Google prices the whole machine at the chips
+    assert (b200.usd_per_hour, b200.host_included) == (80.0, True)
+    assert not rows["L4", "on-demand"].host_included  # one of several machines
+    assert not rows["H100", "on-demand"].host_included  # its machine is not listed there
 
 
 def test_azure_is_read_page_by_page(tmp_path: Path) -> None:
@@ -146,8 +212,9 @@ def test_one_source_is_enough(tmp_path: Path) -> None:
         return from_skypilot(url) if "skypilot" in url else offline(url)
 
     done = online.refresh(["skypilot", "azure"], tmp_path, today=TODAY, fetch=half)
-    assert done.failed == {"azure": "Network is unreachable"}
-    assert done.rows == {"skypilot": 11}
+    assert done.failed["azure"] == "Network is unreachable"
+    assert "skypilot" not in done.failed
+    assert done.rows["skypilot"] > 20
 
 
 @pytest.mark.parametrize("text", ["", "<html>no</html>", "a,b\n1,2\n"])
@@ -249,3 +316,25 @@ def test_fetching_is_bounded_and_stays_on_https(monkeypatch: pytest.MonkeyPatch)
     answers["answer"] = _Answer(b"x", "http://example.com/")
     with pytest.raises(ValueError, match="away from https"):
         online.fetch_https("https://example.com/")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("date", "2026-13-45", "month must be in 1..12"), ("price_type", "lease", "price type"),
+        ("chips", "0", "0 chips"), ("usd_per_hour", "cheap", "cheap"),
+    ],
+)  # fmt: skip
+def test_an_edited_price_file_is_refused_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path))
+    online.refresh(["skypilot"], tmp_path, today=TODAY, fetch=from_skypilot)
+    file = tmp_path / "prices.csv"
+    head, first, *others = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    first[head.index(column)] = value
+    with file.open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows([head, first, *others])
+    with pytest.raises(InputError, match=said) as caught:
+        catalog.best_price("h100", today=TODAY)
+    assert caught.value.where == f"{file}:2"

@@ -154,6 +154,18 @@ SEEDS: list[tuple[str, Callable[[Document], object]]] = [
     ("not-readable", _add_price("r4", "on-demand", 40.0, chips=0)),
     ("not-readable", _add_price("r4", "on-demand", "free")),
     ("not-readable", _add_price("r4", "hourly", 40.0)),
+    ("not-readable", _add_price("r4", "on-demand", 40.0, channel="street")),
+    ("not-readable", _add_price("r4", "on-demand", 40.0, date_of="birth")),
+    ("not-readable", _add_price("r4", "on-demand", 40.0, host_usd_per_hour="some")),
+    ("host-missing", _add_price("r4", "on-demand", 40.0, host_included="no")),
+    ("host-above-price", _add_price("r4", "on-demand", 40.0, host_usd_per_hour=41.0)),
+    ("low-on-demand", _add_price("r4", "on-demand", 40.0, host_usd_per_hour=20.0)),
+    ("spot-above-on-demand", _add_price("r3", "spot", 43.0, host_usd_per_hour=0.5)),
+    ("not-an-offer", _add_price("r4", "on-demand", 40.0, channel="index")),
+    ("marked-stale", _add_price("r4", "on-demand", 40.0, note="STALE: 48.0 on 2026-11-10")),
+    ("marked-suspect", _add_price("r4", "on-demand", 40.0, note="from an ad; SUSPECT")),
+    ("marked-outlier", _add_price("r4", "on-demand", 40.0, note="OUTLIER: 3 times the median")),
+    ("day-unknown", _add_price("r4", "on-demand", 40.0, date="unknown")),
 ]  # fmt: skip
 
 

@@ -6,11 +6,21 @@ from weftline._lazy import lazily
 from weftline.catalog._lookup import accelerator
 from weftline.catalog._read import accelerators, sources, user_data_dir
 from weftline.catalog.accelerators import Accelerator
+from weftline.catalog.confirmed import unconfirmed_of, unconfirmed_share, unconfirmed_words
 from weftline.catalog.fabrics import Fabric, closed_forms, fabric, fabrics, nccl_constants_us
 from weftline.catalog.facts import Choice, Fact, Source
 from weftline.catalog.findings import Finding
+from weftline.catalog.offers import (
+    PriceChoice,
+    best_price,
+    list_words,
+    offers_to_take,
+    sold_only_as,
+    ways_to_pay,
+)
 from weftline.catalog.own import own_chips
-from weftline.catalog.prices import Price, PriceChoice, best_price, prices
+from weftline.catalog.prices import Price, prices
+from weftline.catalog.products import ProductNetwork, network_of
 from weftline.catalog.surroundings import (
     Egress,
     Embodied,
@@ -52,6 +62,7 @@ __all__ = [
     "LlmApiPrice",
     "Price",
     "PriceChoice",
+    "ProductNetwork",
     "Pue",
     "Source",
     "StorageTier",
@@ -69,19 +80,27 @@ __all__ = [
     "fabrics",
     "grid_intensity",
     "known_faults",
+    "list_words",
     "llm_api_prices",
     "measured_serving",
     "nccl_constants_us",
+    "network_of",
+    "offers_to_take",
     "own_chips",
     "policy",
     "prices",
     "pue",
     "refresh",
     "reliability",
+    "sold_only_as",
     "sources",
     "storage_tiers",
+    "unconfirmed_of",
+    "unconfirmed_share",
+    "unconfirmed_words",
     "user_data_dir",
     "validate",
+    "ways_to_pay",
 ]
 
 __getattr__ = lazily(__name__)

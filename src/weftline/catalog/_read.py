@@ -19,7 +19,7 @@ from weftline.catalog.facts import Fact, Source
 
 DATA_DIR: Final = Path(__file__).parent / "data"
 DATA_DIR_VARIABLE: Final = "WEFTLINE_DATA_DIR"
-ACCELERATOR_FILES: Final = ("nvidia", "amd", "google", "aws", "other")
+ACCELERATOR_FILES: Final = ("nvidia", "cards", "amd", "google", "aws", "other", "edge")
 
 
 def data_text(name: str) -> str:

@@ -19,6 +19,7 @@ TopologyKind = Literal[
     "none",  # no link beside the host's bus
     "unknown",
 ]
+Use = Literal["data-centre", "desktop", "edge", "cpu"]
 Availability = Literal[
     "shipping", "export-limited", "internal", "announced", "end-of-life", "end-of-sale",
     "hypothetical",
@@ -44,6 +45,17 @@ ALIASES: Final[Mapping[str, str]] = {
     "v5e": "tpu-v5e", "tpuv5e": "tpu-v5e", "tpu-v5litepod": "tpu-v5e", "v5p": "tpu-v5p",
     "tpuv5p": "tpu-v5p", "v6e": "tpu-v6e", "tpuv6e": "tpu-v6e", "trillium": "tpu-v6e",
     "tpu-v7": "tpu7x", "tpu-v7x": "tpu7x", "v7": "tpu7x", "v7x": "tpu7x", "ironwood": "tpu7x",
+    "tpu8t": "tpu-8t", "8t": "tpu-8t", "tpu8i": "tpu-8i", "8i": "tpu-8i",
+    "a100-pcie": "a100-80-pcie", "tesla-t4": "t4", "v100-16gb": "v100-16-sxm",
+    "rtx3090": "rtx-3090", "3090": "rtx-3090", "rtx4090": "rtx-4090", "4090": "rtx-4090",
+    "rtx5090": "rtx-5090", "5090": "rtx-5090", "a6000": "rtx-a6000", "rtxpro6000": "rtx-pro-6000",
+    "rtx-pro-6000-blackwell": "rtx-pro-6000", "rtx6000-ada": "rtx-6000-ada",
+    "rtx-6000ada": "rtx-6000-ada", "dgx-spark": "gb10", "spark": "gb10",
+    "jetson-orin": "jetson-orin-64", "orin": "jetson-orin-64", "thor": "jetson-thor",
+    "jetson-agx-thor": "jetson-thor", "jetson-agx-orin": "jetson-orin-64",
+    "apple-m3-ultra": "m3-ultra", "apple-m4-max": "m4-max", "turin": "epyc-9965",
+    "xeon6": "xeon-6980p", "granite-rapids": "xeon-6980p", "910b": "ascend-910b",
+    "910c": "ascend-910c", "helios": "mi455x", "mi350": "mi350x",
     "maia": "maia100", "groq": "groq-lpu1", "wse-3": "wse3", "cerebras": "wse3",
     "mi250": "mi250x", "mi300": "mi300x", "mi325": "mi325x", "mi355": "mi355x",
     "gaudi-2": "gaudi2", "gaudi-3": "gaudi3",
@@ -69,8 +81,16 @@ class Accelerator(FactSheet):
     """Length of each torus dimension of the largest domain; empty where it is not a known torus."""
     purpose: Literal["training", "inference"] = "training"
     """``inference`` where the maker sells or uses it for inference only."""
+    use: Use = "data-centre"
+    """Where it stands: a machine under a desk, a robot or a CPU socket is planned for only when
+    it is named."""
     like: str = ""
     """The chip whose measurements a chip of the user's own takes over; empty for shipped ones."""
+
+    @property
+    def stack(self) -> str:
+        """Whose software it needs: its vendor's, or of a CPU ``amd-cpu`` and so on."""
+        return f"{self.vendor}-cpu" if self.use == "cpu" else self.vendor
 
     @property
     def sold_as(self) -> str:
@@ -134,6 +154,11 @@ class Accelerator(FactSheet):
     def purchasable(self) -> bool:
         """True where someone outside its maker can have one today."""
         return self.availability in ("shipping", "export-limited", "end-of-life", "end-of-sale")
+
+    @property
+    def rentable(self) -> bool:
+        """True where a search over all chips should try it: to be had, for data centres."""
+        return self.purchasable and self.use == "data-centre"
 
     @property
     def trains(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from weftline.catalog._lookup import accelerator
+from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.own import changed_figures, read_own_chips
 from weftline.catalog.prices import prices
 from weftline.errors import InputError, UnknownNameError
@@ -17,15 +18,19 @@ __all__ = [
     "check_region",
     "chip_named",
     "known_terms",
+    "named_accelerators",
     "parse_accelerators",
     "parse_own_chips",
     "sellers",
 ]
 
+NO_REGION: Final = frozenset({"*", "unstated"})
+"""What stands in the place of a region where a list names none."""
+
 
 def check_region(region: str | None, *, where: str = "--region") -> None:
     """Raise UnknownNameError for a region that no price is known of."""
-    known = {p.region for p in prices()}
+    known = {p.region for p in prices()} - NO_REGION
     if region is not None and region not in known:
         hint = "`weftline catalog list prices` shows where prices are known"
         raise UnknownNameError("region", region, sorted(known), where=where, hint=hint)
@@ -42,6 +47,18 @@ def parse_accelerators(on: str, *, where: str = "--on") -> tuple[str, ...]:
     found = [get(lambda name=name: accelerator(name).id) for name in names]  # type: ignore[misc]
     get.raise_all()
     return tuple(id_ for id_ in found if id_ is not None)
+
+
+def named_accelerators(names: Sequence[str]) -> tuple[Accelerator, ...]:
+    """The chips to compare, each once, in the order asked. Raises all unknown names."""
+    get = Collector()
+    found = [get(lambda name=name: accelerator(name)) for name in names]  # type: ignore[misc]
+    get.raise_all()
+    once = {a.id: a for a in found if a is not None}
+    if len(once) < 2:
+        hint = "`weftline catalog compare h100 b200 mi355x`"
+        raise InputError("two or more chips are compared", where="CHIP", hint=hint)
+    return tuple(once.values())
 
 
 def parse_own_chips(

@@ -16,7 +16,7 @@ RULES: Final[dict[str, tuple[Severity, str]]] = {
     "unit-mismatch": ("error", "a unit that does not fit its field"),
     "not-positive": ("error", "a number that must be above zero"),
     "label-missing": ("error", "a peak without dense or sparse, a bandwidth without direction"),
-    "status-unknown": ("error", "not official, press, estimate, recall or hypothetical"),
+    "status-unknown": ("error", "not official, press, estimate, unconfirmed or hypothetical"),
     "source-dangling": ("error", "a source that is not listed"),
     "date-missing": ("error", "no date, or one that is not a date"),
     "date-future": ("error", "a date after today"),
@@ -31,19 +31,26 @@ RULES: Final[dict[str, tuple[Severity, str]]] = {
     "sentinel-price": ("error", "a price that stands for `not available`"),
     "low-on-demand": ("warning", "an on-demand price half that of other regions: another product"),
     "missing-price": ("error", "an offer without a price"),
+    "host-missing": ("warning", "a price of chips alone: their host comes on top"),
+    "host-above-price": ("error", "a host that costs as much as host and chips together, or more"),
+    "not-an-offer": ("warning", "an average or an index: no one sells at it"),
+    "marked-stale": ("warning", "a row whose note says STALE: a newer price of it is known"),
+    "marked-suspect": ("warning", "a row whose note says SUSPECT"),
+    "marked-outlier": ("warning", "a row whose note says OUTLIER"),
+    "day-unknown": ("warning", "a price without any day"),
     "stale-price": ("error", "a price older than asked for"),
     "price-spread": ("warning", "providers that differ threefold or more for one chip"),
     "unknown-accelerator": ("warning", "a chip this catalogue does not know"),
     "provider-missing": ("warning", "a table that covers only some of aws, azure, gcp"),
     "flag-mismatch": ("error", "a shipped row whose flags are not what the rules say"),
 }
-# Prices that break one of these are never taken.
-QUARANTINE: Final = frozenset(
-    {
-        "spot-above-on-demand", "spot-equals-on-demand", "sentinel-price", "low-on-demand",
-        "missing-price", "not-positive",
-    }
-)  # fmt: skip
+MARKS: Final = frozenset({"marked-stale", "marked-suspect", "marked-outlier"})
+"""What a reader of the source wrote into the note: such a price is taken only when asked for."""
+# Prices that break one of these are never taken, those with a mark only when asked for.
+QUARANTINE: Final = MARKS | {
+    "spot-above-on-demand", "spot-equals-on-demand", "sentinel-price", "low-on-demand",
+    "missing-price", "not-positive", "host-above-price", "not-an-offer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

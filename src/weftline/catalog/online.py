@@ -21,9 +21,11 @@ from typing import Any, Final
 
 from weftline.catalog._read import user_data_dir
 from weftline.catalog.date import CATALOG_DATE
-from weftline.catalog.formats import chip_id, parse
+from weftline.catalog.formats import parse
+from weftline.catalog.parsed import chip_id
 from weftline.catalog.price_rules import PricedRow, check_prices, quarantined
-from weftline.catalog.prices import COLUMNS, USER_PRICES_FILE, Price, PriceType
+from weftline.catalog.prices import COLUMNS, DAY_UNKNOWN, USER_PRICES_FILE, Price, PriceType
+from weftline.catalog.skypilot import PROVIDERS
 from weftline.errors import InputError, OfflineError, UnknownNameError
 
 Fetch = Callable[[str], str]
@@ -34,8 +36,9 @@ TIMEOUT_S: Final = 30.0
 BYTES_MAX: Final = 64 * 1024 * 1024
 PAGES_MAX: Final = 60
 SKYPILOT_BASE: Final = "https://raw.githubusercontent.com/skypilot-org/skypilot-catalog/master"
-SKYPILOT_VERSION: Final = "v9"
-SKYPILOT_CATALOGS: Final = ("aws", "gcp", "azure", "nebius", "lambda")
+SKYPILOT_HISTORY: Final = "https://api.github.com/repos/skypilot-org/skypilot-catalog/commits"
+SKYPILOT_VERSIONS: Final = ("v9", "v8")
+"""Newest first: a seller stands in the newest version that has its file."""
 AZURE_HOST: Final = "prices.azure.com"
 AZURE_API: Final = f"https://{AZURE_HOST}/api/retail/prices"
 HOURS_A_YEAR: Final = 8760
@@ -99,7 +102,8 @@ def refresh(
             elif name == "azure":
                 got[name] = list(azure_prices(fetch or fetch_https, day))
             else:
-                got[name] = skypilot_prices(fetch or fetch_https, day)
+                got[name], missed = skypilot_prices(fetch or fetch_https)
+                failed |= missed
         except _FAILURES as error:
             failed[name] = _reason(error)
     if not any(got.values()):
@@ -154,16 +158,51 @@ def fetch_https(url: str) -> str:
     return body.decode("utf-8")
 
 
-def skypilot_prices(fetch: Fetch, today: datetime.date) -> list[Price]:
-    """On-demand and spot prices of known chips from SkyPilot's catalogue (Apache-2.0)."""
+def skypilot_prices(fetch: Fetch) -> tuple[list[Price], dict[str, str]]:
+    """On-demand and spot prices of known chips of all sellers of SkyPilot's catalogue (Apache-2.0),
+    and the sellers that could not be had, with the reason.
+
+    Each row carries the day of the last change to its seller's file. Raises OSError or ValueError
+    where no seller could be had.
+    """
     out: list[Price] = []
-    for provider in SKYPILOT_CATALOGS:
-        name = f"catalogs/{SKYPILOT_VERSION}/{provider}/vms.csv"
-        text = fetch(f"{SKYPILOT_BASE}/{name}")
-        parsed = parse(text, name, date=today.isoformat())
+    missed: dict[str, str] = {}
+    first: OSError | ValueError | None = None
+    for provider in PROVIDERS:
+        try:
+            name, text = _vms(fetch, provider)
+            parsed = parse(text, name, date=_last_change(fetch, name))
+        except (OSError, ValueError, InputError) as error:
+            missed[f"skypilot {provider}"] = _reason(error)
+            first = first or (error if isinstance(error, (OSError, ValueError)) else None)
+            continue
         rows = (r.price for r in parsed.prices if r.price.accelerator)
         out.extend(replace(p, source=f"skypilot-{provider}") for p in rows)
-    return out
+    if not out and first is not None:
+        raise first
+    return out, missed
+
+
+def _vms(fetch: Fetch, provider: str) -> tuple[str, str]:
+    """Name and text of a seller's file in the newest version that has it."""
+    missing: OSError | None = None
+    for version in SKYPILOT_VERSIONS:
+        name = f"catalogs/{version}/{provider}/vms.csv"
+        try:
+            return name, fetch(f"{SKYPILOT_BASE}/{name}")
+        except OSError as error:
+            missing = missing or error
+    raise missing or OSError("no version of it is known")
+
+
+def _last_change(fetch: Fetch, name: str) -> str:
+    """The day of the last commit to a file of the catalogue, or ``unknown`` where none is told."""
+    try:
+        commits = json.loads(fetch(f"{SKYPILOT_HISTORY}?path={name}&per_page=1"))
+        day = str(commits[0]["commit"]["committer"]["date"])[:10]
+        return datetime.date.fromisoformat(day).isoformat()
+    except (OSError, ValueError, LookupError, TypeError):
+        return DAY_UNKNOWN
 
 
 def azure_prices(fetch: Fetch, today: datetime.date) -> Iterator[Price]:
@@ -282,10 +321,12 @@ def write_prices(path: Path, rows: Sequence[Price]) -> None:
     writer.writerow(COLUMNS)
     for p in rows:
         cost = "" if p.usd_per_hour is None else repr(p.usd_per_hour)
+        host = "" if p.host_usd_per_hour is None else repr(p.host_usd_per_hour)
         network = "" if p.network_gbps is None else f"{p.network_gbps:g}"
         writer.writerow(
-            (p.date, p.provider, p.instance, p.accelerator, p.listed_as, p.chips, p.region, p.zone,
-             p.price_type, cost, "yes" if p.host_included else "no", p.nvme_gb, network, p.source,
+            (p.date, p.date_of, p.provider, p.instance, p.accelerator, p.listed_as, p.chips,
+             p.region, p.zone, p.price_type, cost, host, "yes" if p.host_included else "no",
+             p.channel, "yes" if p.per_chip else "", p.nvme_gb, network, p.source,
              " ".join(p.flags), p.note)
         )  # fmt: skip
     try:

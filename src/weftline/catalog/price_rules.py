@@ -6,6 +6,7 @@ No rule knows a catalogue: a fault is found because the rows beside it contradic
 from __future__ import annotations
 
 import datetime
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from weftline.catalog.prices import Price, date_span
 
 # A price this many times the median of its chip is no price (seen: 700.0 for a 2.70 chip).
 SENTINEL_RATIO: Final = 20.0
-# On-demand this far below the other regions is another product (seen: 0.43 for queued capacity).
-LOW_RATIO: Final = 0.5
+# On-demand this far below the other regions is another product. Seen: 0.43 and 0.55 for queued
+# capacity; Google sells it at 45 % off, and no ordinary region is that much cheaper.
+LOW_RATIO: Final = 0.56
 SPREAD_RATIO: Final = 3.0
 # Numbers that programs write for "none", used where a row has too few peers to compare with.
 SENTINELS: Final = frozenset({-1.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 700.0, 1e6, 1e9})
+
+
+_MARK: Final = re.compile(r"\b(STALE|SUSPECT|OUTLIER)\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +41,16 @@ def check_prices(
 ) -> list[Finding]:
     """All findings on these rows, in the order of the rules."""
     out: list[Finding] = []
-    for rule in (_missing, _not_positive):
+    for rule in (_missing, _not_positive, _marked):
         out.extend(rule(rows))
+    hosts = list(_host(rows))
+    out.extend(hosts)
     sound = [r for r in rows if r.price.usd_per_hour is not None and r.price.usd_per_hour > 0]
     sentinels = list(_sentinel(sound))
     out.extend(sentinels)
-    marked = {f.where for f in sentinels}
-    real = [r for r in sound if r.where not in marked]
+    wrong_hosts = (f for f in hosts if f.rule == "host-above-price")
+    apart = {f.where for f in (*sentinels, *wrong_hosts, *_not_offers(rows))}
+    real = [r for r in sound if r.where not in apart]
     for rule in (_spot, _low, _spread):
         out.extend(rule(real))
     out.extend(_stale(rows, today=today, max_age_days=max_age_days))
@@ -85,6 +93,54 @@ def _not_positive(rows: Sequence[PricedRow]) -> Iterator[Finding]:
                 r.where,
                 f"{_offer(r.price)} costs {r.price.usd_per_hour:g} USD/h",
                 "a price is above zero",
+                subject=r.price.listed_as,
+            )
+
+
+def _host(rows: Sequence[PricedRow]) -> Iterator[Finding]:
+    for r in rows:
+        host, whole = r.price.host_usd_per_hour, r.price.usd_per_hour
+        if not r.price.host_included:
+            yield finding(
+                "host-missing",
+                r.where,
+                f"{_offer(r.price)}: {r.price.price_type} price of the chips alone",
+                "host_included is no",
+                hint="add the host's price as `host_usd_per_hour`; rows with it are taken first",
+                subject=r.price.listed_as,
+            )
+        if host is not None and whole is not None and not 0 <= host < whole:
+            yield finding(
+                "host-above-price",
+                r.where,
+                f"{_offer(r.price)}: host ${host:,.2f} of ${whole:,.2f} an hour",
+                "usd_per_hour is of host and chips together",
+                subject=r.price.listed_as,
+            )
+
+
+def _not_offers(rows: Sequence[PricedRow]) -> Iterator[Finding]:
+    for r in rows:
+        if r.price.channel == "index":
+            yield finding(
+                "not-an-offer",
+                r.where,
+                f"{_offer(r.price)}: {r.price.price_type} price of an average",
+                "channel is index",
+                subject=r.price.listed_as,
+            )
+
+
+def _marked(rows: Sequence[PricedRow]) -> Iterator[Finding]:
+    yield from _not_offers(rows)
+    for r in rows:
+        for mark in sorted(set(_MARK.findall(r.price.note))):
+            yield finding(
+                f"marked-{mark.lower()}",
+                r.where,
+                f"{_offer(r.price)}: {r.price.price_type} price marked {mark}",
+                next(part for part in r.price.note.split("; ") if mark in part),
+                hint="taken only when asked for",
                 subject=r.price.listed_as,
             )
 
@@ -132,7 +188,8 @@ def _spot(rows: Sequence[PricedRow]) -> Iterator[Finding]:
         asked = [r for r in group if r.price.price_type == "on-demand"]
         for spot in (r for r in group if r.price.price_type == "spot"):
             for base in asked:
-                a, b = spot.price.usd_per_hour or 0.0, base.price.usd_per_hour or 0.0
+                # Of host and chips listed apart the chips are compared: a host has no spot market.
+                a, b = spot.price.chips_usd_per_hour, base.price.chips_usd_per_hour
                 where = ", ".join(dict.fromkeys((base.where, spot.where)))
                 evidence = f"spot ${a:,.2f}/h, on-demand ${b:,.2f}/h"
                 if a > b * 1.0001:
@@ -160,16 +217,17 @@ def _low(rows: Sequence[PricedRow]) -> Iterator[Finding]:
     for group in _groups(asked, "provider", "instance", "listed_as", "chips").values():
         by_region: dict[str, float] = {}
         for r in group:
-            own = r.price.usd_per_chip_hour
+            own = r.price.chips_usd_per_hour / r.price.chips
             by_region[r.price.region] = min(by_region.get(r.price.region, own), own)
         for r in group:
+            own = r.price.chips_usd_per_hour / r.price.chips
             others = [v for region, v in by_region.items() if region != r.price.region]
-            if len(others) < 2 or r.price.usd_per_chip_hour > LOW_RATIO * _median(others):
+            if len(others) < 2 or own > LOW_RATIO * _median(others):
                 continue
             yield finding(
                 "low-on-demand",
                 r.where,
-                f"{_offer(r.price)}: ${r.price.usd_per_chip_hour:.2f} a chip hour on demand",
+                f"{_offer(r.price)}: ${own:.2f} a chip hour on demand",
                 f"median of {len(others)} other regions: ${_median(others):.2f}",
                 hint="queued or flexible capacity is another product than on-demand",
                 subject=r.price.listed_as,
@@ -201,7 +259,17 @@ def _stale(
     rows: Sequence[PricedRow], *, today: datetime.date, max_age_days: int
 ) -> Iterator[Finding]:
     for r in rows:
-        if date_span(r.price.date)[0] > today:
+        age = r.price.age_days(today)
+        if age is None:
+            yield finding(
+                "day-unknown",
+                r.where,
+                f"{_offer(r.price)}: {r.price.price_type} price without a day",
+                f"source {r.price.source or 'not named'}",
+                hint="dated rows are taken first; `weftline catalog refresh` dates its own",
+                subject=r.price.listed_as,
+            )
+        elif date_span(r.price.date)[0] > today:
             yield finding(
                 "date-future",
                 r.where,
@@ -209,7 +277,7 @@ def _stale(
                 f"today is {today.isoformat()}",
                 subject=r.price.listed_as,
             )
-        elif (age := r.price.age_days(today)) > max_age_days:
+        elif age > max_age_days:
             yield finding(
                 "stale-price",
                 r.where,

@@ -19,7 +19,8 @@ from weftline.catalog.date import CATALOG_DATE
 from weftline.catalog.fabrics import fabric_from
 from weftline.catalog.figure_rules import check_coverage, check_figures, check_sheet
 from weftline.catalog.findings import Finding, finding
-from weftline.catalog.formats import Parsed, parse
+from weftline.catalog.formats import parse
+from weftline.catalog.parsed import Parsed
 from weftline.catalog.price_rules import check_prices, quarantined
 from weftline.catalog.schema_rules import check_fact
 from weftline.errors import InputError, nearest_names
@@ -30,7 +31,7 @@ FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _CHIP_KEYS: Final = frozenset(
     {
         "id", "vendor", "availability", "launch", "process", "topology", "topology_kind",
-        "topology_shape", "purpose", "note", "facts",
+        "topology_shape", "purpose", "use", "note", "facts",
     }
 )  # fmt: skip
 _FABRIC_KEYS: Final = frozenset({"id", "topology", "kind", "chips", "shape", "note", "facts"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -12,6 +12,8 @@ from weftline.cli.answer import show as answer
 from weftline.cli.options import Format, Json
 
 if TYPE_CHECKING:
+    import datetime
+
     from weftline.catalog.facts import FactSheet
 
 app = App(name="catalog", help="Chips, fabrics and prices: what is known, from where, how surely.")
@@ -20,6 +22,10 @@ app = App(name="catalog", help="Chips, fabrics and prices: what is known, from w
 app.command(
     "weftline.cli.catalog_fit:fit", name="fit",
     help="How well chips suit MODEL: the time at their peaks over the time predicted, by part.",
+)  # fmt: skip
+app.command(
+    "weftline.cli.catalog_compare:compare", name="compare",
+    help="Chips side by side: peaks, memory, links, software, how each is sold, what is unsure.",
 )  # fmt: skip
 
 ListKind = Literal[
@@ -33,6 +39,8 @@ def list_(
     kind: ListKind = "accelerators",
     *,
     vendor: str | None = None,
+    chip: str | None = None,
+    today: str | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> None:
@@ -44,10 +52,19 @@ def list_(
         accelerators, fabrics, prices, storage, cpus, sources or models.
     vendor
         Only this vendor, cloud provider (nvidia, aws, ...) or maker of models.
+    chip
+        Of prices: every offer of this chip, faulty and marked ones too.
+    today
+        The date that ages are counted to, 2026-11-21 for example.
     """
+    from weftline.errors import InputError
     from weftline.report.catalog import list_data, list_text
 
-    data = list_data(kind, None if vendor is None else _known_vendor(kind, vendor))
+    if chip is not None and kind != "prices":
+        hint = "`weftline catalog list prices --chip h100`"
+        raise InputError(f"`list {kind}` has no offers of a chip", where="--chip", hint=hint)
+    known = None if vendor is None else _known_vendor(kind, vendor)
+    data = list_data(kind, known, chip=chip, today=day_of(today))
     answer(data, lambda: list_text(data), json=json, form=form)
 
 
@@ -73,7 +90,7 @@ def show(
     """
     from weftline.report.catalog import show_data, show_text
 
-    data = show_data(_find(name, kind), _day(today))
+    data = show_data(_find(name, kind), day_of(today))
     answer(data, lambda: show_text(data), json=json, form=form)
 
 
@@ -107,7 +124,7 @@ def validate(
     from weftline.catalog.prices import shipped_prices
     from weftline.report.catalog import validate_data, validate_text
 
-    found = check(path, today=_day(today), max_age_days=max_age_days)
+    found = check(path, today=day_of(today), max_age_days=max_age_days)
     shipped = path is None
     tables = {
         "accelerators": accelerators(), "fabrics": fabrics(), "prices": shipped_prices(),
@@ -139,7 +156,7 @@ def refresh(
     """
     from weftline.catalog import refresh as fetch
     from weftline.catalog.online import SOURCES
-    from weftline.report.catalog import refresh_data, refresh_text
+    from weftline.report.catalog_prices import refresh_data, refresh_text
 
     done = fetch(source or SOURCES, out)
     data = refresh_data(done)
@@ -148,15 +165,17 @@ def refresh(
     answer(data, lambda: refresh_text(data), json=json, form=form)
 
 
-def _day(text: str | None) -> Any:
-    import datetime
+def day_of(text: str | None) -> datetime.date:
+    """The day that ``--today`` names, the present one for None; raises InputError."""
+    from datetime import date
 
+    from weftline.catalog import date as dates
     from weftline.errors import InputError
 
     if text is None:
-        return datetime.date.today()
+        return dates.today()
     try:
-        return datetime.date.fromisoformat(text)
+        return date.fromisoformat(text)
     except ValueError as error:
         hint = "write 2026-11-21"
         raise InputError(f"`{text}` is not a date", where="--today", hint=hint) from error

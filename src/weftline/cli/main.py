@@ -40,7 +40,7 @@ def run(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    from weftline.cli.terminal import any_encoding, columns, page, version
+    from weftline.cli.terminal import any_encoding, colours, columns, page, version
 
     any_encoding()
     if argv in ([], ["--help"], ["-h"]):
@@ -54,9 +54,10 @@ def _run(argv: list[str]) -> int:
     with working(argv):
         from weftline.cli.app import run_command
         from weftline.errors import WeftlineError
-        from weftline.report.text import set_width
+        from weftline.report.text import set_colour, set_width
 
         set_width(columns())
+        set_colour(colours())
         try:
             code = run_command(argv)
             # Here and not at exit, where a pipe that closed could no longer be told from a fault.

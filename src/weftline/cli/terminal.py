@@ -30,6 +30,11 @@ def columns() -> int:
     return min(max(shutil.get_terminal_size((WIDTH, 24)).columns, NARROWEST), WIDEST)
 
 
+def colours() -> bool:
+    """Whether to write in colour: on a terminal that can, unless NO_COLOR says not to."""
+    return sys.stdout.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
+
+
 def any_encoding() -> None:
     """Let output be written whatever the encoding: what it lacks, in ASCII."""
     codecs.register_error("weftline", _plain)

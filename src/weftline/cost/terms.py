@@ -1,17 +1,20 @@
 """What a chip-hour costs under the user's terms: own prices first, then list prices less discounts.
 
 A price of the user's own is what is paid: no discount is taken off it. A discount of one seller may
-make another row the cheapest, so each seller's best is looked at.
+make another row the cheapest, so rows are compared as they are billed.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from weftline.catalog import Price, PriceChoice, best_price, prices
-from weftline.errors import InputError
+from weftline.catalog import Price, PriceChoice, best_price, offers_to_take, prices
+from weftline.catalog.date import CATALOG_DATE
+from weftline.catalog.offers import ANY as ANY_WAY
+from weftline.catalog.offers import taken_order
+from weftline.catalog.prices import PRICE_TYPES
 from weftline.spec import ANY
 from weftline.units import format_usd
 
@@ -45,55 +48,43 @@ class Terms:
             return row
         said = f"{off * 100:g} % off the list's {format_usd(row.usd_per_chip_hour)}"
         note = f"{row.note}; {said}" if row.note else said
-        return replace(row, usd_per_hour=row.usd_per_hour * (1 - off), note=note)
+        host = None if row.host_usd_per_hour is None else row.host_usd_per_hour * (1 - off)
+        return replace(
+            row, usd_per_hour=row.usd_per_hour * (1 - off), host_usd_per_hour=host, note=note
+        )
 
-    def best(self, chip: str, kind: str, today: datetime.date) -> PriceChoice:
-        """The cheapest sound list price of a chip after discounts.
+    def best(
+        self, chip: str, kind: str, today: datetime.date, *, chips_min: int = 1
+    ) -> PriceChoice:
+        """The sound list price of a chip to count with, rows compared as they are billed.
 
         Raises InputError where there is none, saying in its hint what is known instead.
         """
-        found = best_price(chip, kind, today=today, region=self.region)
-        if not self.discounts:
-            return found
-        sellers = sorted({p.provider for p in prices(chip, kind, region=self.region)})
-        choices = []
-        for seller in sellers:
-            try:
-                choice = best_price(chip, kind, today=today, region=self.region, provider=seller)
-            except InputError:  # all of its rows are faulty
-                continue
-            # A seller that prices chips without their host is no bargain beside those that have it.
-            if choice.price.host_included or not found.price.host_included:
-                choices.append(self._less(choice))
-        fresh = [c for c in choices if not c.stale] or choices
-        best = min(fresh, key=lambda c: (c.usd_per_chip_hour, c.age_days))
-        return replace(
-            best,
-            low=min(c.low for c in fresh),
-            high=max(c.high for c in fresh),
-            rows=sum(c.rows for c in fresh),
-            rejected=found.rejected,
+        found = best_price(
+            chip, kind, today=today, region=self.region, chips_min=chips_min, billed=self._billed
         )
+        off = self.discount(found.price.provider)
+        return replace(found, why=f"{found.why}; {off * 100:g} % off") if off else found
 
-    def _less(self, choice: PriceChoice) -> PriceChoice:
-        off = self.discount(choice.price.provider)
-        if not off:
-            return choice
-        left = 1 - off
-        row = self.paid(choice.price)
-        return replace(
-            choice, price=row, low=choice.low * left, median=choice.median * left,
-            high=choice.high * left, why=f"{choice.why}; {off * 100:g} % off",
-        )  # fmt: skip
+    def offers(self, chip: str, kind: str, today: datetime.date) -> tuple[Price, ...]:
+        """The rows, as billed, among which the cheapest counts."""
+        return offers_to_take(chip, kind, today=today, region=self.region, billed=self._billed)
+
+    @property
+    def _billed(self) -> Callable[[Price], Price] | None:
+        return self.paid if self.discounts else None
 
 
 def no_price(chip: str, kinds: str, region: str | None = None) -> str:
-    """``no on-demand price (spot $1.30)``: why a chip has no cost, and what is known instead.
+    """``no on-demand price, sold only as spot (spot $1.30)``: why a chip has no cost.
 
-    In a region: what else is sold there, else what the same costs elsewhere.
+    With what is known instead: in a region what else is sold there, else what the same costs
+    elsewhere.
     """
-    said = f"no {kinds} price" + (f" in {region}" if region else "")
-    asked = kinds.split(", ")
+    any_way = ANY_WAY in kinds.split(", ")
+    asked = list(PRICE_TYPES) if any_way else kinds.split(", ")
+    said = "no price of any kind" if any_way else f"no {kinds} price"
+    said += f" in {region}" if region else ""
     sound = [
         p for p in prices(chip.partition("+")[0]) if p.usd_per_hour is not None and not p.flags
     ]  # fmt: skip
@@ -103,5 +94,12 @@ def no_price(chip: str, kinds: str, region: str | None = None) -> str:
         known, where = [p for p in sound if region is not None], "elsewhere "
     if not known:
         return said
-    best = min(known, key=lambda p: (p.price_type not in asked, p.usd_per_chip_hour))
+    if region is None:
+        ways = {p.price_type for p in known}
+        said += f", sold only as {' or '.join(k for k in PRICE_TYPES if k in ways)}"
+    today = datetime.date.fromisoformat(CATALOG_DATE)
+    best = min(
+        known,
+        key=lambda p: (p.price_type not in asked, taken_order(p, today), p.usd_per_chip_hour),
+    )
     return f"{said} ({where}{best.price_type} {format_usd(best.usd_per_chip_hour)})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from weftline.catalog import Accelerator, accelerator, sources
+from weftline.catalog import Accelerator, ProductNetwork, accelerator, sources
 from weftline.errors import InputError
 from weftline.fabric.closed_forms import torus_shape
 from weftline.spec import Cluster, Level
@@ -26,8 +26,12 @@ _TRN2_Z_BYTES_PER_S: Final = 128e9
 (fabric facts `trn2_instance` and `trn2_ultraserver`, AWS Neuron documentation)."""
 
 
-def cluster_of(chip: str | Accelerator, chips: int) -> Cluster:
+def cluster_of(
+    chip: str | Accelerator, chips: int, *, network: ProductNetwork | None = None
+) -> Cluster:
     """The cluster of ``chips`` chips of one accelerator, in its usual machines.
+
+    ``network`` is that of the product it is rented as, where one is known.
 
     Raises UnknownNameError for a chip the catalogue lacks, InputError for one that cannot train.
     """
@@ -45,7 +49,7 @@ def cluster_of(chip: str | Accelerator, chips: int) -> Cluster:
             hint=f"`weftline catalog show {acc.id}` lists what is known",
         )  # fmt: skip
     per_host = acc.chips_per_host or 8
-    levels, basis = _levels(acc, chips)
+    levels, basis = _levels(acc, chips, network)
     return Cluster(
         accelerator=acc.id,
         chips=chips,
@@ -55,7 +59,7 @@ def cluster_of(chip: str | Accelerator, chips: int) -> Cluster:
         peak_flops=peaks,
         levels=levels,
         tdp_w=acc.tdp_w,
-        basis=basis | _sources(acc),
+        basis=_sources(acc) | basis,
     )
 
 
@@ -71,7 +75,9 @@ def _sources(acc: Accelerator) -> dict[str, str]:
     return found
 
 
-def _levels(acc: Accelerator, chips: int) -> tuple[tuple[Level, ...], dict[str, str]]:
+def _levels(
+    acc: Accelerator, chips: int, network: ProductNetwork | None
+) -> tuple[tuple[Level, ...], dict[str, str]]:
     levels: list[Level] = []
     basis: dict[str, str] = {}
     if acc.sold_as == "trainium2":
@@ -81,6 +87,8 @@ def _levels(acc: Accelerator, chips: int) -> tuple[tuple[Level, ...], dict[str, 
     reached = levels[-1].size if levels else 1
     if reached < chips or not levels:
         out = acc.scale_out_bytes_per_s
+        if network is not None:
+            out, basis["scale_out"] = network.bytes_per_s, network.basis
         if out is None:
             out = _DCN_BYTES_PER_S if acc.vendor == "google" else _DEFAULT_OUT_BYTES_PER_S
             basis["scale_out"] = "assumed: no source states one"

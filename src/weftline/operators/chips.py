@@ -13,16 +13,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from weftline.catalog import Accelerator, accelerator, accelerators
-from weftline.errors import InputError, UnknownNameError
+from weftline.catalog import Accelerator, accelerator
+from weftline.errors import InputError
 from weftline.operators.dtypes import canonical, number_format
 from weftline.operators.sparse import SparseUnit, units_of
-
-EXTRA_ALIASES: Mapping[str, str] = {
-    "rtx4090": "rtx-4090", "rtx pro 6000": "rtx-pro-6000", "rtxpro6000": "rtx-pro-6000",
-    "rtx 4090": "rtx-4090", "rtx-pro-6000-blackwell": "rtx-pro-6000",
-    "rtx pro 6000 blackwell": "rtx-pro-6000",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +42,6 @@ class Chip:
     """Scalars of the systolic prior (see :mod:`weftline.operators.systolic`)."""
     sparse: tuple[SparseUnit, ...] = ()
     """Units that skip zeros (see :mod:`weftline.operators.sparse`)."""
-    basis: str = "catalogue"
 
     def peak_flops(self, quantisation: str) -> float:
         """The peak (FLOP/s) that a number format runs at on this chip.
@@ -78,35 +71,19 @@ def _bundled() -> dict[str, Any]:
 
 @cache
 def chip_of(name: str) -> Chip:
-    """The chip of that catalogue name (or one of the few extra names this room has facts on).
+    """The chip of that catalogue name.
 
-    Raises UnknownNameError for any other, InputError where no peak or bandwidth is published.
+    Raises UnknownNameError for any other, InputError where no peak or bandwidth is published, and
+    for a CPU: neither measured tables nor the systolic prior say how fast its cores are.
     """
-    extra = _bundled()["chips"]
-    key = EXTRA_ALIASES.get(name.lower().replace("_", "-"), name.lower())
-    if key in extra and "peaks" in extra[key]:
-        return _stated(key, extra[key])
-    try:
-        acc = accelerator(name)
-    except UnknownNameError as error:
-        known = [*accelerators(), *(k for k, v in extra.items() if "peaks" in v)]
-        raise UnknownNameError("accelerator", name, known) from error
-    return _catalogued(acc, extra.get(acc.id) or extra.get(acc.like, {}))
-
-
-def _stated(name: str, entry: Mapping[str, Any]) -> Chip:
-    return Chip(
-        name=name,
-        vendor=entry["vendor"],
-        peaks=entry["peaks"],
-        bandwidth_bytes_per_s=entry["memory_bandwidth_bytes_per_s"],
-        memory_bytes=entry["memory_bytes"],
-        link_bytes_per_s=entry["link_bytes_per_s"],
-        link_domain=entry["link_domain"],
-        like=entry.get("like"),
-        prior=entry.get("prior", {}),
-        basis=entry["source"],
-    )
+    acc = accelerator(name)
+    if acc.use == "cpu":
+        raise InputError(
+            f"`{acc.id}` is a CPU: its operators are not modelled",
+            hint=f"`weftline catalog show {acc.id}` lists what is known",
+        )
+    known = _bundled()["chips"]
+    return _catalogued(acc, known.get(acc.id) or known.get(acc.like, {}))
 
 
 def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
@@ -120,7 +97,7 @@ def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
         )
     return Chip(
         name=acc.id,
-        vendor=acc.vendor,
+        vendor=acc.stack,
         peaks=peaks,
         bandwidth_bytes_per_s=bandwidth,
         memory_bytes=acc.memory_bytes or 0.0,

@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import datetime
-import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from weftline.catalog import accelerators, best_price, cpus, fabrics, sources, storage_tiers
+from weftline.catalog import accelerators, cpus, fabrics, sources, storage_tiers, unconfirmed_of
 from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.facts import Choice, Fact, FactSheet
 from weftline.catalog.findings import RULES, Finding
-from weftline.catalog.online import Refreshed
-from weftline.catalog.prices import PRICE_TYPES, Price, date_span, shipped_prices
 from weftline.catalog.validation import KnownFault
-from weftline.errors import InputError
+from weftline.report.catalog_prices import chip_prices, list_prices, price_line, price_rows
+from weftline.report.catalog_text import columns, fold, num, plural
 from weftline.report.models import model_rows, render_models
-from weftline.report.text import page, width
+from weftline.report.text import page
 from weftline.units import format_bytes, format_rate
 
 KINDS: Final = ("accelerators", "fabrics", "prices", "storage", "cpus", "sources", "models")
@@ -30,8 +28,14 @@ Data = dict[str, Any]
 # -- list
 
 
-def list_data(kind: str, vendor: str | None = None) -> Data:
-    """The rows of ``catalog list KIND``; ``vendor`` (or provider) limits them."""
+def list_data(
+    kind: str, vendor: str | None = None, *, chip: str | None = None,
+    today: datetime.date | None = None,
+) -> Data:  # fmt: skip
+    """The rows of ``catalog list KIND``; ``vendor`` (or provider) limits them.
+
+    Of prices, ``chip`` asks for every offer of one chip, and ages are counted to ``today``.
+    """
     rows: list[Data]
     if kind == "models":
         rows = model_rows(vendor)
@@ -45,7 +49,7 @@ def list_data(kind: str, vendor: str | None = None) -> Data:
             for f in fabrics().values()
         ]  # fmt: skip
     elif kind == "prices":
-        rows = _price_rows(vendor)
+        rows = price_rows(vendor, chip, today)
     elif kind == "storage":
         rows = [
             {
@@ -80,37 +84,15 @@ def _chip_row(a: Accelerator) -> Data:
         "scale_up_bytes_per_s": a.scale_up_bytes_per_s,
         "scale_up_domain": a.scale_up_domain,
         "tdp_w": a.tdp_w,
+        "unconfirmed": list(unconfirmed_of(a)),
     }
-
-
-def _price_rows(provider: str | None) -> list[Data]:
-    groups: dict[tuple[str, str, str], list[Price]] = {}
-    for p in shipped_prices():
-        if provider in (None, p.provider):
-            groups.setdefault((p.listed_as, p.provider, p.price_type), []).append(p)
-    rows = []
-    for (listed, name, kind), group in sorted(groups.items()):
-        sound = [p.usd_per_chip_hour for p in group if not p.flags and p.usd_per_hour is not None]
-        rows.append(
-            {
-                "accelerator": group[0].accelerator or listed,
-                "provider": name,
-                "price_type": kind,
-                "rows": len(group),
-                "faulty": len(group) - len(sound),
-                "low_usd_per_chip_hour": min(sound, default=None),
-                "high_usd_per_chip_hour": max(sound, default=None),
-                "newest": max(group, key=lambda p: date_span(p.date)[1]).date,
-            }
-        )
-    return rows
 
 
 def list_text(data: Data) -> str:
     """``catalog list`` for a terminal."""
     rows, kind = data["rows"], data["kind"]
     builders = {
-        "accelerators": _list_accelerators, "fabrics": _list_fabrics, "prices": _list_prices,
+        "accelerators": _list_accelerators, "fabrics": _list_fabrics, "prices": list_prices,
         "storage": _list_storage, "cpus": _list_cpus, "sources": _list_sources,
         "models": render_models,
     }  # fmt: skip
@@ -119,68 +101,62 @@ def list_text(data: Data) -> str:
 
 def _list_accelerators(rows: Sequence[Data]) -> str:
     vendors = len({r["vendor"] for r in rows})
-    head = f"{_plural(len(rows), 'accelerator')} of {_plural(vendors, 'vendor')}"
-    table = [("", "16 bit", "8 bit", "memory", "", "scale-up", "", "tdp", ""),
+    head = f"{plural(len(rows), 'accelerator')} of {plural(vendors, 'vendor')}"
+    table = [("", "16bit", "8bit", "mem", "", "link", "", "tdp", ""),
              ("id", "TF/s", "TF/s", "GB", "TB/s", "GB/s", "x", "W", "state")]  # fmt: skip
+    shown = (("peak.bf16", "bf16_flops", 1e12), ("peak.fp8", "fp8_flops", 1e12),
+             ("memory", "memory_bytes", 1e9),
+             ("memory_bandwidth", "memory_bandwidth_bytes_per_s", 1e12),
+             ("scale_up", "scale_up_bytes_per_s", 1e9), ("scale_up_domain", "scale_up_domain", 1),
+             ("tdp", "tdp_w", 1))  # fmt: skip
     table += [
         (
-            r["id"], _num(r["bf16_flops"], 1e12), _num(r["fp8_flops"], 1e12),
-            _num(r["memory_bytes"], 1e9), _num(r["memory_bandwidth_bytes_per_s"], 1e12),
-            _num(r["scale_up_bytes_per_s"], 1e9), _num(r["scale_up_domain"]), _num(r["tdp_w"]),
+            r["id"],
+            *(num(r[k], unit) + ("?" if f in r["unconfirmed"] else "") for f, k, unit in shown),
             r["availability"],
         )
         for r in rows
-    ]  # fmt: skip
-    foot = "Peaks are dense, in TFLOP/s; scale-up is what one chip sends, one way."
-    return head + "\n\n" + _table(table, right=range(1, 8)) + "\n\n" + foot
+    ]
+    foot = (
+        "Peaks are dense, in TFLOP/s; link is what one chip sends, one way, into its scale-up "
+        "domain of x chips; a figure with ? has no source."
+    )
+    return head + "\n\n" + columns(table, right=range(1, 8)) + "\n\n" + fold(foot)
 
 
 def _list_fabrics(rows: Sequence[Data]) -> str:
     table = [("", "", "", "link", "chip egress", "step latency"),
              ("id", "kind", "chips", "GB/s", "GB/s", "us")]  # fmt: skip
     table += [
-        (r["id"], r["kind"], _num(r["chips"]), _num(r["link_bytes_per_s"], 1e9),
-         _num(r["chip_egress_bytes_per_s"], 1e9), _num(r["alpha_s"], 1e-6))
+        (r["id"], r["kind"], num(r["chips"]), num(r["link_bytes_per_s"], 1e9),
+         num(r["chip_egress_bytes_per_s"], 1e9), num(r["alpha_s"], 1e-6))
         for r in rows
     ]  # fmt: skip
     head = f"{len(rows)} fabrics; bandwidths are one direction"
-    return head + "\n\n" + _table(table, right=range(2, 6))
-
-
-def _list_prices(rows: Sequence[Data]) -> str:
-    total, faulty = sum(r["rows"] for r in rows), sum(r["faulty"] for r in rows)
-    table = [("", "", "", "", "", "USD per chip hour", ""),
-             ("accelerator", "provider", "type", "rows", "bad", "low to high", "date")]  # fmt: skip
-    table += [
-        (r["accelerator"], r["provider"], r["price_type"], str(r["rows"]), str(r["faulty"]),
-         _span(r["low_usd_per_chip_hour"], r["high_usd_per_chip_hour"]), r["newest"])
-        for r in rows
-    ]  # fmt: skip
-    head = f"{total} prices; {faulty} faulty rows are kept and never taken"
-    return head + "\n\n" + _table(table, right=range(3, 5))
+    return head + "\n\n" + columns(table, right=range(2, 6))
 
 
 def _list_storage(rows: Sequence[Data]) -> str:
     table = [("id", "kind", "USD/GB-month", "capacity")]
     table += [
-        (r["id"], r["kind"], _num(r["usd_per_gb_month"]),
+        (r["id"], r["kind"], num(r["usd_per_gb_month"]),
          format_bytes(r["capacity_bytes"]) if r["capacity_bytes"] else "-")
         for r in rows
     ]  # fmt: skip
-    return f"{len(rows)} storage tiers\n\n" + _table(table, right=range(2, 4))
+    return f"{len(rows)} storage tiers\n\n" + columns(table, right=range(2, 4))
 
 
 def _list_cpus(rows: Sequence[Data]) -> str:
     table = [("id", "vendor", "cores", "core", "memory")]
     table += [(r["id"], r["vendor"], str(r["cores"]), r["core"], r["memory"]) for r in rows]
-    return f"{len(rows)} host CPUs\n\n" + _table(table, right=range(2, 3))
+    return f"{len(rows)} host CPUs\n\n" + columns(table, right=range(2, 3))
 
 
 def _list_sources(rows: Sequence[Data]) -> str:
     lines = [f"{len(rows)} sources", ""]
     for r in rows:
         lines.append(f"{r['id']}  ({r['status']}, {r['date']}, {r['licence']})")
-        lines.append(_fold(r["title"], "  "))
+        lines.append(fold(r["title"], "  "))
     return page(lines)
 
 
@@ -196,7 +172,7 @@ def show_data(sheet: FactSheet, today: datetime.date) -> Data:
     data["fields"] = [_field_data(sheet, field) for field in sheet.fields()]
     if isinstance(sheet, Accelerator):
         data["answer"] = _chip_answer(sheet)
-        data["prices"] = _chip_prices(sheet.id, today)
+        data["prices"] = chip_prices(sheet.id, today)
     else:
         data["answer"] = f"{sheet.id}: {getattr(sheet, 'topology', None) or data['kind']}"
     used = dict.fromkeys(f.source for f in sheet.all_facts)
@@ -237,32 +213,6 @@ def _chip_answer(a: Accelerator) -> str:
     return f"{a.id}: {', '.join(parts) or 'no figure published'} ({a.vendor}, {state})"
 
 
-def _chip_prices(name: str, today: datetime.date) -> list[Data]:
-    out: list[Data] = []
-    for kind in PRICE_TYPES:
-        try:
-            best = best_price(name, kind, today=today)
-        except InputError as error:
-            out.append({"price_type": kind, "usd_per_chip_hour": None, "why": error.what})
-            continue
-        out.append(
-            {
-                "price_type": kind,
-                "usd_per_chip_hour": best.usd_per_chip_hour,
-                "low": best.low,
-                "high": best.high,
-                "provider": best.price.provider,
-                "region": best.price.region,
-                "date": best.price.date,
-                "age_days": best.age_days,
-                "stale": best.stale,
-                "source": best.price.source,
-                "why": best.why,
-            }
-        )
-    return out
-
-
 def _source(name: str) -> Data:
     s = sources()[name]
     return {"title": s.title, "status": s.status, "date": s.date, "licence": s.licence}
@@ -270,7 +220,7 @@ def _source(name: str) -> Data:
 
 def show_text(data: Data) -> str:
     """``catalog show`` for a terminal."""
-    blocks = [_fold(data["answer"])]
+    blocks = [fold(data["answer"])]
     about = [
         f"{label:<10}{data[key]}"
         for label, key in (("launch", "launch"), ("process", "process"), ("network", "topology"))
@@ -278,15 +228,15 @@ def show_text(data: Data) -> str:
     ]
     if "note" in data:
         about.append(f"{'note':<10}{data['note']}")
-    blocks.append("\n".join(_fold(line, "", " " * 10) for line in about))
+    blocks.append("\n".join(fold(line, "", " " * 10) for line in about))
     blocks.append("\n".join(line for f in data["fields"] for line in _field_lines(f)))
     if "prices" in data:
         lines = ["prices, USD per chip hour"]
-        lines += [_fold(_price_line(p), "  ", " " * 18) for p in data["prices"]]
+        lines += [fold(price_line(p), "  ", " " * 18) for p in data["prices"]]
         blocks.append("\n".join(lines))
     lines = ["sources"]
     for name, s in data["sources"].items():
-        lines.append(_fold(f"{name} ({s['date']}): {s['title']}", "  ", " " * 4))
+        lines.append(fold(f"{name} ({s['date']}): {s['title']}", "  ", " " * 4))
     blocks.append("\n".join(lines))
     return page("\n\n".join(b for b in blocks if b).split("\n"))
 
@@ -298,7 +248,7 @@ def _field_lines(field: Mapping[str, Any]) -> list[str]:
         labels = " ".join(x for x in (f.get("kind"), _way(f.get("direction"))) if x)
         mark = "*" if f["taken"] and len(field["facts"]) > 1 else " "
         value = f"{f['value']:>9,.10g} {f['unit']:<8} {labels:<12}"
-        line = f"{name:<18}{mark}{value} {f['status']:<8} {f['source']}"
+        line = f"{name:<18}{mark}{value} {f['status']:<11} {f['source']}"
         lines.append(line.rstrip())
         said = sources()[f["source"]].date
         parts = (
@@ -308,7 +258,7 @@ def _field_lines(field: Mapping[str, Any]) -> list[str]:
         )
         extra = "; ".join(x for x in parts if x)
         if extra:
-            lines.append(_fold(extra, " " * 22))
+            lines.append(fold(extra, " " * 22))
     if len(field["facts"]) > 1 or any("direction" in f for f in field["facts"]):
         lines.extend(_taken_lines(field))
     return lines
@@ -321,7 +271,7 @@ def _taken_lines(field: Mapping[str, Any]) -> list[str]:
     span = f" (span {low} to {high})" if low != high else ""
     if not span and field["why"] == "the only figure":
         return []
-    return [_fold(f"took {value}{span}: {field['why']}", " " * 20, " " * 22)]
+    return [fold(f"took {value}{span}: {field['why']}", " " * 20, " " * 22)]
 
 
 def _way(direction: str | None) -> str:
@@ -341,12 +291,6 @@ def _si(field: str, value: float) -> str:
     if value >= 1e6:
         return format_rate(value)
     return f"{value:g}"
-
-
-def _price_line(p: Mapping[str, Any]) -> str:
-    if p["usd_per_chip_hour"] is None:
-        return f"{p['price_type']:<16}-"
-    return f"{p['price_type']:<16}{_span(p['low'], p['high'])}: {p['why']}"
 
 
 # -- validate
@@ -386,12 +330,12 @@ def validate_text(data: Data, *, everything: bool = False) -> str:
     errors, warnings = data["errors"], data["warnings"]
     shipped = data["catalogue"] == "shipped"
     what = "the shipped catalogue" if shipped else data["catalogue"]
-    verdict = f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')} in {what}"
+    verdict = f"{plural(errors, 'error')}, {plural(warnings, 'warning')} in {what}"
     if not errors:
         verdict = f"sound: {verdict}"
     if data["counts"]:
         verdict += f" ({', '.join(f'{n} {k}' for k, n in data['counts'].items())})"
-    blocks = [_fold(verdict)]
+    blocks = [fold(verdict)]
     for severity in ("error", "warning"):
         found = [f for f in data["findings"] if f["severity"] == severity]
         for rule in dict.fromkeys(f["rule"] for f in found):
@@ -403,16 +347,16 @@ def validate_text(data: Data, *, everything: bool = False) -> str:
 
 
 def _rule_text(severity: str, rule: str, rows: Sequence[Data], *, everything: bool) -> str:
-    lines = [_fold(f"{severity}: {rule} x {len(rows)}: {RULES[rule][1]}", "", "  ")]
+    lines = [fold(f"{severity}: {rule} x {len(rows)}: {RULES[rule][1]}", "", "  ")]
     shown = rows if everything else rows[:FINDINGS_SHOWN]
     for f in shown:
         evidence = f" ({f['evidence']})" if f["evidence"] else ""
-        lines.append(_fold(f"{f['where']}: {f['what']}{evidence}", "  ", "    "))
+        lines.append(fold(f"{f['where']}: {f['what']}{evidence}", "  ", "    "))
     if len(rows) > len(shown):
         lines.append(f"  and {len(rows) - len(shown)} more: `--all`")
     hint = next((f["hint"] for f in rows if f["hint"]), "")
     if hint:
-        lines.append(_fold(f"hint: {hint}", "  ", "    "))
+        lines.append(fold(f"hint: {hint}", "  ", "    "))
     return page(lines)
 
 
@@ -421,68 +365,6 @@ def _known_text(faults: Sequence[Data]) -> str:
     head = f"{caught} of {len(faults)} known faults of public catalogues are caught by these rules"
     lines = [head]
     for f in faults:
-        lines.append(_fold(f"{f['caught_by'] or 'MISSED'}: {f['claim']}", "  ", "    "))
-        lines.append(_fold(f"{f['evidence'] or f['truth']}", "    ", "    "))
-    return page(lines)
-
-
-# -- refresh
-
-
-def refresh_data(done: Refreshed) -> Data:
-    """``catalog refresh``: what was fetched, what could not be, and the file."""
-    return {
-        "path": str(done.path), "rows": done.rows, "faulty": done.faulty, "failed": done.failed,
-    }  # fmt: skip
-
-
-def refresh_text(data: Data) -> str:
-    """``catalog refresh`` for a terminal."""
-    total = sum(data["rows"].values())
-    parts = ", ".join(f"{n} from {name}" for name, n in data["rows"].items())
-    lines = [f"{total} prices: {parts}; {data['faulty']} faulty ones are never taken"]
-    lines.append(f"written to {data['path']}")
-    return page(lines)
-
-
-# -- pieces
-
-
-def _num(value: float | None, unit: float = 1.0) -> str:
-    if value is None:
-        return "-"
-    scaled = value / unit
-    if scaled >= 100:
-        return f"{scaled:.0f}"
-    return f"{scaled:.3g}" if scaled >= 0.1 else f"{scaled:.2g}"
-
-
-def _span(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "-"
-    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _fold(text: str, first: str = "", rest: str | None = None) -> str:
-    return textwrap.fill(
-        text, width(), initial_indent=first, subsequent_indent=first if rest is None else rest,
-        break_on_hyphens=False,
-    )  # fmt: skip
-
-
-def _table(rows: Sequence[Sequence[str]], right: Iterable[int]) -> str:
-    """Columns as wide as their widest cell, two blanks between them, numbers to the right."""
-    to_right = set(right)
-    widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
-    lines = []
-    for r in rows:
-        cells = [
-            cell.rjust(w) if c in to_right else cell.ljust(w)
-            for c, (cell, w) in enumerate(zip(r, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append(fold(f"{f['caught_by'] or 'MISSED'}: {f['claim']}", "  ", "    "))
+        lines.append(fold(f"{f['evidence'] or f['truth']}", "    ", "    "))
     return page(lines)

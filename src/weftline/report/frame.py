@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from weftline.report.offers import listed, with_age
 from weftline.report.text import in_words, table, wrapped
 from weftline.spec import Estimate, Part, Plan, ServePlan
 
@@ -25,7 +26,9 @@ def reasons(why: Sequence[str], flips: Sequence[str]) -> list[str]:
     """Why the answer is the best, and what would make another one better."""
     lines = ["Why"]
     for text in why:
-        lines += wrapped(text, indent="  ", hang="  ")
+        # Only a price names a day: its age is that of the day it is read.
+        told = with_age(text) if text.startswith("price: ") else text
+        lines += wrapped(told, indent="  ", hang="  ")
     if flips:
         lines += ["", "What would flip it"]
         for text in flips:
@@ -50,7 +53,7 @@ def numbers(
     for label, name, show in rows:
         e = estimates.get(name)
         if e is not None:
-            basis = re.split(f"[{ends}]", in_words(e.basis), maxsplit=1)[0]
+            basis = listed(re.split(f"[{ends}]", in_words(e.basis), maxsplit=1)[0])
             lines.append((label, show(e.value), f"{show(e.low)} to {show(e.high)}", basis))
     return table(("", "estimate", "90 % band", "rests on"), lines, right=frozenset({1}), fold=True)
 

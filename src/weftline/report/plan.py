@@ -14,6 +14,7 @@ from weftline.report.frame import (
     remarks,
     shown_ranks,
 )
+from weftline.report.offers import offers_lines, with_age
 from weftline.report.text import in_words, model_label, page, table, wrapped
 from weftline.spec import Candidate, Plan
 from weftline.units import (
@@ -30,7 +31,9 @@ FRONT_SHOWN = 6
 
 def render_plan(plan: Plan) -> str:
     """The whole answer; the first line starts with ``Best:``."""
-    lines = [*_best(plan), "", *_numbers(plan), "", *reasons(plan.why, plan.flips)]
+    lines = [*_best(plan), "", *_numbers(plan)]
+    lines += offers_lines(plan.price, plan.cluster.accelerator, plan.estimates.get("cost"))
+    lines += ["", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan)]
     if len(plan.pareto) > 1:
         lines += ["", *_trade_offs(plan)]
@@ -181,8 +184,11 @@ def render_explanation(plan: Plan) -> str:
         lines += ["", f"Money: {format_usd(plan.estimates['effective_cost'].value)}"]
         for part in plan.cost_parts:
             lines += wrapped(
-                f"{part.name} {format_usd(part.value)}: {part.basis}", indent="  ", hang="  "
-            )
+                f"{part.name} {format_usd(part.value)}: {with_age(part.basis)}",
+                indent="  ", hang="  ",
+            )  # fmt: skip
+        found = offers_lines(plan.price, plan.cluster.accelerator, plan.estimates["cost"])
+        lines += [f"  {line}" for line in found]
     lines += ["", "Network"]
     for level in plan.cluster.levels:
         lines += wrapped(

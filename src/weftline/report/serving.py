@@ -16,6 +16,7 @@ from weftline.report.frame import (
     remarks,
     shown_ranks,
 )
+from weftline.report.offers import offers_lines, with_age
 from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec import Fleet, ServeCandidate, ServePlan
 from weftline.units import format_bytes, format_count, format_duration, format_number, format_usd
@@ -23,7 +24,9 @@ from weftline.units import format_bytes, format_count, format_duration, format_n
 
 def render_serve_plan(plan: ServePlan) -> str:
     """The whole answer; the first line starts with ``Best:``."""
-    lines = [*_best(plan), "", *_numbers(plan), "", *reasons(plan.why, plan.flips)]
+    lines = [*_best(plan), "", *_numbers(plan)]
+    lines += offers_lines(plan.price, plan.fleet.accelerator)
+    lines += ["", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan.ranking)]
     if len(plan.pareto) > 1:
         lines += ["", "Nothing is better in cost, first token and time a token at once"]
@@ -165,9 +168,10 @@ def render_serve_explanation(plan: ServePlan) -> str:
         lines += wrapped(
             f"{format_usd(plan.price.usd_per_chip_hour.value)} a chip-hour, "
             f"{plan.price.price_type}: {plan.price.note or plan.price.source} "
-            f"({plan.price.usd_per_chip_hour.basis})",
+            f"({with_age(plan.price.usd_per_chip_hour.basis)})",
             indent="  ", hang="  ",
         )  # fmt: skip
+        lines += [f"  {line}" for line in offers_lines(plan.price, plan.fleet.accelerator)]
     lines += ["", *bases(plan.estimates)]
     if plan.without_plan:
         lines += ["", "Accelerators not in the ranking"]

@@ -10,12 +10,21 @@ from pathlib import PurePath
 
 _LEAST_FOLDED = 16
 """Columns below which a folded column would be a thread of words."""
+_OLD_DAYS = 90
+"""Beyond this a price is shown in red: GPU list prices moved by half within a quarter of 2026."""
+_AGE = re.compile(r"(\d[\d,]*) days\s+old")
+_COLOUR: ContextVar[bool] = ContextVar("colour", default=False)
 _WIDTH: ContextVar[int] = ContextVar("columns", default=80)
 
 
 def set_width(columns: int) -> None:
     """How many columns everything that is rendered from now on may take."""
     _WIDTH.set(columns)
+
+
+def set_colour(on: bool) -> None:
+    """Whether what asks for a reader's eye is shown in red from now on."""
+    _COLOUR.set(on)
 
 
 def width() -> int:
@@ -80,7 +89,19 @@ def page(lines: Iterable[str]) -> str:
             line.strip(), width(), initial_indent=indent, subsequent_indent=indent + "  ",
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
-    return "\n".join(found)
+    return _red_where_old("\n".join(found))
+
+
+def _red_where_old(text: str) -> str:
+    """Ages of prices beyond ``_OLD_DAYS`` in red, once lines are as wide as they will be."""
+    if not _COLOUR.get():
+        return text
+
+    def shown(match: re.Match[str]) -> str:
+        old = int(match[1].replace(",", "")) > _OLD_DAYS
+        return f"\x1b[31m{match[0]}\x1b[0m" if old else match[0]
+
+    return _AGE.sub(shown, text)
 
 
 def in_words(basis: str) -> str:

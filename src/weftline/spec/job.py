@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Objective = Literal["cost", "time", "cost-time", "energy", "chips"]
-PriceType = Literal["on-demand", "spot", "reserved", "capacity-block"]
+PriceType = Literal["on-demand", "spot", "reserved", "capacity-block", "any"]
 Precision = Literal["fp32", "bf16", "fp8", "fp4"]
 Tune = Literal["full", "lora", "qlora"]
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 PRICE_TYPES: tuple[PriceType, ...] = ("on-demand", "spot", "reserved", "capacity-block")
+PRICE_CHOICES: tuple[PriceType, ...] = (*PRICE_TYPES, "any")
+"""``any`` is the cheapest way to pay for each chip."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp8", "fp4")
 TUNES: tuple[Tune, ...] = get_args(Tune)
 ANY = "*"

@@ -46,8 +46,8 @@ class JobOptions:
     deadline
         Longest it may take: 30days.
     price
-        on-demand, spot, reserved, capacity-block, your own: $2.50/h a chip, or several:
-        h100=2.1,b200=4 US dollars a chip-hour.
+        on-demand, spot, reserved, capacity-block, any (the cheapest way to pay), your own: $2.50/h
+        a chip, or several: h100=2.1,b200=4 US dollars a chip-hour.
     discount
         Off list prices: 20%, or by seller: aws=20%,nebius=10%.
     region
@@ -126,8 +126,8 @@ class FleetOptions:
         Number formats of weights that may be used: bf16,fp8,int8,int4,nvfp4,mxfp4. If not given,
         the config's own where its weights are quantised, and bf16; else bf16,fp8.
     price
-        on-demand, spot, reserved, capacity-block, several, all, your own: $2.50/h a chip, or
-        several: h100=2.1,b200=4 US dollars a chip-hour.
+        on-demand, spot, reserved, capacity-block, several, all, any (the cheapest way to pay), your
+        own: $2.50/h a chip, or several: h100=2.1,b200=4 US dollars a chip-hour.
     discount
         Off list prices: 20%, or by seller: aws=20%,nebius=10%.
     region

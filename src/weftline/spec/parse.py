@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
-from weftline.spec.job import ANY, PRICE_TYPES, PriceType
+from weftline.spec.job import ANY, PRICE_CHOICES, PRICE_TYPES, PriceType
 from weftline.spec.layout import MAY_BE_ZERO
 from weftline.units import parse_fraction, parse_usd
 
@@ -82,7 +82,7 @@ def parse_price(text: str, *, where: str = "--price") -> tuple[float | None, Pri
     mine = own_price(text, where=where)
     if mine is not None:
         return mine, "on-demand"
-    return None, choice(text, PRICE_TYPES, "price type", where=where)
+    return None, choice(text, PRICE_CHOICES, "price type", where=where)
 
 
 def parse_prices(

@@ -29,9 +29,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceQuote:
-    """The price a plan rests on, and the spread of the valid prices beside it (USD/chip-hour)."""
+    """The price a plan rests on, and the span of the offers beside it."""
 
     usd_per_chip_hour: Estimate
+    """The price taken, with the lowest and the highest offer."""
     price_type: str
     provider: str
     instance: str
@@ -39,6 +40,13 @@ class PriceQuote:
     date: str
     source: str
     note: str = ""
+    offers: int = 0
+    """How many offers the span is of."""
+    sellers: int = 0
+    """How many sellers make them."""
+    undated: int = 0
+    """How many of the offers say no day."""
+    host_included: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

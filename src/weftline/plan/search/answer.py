@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from weftline._version import __version__
+from weftline.catalog import PriceChoice
 from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import FAILURES_BASIS, FAILURES_HIGH, FAILURES_LOW, RECOVERY_BAND_S, goodput
 from weftline.model import Model
 from weftline.plan.calibrate.residual import Z90
 from weftline.plan.search.offers import Offer, energy_of_run, misses, pareto_front, trained
+from weftline.plan.search.prices import HOUR_S, cost_of, quote_of
 from weftline.plan.search.rank_map import rank_map_of
 from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
 from weftline.plan.search.search import Tally
@@ -27,8 +29,6 @@ from weftline.spec import (
     SearchStats,
 )
 
-_HOUR_S = 3600.0
-
 
 def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Plan:
     """The plan around the first of ``ranked`` that keeps the limits; one must."""
@@ -37,7 +37,7 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
     by_chip: dict[str, Offer] = {}
     for offer in allowed:
         by_chip.setdefault(offer.found.cluster.accelerator, offer)
-    ranking = [_candidate(o) for o in by_chip.values()]
+    ranking = [_candidate(o, job) for o in by_chip.values()]
     without = [
         Rejection(accelerator=name, reason=reason) for name, reason in sorted(tally.without.items())
     ]
@@ -48,7 +48,7 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
             seen.add(cluster.accelerator)
             said = f"misses a limit: {misses(offer, job)} on {cluster.chips:,}"
             without.append(Rejection(accelerator=cluster.accelerator, reason=said))
-    quote = _quote(best)
+    quote = quote_of(best.price, best.own_price)
     estimates, cost_parts = _estimates(best, job, model, quote)
     return Plan(
         weftline=__version__,
@@ -67,7 +67,7 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
         why=why_of(best.found, quote, model, job),
         flips=flips_of(list(by_chip.values()), job),
         ranking=tuple(ranking),
-        pareto=tuple(_candidate(o) for o in pareto_front(allowed)),
+        pareto=tuple(_candidate(o, job) for o in pareto_front(allowed)),
         without_plan=tuple(without),
         search=SearchStats(
             evaluated=tally.evaluated,
@@ -83,13 +83,13 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
     )  # fmt: skip
 
 
-def _candidate(offer: Offer) -> Candidate:
+def _candidate(offer: Offer, job: Job) -> Candidate:
     found = offer.found
     note = ""
     if offer.cost_usd is None:
         note = offer.no_price
-    elif offer.price is not None and offer.price.stale:
-        note = f"price of {offer.price.price.date}"
+    elif offer.price is not None:
+        note = _price_note(offer.price, job)
     return Candidate(
         accelerator=found.cluster.accelerator,
         chips=found.cluster.chips,
@@ -104,31 +104,14 @@ def _candidate(offer: Offer) -> Candidate:
     )
 
 
-def _quote(offer: Offer) -> PriceQuote | None:
-    if offer.own_price is not None:
-        return PriceQuote(
-            usd_per_chip_hour=Estimate.exact(
-                offer.own_price, "USD/chip-hour", "given by the user"
-            ),
-            price_type="given", provider="", instance="", region="", date="", source="the user",
-        )  # fmt: skip
-    choice = offer.price
-    if choice is None:
-        return None
-    row = choice.price
-    return PriceQuote(
-        usd_per_chip_hour=Estimate(
-            value=choice.usd_per_chip_hour, unit="USD/chip-hour", low=choice.low, high=choice.high,
-            basis=f"price list of {row.date}, lowest to highest of {choice.rows} rows",
-        ),
-        price_type=row.price_type,
-        provider=row.provider,
-        instance=row.instance,
-        region=row.region,
-        date=row.date,
-        source=row.source,
-        note=choice.why,
-    )  # fmt: skip
+def _price_note(choice: PriceChoice, job: Job) -> str:
+    """What a reader of the ranking must know of a price: its way to pay, host and age."""
+    said: list[str] = [choice.price.price_type] if job.price_type == "any" else []
+    if not choice.price.host_included:
+        said.append("host not included")
+    if choice.stale:
+        said.append(f"price of {choice.price.date}")
+    return ", ".join(said)
 
 
 def _estimates(
@@ -177,10 +160,11 @@ def _estimates(
     parts: list[Part] = []
     if quote is not None:
         rate = quote.usd_per_chip_hour
-        ideal = rate.value * chips * run.value / _HOUR_S
-        estimates["cost"] = _cost(rate, chips, run)
-        estimates["effective_cost"] = _cost(rate, chips, effective)
-        parts.append(Part(name="compute", value=ideal, unit="USD", basis=rate.basis))
+        ideal = rate.value * chips * run.value / HOUR_S
+        estimates["cost"] = cost_of(rate, chips, run)
+        estimates["effective_cost"] = cost_of(rate, chips, effective)
+        parts.append(Part(name="compute", value=ideal, unit="USD",
+                          basis=rate.basis.partition(";")[0]))  # fmt: skip
         parts.append(
             Part(name="lost to failures and checkpoints", unit="USD", basis=FAILURES_BASIS,
                  value=estimates["effective_cost"].value - ideal)
@@ -204,13 +188,3 @@ def _mfu(value: float, spread: float, basis: str, precision: str) -> Estimate:
     found = Estimate.within(value, "of the bf16 peak", spread, basis)
     top = max(1.0, value) if precision == "bf16" else found.high
     return replace(found, high=min(found.high, top))
-
-
-def _cost(rate: Estimate, chips: int, run: Estimate) -> Estimate:
-    return Estimate(
-        value=rate.value * chips * run.value / _HOUR_S,
-        unit="USD",
-        low=rate.low * chips * run.low / _HOUR_S,
-        high=rate.high * chips * run.high / _HOUR_S,
-        basis=f"{rate.basis}; time {run.basis}",
-    )

@@ -10,7 +10,7 @@ from weftline.catalog.asked import check_region, known_terms
 from weftline.errors import InputError
 from weftline.model import Model
 from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
-from weftline.spec import OBJECTIVES, PARTS, PRECISIONS, PRICE_TYPES, TUNES, Job
+from weftline.spec import OBJECTIVES, PARTS, PRECISIONS, PRICE_CHOICES, TUNES, Job
 from weftline.spec.options import Where
 from weftline.spec.parse import Collector, choice, parse_parts
 
@@ -72,7 +72,7 @@ def checked(job: Job, get: Collector, where: Where, model: Model | None = None) 
     lengths = {where(name) for name in ("tokens", "seq", "global_batch")}
     if model is not None and not lengths & {error.where for error in get.errors}:
         get(lambda: check_lengths(job, model, where))
-    kind = known(job.price_type, PRICE_TYPES, "price type", "price")
+    kind = known(job.price_type, PRICE_CHOICES, "price type", "price")
     objective = known(job.objective, OBJECTIVES, "objective", "objective")
     precision = known(job.precision, PRECISIONS, "precision", "precision")
     framework = known(job.framework, (AUTO, *FRAMEWORKS), "framework", "framework")

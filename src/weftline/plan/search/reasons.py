@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
 from weftline.plan.calibrate.rows import run_words
 from weftline.plan.search.offers import Offer
@@ -88,7 +89,7 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
     if quote is not None and quote.note:
         said.append(f"price: {quote.note}")
-    return tuple(said)
+    return (*said, *unconfirmed_words(accelerator(found.cluster.accelerator)))
 
 
 def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:

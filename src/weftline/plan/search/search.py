@@ -6,12 +6,12 @@ the best one. Across them the objective decides; deadline and budget are limits,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from weftline.catalog import Accelerator
+from weftline.catalog import Accelerator, ProductNetwork
 from weftline.errors import InputError
 from weftline.fabric import cluster_of
 from weftline.model import Model
@@ -96,16 +96,24 @@ def search(
     job: Job,
     accelerators: Sequence[Accelerator],
     *,
+    networks: Mapping[str, ProductNetwork] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Tally:
-    """Best layout on every (accelerator, count). Accelerators without one are named with why."""
+    """Best layout on every (accelerator, count). Accelerators without one are named with why.
+
+    ``networks`` are those of the products that the accelerators, by id, are rented as.
+    """
     tally = Tally()
     for done, acc in enumerate(accelerators):
         if progress is not None:
             progress(acc.id, done / len(accelerators))
         try:
-            frame = recipe_of(job, framework_for(job.framework, acc.vendor))
-            clusters = [cluster_of(acc, count) for count in _worth_trying(model, job, frame, acc)]
+            frame = recipe_of(job, framework_for(job.framework, acc.stack))
+            network = (networks or {}).get(acc.id)
+            clusters = [
+                cluster_of(acc, count, network=network)
+                for count in _worth_trying(model, job, frame, acc)
+            ]
         except InputError as error:
             tally.without[acc.id] = error.what
             continue

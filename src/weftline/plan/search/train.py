@@ -7,17 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from weftline.catalog import Accelerator, PriceChoice, accelerator, accelerators, own_chips
+from weftline.catalog import Accelerator, accelerator, accelerators, own_chips
 from weftline.catalog.date import CATALOG_DATE
-from weftline.cost import Terms, goodput, no_price
-from weftline.errors import InputError, NoFeasiblePlanError
+from weftline.cost import goodput
+from weftline.errors import NoFeasiblePlanError
 from weftline.model import Model, load_model
 from weftline.model.once import once_per_model
 from weftline.plan.search.answer import plan_of
 from weftline.plan.search.checked import check_lengths, checked_job
 from weftline.plan.search.misses import nothing_fits
 from weftline.plan.search.offers import Offer, energy_of_run, misses, trained
-from weftline.plan.search.search import Found, Tally, search
+from weftline.plan.search.prices import HOUR_S, ChipPrice, networks_of, prices_of
+from weftline.plan.search.search import Found, search
 from weftline.plan.step.frameworks import AUTO, recipe
 from weftline.spec import ANY, Job, Objective, Plan
 
@@ -25,7 +26,6 @@ DEFAULT_SEQ_LEN = 8192
 _BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
 """Tokens a step by active parameters, where the user states no batch: Llama 3 trained 8B and 70B
 with 4M and 405B with 16M tokens a step (arXiv:2407.21783, section 3.4)."""
-_HOUR_S = 3600.0
 
 
 def default_batch(model: Model, seq_len: int) -> int:
@@ -63,12 +63,15 @@ def _planned(
         recipe(job.framework, optimizer=job.optimizer)  # not every one has every optimizer
     check_lengths(job, model, str)
     chosen = _accelerators(job)
-    tally = search(model, job, chosen, progress=progress)
+    prices = prices_of(chosen, job, day)
+    networks = networks_of(chosen, prices)
+    tally = search(model, job, chosen, networks=networks, progress=progress)
     if not tally.found:
         raise nothing_fits(
             model, job, chosen, tally.without, tally.evaluated, tally.out_of_memory
         )  # fmt: skip
-    ranked = _ranked(_offers(tally, job, model, day), job)
+    offers = [_offer(f, job, model, prices[f.cluster.accelerator]) for f in tally.found]
+    ranked = _ranked(offers, job)
     if all(misses(o, job) is not None for o in ranked):
         raise _limits_missed(ranked, job)
     return plan_of(job, model, ranked, tally)
@@ -79,7 +82,7 @@ def _accelerators(job: Job) -> list[Accelerator]:
     if job.accelerators:
         named = [accelerator(name) for name in job.accelerators]
         return list({a.id: a for a in named}.values())
-    return [a for a in accelerators().values() if a.trains and a.purchasable]
+    return [a for a in accelerators().values() if a.trains and a.rentable]
 
 
 @once_per_model
@@ -94,52 +97,22 @@ def _flops_per_token(model: Model, seq_len: int, tune: str) -> float:
     )  # fmt: skip
 
 
-def _offers(tally: Tally, job: Job, model: Model, day: datetime.date) -> list[Offer]:
-    """What was found with its money; a chip's price is looked up once for all its counts."""
-    terms = Terms(own_prices=job.own_prices, discounts=job.discounts, region=job.region)
-    prices: dict[str, tuple[float | None, PriceChoice | None, str]] = {}
-    offers = []
-    for found in tally.found:
-        chip = found.cluster.accelerator
-        if chip not in prices:
-            prices[chip] = _price(terms, chip, job, day)
-        offers.append(_offer(found, job, model, prices[chip]))
-    return offers
-
-
-def _price(
-    terms: Terms, chip: str, job: Job, day: datetime.date
-) -> tuple[float | None, PriceChoice | None, str]:
-    """(the user's own price, the list's, and where there is neither, so in words)."""
-    own = terms.own(chip)
-    if own is not None:
-        return own, None, ""
-    try:
-        return None, terms.best(chip, job.price_type, day), ""
-    except InputError:
-        # The plan still has a time; what is known of other ways to pay is shown with it.
-        return None, None, no_price(chip, job.price_type, job.region)
-
-
-def _offer(
-    found: Found, job: Job, model: Model,
-    priced: tuple[float | None, PriceChoice | None, str],
-) -> Offer:  # fmt: skip
+def _offer(found: Found, job: Job, model: Model, priced: ChipPrice) -> Offer:
     chips = found.cluster.chips
     train_time_s = found.step_time_s * job.steps
     flops = _flops_per_token(model, job.seq_len, job.tune) * job.tokens_per_step
-    own, price, lacking = priced
-    rate = own if price is None else price.usd_per_chip_hour
+    price = priced.choice
+    rate = priced.own if price is None else price.usd_per_chip_hour
     energy = energy_of_run(found, price, train_time_s)
     return Offer(
         found=found,
         train_time_s=train_time_s,
         mfu=flops / found.step_time_s / chips / found.cluster.peak_flops["bf16"],
         price=price,
-        own_price=own,
-        no_price=lacking,
+        own_price=priced.own,
+        no_price=priced.lacking,
         availability=goodput(chips, trained(model, job)).availability,
-        cost_usd=None if rate is None else rate * chips * train_time_s / _HOUR_S,
+        cost_usd=None if rate is None else rate * chips * train_time_s / HOUR_S,
         energy_j=None if energy is None else energy[0].joules,
     )
 

@@ -207,7 +207,7 @@ def _rate(
 
 def _check_recipe(job: Job, cluster: Cluster, layout: Layout) -> None:
     """Raise InputError for what the framework or the chip does not have."""
-    name = framework_for(job.framework, accelerator(cluster.accelerator).vendor)
+    name = framework_for(job.framework, accelerator(cluster.accelerator).stack)
     if job.precision not in cluster.peak_flops:
         raise InputError(
             f"{cluster.accelerator} has no {job.precision} peak", where=_WHERE,

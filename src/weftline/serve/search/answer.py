@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline._version import __version__
+from weftline.catalog import list_words, unconfirmed_words
 from weftline.catalog.date import CATALOG_DATE
 from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
@@ -162,15 +163,14 @@ def _money(best: Confirmed, demand: ServeDemand, batch: float, through: Band) ->
         return {}
     config, usd = best.option.config, best.usd_per_hour
     rests = best.market.quote(None)
-    spread = (1.0, 1.0)
-    if best.market.choice is not None:
-        each = usd / _paid_chips(best)
-        spread = (min(1.0, best.market.choice.low / each), max(1.0, best.market.choice.high / each))
+    # At the price taken: what other offers cost stands apart, in the quote.
+    row = best.market.cheapest(best.fleet.chips, best.option.group_chips)[1]
     basis = "given by the user" if rests is not None else "price list"
-    cost = Estimate(
-        value=usd, unit="USD/h", low=usd * spread[0], high=usd * spread[1],
-        basis=f"{basis}; {_chips(_paid_chips(best))} in whole instances, spares included",
-    )  # fmt: skip
+    if row is not None:
+        basis = list_words(row)
+    cost = Estimate.exact(
+        usd, "USD/h", f"{basis}; {_chips(_paid_chips(best))} in whole instances, spares included"
+    )
     parts = token_costs(
         config, usd_per_hour=usd, rate_per_s=demand.rate_per_s,
         input_tokens=demand.input_tokens, output_tokens=demand.output_tokens,
@@ -181,8 +181,8 @@ def _money(best: Confirmed, demand: ServeDemand, batch: float, through: Band) ->
     for name, value in (("input", parts.input_usd), ("output", parts.output_usd),
                         ("cached", parts.cached_usd)):  # fmt: skip
         found[f"cost_per_m_{name}"] = Estimate(
-            value=value, unit="USD/M tokens", low=value * spread[0] / through.high,
-            high=value * spread[1] / through.low, basis=f"{basis}; {how}",
+            value=value, unit="USD/M tokens", low=value / through.high,
+            high=value / through.low, basis=f"{basis}; {how}",
         )  # fmt: skip
     return found
 
@@ -256,6 +256,8 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
                     "answers there is not known")  # fmt: skip
     if best.market.warning:
         said.append(best.market.warning)
+    if best.market.instead:
+        said.append(f"{best.chip.id}: {best.market.instead}")
     tight = tightest(best, demand)
     if tight:
         said.append(tight)
@@ -271,7 +273,7 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
                     f"{SPARES_BASIS}")  # fmt: skip
     else:
         said.append(f"no spare: {SPARES_BASIS}")
-    return tuple(said)
+    return (*said, *unconfirmed_words(best.chip))
 
 
 def _chips(count: int) -> str:

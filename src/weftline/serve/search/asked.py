@@ -24,7 +24,7 @@ from weftline.serve.search.screen import engines_and_formats
 from weftline.serve.simulate.asked import parse_speculation, parse_window, rate_of, traffic_of
 from weftline.spec import (
     METRICS,
-    PRICE_TYPES,
+    PRICE_CHOICES,
     ROUTINGS,
     ServeJob,
     ServeSpace,
@@ -160,7 +160,8 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     )
     cache = get(lambda: choice(space.kv, KV_DTYPES, "KV cache format", where=where("kv")))
     kinds = get.each(
-        job.price_types, lambda name: choice(name, PRICE_TYPES, "price type", where=where("price"))
+        job.price_types,
+        lambda name: choice(name, PRICE_CHOICES, "price type", where=where("price")),
     )
     get(lambda: check_region(job.region, where=where("region")))
     way = get(lambda: choice(job.routing, ROUTINGS, "routing", where=where("routing")))
@@ -250,7 +251,7 @@ def _require_some(space: ServeSpace) -> None:
     for chip in chips:
         get(lambda c=chip: require_units(c, space.formats))  # type: ignore[misc]
         for engine in space.engines:
-            get(lambda e=engine, c=chip: require_formats(e, c.vendor, c.id, space.formats[:1]))  # type: ignore[misc]
+            get(lambda e=engine, c=chip: require_formats(e, c.stack, c.id, space.formats[:1]))  # type: ignore[misc]
     get.raise_all()
 
 

@@ -7,9 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from weftline.catalog import Accelerator, Price, PriceChoice, prices, pue
+from weftline.catalog import (
+    Accelerator,
+    Price,
+    PriceChoice,
+    list_words,
+    pue,
+)
 from weftline.catalog.date import CATALOG_DATE
-from weftline.cost import FAILURES_BASIS, Terms
+from weftline.cost import FAILURES_BASIS, Terms, no_price
 from weftline.cost.energy import HOST_FRACTION, POWER_BAND, POWER_FRACTION
 from weftline.cost.goodput import FAILURES_PER_CHIP_DAY
 from weftline.errors import InputError
@@ -33,8 +39,8 @@ class Market:
     """What chips of one kind cost an hour, by whole instances.
 
     The user's own price of a chip-hour comes first, chips sold one by one; else the catalogue's
-    sound rows of the price type count, none older than a year where newer ones exist, less what
-    their seller takes off.
+    sound rows of the price type count, dated ones before others, none older than a year where newer
+    exist, less what their seller takes off.
     """
 
     def __init__(self, chip: Accelerator, price_type: str, terms: Terms) -> None:
@@ -42,19 +48,18 @@ class Market:
         self.price_type = price_type if self.own is None else "given"
         self.choice: PriceChoice | None = None
         self.rows: tuple[Price, ...] = ()
+        self.instead = ""
+        """Where there is no price: so in words, with what the catalogue knows of other ways."""
         if self.own is not None:
             return
         today = datetime.date.fromisoformat(CATALOG_DATE)
         try:
             self.choice = terms.best(chip.id, price_type, today)
         except InputError:
+            self.instead = no_price(chip.id, price_type, terms.region)
             return
-        fresh = [
-            terms.paid(p) for p in prices(chip.id, price_type, region=terms.region)
-            if p.usd_per_hour is not None and not p.flags and p.age_days(today) <= 365
-            and (p.host_included or not self.choice.price.host_included)
-        ]  # fmt: skip
-        self.rows = tuple(fresh) or (self.choice.price,)
+        self.price_type = self.choice.price.price_type
+        self.rows = terms.offers(chip.id, self.price_type, today)
 
     @property
     def known(self) -> bool:
@@ -69,12 +74,13 @@ class Market:
     def cheapest(self, chips: int, together: int) -> tuple[float, Price | None]:
         """(US dollars an hour, the row) for ``chips`` chips in instances of ``together`` or more.
 
-        An instance smaller than a replica is taken only where no row has one as large.
+        An instance smaller than a replica is taken only where no row has one as large; a list price
+        of one chip is paid in machines of any size.
         """
         if self.own is not None:
             return self.own * chips, None
         widest = max(p.chips for p in self.rows)
-        fit = [p for p in self.rows if p.chips >= min(together, widest)]
+        fit = [p for p in self.rows if p.per_chip or p.chips >= min(together, widest)]
         best = min(fit, key=lambda p: (self._bill(p, chips), p.usd_per_chip_hour))
         return self._bill(best, chips), best
 
@@ -93,7 +99,7 @@ class Market:
         if row is None or self.choice is None:
             return None
         each, choice = row.usd_per_chip_hour, self.choice
-        basis = f"price list of {row.date}, lowest to highest of {choice.rows} rows"
+        basis = f"{list_words(row)}; lowest to highest of {choice.rows} offers"
         return PriceQuote(
             usd_per_chip_hour=Estimate(
                 value=each, unit="USD/chip-hour", low=min(each, choice.low),
@@ -101,8 +107,16 @@ class Market:
             ),
             price_type=row.price_type, provider=row.provider, instance=row.instance,
             region=row.region, date=row.date, source=row.source,
-            note=f"{row.provider} {row.region} {row.instance}, {row.chips} chips an instance",
+            note=_words(row), offers=choice.rows, sellers=choice.sellers, undated=choice.undated,
+            host_included=row.host_included,
         )  # fmt: skip
+
+
+def _words(row: Price) -> str:
+    place = "" if row.region == "unstated" else f" {row.region}"
+    size = "by the chip" if row.per_chip else f"{row.chips} chips an instance"
+    host = "" if row.host_included else ", host not included"
+    return f"{row.provider}{place} {row.instance}, {size}{host}"
 
 
 def spares_of(replicas: int, chips_per_replica: int) -> int:

@@ -74,12 +74,12 @@ class Screened:
 
 
 def chips_of(space: ServeSpace) -> tuple[Accelerator, ...]:
-    """The accelerators to try: those named, else every one that can be bought."""
+    """The accelerators to try: those named, else every one that can be had for a data centre."""
     from weftline.catalog import accelerator
 
     if space.chips:
         return tuple(accelerator(name) for name in space.chips)
-    return tuple(a for a in accelerators().values() if a.purchasable)
+    return tuple(a for a in accelerators().values() if a.rentable)
 
 
 @cache
@@ -195,7 +195,7 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
 
     found = []
     for profile in PROFILES.values():
-        if chip.vendor not in profile.vendors:
+        if chip.stack not in profile.vendors:
             continue
         if space.engines and profile.name not in space.engines:
             continue
