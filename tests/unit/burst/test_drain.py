@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from fault_proxy import FaultProxy
 
-from weftline.burst import Options, Store
+from weftline.burst import Options, Retention, Store
 from weftline.burst.errors import CheckpointMissingError, CorruptionError, StoreBusyError
 from weftline.burst.formats.imports import load_from
 from weftline.burst.remote.checkpoints import RemoteSource, checkpoints_of
@@ -478,3 +479,19 @@ def test_a_drain_that_was_killed_goes_on(store: Store, bucket: Bucket) -> None:
 def test_many_drains_that_were_killed_go_on(store: Store, bucket: Bucket, seed: int) -> None:
     store.save(state(1), 1, wait=True)
     assert kill_rounds(store, bucket, rounds=20, seed=seed) > 5
+
+
+def test_the_pin_of_a_drain_that_is_gone_is_let_go(tmp_path: Path) -> None:
+    """Killed an hour ago: retention goes on. One that is alive, and any user's pin, holds."""
+    with Store.open(tmp_path / "s") as store:
+        for step in (1, 2, 3):
+            store.save({"w": np.zeros(9)}, step, wait=True)
+        for step, owner in ((1, "drain"), (2, "user")):
+            store.pin(step, owner)
+        long_ago = time.time() - 3700
+        for step, owner in ((1, "drain"), (2, "user")):
+            os.utime(tmp_path / f"s/commits/step-{step:020d}.pin.{owner}", (long_ago, long_ago))
+        store.pin(1, "drain")  # it has sent another pack
+        assert store.gc(Retention(last=1)).dropped == ()
+        os.utime(tmp_path / f"s/commits/step-{1:020d}.pin.drain", (long_ago, long_ago))
+        assert store.gc(Retention(last=1)).dropped == (1,)

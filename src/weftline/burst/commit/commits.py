@@ -33,13 +33,17 @@ from weftline.burst.log.record import Prepared
 from weftline.burst.stage.state import check_word
 
 __all__ = [
-    "CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of",
+    "DRAIN", "CheckpointInfo", "Commit", "Commits", "check_step", "decode_commit", "info_of",
     "whole_record",
 ]  # fmt: skip
 
 _NAME: Final = re.compile(r"step-(\d{20})\.commit")
 _SETTLED_NS: Final = 100_000_000
 """A file that changed less than this before it was read may change again within one clock tick."""
+DRAIN: Final = "drain"
+"""Who pins a checkpoint while it is on its way elsewhere."""
+_LEFT_NS: Final = 3_600_000_000_000
+"""A drain that has not touched its pin for so long was killed, or its machine is gone."""
 _TRUST_S: Final = 5.0
 """So long what the stores say of their own changes is relied on without a look at every record."""
 _PIN: Final = re.compile(r"step-(\d{20})\.pin\.([A-Za-z0-9_.-]+)")
@@ -344,16 +348,29 @@ class Commits:
     # --- pins -----------------------------------------------------------------------------------
 
     def pins(self) -> dict[int, tuple[str, ...]]:
-        """Step -> who holds on to it."""
+        """Step -> who holds on to it. A drain of which nothing was heard for an hour does not."""
         found: dict[int, tuple[str, ...]] = {}
         for name in self._files.list_dir(self.folder):
-            if match := _PIN.fullmatch(name):
+            if (match := _PIN.fullmatch(name)) and not self._is_left(name, match[2]):
                 step = int(match[1])
                 found[step] = (*found.get(step, ()), match[2])
         return found
 
+    def _is_left(self, name: str, owner: str) -> bool:
+        """Whether a pin is that of a drain that is not there any more."""
+        if owner != DRAIN:
+            return False
+        try:
+            touched_ns = self._files.stamp(f"{self.folder}/{name}")[2]
+        except StorageError:
+            return True
+        return time.time_ns() - touched_ns > _LEFT_NS
+
     def pin(self, step: int, owner: str) -> None:
-        """Keep a checkpoint until it is unpinned. Raises BadNameError, CheckpointMissingError."""
+        """Keep a checkpoint until it is unpinned; a drain says again that it is there.
+
+        Raises BadNameError, CheckpointMissingError.
+        """
         check_word(owner, what="owner")
         with self.locked():
             if not self._files.exists(self.path(step)):
@@ -362,6 +379,10 @@ class Commits:
             if not self._files.exists(path):
                 self._files.open(path, "x").close()
                 self._files.sync_dir(self.folder)
+            elif owner == DRAIN:
+                file = self._files.open(path, "w")
+                file.write_at([b"."], 0)  # the time of its last change is its sign of life
+                file.close()
 
     def unpin(self, step: int, owner: str) -> None:
         """Let go; no error if it was not pinned."""

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import xxhash
 
+from weftline.burst.commit.commits import DRAIN
 from weftline.burst.errors import (
     BurstError,
     CheckpointMissingError,
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DrainOptions", "DrainReport", "DrainStatus", "Drainer"]
 
-OWNER: Final = "drain"
-"""Who pins a checkpoint while it is on its way."""
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Hears bytes done and bytes in all."""
@@ -159,15 +158,15 @@ class Drainer:
         sent = reused = packs = 0
         with self._locked():
             if self._is_committed(folder):
-                self.store.unpin(info.step, owner=OWNER)
+                self.store.unpin(info.step, owner=DRAIN)
                 return self._nothing_to_do(info, start_s)
-            self.store.pin(info.step, owner=OWNER)
+            self.store.pin(info.step, owner=DRAIN)
             for rank in self._local_ranks(info.step) if ranks is None else ranks:
                 done = self._send_rank(info.step, folder, rank, progress)
                 sent, reused, packs = sent + done[0], reused + done[1], packs + done[2]
             missing = self._commit(info, commit, folder)
             if not missing:
-                self.store.unpin(info.step, owner=OWNER)
+                self.store.unpin(info.step, owner=DRAIN)
                 self.status.drained += 1
                 self._tidy()
         self.status.sent_bytes += sent
@@ -210,7 +209,7 @@ class Drainer:
 
         for batch in batches(left, self.options.pack_bytes):
             payloads = self._reader(step, rank, batch)
-            self._send_pack(here, stem, batch, payloads, journal, heard)
+            self._send_pack(step, here, stem, batch, payloads, journal, heard)
         known.update(journal.places)
         places = RankPlaces(
             manifest=manifest.encode(), places={r.key: known[r.key] for r in wanted},
@@ -223,10 +222,11 @@ class Drainer:
         return total, whole - total, journal.next_pack - packs_before
 
     def _send_pack(
-        self, here: str, stem: str, batch: list[RecordId],
+        self, step: int, here: str, stem: str, batch: list[RecordId],
         payloads: Callable[[], Iterator[bytes]], journal: _Journal, heard: Callable[[int], None],
     ) -> None:  # fmt: skip
         """Send one pack and write down that it is there."""
+        self.store.pin(step, owner=DRAIN)
         pack = f"{stem}-{journal.next_pack:05d}.pack"
         info = self.objects.put(pack, payloads, progress=heard)
         at = 0
@@ -494,5 +494,5 @@ class Drainer:
     def _let_go(self, newest: CheckpointInfo) -> None:
         """Older checkpoints that will not be sent any more need not be kept for it."""
         for info in self.store.checkpoints():
-            if info.sequence < newest.sequence and OWNER in info.pinned:
-                self.store.unpin(info.step, owner=OWNER)
+            if info.sequence < newest.sequence and DRAIN in info.pinned:
+                self.store.unpin(info.step, owner=DRAIN)
