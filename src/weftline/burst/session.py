@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
@@ -135,6 +135,14 @@ class SaveSession:
             if busy < _EARLY and self._log.log.has_room(self._size + 2 * ALIGN_BYTES):
                 job = self._job(part, index)
                 self._early[part, index] = self._pool.submit(self._write_large, job)
+
+    def take_hashes(self, of: Callable[[Bytes1d], int | None]) -> None:
+        """Ask for the XXH3-64 of every chunk that lies in the arena already."""
+        for part, nbytes in enumerate(self._nbytes):
+            for k in range(-(-nbytes // self._size)):
+                known = of(self._job(part, k).raw)
+                if known is not None:
+                    self._hashes[part, k] = known
 
     def _job(self, part: int, index: int) -> _Job:
         length = min(self._size, self._nbytes[part] - index * self._size)

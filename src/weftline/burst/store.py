@@ -219,12 +219,17 @@ class Store(StoreReader):
         self.writing()
         return Lease(self._arenas, nbytes)
 
-    def copy_into(self, pairs: Sequence[tuple[Bytes1d, Bytes1d]]) -> None:
-        """Copy bytes in host memory, from second to first, as fast as :meth:`save` stages."""
+    def copy_into(self, lease: Lease, pairs: Sequence[tuple[Bytes1d, Bytes1d]]) -> None:
+        """Copy bytes in host memory into a lease, from second to first, as :meth:`save` stages."""
         self._ready_copies(sum(len(out) for out, _ in pairs))
+        size = self.options.chunk_bytes
+
+        def staged(pair: int, chunk: int, hash_: int) -> None:
+            lease.hashed(pairs[pair][0][chunk * size : (chunk + 1) * size], hash_)
+
         copy_pairs(
-            pairs, self._copiers, threads=self.options.copy_threads,
-            chunk_bytes=self.options.chunk_bytes,
+            pairs, self._copiers, threads=self.options.copy_threads, chunk_bytes=size,
+            staged=staged,
         )  # fmt: skip
 
     def follow(self, handle: SaveHandle, future: Future[None]) -> None:
@@ -252,6 +257,8 @@ class Store(StoreReader):
         else:
             rooms, only = lease.rooms_for(parts)
         session = SaveSession(log, self.io_pool, request, parts, rooms)
+        if lease is not None:
+            session.take_hashes(lease.hash_of)
         try:
             copy_parts(
                 parts, rooms, self._copiers, threads=self.options.copy_threads,

@@ -11,8 +11,9 @@ import torch
 from torch.distributed.checkpoint import async_save as dcp_async_save
 from torch.distributed.checkpoint import load as dcp_load
 from torch.distributed.checkpoint import save as dcp_save
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
-from weftline.burst import Store
+from weftline.burst import Options, Store
 from weftline.burst.errors import BadNameError, CheckpointMissingError, MismatchError
 from weftline.burst.pytorch import BurstStorageReader, BurstStorageWriter, load, save
 from weftline.errors import InputError
@@ -188,3 +189,41 @@ def test_no_pickle_is_in_the_store(tmp_path: Path) -> None:
             # Protocol 2 and later begin so; a zip archive is what torch.save writes.
             assert b"\x80\x02" not in data or b"torch" not in data
             assert b"PK\x03\x04" not in data
+
+
+class Halving(DefaultSavePlanner):
+    """A planner of a user's own that changes what was staged."""
+
+    def resolve_data(self, write_item: Any) -> Any:
+        found = super().resolve_data(write_item)
+        if isinstance(found, torch.Tensor):
+            found.mul_(0.5)
+        return found
+
+
+@pytest.mark.parametrize("planner", [None, Halving()])
+def test_what_was_staged_is_what_is_written(tmp_path: Path, planner: Any) -> None:
+    """Views of one storage, odd ends, a tensor twice: as they were, or as the planner left it."""
+    whole = torch.randn(900_001)
+    state = {
+        "large": torch.randn(700_003), "view": whole[300_000:], "head": whole[:1000],
+        "same": whole, "strided": torch.randn(600, 700).t(), "small": torch.randn(7),
+        "half": torch.randn(400_000, dtype=torch.float64).half(), "none": torch.empty(0, 3),
+    }  # fmt: skip
+    wanted = {k: v.clone() for k, v in state.items()}
+    writer = BurstStorageWriter(tmp_path / "s", options=Options(chunk_bytes=1 << 20))
+    waiting = dcp_async_save(
+        state, storage_writer=writer, planner=planner, checkpoint_id=str(tmp_path / "s/step-1")
+    )
+    for tensor in state.values():
+        tensor.zero_()  # training goes on
+    waiting.result()
+    writer.close()
+    found = load(tmp_path / "s")
+    if planner is None:
+        for name, value in wanted.items():
+            assert torch.equal(found[name], value), name
+    else:
+        assert torch.equal(found["large"], wanted["large"] * 0.5)
+    with Store.open(tmp_path / "s", read_only=True) as store:
+        assert store.verify() == []

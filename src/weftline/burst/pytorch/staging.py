@@ -70,7 +70,7 @@ class _Stager(StateDictStager):
 
     def finish(self) -> None:
         """Copy what lies in host memory, by all threads, and wait for devices."""
-        self._store.copy_into(self._pairs)
+        self._store.copy_into(self._lease, self._pairs)
         for device in self._devices:
             torch.accelerator.synchronize(device)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import (
     SavePlan,
@@ -94,7 +95,7 @@ class BurstStorageWriter(StorageWriter):
         self._options = Options() if options is None else options
         self._store = store
         self._owns_store = store is None
-        self._rank = 0
+        self._rank: int | None = None
         self._mine = _Save()
         self._joint: Joint | None = None
         self._staged: deque[tuple[int, int | None, Lease]] = deque()
@@ -109,8 +110,6 @@ class BurstStorageWriter(StorageWriter):
         the next is staged only when the one before has begun and has taken its label.
         """
         step = self.step
-        if self._store is None:
-            self._rank = own_rank()
         staged, lease = stage_into(self.store(), state_dict)
         with self._begun:
             if not self._begun.wait_for(lambda: not self._staged, _BEGINS_S):
@@ -167,7 +166,8 @@ class BurstStorageWriter(StorageWriter):
         """The open store of this rank; opened at the first use."""
         with self._begun:
             if self._store is None:
-                name = self._writer or f"rank{self._rank}"
+                rank = own_rank() if self._rank is None else self._rank
+                name = self._writer or f"rank{rank}"
                 nodes = self._nodes
                 self._store = Store.open(
                     self.path, writer=name, options=self._options,
@@ -207,6 +207,8 @@ class BurstStorageWriter(StorageWriter):
         try:
             store.join(job["run"])
             state, extra = shards_of(plan, planner)
+            if lease is not None and type(planner) is not DefaultSavePlanner:
+                lease.forget_hashes()  # it may have changed what was staged
             prepared = store.prepare(
                 state, job["step"], rank=job["rank"], world=job["world"], attempt=job["attempt"],
                 extra=extra, lease=lease,

@@ -176,6 +176,19 @@ class Lease:
         self.arena.ensure(nbytes)
         self._used = 0
         self._ends: set[int] = set()
+        self._hashes: dict[tuple[int, int], int] = {}
+
+    def hashed(self, data: Bytes1d, hash_: int) -> None:
+        """The XXH3-64 of a stretch of the lease, made when it was copied there."""
+        self._hashes[int(data.ctypes.data), len(data)] = hash_
+
+    def forget_hashes(self) -> None:
+        """Believe none of them: what lies there may have been changed."""
+        self._hashes.clear()
+
+    def hash_of(self, data: Bytes1d) -> int | None:
+        """What was said of just this stretch, if anything was."""
+        return self._hashes.get((int(data.ctypes.data), len(data)))
 
     def end(self) -> tuple[Arena, float]:
         """Hand the arena to a save, which releases it; and the seconds until it was free."""
@@ -281,10 +294,11 @@ def copy_pairs(
     *,
     threads: int,
     chunk_bytes: int,
+    staged: Staged,
 ) -> None:
-    """Copy bytes, from second to first, by all threads."""
-    pieces = [p for out, data in pairs for p in _pieces(0, out, data, chunk_bytes)]
-    _run_all(pieces, pool, threads, lambda *_: None)
+    """Copy bytes, from second to first, by all threads; ``staged`` hears as of parts."""
+    pieces = [p for i, (out, data) in enumerate(pairs) for p in _pieces(i, out, data, chunk_bytes)]
+    _run_all(pieces, pool, threads, staged)
 
 
 def _run_all(
