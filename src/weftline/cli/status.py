@@ -42,9 +42,10 @@ class Status:
         after = f" {spent:.0f} s" if spent >= EVERY_S else ""
         from weftline.cli.terminal import columns
 
-        self._write(_ERASE + (self.text + after)[: columns() - 1])
+        line = _ERASE + (self.text + after)[: columns() - 1]
+        self._shown = True  # before it is: an interrupt may come in between, and erases it
+        self._write(line)
         sys.stderr.flush()
-        self._shown = True
 
     def erase(self) -> None:
         """Take the line away; it comes back with what is said next."""
@@ -77,10 +78,10 @@ def working(argv: list[str]) -> Iterator[None]:
     status.on, status._write, status._began = True, written[1], time.monotonic()
     for stream, write in zip(streams, written, strict=True):
         stream.write = _after_erasing(write)  # type: ignore[method-assign]
-    threading.Thread(target=status.tick, args=(ended,), daemon=True).start()
     shown = "".join(c if c.isprintable() else " " for c in " ".join(argv))
-    status.say(f"weftline {shown} ...")
     try:
+        threading.Thread(target=status.tick, args=(ended,), daemon=True).start()
+        status.say(f"weftline {shown} ...")
         yield
     finally:
         ended.set()
