@@ -227,3 +227,24 @@ def test_what_was_staged_is_what_is_written(tmp_path: Path, planner: Any) -> Non
         assert torch.equal(found["large"], wanted["large"] * 0.5)
     with Store.open(tmp_path / "s", read_only=True) as store:
         assert store.verify() == []
+
+
+def test_what_one_process_saved_many_can_load(tmp_path: Path) -> None:
+    """As a tree with plain values, lists and tied tensors: under the names of torch's planner."""
+    shared = torch.randn(30, 4)
+    state = {
+        "model": {"embed": shared, "head": shared, "layers": [torch.randn(3), torch.randn(5)]},
+        "step": 7, "names": ["a", "b"], "lr": {"now": 0.1, "of": (1, 2)},
+    }  # fmt: skip
+    save(state, tmp_path / "s", step=1)
+    into = {
+        "model": {"embed": torch.zeros(30, 4), "head": torch.zeros(30, 4),
+                  "layers": [torch.zeros(3), torch.zeros(5)]},
+        "step": 0, "names": [], "lr": {"now": 0.0, "of": ()},
+    }  # fmt: skip
+    dcp_load(into, storage_reader=BurstStorageReader(tmp_path / "s"))
+    assert torch.equal(into["model"]["embed"], shared)
+    assert torch.equal(into["model"]["head"], shared)
+    for found, wanted in zip(into["model"]["layers"], state["model"]["layers"], strict=True):
+        assert torch.equal(found, wanted)
+    assert (into["step"], into["names"], into["lr"]) == (7, ["a", "b"], {"now": 0.1, "of": (1, 2)})

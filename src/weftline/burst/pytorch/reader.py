@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -24,15 +25,28 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from weftline.burst.commit.view import Source
-from weftline.burst.log.values import decode
+from weftline.burst.log.values import Ref, decode
 from weftline.burst.nodes.agree import Seen
 from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.pytorch.tensors import numpy_view
 from weftline.burst.pytorch.values import dtype_name, dtype_of, restore_special
 from weftline.burst.pytorch.writer import EXTRA_KEY, store_and_step
-from weftline.burst.read.restore import Target
+from weftline.burst.read.restore import Target, TensorInfo
 from weftline.burst.store import Store
 from weftline.errors import InputError
+
+TREE_KEY = "torch.state"
+"""Under this key of the manifest stands the state dict with a ``Ref`` for every tensor."""
+
+
+class Leaves(NamedTuple):
+    """A checkpoint that one process saved as a tree, under the names that torch's planner gives."""
+
+    tensors: dict[str, str]
+    """Name -> what the tensor is stored as; tied ones are stored once."""
+    plain: dict[str, Any]
+    mapping: dict[str, Any]
+    """Name -> path in the nested state dict."""
 
 
 class BurstStorageReader(StorageReader):
@@ -68,6 +82,7 @@ class BurstStorageReader(StorageReader):
         self._store: Store | None = None
         self._step: int | None = None
         self._named: int | None = None
+        self._leaves: Leaves | None = None
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin another load; ``checkpoint_id`` is the path of the store, or ``PATH/step-10``."""
@@ -99,7 +114,8 @@ class BurstStorageReader(StorageReader):
             self._step = find_on(self._nodes, store, wanted, self._group)
         else:
             self._step = store.read_commit(wanted, allow_older=self._allow_older).step
-        return read_torch_metadata(store, self._step)
+        self._leaves = leaves_of(store, self._step)
+        return read_torch_metadata(store, self._step, self._leaves)
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
@@ -129,14 +145,21 @@ class BurstStorageReader(StorageReader):
                 self._read_plain(step, item, planner)
             else:
                 tensors.append(item)
-        for batch in _rounds(tensors):
+        for batch in _rounds(tensors, self._stored):
             self._read_tensors(step, batch, planner)
         future: Future[None] = Future()
         future.set_result(None)
         return future
 
+    def _stored(self, name: str) -> str:
+        """What a tensor is stored as."""
+        return name if self._leaves is None else self._leaves.tensors[name]
+
     def _read_plain(self, step: int, item: ReadItem, planner: LoadPlanner) -> None:
-        value = read_plain(self.store(), step, item.storage_index.fqn, verify=self._verify)
+        if self._leaves is None:
+            value = read_plain(self.store(), step, item.storage_index.fqn, verify=self._verify)
+        else:
+            value = self._leaves.plain[item.storage_index.fqn]
         # The planner takes torch.save's bytes; they live in memory only, made here from a value
         # that was decoded without pickle.
         handed = io.BytesIO()
@@ -151,7 +174,7 @@ class BurstStorageReader(StorageReader):
         late: list[tuple[torch.Tensor, torch.Tensor]] = []
         done: list[tuple[ReadItem, torch.Tensor]] = []
         for item in batch:
-            name = item.storage_index.fqn
+            name = self._stored(item.storage_index.fqn)
             wanted = planner.resolve_tensor(item).detach()
             stored = dtype_of(known[name].dtype, name)
             if tuple(wanted.shape) != tuple(item.lengths):
@@ -207,12 +230,13 @@ def _begin(item: ReadItem) -> tuple[int, ...]:
     return tuple(b + w for b, w in zip(base, within, strict=True))
 
 
-def _rounds(items: Sequence[ReadItem]) -> list[list[ReadItem]]:
-    """The items in rounds that name no tensor twice."""
+def _rounds(items: Sequence[ReadItem], stored: Callable[[str], str]) -> list[list[ReadItem]]:
+    """The items in rounds that read no tensor twice."""
     rounds: list[list[ReadItem]] = []
     met: dict[str, int] = {}
     for item in items:
-        turn = met[item.storage_index.fqn] = met.get(item.storage_index.fqn, -1) + 1
+        name = stored(item.storage_index.fqn)
+        turn = met[name] = met.get(name, -1) + 1
         if turn == len(rounds):
             rounds.append([])
         rounds[turn].append(item)
@@ -239,31 +263,73 @@ def read_plain(store: Store, step: int, name: str, *, verify: bool = True) -> An
     return decode(store.read(step, name, verify=verify).tobytes(), restore_special)
 
 
-def read_torch_metadata(store: Store, step: int) -> Metadata:
+def leaves_of(store: Store, step: int) -> Leaves | None:
+    """The tree that one process saved, as the planner of many would have it; None for others'."""
+    extra = rank_extra(store, step, 0)
+    if TREE_KEY not in extra:
+        return None
+    names: dict[int, str] = {}
+    places: list[torch.Tensor] = []  # torch goes into lists for the sake of tensors alone
+
+    def with_tensors(value: Any) -> Any:
+        if isinstance(value, Ref):
+            places.append(torch.empty(0))
+            names[id(places[-1])] = value.name
+            return places[-1]
+        if isinstance(value, dict):
+            return {k: with_tensors(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [with_tensors(v) for v in value]
+        if isinstance(value, tuple) and not isinstance(value, torch.Size):
+            return tuple(with_tensors(v) for v in value)
+        return value
+
+    tree = with_tensors(decode(extra[TREE_KEY], restore_special))
+    if not isinstance(tree, dict):
+        return None
+    flat, mapping = flatten_state_dict(tree)
+    found = {name: names[id(v)] for name, v in flat.items() if id(v) in names}
+    return Leaves(found, {k: v for k, v in flat.items() if k not in found}, mapping)
+
+
+def read_torch_metadata(store: Store, step: int, leaves: Leaves | None = None) -> Metadata:
     """Torch's ``Metadata`` of a checkpoint; also for one that was saved without torch."""
+    if leaves is not None:
+        infos = store.tensors(step)
+        entries = {name: _entry(infos[stored], name) for name, stored in leaves.tensors.items()}
+        entries |= {name: BytesStorageMetadata() for name in leaves.plain}
+        return _metadata(store, entries, leaves.mapping)
     extras = torch_extras(store, step)
     plain = {name for extra in extras for name in extra["plain"]}
-    entries: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+    entries = {}
     for name, info in store.tensors(step).items():
         if name in plain:
             entries[name] = BytesStorageMetadata()
             continue
-        blocks = {offsets: shape for _, offsets, shape in info.parts}
-        entries[name] = TensorStorageMetadata(
-            properties=TensorProperties(dtype=dtype_of(info.dtype, name)),
-            size=torch.Size(info.shape),
-            chunks=[
-                ChunkStorageMetadata(offsets=torch.Size(o), sizes=torch.Size(s))
-                for o, s in sorted(blocks.items())
-            ],
-        )
+        entries[name] = _entry(info, name)
     mappings = [extra["planner"] for extra in extras if extra["planner"] is not None]
     merged: Any = mappings[0] if mappings else None
     if mappings and all(isinstance(m, dict) for m in mappings):
         merged = {key: value for m in reversed(mappings) for key, value in m.items()}
+    return _metadata(store, entries, merged)
+
+
+def _entry(info: TensorInfo, name: str) -> TensorStorageMetadata | BytesStorageMetadata:
+    blocks = {offsets: shape for _, offsets, shape in info.parts}
+    return TensorStorageMetadata(
+        properties=TensorProperties(dtype=dtype_of(info.dtype, name)),
+        size=torch.Size(info.shape),
+        chunks=[
+            ChunkStorageMetadata(offsets=torch.Size(o), sizes=torch.Size(s))
+            for o, s in sorted(blocks.items())
+        ],
+    )
+
+
+def _metadata(store: Store, entries: dict[str, Any], planner_data: Any) -> Metadata:
     return Metadata(
         state_dict_metadata=entries,
-        planner_data=merged,
+        planner_data=planner_data,
         storage_data={},
         storage_meta=StorageMeta(checkpoint_id=store.root),
     )

@@ -18,6 +18,7 @@ from weftline.burst.options import Options
 from weftline.burst.pytorch.group import save_jointly
 from weftline.burst.pytorch.joint import own_rank
 from weftline.burst.pytorch.reader import (
+    TREE_KEY,
     BurstStorageReader,
     find_on,
     rank_extra,
@@ -29,9 +30,6 @@ from weftline.burst.pytorch.values import dtype_of, restore_special, special
 from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
 from weftline.errors import InputError
-
-TREE_KEY = "torch.state"
-"""Under this key of the manifest stands the state dict with a ``Ref`` for every tensor."""
 
 
 def save(
