@@ -95,8 +95,8 @@ def test_every_flip_is_told_or_of_no_account(saved: tuple[State, Bucket], most: 
         kind = kind_of(path)
         if "/drain/" in path:
             continue  # what the drain remembers, see below
-        if path.endswith("commits/LOCK"):
-            continue  # a word between running processes: another one only makes them look again
+        if path.endswith(("commits/LOCK", "/RESERVE")):
+            continue  # a word between running processes, and blocks: no data
         where_all = places(state, node, kind, rng)
         for at in rng.sample(where_all, min(most, len(where_all))):
             before = state.blobs[node].read(at, 1)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -140,10 +141,10 @@ def test_a_clock_that_jumps_back_changes_no_order(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB in memory; skipped where one cannot be mounted."""
+    """A file system of 16 MiB in memory; skipped where one cannot be mounted."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("mounting a file system needs root")
     yield place
@@ -183,3 +184,22 @@ def test_a_disk_that_turns_read_only_is_told(small_disk: Path) -> None:
     assert "read-only" in caught.value.render().lower()
     with Store.open(small_disk / "s", read_only=True) as store:
         holds(store, 1)
+
+
+def test_a_store_on_a_full_disk_opens_and_frees_space(small_disk: Path) -> None:
+    """Training died of it: whoever comes must be able to drop checkpoints."""
+    root, options = small_disk / "store", Options(chunk_bytes=1 << 20, segment_bytes=4 << 20)
+    with Store.open(root, options=options) as store:
+        for step in (1, 2):
+            store.save(big(step), step, wait=True)
+    with (small_disk / "others").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(b"x" * 4096):
+            pass
+    with Store.open(root, options=options) as store:
+        assert any("the disk is full" in notice for notice in store.notices)
+        assert store.gc(drop=[1]).dropped == (1,)
+        np.testing.assert_array_equal(store.load(2)["w"], big(2)["w"])
+        assert store.verify() == []
+    with Store.open(root, options=options) as store:
+        store.save(big(3), 3, wait=True)
+        np.testing.assert_array_equal(store.load()["w"], big(3)["w"])

@@ -12,6 +12,7 @@ and a core from training.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from weftline.burst.care.recover import borrowed
 from weftline.burst.care.retention import dropped_by, lasting_saves, live_saves
 from weftline.burst.commit.commits import Commit
 from weftline.burst.commit.view import View
-from weftline.burst.errors import CorruptionError
+from weftline.burst.errors import CorruptionError, StorageError
 from weftline.burst.files import ALIGN_BYTES
 from weftline.burst.log.reader import ChunkReader
 from weftline.burst.log.record import Chunk, PartEntry, Seal, chain
@@ -129,7 +130,11 @@ def _collect_log(
         def payload(chunk: Chunk) -> Bytes1d:
             return reader.stored(log.writer, chunk)
 
-        moved = relocate(view, log, list(moving.values()), payload, log.about)
+        try:
+            moved = relocate(view, log, list(moving.values()), payload, log.about)
+        except StorageError as error:
+            if error.errno != errno.ENOSPC:
+                raise  # on a full disk nothing is moved; what was dead is free already
         with log.lock:
             again, more = _free_dead(log, _not_dropped(log))
             freed, returned = freed + again, returned + more

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Final
 
 from weftline.burst.care.retention import live_saves
 from weftline.burst.commit.commits import Commit
 from weftline.burst.commit.view import View
-from weftline.burst.errors import BurstError, StoreBusyError
+from weftline.burst.errors import BurstError, StorageError, StoreBusyError
+from weftline.burst.files import Files
 from weftline.burst.log.record import Prepared, digest_of
 from weftline.burst.log.salvage import find_manifests
 from weftline.burst.log.writer import WriterLog
@@ -17,8 +20,45 @@ from weftline.burst.read.reading import StoreReader
 __all__ = ["borrowed", "mend_index", "open_log"]
 
 
+RESERVE: Final = "RESERVE"
+"""Blocks that are given up when the disk is full, so that a log can be opened to free space."""
+_ROOM_BYTES: Final = 1 << 16
+"""What opening writes beside a run of all that the write-ahead log holds."""
+
+
 def open_log(store: StoreReader, writer: str, *, borrow: bool = False) -> WriterLog:
-    """A writer's log, locked and whole. Raises StoreBusyError, StorageError."""
+    """A writer's log, locked and whole. Raises StoreBusyError, StorageError.
+
+    On a full disk the log's reserve is given up, and said.
+    """
+    reserve = f"{store.view.writers_folder}/{writer}/{RESERVE}"
+    try:
+        log = _open_log(store, writer, borrow=borrow)
+    except StorageError as error:
+        if error.errno != errno.ENOSPC or not store.view.files.exists(reserve):
+            raise
+        store.view.files.unlink(reserve)
+        log = _open_log(store, writer, borrow=borrow)
+        store.note("the disk is full, and the reserve of this log is used up: free space with gc")
+        return log
+    if not borrow:
+        _keep_reserve(store.view.files, reserve, store.options.wal_bytes + _ROOM_BYTES)
+    return log
+
+
+def _keep_reserve(files: Files, path: str, nbytes: int) -> None:
+    """Have blocks for later; no matter if there are none."""
+    if files.exists(path):
+        return
+    with suppress(StorageError):
+        file = files.open(path, "x")
+        try:
+            file.allocate(nbytes)
+        finally:
+            file.close()
+
+
+def _open_log(store: StoreReader, writer: str, *, borrow: bool) -> WriterLog:
     log = WriterLog(
         store.view.files, store.view.writers_folder, writer, store_id=store.view.store_id,
         options=store.options, reader=store.reader, notices=store.notices, borrow=borrow,
