@@ -196,6 +196,7 @@ def _free_dead(log: WriterLog, alive: Callable[[int], bool]) -> tuple[int, int]:
     spare = log.options.spare_bytes
     if spare is None:
         newest = max((s.stored_bytes for s in log.seals.values() if s is not None), default=0)
+        newest = max(newest, log.largest_bytes)
         spare = max(newest + newest // 2, log.log.reserved_bytes)
     return log.log.free(dead, spare_bytes=spare)
 

@@ -133,6 +133,8 @@ class WriterLog:
         self._by_content: dict[tuple[bytes, int], Chunk] = {}
         self._previous: dict[tuple[str, int], PartEntry] = {}
         self.in_flight: set[int] = set()
+        self.largest_bytes = 0
+        """What the largest save of this process added: the next may need as much."""
 
     def _take(self, writers_folder: str, *, borrow: bool) -> None:
         new = not self._files.exists(f"{self.folder}/LOCK")
@@ -324,6 +326,7 @@ class WriterLog:
         with self.lock:
             self.change(encoded)
             self._remember(RankManifest(seal, list(entries)))
+            self.largest_bytes = max(self.largest_bytes, seal.stored_bytes)
 
     def write_copy(self, manifest: RankManifest, scope: Scope) -> Chunk:
         """A copy of the manifest as a record of its own, under no name."""
