@@ -63,8 +63,8 @@ def _counted(kind: str, fields: dict[str, Any] | None) -> int | None:
     if not fields:
         return None
     kind = str(fields.get("model_type") or kind)
-    kind = kind if kind in FILES["vision"] else _BY_OUTER.get(kind, kind)
-    if kind not in FILES["vision"]:
+    kind = kind if kind in FILES["tables.vision"] else _BY_OUTER.get(kind, kind)
+    if kind not in FILES["tables.vision"]:
         return None
     tower = HFConfig(json.dumps(fields | {"model_type": kind}), "tower")
     try:

@@ -18,7 +18,7 @@ from weftline.model.blocks import (
     stack,
 )
 from weftline.model.config import HFConfig
-from weftline.model.families.bert import uncached
+from weftline.model.families.encoders.bert import uncached
 from weftline.model.ir import Model, Operator
 from weftline.model.shapes.row import Flag, Norm, flag, norm_values
 

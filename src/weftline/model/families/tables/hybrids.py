@@ -8,7 +8,7 @@ from typing import Final
 
 from weftline.model.blocks import conv, elementwise, gemm, norm
 from weftline.model.config import HFConfig
-from weftline.model.families.mamba import mamba2_mixer
+from weftline.model.families.recurrent.mamba import mamba2_mixer
 from weftline.model.ir import Model, Operator
 from weftline.model.recurrent import gated_delta_net, kda
 from weftline.model.shapes.attention import attention
