@@ -18,7 +18,7 @@ from typing import Final
 from weftline.model.config import HFConfig
 from weftline.model.ir import Model
 
-__all__ = ["BUILDERS", "FILES", "REFUSED", "Builder"]
+__all__ = ["BUILDERS", "FILES", "REFUSED", "TWO_TOWERS", "Builder"]
 
 Builder = Callable[[HFConfig], Model]
 
@@ -50,10 +50,15 @@ FILES: Final[dict[str, tuple[str, ...]]] = {
     "recurrent.nemotron": ("nemotron_h", "nemotron-nas"),
     "encoders.diffusion": ("flux", "sd3"),
     "experts.dbrx": ("dbrx",),
+    "experts.arctic": ("arctic",),
+    "experts.doge": ("doge",),
+    "experts.jetmoe": ("jetmoe",),
+    "tables.towers": ("clip",),
     "tables.encoders": (
-        "albert", "bert-generation", "camembert", "data2vec-text", "distilbert", "electra", "ernie",
-        "eurobert", "layoutlm", "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert",
-        "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+        "albert", "bert-generation", "camembert", "clip_text_model", "data2vec-text", "deberta",
+        "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "layoutlm",
+        "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
     ),
     "tables.seq2seq": (
         "bart", "blenderbot", "blenderbot-small", "m2m_100", "marian", "mbart", "mvp", "pegasus",
@@ -61,11 +66,12 @@ FILES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "tables.hybrids": (
         "bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "minimax",
-        "olmo_hybrid", "qwen3_next",
+        "olmo_hybrid", "qwen3_next", "recurrent_gemma",
     ),
     "tables.vision": (
         "chinese_clip_vision_model", "clip_vision_model", "deit", "dinov2", "dinov2_with_registers",
-        "dinov3_vit", "idefics3_vision", "ijepa", "metaclip_2_vision_model", "pixtral",
+        "dinov3_vit", "ernie4_5_vl_moe_vision", "idefics3_vision", "ijepa",
+        "metaclip_2_vision_model", "pixtral",
         "qwen2_5_vl_vision", "qwen2_vl_vision", "qwen3_5_moe_vision", "qwen3_5_vision",
         "qwen3_vl_moe_vision", "qwen3_vl_vision", "siglip2_vision_model", "siglip_vision_model",
         "smolvlm_vision", "vit", "vit_msn",
@@ -76,7 +82,8 @@ FILES: Final[dict[str, tuple[str, ...]]] = {
         "phi4_multimodal", "muse_glimmer_text", "openai-gpt", "paddleocr_vl_text",
         "afmoe", "apertus", "arcee", "aria_text", "biogpt", "bitnet", "codegen", "cohere",
         "cohere2", "cohere2_moe", "cwm", "deepseek_v2", "diffllama", "dots1", "ernie4_5",
-        "ernie4_5_moe", "exaone4", "exaone_moe", "flex_olmo", "gemma", "glm", "glm4", "glm4_moe",
+        "ernie4_5_moe", "ernie4_5_vl_moe_text", "exaone4", "exaone_moe", "flex_olmo", "gemma",
+        "glm", "glm4", "glm4_moe",
         "glm4_moe_lite", "glm4v_moe_text", "glm4v_text", "gpt_bigcode", "gptj", "granite",
         "granite_swa", "granitemoe", "granitemoe_swa", "granitemoeshared", "helium",
         "hunyuan_v1_dense", "hunyuan_v1_moe", "hy_v3", "hyperclovax", "internlm3", "iquestcoder",
@@ -87,6 +94,9 @@ FILES: Final[dict[str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 """Wing and file of ``weftline.model.families`` -> the model types it builds."""
+
+TWO_TOWERS: Final = FILES["tables.towers"]
+"""Model types whose builder reads two sections of the file."""
 
 REFUSED: Final[dict[str, str]] = {}
 """Model types that are known but cannot be counted honestly, and what is unknown about them."""

@@ -292,6 +292,10 @@ ROWS: Final[dict[str, Vision]] = {
         _QWEN, patch_bias=False, positions="none", merger=_qwen2_merger, hidden="embed_dim",
         ffn_ratio="mlp_ratio",
     ),
+    "ernie4_5_vl_moe_vision": Vision(
+        patch_bias=False, positions="none", layers="depth", heads="num_heads",
+        channels="in_channels", unused=("spatial_merge_size", "temporal_merge_size"),
+    ),
     "qwen3_vl_vision": _QWEN, "qwen3_vl_moe_vision": _QWEN,
     "qwen3_5_vision": _QWEN, "qwen3_5_moe_vision": _QWEN,
 }  # fmt: skip
