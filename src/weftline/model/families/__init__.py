@@ -53,7 +53,7 @@ FILES: Final[dict[str, tuple[str, ...]]] = {
     "experts.arctic": ("arctic",),
     "experts.doge": ("doge",),
     "experts.jetmoe": ("jetmoe",),
-    "tables.towers": ("clip",),
+    "tables.towers": ("clip", "metaclip_2"),
     "tables.encoders": (
         "albert", "bert-generation", "camembert", "clip_text_model", "data2vec-text", "deberta",
         "deberta-v2", "distilbert", "electra", "ernie", "esm", "eurobert", "layoutlm",

@@ -79,7 +79,7 @@ class Encoder:
     causal: bool = False
     """A token sees only those before it (CLIP's text tower)."""
     projects: bool = True
-    """There is an output projection; without, the last features are the answer."""
+    """There is an output projection; without, no vocabulary is predicted: it is then 0."""
     disentangled: Callable[[HFConfig, int], Relative] | None = None
     """Rule from (config, hidden size) for scores against relative positions (DeBERTa)."""
     contacts: bool = False
@@ -223,8 +223,8 @@ def encoder(row: Encoder) -> Callable[[HFConfig], Model]:
         config.check()
         return Model(
             name=config.name, family=config.model_type or config.text_model_type,
-            source=config.source, hidden=hidden, vocab=vocab, layers=made, embedding=before,
-            head=after, max_seq_len=positions, tied_embeddings=tied,
+            source=config.source, hidden=hidden, vocab=vocab * row.projects, layers=made,
+            embedding=before, head=after, max_seq_len=positions, tied_embeddings=tied,
             dtype=config.dtype, notes=tuple(config.notes),
         )  # fmt: skip
 

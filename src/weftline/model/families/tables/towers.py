@@ -1,4 +1,4 @@
-"""Pairs of towers that embed two things in one space (CLIP): both planned, as they are trained.
+"""Pairs of towers that embed two things in one space (CLIP): both are planned, as they are trained.
 
 ``seq`` is the tokens of a text and the patches of an image alike.
 """
@@ -18,7 +18,8 @@ from weftline.model.known import is_harmless
 
 __all__ = ["FAMILY", "ROWS"]
 
-ROWS: Final[dict[str, tuple[str, str]]] = {"clip": ("clip_text_model", "clip_vision_model")}
+_CLIP: Final = ("clip_text_model", "clip_vision_model")
+ROWS: Final[dict[str, tuple[str, str]]] = {"clip": _CLIP, "metaclip_2": _CLIP}
 """Model type -> the rows of its text tower and of its vision tower."""
 
 
