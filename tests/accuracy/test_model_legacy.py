@@ -13,7 +13,7 @@ import pytest
 
 import weftline.model
 from weftline.model import Model, Operator, load_model
-from weftline.model.families.mamba import ssd_flops
+from weftline.model.families.recurrent.mamba import ssd_flops
 from weftline.model.load import bundled_index
 
 torch = pytest.importorskip("torch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from weftline.model.families import BUILDERS
 from weftline.model.families.multimodal import MULTIMODAL
 from weftline.model.known import config_class, transformers_types
 from weftline.model.load import bundled_index, load_config
+from weftline.runtime.meta import meta_model
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,14 +30,16 @@ ACCEPTED = sorted({*BUILDERS, *MULTIMODAL})
 SAMPLE = ("qwen2_moe", "glm4_moe", "falcon", "cohere2", "deepseek_v2", "bamba", "qwen3_next",
           "granitemoehybrid", "lfm2", "llava", "gemma3", "qwen3_vl", "whisper", "modernbert",
           "albert", "siglip_vision_model", "dinov3_vit", "mpt", "starcoder2",
-          "gpt_oss")  # fmt: skip
+          "gpt_oss", "clip", "deberta", "deberta-v2", "doge", "ernie4_5_vl_moe", "esm", "jetmoe",
+          "recurrent_gemma")  # fmt: skip
 """Of every way to build a model one, for the suite; the slow form takes all."""
 FUZZED = ("llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral", "gemma3_text", "phi3",
           "falcon", "glm4_moe", "deepseek_v2", "deepseek_v3", "cohere2", "olmo2", "ernie4_5_moe",
           "granitemoehybrid", "bamba", "qwen3_next", "lfm2", "gpt_oss", "laguna", "llava",
           "gemma3", "qwen3_vl", "bert", "roberta", "modernbert", "bart", "whisper", "vit",
           "qwen2_5_vl_vision", "mamba2", "jamba", "nemotron_h", "gemma3n_text", "zamba2",
-          "mllama", "t5")  # fmt: skip
+          "mllama", "t5", "clip", "deberta", "deberta-v2", "doge", "ernie4_5_vl_moe", "esm",
+          "jetmoe", "recurrent_gemma")  # fmt: skip
 
 
 def check(transformers: Any, kind: str) -> None:
@@ -70,6 +74,14 @@ def test_every_type_is_exact_or_refused(transformers: Any) -> None:
         refused.append(kind)
     assert len(exact) >= 150
     assert len(exact) + len(refused) + len(UNCHECKED) >= 800
+
+
+def test_a_tower_without_a_class_of_its_own_is_exact_where_it_stands(transformers: Any) -> None:
+    fields = small_config(transformers, "ernie4_5_vl_moe")
+    named = meta_model(fields).named_parameters()
+    theirs = sum(math.prod(p.shape) for name, p in named if "vision_tower" in name)
+    (tower,) = ours(fields).left_out
+    assert (tower.what, tower.parameters) == ("vision tower", theirs)
 
 
 LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "mlp_only_layers",

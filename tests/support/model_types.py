@@ -11,6 +11,7 @@ from typing import Any, Final
 from weftline.errors import InputError
 from weftline.model import Model
 from weftline.model.config import HFConfig
+from weftline.model.families import TWO_TOWERS
 from weftline.model.load import load_config
 from weftline.runtime.meta import meta_model
 
@@ -23,6 +24,12 @@ MORE: Final[dict[str, dict[str, Any]]] = {
     "dbrx": {"attn_config": {"rope_theta": 5e5, "kv_n_heads": 8}},
     "deepseek_v2": {"num_experts_per_tok": 6, "first_k_dense_replace": 1},
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"],
+                   "position_buckets": 256, "share_att_key": True, "norm_rel_ebd": "layer_norm",
+                   "conv_kernel_size": 3},
+    "doge": {"is_moe": True},
+    "esm": {"vocab_size": 33},
     "gemma3n_text": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention",
                      "full_attention"] * 2, "intermediate_size": 16_384},
     "gemma4": {"text_config": {"hidden_size_per_layer_input": 0}},
@@ -97,7 +104,9 @@ def theirs(fields: dict[str, Any]) -> tuple[int, bool]:
     """(parameters of the language model, whether its output projection is among them)."""
     model = pretrained_bert(fields) if fields["model_type"] == "bert" else meta_model(fields)
     sizes = [(name, math.prod(p.shape)) for name, p in model.named_parameters()]
-    if any("language_model" in name for name, _ in sizes):
+    if fields["model_type"] in TWO_TOWERS:
+        pass
+    elif any("language_model" in name for name, _ in sizes):
         sizes = [s for s in sizes if "language_model" in s[0] or s[0].startswith("lm_head")]
     else:
         sizes = [s for s in sizes if not TOWER.search(s[0])]
@@ -126,7 +135,9 @@ def comparable(model: Model, headed: bool) -> int:
 def changes(fields: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The config with one field changed at a time, also inside the language model's section."""
     section = HFConfig(json.dumps(fields), "config.json").section
-    for path in dict.fromkeys(((), tuple(section.split(".")) if section else ())):
+    inside = [section] if section else []
+    inside += ["vision_config"] if fields["model_type"] in TWO_TOWERS else []
+    for path in ((), *(tuple(name.split(".")) for name in inside)):
         inner: Any = fields
         for name in path:
             inner = inner[name]

@@ -157,7 +157,7 @@ def test_accessors_read_aliases_and_defaults() -> None:
     assert config.indices("n_layer", 2) == frozenset()
     with pytest.raises(InputErrors) as caught:
         config.check()
-    assert len(caught.value.errors) == 4
+    assert len(caught.value.errors) == 3  # that `n_layer` is no list was found twice
     assert "one of x, y is needed" in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from weftline.errors import InputError, InputErrors
 from weftline.model import Model, load_model
 from weftline.model.config import HFConfig
 from weftline.model.families import BUILDERS
-from weftline.model.families.mamba import selective_scan_flops, ssd_flops
+from weftline.model.families.recurrent.mamba import selective_scan_flops, ssd_flops
 
 SMALL: dict[str, dict[str, Any]] = {
     "mistral": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

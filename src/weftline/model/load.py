@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from weftline.errors import InputError, InternalError, UnknownNameError
 from weftline.model.config import HFConfig
-from weftline.model.families import BUILDERS, REFUSED, Builder
+from weftline.model.families import BUILDERS, REFUSED, TWO_TOWERS, Builder
 from weftline.model.families.multimodal import MULTIMODAL, left_out
 from weftline.model.families.plain import PLAIN, plain_llama
 from weftline.model.formats import weights_format
@@ -205,7 +205,7 @@ def load_config(config: HFConfig) -> Model:
         config.mistake(
             "model_type", f"the language model of `{kind}` is a `{text}`, which is not known"
         )
-    elif kind in BUILDERS and not inside:
+    elif kind in BUILDERS and (kind in TWO_TOWERS or not inside):
         return _built(BUILDERS[kind], config)
     elif kind in MULTIMODAL and (text := config.as_flat()) in BUILDERS:
         return _built(BUILDERS[text], config)

@@ -54,6 +54,8 @@ class Reader:
         self._seen: set[str] = set()
         self._overrides: dict[str, Any] = {}
         self._views: list[Reader] = []
+        self._outer_seen: set[str] = set()
+        self._is_whole = True
         self.top = parse(text, source)
         """The whole file."""
         self.section: str | None = next((s for s in _SECTIONS if _at(self.top, s)), None)
@@ -134,9 +136,13 @@ class Reader:
 
     def mistake(self, key: str, what: str, *, hint: str | None = None) -> None:
         """Note a mistake in field ``key``; :meth:`check` raises it with all others."""
-        line = self.line(key)
+        self._note(self.line(key), what, hint)
+
+    def _note(self, line: Int | None, what: str, hint: str | None = None) -> None:
         where = f"{self.source}:{line}" if line else self.source
-        self._errors.append(InputError(what, where=where, hint=hint))
+        error = InputError(what, where=where, hint=hint)
+        if str(error) not in map(str, self._errors):  # two kinds of layer may find the same
+            self._errors.append(error)
 
     def require(self, holds: object, key: str, what: str, *, hint: str | None = None) -> None:
         """Note the mistake ``what`` in field ``key`` unless ``holds``."""
@@ -188,6 +194,26 @@ class Reader:
             if self.class_.defaults.get(name) is not None:
                 return self.class_.defaults[name]
         return otherwise
+
+    def outer_int(self, key: str) -> Int:
+        """A size that the whole file states beside its sections, else its class's default."""
+        self._outer_seen.add(key)
+        value = self.top.get(key)
+        value = self.outer_class.defaults.get(key) if value is None else value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
+            return value
+        what = f"field `{key}` is {shown(value)}: a whole number above 0 is needed"
+        self._note(line_of(self._text, (key,)), what)
+        return 1
+
+    def within(self, section: str) -> Self:
+        """This file with another section in front; mistakes and notes are kept together."""
+        view = copy.copy(self)
+        view.section = section
+        view.fields = _at(self.top, section) or {}
+        view.class_ = config_class(view.text_model_type)
+        view._seen, view._views, view._is_whole = set(), [], False
+        return view
 
     def unused(self, *keys: str) -> None:
         """Fields that the family's class has and that change no shape of this model.
@@ -268,11 +294,12 @@ class Reader:
             for key, value in view._overrides.items():
                 if key not in self._seen and not is_harmless(key, value):
                     self._unread(key, known)
-        if self.section:
+        if self.section and self._is_whole:
             outermost = self.section.split(".", maxsplit=1)[0]
             for key, value in self.top.items():
                 # What the multimodal class has beside its sections is about towers and projectors.
                 other = key == outermost or isinstance(value, dict) or key in _SHARED
+                other |= key in self._outer_seen
                 same = self.fields.get(key, value) == value
                 other |= same and (key in self.outer_class.defaults or key in self.fields)
                 if not (other or is_harmless(key, value, self.model_type)):

@@ -72,7 +72,7 @@ def _line(row: ModelRow) -> str:
 def _types() -> str:
     """The table of model types that are accepted, each with what its count rests on."""
     unchecked = unchecked_types()
-    files = {kind: file for file, kinds in FILES.items() for kind in kinds}
+    files = {kind: file.replace(".", "/") for file, kinds in FILES.items() for kind in kinds}
     rows = []
     for kind in sorted({*files, *MULTIMODAL}):
         what = f"`{files[kind]}`" if kind in files else "the language model of its section"

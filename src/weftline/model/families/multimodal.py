@@ -16,7 +16,7 @@ __all__ = ["MULTIMODAL", "TOWERS", "left_out"]
 MULTIMODAL: Final = frozenset(
     {
         "aria", "audioflamingo3", "aya_vision", "cohere2_vision", "deepseek_vl",
-        "deepseek_vl_hybrid", "exaone4_5", "fast_vlm", "fuyu", "gemma3",
+        "deepseek_vl_hybrid", "ernie4_5_vl_moe", "exaone4_5", "fast_vlm", "fuyu", "gemma3",
         "gemma3n", "gemma4", "glm46v", "glm4v", "glm4v_moe", "glm_ocr", "got_ocr2",
         "granite_speech", "idefics2", "idefics3", "internvl", "janus", "kimi_k25", "kimi_k3",
         "lfm2_vl", "lighton_ocr", "llama4", "llava", "llava_next", "llava_next_video",
@@ -43,6 +43,8 @@ TOWERS: Final = {
 def left_out(config: HFConfig) -> tuple[LeftOut, ...]:
     """What a multimodal file configures beside its language model, counted where we can."""
     found: list[LeftOut] = []
+    if config.model_type not in MULTIMODAL:
+        return ()
     *way, last = (config.section or "").split(".")
     fields: dict[str, Any] = config.top
     class_ = config.outer_class
@@ -63,8 +65,8 @@ def _counted(kind: str, fields: dict[str, Any] | None) -> int | None:
     if not fields:
         return None
     kind = str(fields.get("model_type") or kind)
-    kind = kind if kind in FILES["vision"] else _BY_OUTER.get(kind, kind)
-    if kind not in FILES["vision"]:
+    kind = kind if kind in FILES["tables.vision"] else _BY_OUTER.get(kind, kind)
+    if kind not in FILES["tables.vision"]:
         return None
     tower = HFConfig(json.dumps(fields | {"model_type": kind}), "tower")
     try:

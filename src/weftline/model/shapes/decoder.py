@@ -1,8 +1,8 @@
 """One builder for decoders that differ from Llama, Mixtral or GPT only in what a row states.
 
 A :class:`~weftline.model.shapes.row.Decoder` row says which norms, biases, gates and experts a
-model type has and under which names its config keeps them; ``families/decoders.py`` is the table.
-Where a row names a field, its default is that of transformers' class.
+model type has and under which names its config keeps them; ``families/tables`` holds the rows. A
+field that a row names defaults to what transformers' class has.
 """
 
 from __future__ import annotations

@@ -58,18 +58,28 @@ def experts(row: Experts, config: HFConfig, hidden: int, decoder: Decoder) -> Op
         top_k <= count, row.top_k, f"`{row.top_k}` {top_k} exceeds `{row.count}` {count}",
         hint="a token cannot be routed to more experts than there are",
     )  # fmt: skip
-    ffn = number(row.ffn, 1)
+    ffn, images = _expert_widths(row, config)
     least = 1 if row.shared_gate else row.shared_least
     each = number(row.shared_ffn, least) if row.shared_ffn else ffn
     shared = each * (number(row.shared, least) if row.shared else 1)
     if not (row.shared or row.shared_ffn):
         shared = 0
-    ops = moe(
-        hidden=hidden, experts=count, top_k=top_k, expert_ffn=ffn, pre_norm=False,
-        gated=row.gated, router_bias=row.router_bias,
-        correction_bias=decoder.flag(config, row.correction),
-        expert_bias=decoder.flag(config, row.bias),
-    )  # fmt: skip
+
+    def routed(width: int) -> Ops:
+        return moe(
+            hidden=hidden, experts=count, top_k=top_k, expert_ffn=width, pre_norm=False,
+            gated=row.gated, router_bias=row.router_bias,
+            correction_bias=decoder.flag(config, row.correction),
+            expert_bias=decoder.flag(config, row.bias),
+        )  # fmt: skip
+
+    ops = routed(ffn)
+    if images:
+        # Text tokens never meet the others: these are held beside their own, and do no work.
+        ops = tuple(
+            replace(op, parameters=op.parameters + other.parameters, active_parameters=op.active)
+            for op, other in zip(ops, routed(images), strict=True)
+        )
     if shared:
         made = shared_experts(hidden, shared, gated=row.gated, sigmoid_gate=row.shared_gate)
         if decoder.flag(config, row.shared_bias):
@@ -79,6 +89,19 @@ def experts(row: Experts, config: HFConfig, hidden: int, decoder: Decoder) -> Op
             )
         ops = (*ops, *made)
     return ops
+
+
+def _expert_widths(row: Experts, config: HFConfig) -> tuple[int, int]:
+    """Widths of an expert and of one for image tokens; 0 where there are none of these."""
+    if not row.image_experts:
+        return config.int(row.ffn, default=config.default(row.ffn)), 0
+    widths = config.list_or(row.ffn, (1536, 512), length=2)
+    good = all(isinstance(w, int) and not isinstance(w, bool) and w > 0 for w in widths)
+    config.require(
+        good and len(widths) == 2, row.ffn,
+        f"field `{row.ffn}` must list two widths, of the text's and of the image's experts",
+    )  # fmt: skip
+    return (widths[0], widths[1]) if good and len(widths) == 2 else (1, 1)
 
 
 # -- which layers have experts ------------------------------------------------------------------

@@ -47,6 +47,8 @@ class Experts:
     """Biases of the experts' products."""
     shared_bias: Flag = False
     gated: bool = True
+    image_experts: bool = False
+    """``ffn`` lists two widths: those of the text's experts, and of as many for image tokens."""
     optional: bool = False
     """Zero experts leave only the shared ones, in layers that then have none routed."""
 

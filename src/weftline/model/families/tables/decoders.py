@@ -392,6 +392,13 @@ ROWS: Final[dict[str, Decoder]] = {
         experts=Experts(count="moe_num_experts", top_k="moe_k", shared="moe_num_shared_experts",
                         layers="ernie", correction=True, shared_bias="use_bias"),
     ),
+    "ernie4_5_vl_moe_text": Decoder(
+        qkv_bias="use_bias", out_bias="use_bias", mlp_bias="use_bias",
+        experts=Experts(count="moe_num_experts", top_k="moe_k", shared="moe_num_shared_experts",
+                        layers="named_after_one", correction=True, shared_bias="use_bias",
+                        image_experts=True),
+        notes=("the experts of image tokens are held and counted, and do nothing for text",),
+    ),
     "dots1": replace(
         QK_HEAD, kinds=from_window_layer,
         experts=Experts(count="n_routed_experts", shared="n_shared_experts",

@@ -7,7 +7,7 @@ from typing import Final
 
 from weftline.model.blocks import assemble, elementwise, gated_mlp, gemm, gqa_attention, norm, stack
 from weftline.model.config import HFConfig
-from weftline.model.families.mamba import mamba2_mixer
+from weftline.model.families.recurrent.mamba import mamba2_mixer
 from weftline.model.ir import Model, Operator
 
 __all__ = ["FAMILY", "zamba2"]

@@ -20,7 +20,7 @@ from weftline.model.blocks import (
     stack,
 )
 from weftline.model.config import HFConfig
-from weftline.model.families.bert import uncached
+from weftline.model.families.encoders.bert import uncached
 from weftline.model.ir import Attention, Model, Operator
 
 __all__ = ["FAMILY", "ROWS", "Pair", "pair"]

@@ -8,7 +8,7 @@ from typing import Final
 
 from weftline.model.blocks import conv, elementwise, gemm, norm
 from weftline.model.config import HFConfig
-from weftline.model.families.mamba import mamba2_mixer
+from weftline.model.families.recurrent.mamba import mamba2_mixer
 from weftline.model.ir import Model, Operator
 from weftline.model.recurrent import gated_delta_net, kda
 from weftline.model.shapes.attention import attention
@@ -187,6 +187,44 @@ def _bailing_delta(config: HFConfig, hidden: int) -> Ops:
     return (wide, *kept)
 
 
+def _griffin(config: HFConfig, hidden: int) -> Ops:
+    """RecurrentGemma's block: a short convolution and a gated linear recurrence, beside a gate.
+
+    Source: arXiv:2402.19427. The recurrence's two gates are block-diagonal, one block a head; its
+    FLOPs are theirs.
+    """
+    heads = _number(config, "num_attention_heads")
+    width = config.int_or("lru_width", hidden)
+    config.require(
+        width % heads == 0, "lru_width",
+        f"`lru_width` {width} does not divide by `num_attention_heads` {heads}",
+    )  # fmt: skip
+    block = width // heads
+    return (
+        gemm("lru.in", hidden, 2 * width, shard="column", bias=True),
+        elementwise("lru.act", width, shard="heads"),
+        conv("lru.conv", width, _number(config, "conv1d_width"), bias=True),
+        Operator(
+            name="lru.scan", kind="scan", shard="heads", in_features=width, out_features=width,
+            parameters=width + 2 * width * (block + 1), state_values=width,
+            scan_flops_per_token=2.0 * 2 * width * block,
+        ),
+        elementwise("lru.gate", 2 * width, width, shard="heads"),
+        gemm("lru.out", width, hidden, shard="row", bias=True),
+    )  # fmt: skip
+
+
+def _griffin_kinds(config: HFConfig, layers: int) -> list[str]:
+    """``block_types`` over and over: ``recurrent``, or ``attention`` to a window."""
+    blocks = config.get("block_types") or config.default("block_types")
+    good = isinstance(blocks, list) and all(b in ("recurrent", "attention") for b in blocks)
+    config.require(good, "block_types", "`block_types` must list `recurrent` and `attention`")
+    if not good or not blocks:
+        return [LINEAR] * layers
+    kinds = [LINEAR if b == "recurrent" else "sliding_attention" for b in blocks]
+    return [kinds[i % len(kinds)] for i in range(layers)]
+
+
 FALCON_H1: Final = Decoder(
     qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias",
     kinds=lambda _, layers: ["hybrid"] * layers, mixers={"hybrid": _falcon_h1},
@@ -234,6 +272,14 @@ ROWS: Final[dict[str, Decoder]] = {
         gate_bias=True, rotary=0.25, kinds=_every_full("full_attention_interval", 4),
         mixers={LINEAR: _delta_net},
         experts=_QWEN_EXPERTS,
+    ),
+    "recurrent_gemma": Decoder(
+        qkv_bias="attention_bias", out_bias=True, mlp_bias=True, rotary=0.5,
+        kinds=_griffin_kinds, mixers={LINEAR: _griffin}, window="attention_window_size",
+        ffn_rule=lambda config, _: _number(config, "intermediate_size") // 2,
+        unused=("w_init_variance_scale", "final_w_init_variance_scale", "logits_soft_cap",
+                "lru_width", "conv1d_width", "block_types"),
+        context=(),
     ),
     "minimax": Decoder(
         kinds=lambda _, layers: [FULL if (i + 1) % 2 else LINEAR for i in range(layers)],

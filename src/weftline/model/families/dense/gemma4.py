@@ -6,7 +6,7 @@ from typing import Final
 
 from weftline.model.blocks import assemble, embedding, gated_mlp, gqa_attention, moe, norm, stack
 from weftline.model.config import HFConfig
-from weftline.model.families.gemma3n import (
+from weftline.model.families.dense.gemma3n import (
     layer_input,
     layer_input_embedding,
     reusing,

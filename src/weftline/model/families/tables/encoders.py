@@ -18,7 +18,8 @@ from weftline.model.blocks import (
     stack,
 )
 from weftline.model.config import HFConfig
-from weftline.model.families.bert import uncached
+from weftline.model.families.encoders.bert import uncached
+from weftline.model.families.encoders.deberta import Relative, deberta, deberta_v2
 from weftline.model.ir import Model, Operator
 from weftline.model.shapes.row import Flag, Norm, flag, norm_values
 
@@ -38,16 +39,19 @@ class Encoder:
     """Norms before the blocks, and a last one, instead of after them."""
     first_norm: bool = True
     """The first layer has a norm before its attention, too."""
-    embedding_norm: bool = True
+    embedding_norm: Flag = True
     types: str | None = "type_vocab_size"
     more_types: tuple[str, str] | None = None
     """(flag, field): a further segment table where the flag is set."""
     positions: str | None = "max_position_embeddings"
+    positions_if: Flag = True
+    """Whether positions are learned."""
     extra_positions: tuple[tuple[str, int], ...] = ()
     """(field, tables): further learned positions, of a page's layout."""
     relative: str | None = None
     """Field with the buckets of relative positions, shared by all layers."""
-    rotary: bool = False
+    rotary: bool | str = False
+    """Whether heads are rotated, or the field that is ``rotary`` or ``absolute``: learned."""
     narrow: str | None = None
     """Field with the width of the embedding, where it is not the model's."""
     head: bool = True
@@ -72,6 +76,14 @@ class Encoder:
     layers: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
     ffn: str = "intermediate_size"
+    causal: bool = False
+    """A token sees only those before it (CLIP's text tower)."""
+    projects: bool = True
+    """There is an output projection; without, no vocabulary is predicted: it is then 0."""
+    disentangled: Callable[[HFConfig, int], Relative] | None = None
+    """Rule from (config, hidden size) for scores against relative positions (DeBERTa)."""
+    contacts: bool = False
+    """A head reads contacts off all attention maps (ESM)."""
     unused: tuple[str, ...] = ()
     only: dict[str, Any] = field(default_factory=dict)
     """Field -> the only value that is modelled."""
@@ -92,13 +104,16 @@ def _layer(row: Encoder, config: HFConfig, hidden: int, window: int | None, firs
     head_dim = config.int_or("head_dim", max(1, hidden // heads))
     bias = flag(config, row.bias)
     values = norm_values(row.norm, config)
+    rotary = _is_rotary(row, config)
     attention = uncached(
         gqa_attention(
             hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qkv_bias=bias,
-            out_bias=bias, rotary_dim=None if row.rotary else 0, pre_norm=False, causal=False,
+            out_bias=bias, rotary_dim=None if rotary else 0, pre_norm=False, causal=row.causal,
             window=window,
         )
     )  # fmt: skip
+    if row.disentangled:
+        attention = row.disentangled(config, hidden).attending(attention)
     body = gated_mlp if row.gated else mlp
     forward = body(hidden, _number(config, row.ffn), bias=flag(config, row.mlp_bias),
                    pre_norm=False)  # fmt: skip
@@ -112,8 +127,17 @@ def _layer(row: Encoder, config: HFConfig, hidden: int, window: int | None, firs
     return made
 
 
+def _is_rotary(row: Encoder, config: HFConfig) -> bool:
+    if isinstance(row.rotary, bool):
+        return row.rotary
+    default = str(config.default(row.rotary, "absolute"))
+    return config.str_or(row.rotary, default, allowed=("absolute", "rotary")) == "rotary"
+
+
 def _embedding(row: Encoder, config: HFConfig, vocab: int, width: int, hidden: int) -> Ops:
     positions = _number(config, row.positions) if row.positions else 0
+    if _is_rotary(row, config) or not flag(config, row.positions_if):
+        positions = 0
     types = _number(config, row.types, 0) if row.types else 0
     if row.more_types and config.bool_or(row.more_types[0], False):
         types += _number(config, row.more_types[1])
@@ -126,7 +150,9 @@ def _embedding(row: Encoder, config: HFConfig, vocab: int, width: int, hidden: i
     if row.relative:
         tables = _number(config, row.relative) * _number(config, row.heads)
         ops = (*ops, elementwise("embed.relative", 0, parameters=tables))
-    if row.embedding_norm:
+    if row.disentangled:
+        ops = (*ops, *row.disentangled(config, hidden).before)
+    if flag(config, row.embedding_norm):
         values = norm_values(row.norm, config)
         ops = (*ops, *norm("embed.norm", width, parameters=width * values))
     if width != hidden:
@@ -148,6 +174,8 @@ def _head(row: Encoder, config: HFConfig, vocab: int, width: int, hidden: int, t
             elementwise("head.act", inner),
         )  # fmt: skip
         ops += norm("head.norm", inner, parameters=inner * values) if row.head_norm else ()
+    if not row.projects:
+        return ops
     ops += lm_head(inner, vocab, tied=tied, bias=bias, final_norm=False)
     if bias and row.second_bias and not tied:
         ops += (elementwise("head.bias", vocab, parameters=vocab),)
@@ -168,7 +196,7 @@ def encoder(row: Encoder) -> Callable[[HFConfig], Model]:
                 config.get(key) in (None, value), key, f"`{key}` other than {value} is not modelled"
             )
         width = _number(config, row.narrow) if row.narrow else hidden
-        tied = config.tied(bool(config.default("tie_word_embeddings", True)))
+        tied = config.tied(bool(config.default("tie_word_embeddings", True))) and row.projects
         kinds = [FULL] * layers
         if row.window:
             every = config.int_or("global_attn_every_n_layers", 3)
@@ -186,13 +214,18 @@ def encoder(row: Encoder) -> Callable[[HFConfig], Model]:
             made = (made[0], *(replace(one, operators=_again(one.operators)) for one in made[1:]))
         before = _embedding(row, config, vocab, width, hidden)
         after = _head(row, config, vocab, width, hidden, tied)
-        config.notes.append("counted with its masked-token head, as it is pre-trained")
+        if row.contacts:
+            maps = layers * _number(config, row.heads)
+            after = (*after, elementwise("head.contacts", 0, parameters=maps + 1))
+        if row.projects:
+            config.notes.append("counted with its masked-token head, as it is pre-trained")
         positions = config.optional_int("max_position_embeddings")
         config.check()
         return Model(
-            name=config.name, family=config.model_type, source=config.source, hidden=hidden,
-            vocab=vocab, layers=made, embedding=before, head=after, max_seq_len=positions,
-            tied_embeddings=tied, dtype=config.dtype, notes=tuple(config.notes),
+            name=config.name, family=config.model_type or config.text_model_type,
+            source=config.source, hidden=hidden, vocab=vocab * row.projects, layers=made,
+            embedding=before, head=after, max_seq_len=positions, tied_embeddings=tied,
+            dtype=config.dtype, notes=tuple(config.notes),
         )  # fmt: skip
 
     return build
@@ -226,6 +259,23 @@ ROWS: Final[dict[str, Encoder]] = {
     ),
     "mpnet": Encoder(types=None, relative="relative_attention_num_buckets"),
     "layoutlm": Encoder(pooler=True, extra_positions=(("max_2d_position_embeddings", 4),)),
+    "deberta": Encoder(
+        positions_if="position_biased_input", disentangled=deberta, only={"legacy": True},
+        unused=("pooler_hidden_size", "pooler_dropout", "pooler_hidden_act"),
+    ),
+    "deberta-v2": Encoder(
+        positions_if="position_biased_input", disentangled=deberta_v2, only={"legacy": True},
+        unused=("pooler_hidden_size", "pooler_dropout", "pooler_hidden_act", "conv_act"),
+    ),
+    "esm": Encoder(
+        before=True, embedding_norm="emb_layer_norm_before", types=None, contacts=True,
+        rotary="position_embedding_type", second_bias=False, only={"is_folding_model": False},
+        unused=("token_dropout", "mask_token_id", "esmfold_config", "vocab_list"),
+    ),
+    "clip_text_model": Encoder(
+        before=True, embedding_norm=False, types=None, causal=True, head=False, projects=False,
+        unused=("projection_dim",),
+    ),
     "bert-generation": Encoder(types=None, head=False),
     "nomic_bert": Encoder(
         positions=None, rotary=True, bias=False, mlp_bias=False, gated=True, second_bias=False

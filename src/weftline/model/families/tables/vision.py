@@ -20,7 +20,7 @@ from weftline.model.blocks import (
     stack,
 )
 from weftline.model.config import HFConfig
-from weftline.model.families.bert import uncached
+from weftline.model.families.encoders.bert import uncached
 from weftline.model.ir import Model, Operator
 from weftline.model.shapes.row import Flag, flag
 
@@ -291,6 +291,10 @@ ROWS: Final[dict[str, Vision]] = {
     "qwen2_vl_vision": replace(
         _QWEN, patch_bias=False, positions="none", merger=_qwen2_merger, hidden="embed_dim",
         ffn_ratio="mlp_ratio",
+    ),
+    "ernie4_5_vl_moe_vision": Vision(
+        patch_bias=False, positions="none", layers="depth", heads="num_heads",
+        channels="in_channels", unused=("spatial_merge_size", "temporal_merge_size"),
     ),
     "qwen3_vl_vision": _QWEN, "qwen3_vl_moe_vision": _QWEN,
     "qwen3_5_vision": _QWEN, "qwen3_5_moe_vision": _QWEN,

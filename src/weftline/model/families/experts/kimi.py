@@ -21,7 +21,7 @@ from weftline.model.blocks import (
     stack,
 )
 from weftline.model.config import HFConfig
-from weftline.model.families.deepseek import read_mla
+from weftline.model.families.experts.deepseek import read_mla
 from weftline.model.ir import Model, Operator
 from weftline.model.recurrent import kda
 

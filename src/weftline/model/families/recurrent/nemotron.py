@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from weftline.model.blocks import assemble, gated_mlp, gemm, gqa_attention, mlp, moe, norm, stack
 from weftline.model.config import HFConfig
-from weftline.model.families.mamba import mamba2_mixer
+from weftline.model.families.recurrent.mamba import mamba2_mixer
 from weftline.model.ir import Model, Operator
 
 __all__ = ["FAMILY", "nemotron_h", "nemotron_nas"]

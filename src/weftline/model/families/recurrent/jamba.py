@@ -6,7 +6,7 @@ from typing import Final
 
 from weftline.model.blocks import embedding, gated_mlp, gqa_attention, lm_head, moe, norm, stack
 from weftline.model.config import HFConfig
-from weftline.model.families.mamba import mamba_mixer, step_rank
+from weftline.model.families.recurrent.mamba import mamba_mixer, step_rank
 from weftline.model.ir import Model, Operator
 
 __all__ = ["FAMILY", "jamba"]

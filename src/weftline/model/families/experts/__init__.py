@@ -1,0 +1,1 @@
+"""Decoders that route tokens to experts, with a file of their own."""

@@ -1,0 +1,1 @@
+"""Decoders that keep a recurrent state, in some of their layers or in all."""
