@@ -31,7 +31,7 @@ from weftline.burst.nodes.server import NodeServer
 from weftline.burst.nodes.shares import overtaken, share_id, share_name
 from weftline.burst.read.restore import Loaded
 from weftline.burst.remote.drain import Drainer
-from weftline.burst.remote.objects import Bucket
+from weftline.burst.remote.objects import Bucket, CredentialsError
 from weftline.cli.main import run
 from weftline.errors import InputError
 
@@ -614,3 +614,14 @@ def test_a_drain_that_waits_for_other_nodes_does_not_spin(make: Make, tmp_path: 
     time.sleep(0.7)
     drainer.stop()
     assert len(calls) == 1
+
+
+def test_a_node_that_refuses_the_secret_is_not_taken_for_lost(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make(2)
+    cluster.save(1)
+    monkeypatch.setenv("WEFTLINE_BURST_SECRET", "another secret of enough bytes")
+    nodes = cluster.nodes(0)
+    with pytest.raises(CredentialsError):
+        nodes.choose(cluster.open(0))

@@ -19,7 +19,7 @@ import msgspec
 from weftline.burst.commit.commits import Commit, decode_commit
 from weftline.burst.errors import BurstError, CheckpointMissingError, MismatchError
 from weftline.burst.nodes.shares import share_id, shares_of
-from weftline.burst.remote.objects import RemoteError
+from weftline.burst.remote.objects import CredentialsError, RemoteError
 
 if TYPE_CHECKING:
     from weftline.burst.nodes.source import NodeSource
@@ -65,9 +65,14 @@ def survey_store(store: StoreReader, *, most: int = 16) -> Seen:
 
 
 def survey_node(node: NodeSource) -> Seen:
-    """What a node has, in memory and in its store; nothing where it does not answer."""
+    """What a node has, in memory and in its store; nothing where it does not answer.
+
+    Raises CredentialsError: a node that is there and refuses is no node that is lost.
+    """
     try:
         return Seen(node.name, tuple(node.records()), frozenset(node.shares()))
+    except CredentialsError:
+        raise
     except RemoteError:
         return Seen(node.name, (), frozenset())
 
