@@ -64,7 +64,7 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     found = screen(job.model, demand, job.space, tails_of(job))
     say(f"{found.evaluated:,} configurations screened, {len(found.meeting)} chips may do")
     if not found.meeting:
-        raise no_plan(job, demand, found, ())
+        raise no_plan(job, demand, found, (), {})
     markets = {name: markets_of(accelerator(name), job)
                for name in {*found.meeting, *found.nearest}}  # fmt: skip
     cells = cells_of(job, found)
@@ -75,7 +75,7 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     )  # fmt: skip
     meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
     if not meeting:
-        raise no_plan(job, demand, found, confirmed)
+        raise no_plan(job, demand, found, confirmed, turned_down)
     best = meeting[0]
     if demand.cached_share:  # a real cache finds less than one without an end
         done = best.run.outcome
@@ -223,9 +223,12 @@ def _confirm(
         if job.max_chips is not None:
             most = job.max_chips // option.group_chips // cells
             if most < 1:
-                short = option.group_chips * cells - job.max_chips
-                turned_down[option.config.chip] = (
-                    f"does not fit: a replica needs {short:,} chips more than --max-chips"
+                needed = option.group_chips * max(cells, option.replicas(demand.rate_per_s))
+                short = needed - job.max_chips
+                turned_down.setdefault(
+                    option.config.chip,
+                    f"too few chips: this rate needs about {short:,} chips more than "
+                    f"--max-chips {job.max_chips:,}, {needed:,} in all",
                 )
                 continue
         try:
