@@ -299,6 +299,17 @@ def test_ways_to_pay_compete_and_spot_is_flagged() -> None:
     ]
 
 
+@pytest.mark.parametrize("discounts", [{}, {"*": 0.15}])
+def test_any_way_to_pay_costs_a_fleet_no_more_than_each_alone(discounts: dict[str, float]) -> None:
+    """The cheapest spot row is of eight chips: a fleet of one is cheaper on demand."""
+    asked = replace(ASKED, rate_per_s=2.0, discounts=discounts,
+                    space=replace(ASKED.space, chips=("h100",)))  # fmt: skip
+    ways = ("any", "on-demand", "spot")
+    cost = {way: plan_serve(replace(asked, price_types=(way,))).estimates["cost_per_hour"].value
+            for way in ways}  # fmt: skip
+    assert cost["any"] == pytest.approx(min(cost["on-demand"], cost["spot"]))
+
+
 def test_requests_in_the_queue_and_the_batch_are_those_in_the_system() -> None:
     """Little's law over the timeline, at idle and overloaded replicas."""
     traffic = poisson(40.0, 1500, prefill_tokens=1000, decode_tokens=200, seed=3, spread=0.5)

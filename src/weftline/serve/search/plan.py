@@ -16,13 +16,14 @@ from typing import Final
 import numpy as np
 
 from weftline.catalog import Accelerator, accelerator, own_chips
+from weftline.catalog.offers import ANY as ANY_WAY
 from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.search.answer import no_plan, plan_of
 from weftline.serve.search.asked import checked_serve_job
 from weftline.serve.search.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
 from weftline.serve.search.confirmed import Confirmed
-from weftline.serve.search.economics import Market, power_w
+from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.fleets import fleet_of
 from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
 from weftline.serve.search.screen import Option, Screened, screen
@@ -191,7 +192,10 @@ def markets_of(chip: Accelerator, job: ServeJob) -> list[Market]:
     terms = Terms(own_prices=job.own_prices, discounts=job.discounts, region=job.region)
     ways = job.price_types if terms.own(chip.id) is None else job.price_types[:1]
     markets = [Market(chip, way, terms) for way in ways]
-    return [m for m in markets if m.known] or markets[:1]
+    known = [m for m in markets if m.known]
+    if ways == (ANY_WAY,) and known and known[0].own is None:
+        return markets_of_any(chip, terms)
+    return known or markets[:1]
 
 
 def _confirm(
@@ -246,8 +250,11 @@ def _confirm(
             most=most,
         )  # fmt: skip
         runs += tunings + made
-        confirmed += [_priced(job, demand, option, run, market)
-                      for market in markets[option.config.chip]]  # fmt: skip
+        priced = [_priced(job, demand, option, run, market)
+                  for market in markets[option.config.chip]]  # fmt: skip
+        confirmed += (
+            [min(priced, key=lambda c: c.rank)] if job.price_types == (ANY_WAY,) else priced
+        )
         say(f"{option.config.chip}: {confirmed[-1].fleet.replicas} x {option.group_chips} chips "
             "simulated")  # fmt: skip
     return confirmed, runs, turned_down
