@@ -391,6 +391,11 @@ def no_plan(
             nearest=_miss(option), hint=_limit_hint(option, demand),
         )  # fmt: skip
     reasons = [f"{k}: {v}" for k, v in sorted(found.reasons.items())]
+    if not any("fit" in why or "needs" in why for why in found.reasons.values()):
+        return NoFeasiblePlanError(
+            f"{job.model} runs on no chip asked for", nearest="; ".join(reasons[:3]) or None,
+            hint="other chips with --on, or another --engine, --precision or --layout",
+        )  # fmt: skip
     return NoFeasiblePlanError(
         f"{job.model} does not fit on any fleet tried",
         nearest=_fit_miss(job) or "; ".join(reasons[:3]) or None,
