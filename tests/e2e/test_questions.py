@@ -350,3 +350,16 @@ def test_a_job_without_own_chips_has_none_in_a_difference(say: Say, tmp_path: Pa
     code, out, _ = say("diff", plain, changed, "--json")
     own = {c["field"]: c for c in json.loads(out)["asked"]}["own_chips"]
     assert (code, own["before"], own["after"][:21]) == (0, "none", "h100-sxm+memory=96GB ")
+
+
+def test_chips_of_ones_own_stand_beside_those_of_the_catalogue(say: Say, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("id: my-chip\nlike: h100-sxm\nmemory: 192 GB\nprice: $1.80/h\n")
+    code, out, _ = say("catalog", "compare", "h100", "b200", "my-chip", "--chip", str(file),
+                       "--chip-set", "b200.price=3,b200.tdp=900W", "--json")  # fmt: skip
+    rows = {row["what"]: row["cells"] for row in json.loads(out)["rows"]}
+    assert code == 0
+    assert rows["memory"]["my-chip"]["value"] == 192e9
+    assert {k: c.get("value") for k, c in rows["your own"].items()} == {
+        "h100-sxm": None, "b200+tdp=900W": 3.0, "my-chip": 1.8,
+    }  # fmt: skip
