@@ -58,6 +58,7 @@ def test_names_as_people_write_them(asked: str, means: str, parameters: int) -> 
         ("RedHatAI/Llama-3.1-70B-Instruct-FP8-dynamic", "llama-3.1-70b", "fp8"),
         ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", None),
         ("Qwen/Qwen3-32B-FP8", "qwen3-32b-fp8", "fp8"),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", "qwen3-30b-a3b-2507", "fp8"),
     ],
 )
 def test_a_format_in_a_name_is_that_of_the_weights(

@@ -52,11 +52,12 @@ def _words(name: str) -> list[str]:
 
 
 @lru_cache(maxsize=4096)
-def key_of(name: str, *, loosely: bool = False) -> str:
-    """The name as it is compared; ``loosely`` without words that change no shape."""
+def key_of(name: str, *, loosely: bool = False, dated: bool = False) -> str:
+    """The name as it is compared; ``loosely`` without words that change no shape, and without
+    dates unless ``dated``."""
     words = _words(name)
     if loosely:
-        words = [w for w in words if w not in _NEUTRAL and not _DATE.fullmatch(w)]
+        words = [w for w in words if w not in _NEUTRAL and (dated or not _DATE.fullmatch(w))]
     return "-".join(words)
 
 
@@ -70,16 +71,19 @@ def find_name(name: str, known: Mapping[str, Iterable[str]]) -> str | None:
     """The short name that ``name`` means, or ``None``.
 
     ``known`` is short name -> its other names. Spelled alike wins over alike but for fine-tune,
-    format and date; of several that are so alike, the shortest name.
+    format, and that over alike but for the date; of several that are so alike, the shortest name.
     """
-    for loosely in (False, True):
-        wanted = key_of(name, loosely=loosely)
+    # A release of another day has the same shape, but not always the same context.
+    for loosely, dated in ((False, True), (True, True), (True, False)):
+        wanted = key_of(name, loosely=loosely, dated=dated)
         if not wanted:
             return None
         found = [
             short
             for short, others in known.items()
-            if any(key_of(each, loosely=loosely) == wanted for each in (short, *others))
+            if any(
+                key_of(each, loosely=loosely, dated=dated) == wanted for each in (short, *others)
+            )
         ]
         if found:
             return min(found, key=lambda short: (len(short), short))
