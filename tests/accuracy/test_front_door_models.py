@@ -49,6 +49,25 @@ def test_names_as_people_write_them(asked: str, means: str, parameters: int) -> 
     assert (model.name, model.parameters) == (means, parameters)
 
 
+@pytest.mark.parametrize(
+    ("asked", "means", "form"),
+    [
+        ("Qwen/Qwen2.5-72B-Instruct-AWQ", "qwen2.5-72b", "int4"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "qwen2.5-7b", "int8"),
+        ("nvidia/Llama-3.1-70B-Instruct-NVFP4", "llama-3.1-70b", "nvfp4"),
+        ("RedHatAI/Llama-3.1-70B-Instruct-FP8-dynamic", "llama-3.1-70b", "fp8"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b", None),
+        ("Qwen/Qwen3-32B-FP8", "qwen3-32b-fp8", "fp8"),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", "qwen3-30b-a3b-2507", "fp8"),
+    ],
+)
+def test_a_format_in_a_name_is_that_of_the_weights(
+    asked: str, means: str, form: str | None
+) -> None:
+    model = load_model(asked)
+    assert (model.name, model.weights_format) == (means, form)
+
+
 def test_every_name_of_a_bundled_model_means_itself() -> None:
     known = {n: tuple(x for x in (e.hf_id, *e.also) if x) for n, e in bundled_index().items()}
     for name, others in known.items():

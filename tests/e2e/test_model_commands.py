@@ -89,6 +89,9 @@ def test_a_count_by_transformers_stands_beside_ours(say: Say, tmp_path: Path) ->
     assert answer["model_class"] == "RwkvForCausalLM"
     assert answer["parameters"] > 0
     assert answer["planned_parameters"] is None
+    code, out, _ = say("model", "count", "Qwen/Qwen2.5-0.5B-Instruct", "--json")
+    answer = json.loads(out)
+    assert (code, answer["parameters"]) == (0, answer["planned_parameters"])
     code, _, err = say("model", "count", config(tmp_path, model_type="nothing"))
     assert (code, "does not know the model type `nothing`" in err) == (2, True)
 
@@ -105,3 +108,15 @@ def test_quantised_weights_are_served_in_their_format(say: Say) -> None:
     code, out, _ = say(*asked)
     assert code == 0
     assert json.loads(out)["fleet"]["weights"].startswith("fp8_block")
+    code, out, _ = say("memory", "qwen3-32b-fp8", "--serve", "--on", "h100", "--json")
+    need = json.loads(out)["needs"][0]
+    assert need["how"].startswith("weights in fp8,")
+    assert need["parts"][0]["value"] < 1.1 * 32.8e9
+
+
+def test_memory_says_what_it_takes_a_model_as(say: Say, tmp_path: Path) -> None:
+    _, out, _ = say("memory", "Qwen/Qwen2.5-VL-7B-Instruct", "--serve", "--on", "h100")
+    assert "vision tower, 0.7B parameters, not counted" in " ".join(out.split())
+    file = config(tmp_path, model_type="rwkv")
+    code, out, _ = say("memory", file, "--as", "llama", "--train", "--on", "h100")
+    assert (code, "`rwkv` taken as a plain Llama stack" in " ".join(out.split())) == (0, True)

@@ -331,3 +331,35 @@ def test_the_schema_is_printed_and_written(say: Say, tmp_path: Path) -> None:
     assert say("plan", "schema", "-o", str(file))[0] == 0
     assert say("plan", "schema")[1] == file.read_text(encoding="utf-8")
     assert yaml.safe_load(file.read_text(encoding="utf-8"))["title"] == "weftline job"
+
+
+def test_where_nothing_runs_the_hint_is_not_more_of_it(say: Say) -> None:
+    """More of a chip that nothing runs on, or a shorter sequence on it, leads nowhere."""
+    for way in (("train", "--tokens", "1B"), ("serve", "--rate", "1/s")):
+        code, _, err = say("plan", way[0], "llama-3.1-8b", *way[1:], "--on", "epyc-9965")
+        assert code == 3
+        assert "chips of amd-cpu" in err
+        assert "--on" in err.partition("hint:")[2]
+        assert "more chips" not in err
+
+
+def test_a_job_without_own_chips_has_none_in_a_difference(say: Say, tmp_path: Path) -> None:
+    plain, changed = str(tmp_path / "a.json"), str(tmp_path / "b.json")
+    say(*ASK, "-o", plain)
+    say(*ASK, "--chip-set", "h100.memory=96GB", "-o", changed)
+    code, out, _ = say("diff", plain, changed, "--json")
+    own = {c["field"]: c for c in json.loads(out)["asked"]}["own_chips"]
+    assert (code, own["before"], own["after"][:21]) == (0, "none", "h100-sxm+memory=96GB ")
+
+
+def test_chips_of_ones_own_stand_beside_those_of_the_catalogue(say: Say, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("id: my-chip\nlike: h100-sxm\nmemory: 192 GB\nprice: $1.80/h\n")
+    code, out, _ = say("catalog", "compare", "h100", "b200", "my-chip", "--chip", str(file),
+                       "--chip-set", "b200.price=3,b200.tdp=900W", "--json")  # fmt: skip
+    rows = {row["what"]: row["cells"] for row in json.loads(out)["rows"]}
+    assert code == 0
+    assert rows["memory"]["my-chip"]["value"] == 192e9
+    assert {k: c.get("value") for k, c in rows["your own"].items()} == {
+        "h100-sxm": None, "b200+tdp=900W": 3.0, "my-chip": 1.8,
+    }  # fmt: skip

@@ -166,6 +166,15 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert JobOptions(**values) == options  # type: ignore[arg-type]
 
 
+def test_a_file_of_unknown_type_is_taken_the_same_way_again(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    written = job_values("train", "as=llama:odd.json", JobOptions(tokens="2T"))
+    assert (written["model"], written["as"]) == ("odd.json", "llama")
+    file.write_text(job_text(written), encoding="utf-8")
+    found, wrong = read_job_file(str(file), "train")
+    assert (wrong, found.values["as"]) == ([], "llama")
+
+
 def test_every_field_of_a_job_is_reached_by_an_option() -> None:
     """A noun's field that no option can set could not be written into a job file."""
     named = {"model", "seq_len", "accelerators", "budget_usd", "deadline_s", "price_type",

@@ -98,6 +98,7 @@ def test_faster_parts_are_never_slower_and_no_overlap_is_never_faster(plan: Plan
         ("tp=3", "not 64 chips"),
         ("tp", "not name=value"),
         ("tpp=4", "unknown knob `tpp`"),
+        ("tpp=4,bar", "`bar` is not name=value"),
         ("peak=fast", "a factor is needed"),
         ("precision=fp6", "unknown precision `fp6`"),
         ("ep=8", "does not divide 0 experts"),

@@ -18,6 +18,7 @@ from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.engine.parts import setting_of
 from weftline.serve.search.confirm import middle, run
 from weftline.serve.search.economics import Market, power_w, spares_of, token_costs
+from weftline.serve.search.lacking import lacking
 from weftline.serve.search.plan import plan_serve
 from weftline.serve.search.screen import layouts_of
 from weftline.serve.simulate.fleet import simulate, simulate_requests
@@ -246,7 +247,28 @@ def test_a_model_that_fits_nowhere_says_what_is_missing() -> None:
 def test_a_limit_on_chips_is_kept() -> None:
     with pytest.raises(NoFeasiblePlanError) as caught:
         plan_serve(replace(ASKED, rate_per_s=4000.0, max_chips=2))
-    assert "tightest target" in (caught.value.nearest or "")
+    assert "chips more than --max-chips 2" in (caught.value.nearest or "")
+
+
+@pytest.mark.parametrize("targets", [(), (Target(metric="tpot", percentile=50, limit_s=0.1),)])
+def test_a_fleet_without_a_target_on_the_wait_keeps_up_all_the_same(
+    targets: tuple[Target, ...],
+) -> None:
+    """One H100 holds 70B in fp8 and answers one request in ten seconds: one comes a second."""
+    asked = ServeJob(
+        model="llama-3.1-70b", targets=targets, rate_per_s=1.0,
+        input_tokens=2000, output_tokens=400, space=ServeSpace(chips=("h100",), formats=("fp8",)),
+    )  # fmt: skip
+    plan = plan_serve(asked)
+    assert plan.estimates["ttft_p99"].value < 10.0
+    with pytest.raises(NoFeasiblePlanError) as caught:
+        plan_serve(replace(asked, max_chips=1))
+    assert "slower than requests come" in str(caught.value)
+
+
+def test_chips_that_no_engine_runs_on_do_not_name_formats_that_would() -> None:
+    chip = accelerator("epyc-9965")
+    assert lacking(chip, ServeSpace()).startswith("no engine")
 
 
 def test_a_rate_too_large_to_simulate_whole_costs_in_proportion(
@@ -275,6 +297,17 @@ def test_ways_to_pay_compete_and_spot_is_flagged() -> None:
     assert [c.note.startswith("spot:") for c in plan.ranking] == [
         c.price_type == "spot" for c in plan.ranking
     ]
+
+
+@pytest.mark.parametrize("discounts", [{}, {"*": 0.15}])
+def test_any_way_to_pay_costs_a_fleet_no_more_than_each_alone(discounts: dict[str, float]) -> None:
+    """The cheapest spot row is of eight chips: a fleet of one is cheaper on demand."""
+    asked = replace(ASKED, rate_per_s=2.0, discounts=discounts,
+                    space=replace(ASKED.space, chips=("h100",)))  # fmt: skip
+    ways = ("any", "on-demand", "spot")
+    cost = {way: plan_serve(replace(asked, price_types=(way,))).estimates["cost_per_hour"].value
+            for way in ways}  # fmt: skip
+    assert cost["any"] == pytest.approx(min(cost["on-demand"], cost["spot"]))
 
 
 def test_requests_in_the_queue_and_the_batch_are_those_in_the_system() -> None:

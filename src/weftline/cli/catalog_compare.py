@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def compare(
     *chips: str,
+    chip: str | None = None,
+    chip_set: str | None = None,
     today: str | None = None,
     json: Json = False,
     form: Format = "table",
@@ -24,15 +26,23 @@ def compare(
     ----------
     chips
         Two or more, as `catalog list` names them or by their usual short names.
+    chip
+        Files of chips of your own, separated by commas.
+    chip_set
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
     today
         The date that ages are counted to, 2026-11-21 for example.
     """
-    from weftline.catalog.asked import named_accelerators
+    from weftline.catalog import own_chips
+    from weftline.catalog.asked import named_accelerators, parse_own_chips
     from weftline.cli.catalog import day_of
     from weftline.report.catalog_compare import compare_data, compare_text
 
-    found = named_accelerators(chips)
-    data = compare_data(found, {a.id: _software(a) for a in found}, day_of(today))
+    records, prices = parse_own_chips(chip, chip_set)
+    with own_chips(records):
+        found = named_accelerators(chips)
+        data = compare_data(found, {a.id: _software(a) for a in found}, day_of(today),
+                            own_prices=prices)  # fmt: skip
     wanted = form_of(form, json=json)
     if wanted == "json":
         print(json_module.dumps(data, indent=1, ensure_ascii=False))

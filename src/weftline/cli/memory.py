@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from weftline.cli.answer import form_of, show
-from weftline.cli.options import Format, Json
+from weftline.cli.options import As, Format, Json, taken_as
 from weftline.spec.options import MemoryOptions
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def memory(
     model: str,
     *,
     asked: Annotated[MemoryOptions, Parameter(name="*")] = KEPT_MEMORY,
+    as_: As = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -34,7 +35,7 @@ def memory(
     """
     from weftline.report.memory import render_memory
 
-    answer = _answer(model, asked)
+    answer = _answer(taken_as(model, as_), asked)
     data = {**asdict(answer), "holdings": [
         {"way": need.kind, **asdict(held)} for need in answer.needs for held in need.holdings
     ]}  # fmt: skip
@@ -59,7 +60,7 @@ def _answer(name: str, asked: MemoryOptions) -> MemoryAnswer:
     records, _ = get(lambda: parse_own_chips(asked.chip, asked.chip_set)) or ((), {})
     with own_chips(records):
         found = get(lambda: memory_job_of(name, asked))
-        space = get(lambda: memory_space_of(asked))
+        space = get(lambda: memory_space_of(name, asked))
         get.raise_all()
         if found is None or space is None:
             raise AssertionError("the collector raises before this")
@@ -80,5 +81,5 @@ def _answer(name: str, asked: MemoryOptions) -> MemoryAnswer:
     return MemoryAnswer(
         model=name, parameters=model.parameters, active_parameters=model.active_parameters,
         seq_len=job.seq_len, sequences=sequences, needs=tuple(needs),
-        kv_formats=kv_by_format(model, job.seq_len, sequences),
+        kv_formats=kv_by_format(model, job.seq_len, sequences), model_notes=model.remarks,
     )  # fmt: skip

@@ -22,18 +22,19 @@ def count(config: Path, *, json: Json = False, form: Format = "table") -> int:
     Parameters
     ----------
     config
-        A config.json or the directory that holds one.
+        A config.json, the directory that holds one, or the name of a bundled model.
     """
     from dataclasses import asdict
 
     from weftline.errors import InputError
     from weftline.model import load_model
+    from weftline.model.load import config_path
     from weftline.report.models import render_count
     from weftline.runtime import count_on_meta
 
-    answer = asdict(count_on_meta(config))
+    answer = asdict(count_on_meta(config_path(config)))
     try:
-        model = load_model(config)
+        model = load_model(str(config))
         answer |= {"planned_parameters": model.parameters, "model_notes": list(model.remarks)}
     except InputError as error:
         answer |= {"planned_parameters": None, "model_notes": [str(error).splitlines()[0]]}

@@ -17,12 +17,13 @@ from weftline.model.formats import weights_format
 from weftline.model.gpt import PREFIX, gpt_model
 from weftline.model.ir import Model
 from weftline.model.known import transformers_types
-from weftline.model.names import find_name, key_of, near_in_family
+from weftline.model.names import find_name, format_of, key_of, near_in_family
 
 __all__ = [
     "BundledModel",
     "bundled_index",
     "bundled_models",
+    "config_path",
     "load_config",
     "load_generator",
     "load_model",
@@ -118,6 +119,13 @@ def load_model(spec: str | Path) -> Model:
     return load_config(HFConfig.read(path, name=_file_name(path)))
 
 
+def config_path(spec: str | Path) -> Path:
+    """The file that a path or a bundled model's name means; what is neither comes back as it is."""
+    short = None if _exists(Path(spec)) else _meant(str(spec))
+    file = bundled_index()[short].file if short else None
+    return _CONFIGS / file if file else Path(spec)
+
+
 def _file_name(path: Path) -> str:
     name = path.resolve().name if path.is_dir() else path.stem
     return path.resolve().parent.name if name == "config" else name
@@ -165,7 +173,10 @@ def _named(text: str, short: str) -> Model:
     exact = {key_of(n) for n in (short, *_names()[short])}
     if key_of(text) in exact:
         return model
-    return replace(model, notes=(*model.notes, f"`{text}` taken as `{short}`, of the same shape"))
+    said, form = f"`{text}` taken as `{short}`, of the same shape", model.weights_format
+    if form is None and (form := format_of(text)) is not None:
+        said += f"; weights in {form}, as the name says"
+    return replace(model, weights_format=form, notes=(*model.notes, said))
 
 
 def _exists(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from weftline.errors import nearest_names
 
-__all__ = ["find_name", "key_of", "near_in_family"]
+__all__ = ["find_name", "format_of", "key_of", "near_in_family"]
 
 _NEUTRAL: Final = frozenset(
     {
@@ -25,6 +25,14 @@ _NEUTRAL: Final = frozenset(
     }
 )  # fmt: skip
 """Words that name a fine-tune, a format or its maker, not a shape."""
+_FORMATS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
+    ("nvfp4", frozenset({"nvfp4", "fp4"})),
+    ("mxfp4", frozenset({"mxfp4"})),
+    ("fp8", frozenset({"fp8"})),
+    ("int8", frozenset({"int8", "8bit", "w8a8", "w8a16"})),
+    ("int4", frozenset({"int4", "4bit", "w4a16", "awq", "gptq"})),
+)
+"""Number format -> the words that say it; ``GPTQ-Int8`` is 8 bit, so a width is asked first."""
 _DATE: Final = re.compile(r"(?:2[3-7](?:0[1-9]|1[0-2])|0[1-9][0-3]\d|1[0-2][0-3]\d|20\d{6})")
 """``2507``, ``0528`` or ``20250101``: a release of the same shape."""
 _SPLIT: Final = re.compile(r"[-_.\s:/]+")
@@ -37,34 +45,45 @@ def _words(name: str) -> list[str]:
     words: list[str] = []
     for word in _SPLIT.split(text):
         joined = _JOINED.match(word)
-        # `llama3` is `llama-3`, but `v0`, `a3b` and `t5` are words of their own.
-        words += joined.groups() if joined and len(joined[1]) > 2 else [word]
+        # `llama3` is `llama-3`, but `v0`, `a3b`, `t5` and `nvfp4` are words of their own.
+        split = joined is not None and len(joined[1]) > 2 and word not in _NEUTRAL
+        words += joined.groups() if joined is not None and split else [word]
     return [word for word in words if word]
 
 
 @lru_cache(maxsize=4096)
-def key_of(name: str, *, loosely: bool = False) -> str:
-    """The name as it is compared; ``loosely`` without words that change no shape."""
+def key_of(name: str, *, loosely: bool = False, dated: bool = False) -> str:
+    """The name as it is compared; ``loosely`` without words that change no shape, and without
+    dates unless ``dated``."""
     words = _words(name)
     if loosely:
-        words = [w for w in words if w not in _NEUTRAL and not _DATE.fullmatch(w)]
+        words = [w for w in words if w not in _NEUTRAL and (dated or not _DATE.fullmatch(w))]
     return "-".join(words)
+
+
+def format_of(name: str) -> str | None:
+    """The number format of the weights that a name says, such as ``-AWQ``; ``None`` without."""
+    words = frozenset(_words(name))
+    return next((form for form, said in _FORMATS if words & said), None)
 
 
 def find_name(name: str, known: Mapping[str, Iterable[str]]) -> str | None:
     """The short name that ``name`` means, or ``None``.
 
     ``known`` is short name -> its other names. Spelled alike wins over alike but for fine-tune,
-    format and date; of several that are so alike, the shortest name.
+    format, and that over alike but for the date; of several that are so alike, the shortest name.
     """
-    for loosely in (False, True):
-        wanted = key_of(name, loosely=loosely)
+    # A release of another day has the same shape, but not always the same context.
+    for loosely, dated in ((False, True), (True, True), (True, False)):
+        wanted = key_of(name, loosely=loosely, dated=dated)
         if not wanted:
             return None
         found = [
             short
             for short, others in known.items()
-            if any(key_of(each, loosely=loosely) == wanted for each in (short, *others))
+            if any(
+                key_of(each, loosely=loosely, dated=dated) == wanted for each in (short, *others)
+            )
         ]
         if found:
             return min(found, key=lambda short: (len(short), short))

@@ -36,15 +36,17 @@ _DISAGREE: Final = 1.02
 
 
 def compare_data(
-    chips: Sequence[Accelerator], software: Mapping[str, Software], today: datetime.date
-) -> Data:
+    chips: Sequence[Accelerator], software: Mapping[str, Software], today: datetime.date, *,
+    own_prices: Mapping[str, float] | None = None,
+) -> Data:  # fmt: skip
     """``catalog compare``: rows of one property each, with a cell for each chip.
 
     A cell holds ``text`` as shown and, of a figure, ``value`` in SI (USD per chip hour of a
     price), ``status`` and ``source``. Rows that no chip has a cell in are left out.
+    ``own_prices`` are the user's, USD per chip hour, by chip.
     """
     rows: list[Data] = []
-    ways = {a.id: ways_to_pay(a.id, today=today) for a in chips}
+    ways = {a.id: ways_to_pay(a.sold_as, today=today) for a in chips}
 
     def add(group: str, what: str, unit: str, cells: Mapping[str, Cell | None]) -> None:
         if any(cells.values()):
@@ -63,6 +65,11 @@ def compare_data(
         add("software", kind, "", cells)
     add("supply", "state", "", {a.id: _said(_supply(a)) for a in chips})
     add("supply", "sold as", "", {a.id: _said(_sold(a, ways[a.id], today)) for a in chips})
+    own = own_prices or {}
+    given = {a.id: own.get(a.id, own.get(a.sold_as)) for a in chips}
+    add("price", "your own", "USD a chip-hour", {
+        k: None if usd is None else {"text": num(usd), "value": usd} for k, usd in given.items()
+    })  # fmt: skip
     for pay in PRICE_TYPES:
         add("price", pay, "USD a chip-hour", {a.id: _price(ways[a.id], pay, today) for a in chips})
     add(
@@ -109,7 +116,7 @@ def _networks_sold(a: Accelerator) -> Cell | None:
     """The span of what products that name their network give each chip."""
     rates = [
         n.bytes_per_s / 1.25e8
-        for p in prices(a.id)
+        for p in prices(a.sold_as)
         if p.network_bytes_per_s is not None and (n := network_of(a, p)) is not None
     ]
     if not rates:
@@ -126,7 +133,7 @@ def _supply(a: Accelerator) -> str:
 def _sold(a: Accelerator, ways: Mapping[PriceType, PriceChoice], today: datetime.date) -> str:
     if not ways:
         return "no price known"
-    only = sold_only_as(a.id, today=today)
+    only = sold_only_as(a.sold_as, today=today)
     return f"only {only}" if only else ", ".join(w.replace("-", " ") for w in ways)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from weftline.report.frame import remarks
 from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec.need import MemoryAnswer, Need
 from weftline.units import format_bytes, format_count
@@ -20,6 +21,7 @@ def render_memory(answer: MemoryAnswer) -> str:
         f"{model_label(answer.model)} ({format_count(answer.parameters)} parameters): {totals}",
         hang="  ",
     )
+    lines += remarks(answer.model_notes)
     for need in answer.needs:
         lines += ["", *_need(need)]
         if need.kind == "serve" and answer.kv_formats:

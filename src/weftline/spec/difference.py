@@ -19,6 +19,7 @@ _ALIASES: Final = {
     "tokens": ("tokens_per_s",),
 }  # fmt: skip
 """Short names of estimates, the first that both plans have."""
+_ALL_IF_EMPTY: Final = frozenset({"accelerators", "chips", "engines"})
 _LEFT_OUT: Final = frozenset({"trace", "arrived_s"})
 
 
@@ -132,12 +133,21 @@ def _flat(value: Any) -> dict[str, str]:
         if is_dataclass(held):
             found |= _flat(held)
         elif isinstance(held, tuple | list):
-            found[f.name] = ", ".join(map(str, held)) or "all"
+            empty = "all" if f.name in _ALL_IF_EMPTY else "none"
+            found[f.name] = ", ".join(map(_named, held)) or empty
         elif isinstance(held, Mapping):
             found[f.name] = ", ".join(f"{k}={v}" for k, v in held.items()) or "none"
         else:
             found[f.name] = str(held)
     return found
+
+
+def _named(item: Any) -> str:
+    """An item of a list as text; a chip of the user's own by its name, then its figures."""
+    if not isinstance(item, Mapping) or "id" not in item:
+        return str(item)
+    figures = ", ".join(f"{k} {v}" for k, v in item.items() if k not in ("id", "of"))
+    return f"{item['id']} ({figures})" if figures else f"{item['id']}"
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Changed, ...]:

@@ -27,6 +27,8 @@ JobKind = Literal["train", "serve"]
 OPTIONS: Final[Mapping[JobKind, tuple[type, ...]]] = {
     "train": (JobOptions,), "serve": (FleetOptions, TrafficOptions, ServingOptions),
 }  # fmt: skip
+_OF_MODEL: Final = ("model", "as")
+"""Fields beside the options: which model, and how a file of unknown type is to be taken."""
 SCHEMA_FILE: Final = Path(__file__).with_name("job.schema.json")
 """The schema as it ships, for editors."""
 _WORDS: Final = {
@@ -85,7 +87,7 @@ def read_job_file(
             get.errors.append(InputError(f"`{key}` stands twice", where=place))
         elif name == "kind":
             get(lambda h=held, p=place: _check_kind(h, kind, p))  # type: ignore[misc]
-        elif name != "model" and name not in known:
+        elif name not in (*_OF_MODEL, *known):
             get.errors.append(_unknown(key, kind, place))
         else:
             lines[name] = held.line
@@ -106,7 +108,7 @@ def _check_kind(held: Located, kind: JobKind, where: str) -> None:
 
 
 def _unknown(key: str, kind: JobKind, where: str) -> InputError:
-    names = ("model", "kind", *_fields(kind))
+    names = ("kind", *_OF_MODEL, *_fields(kind))
     other: JobKind = "serve" if kind == "train" else "train"
     if key.replace("-", "_") in _fields(other):
         return InputError(f"`{key}` is a field of a job to {other}", where=where,
@@ -144,6 +146,8 @@ def _as_text(plain: Any, where: str) -> str:
 def job_values(kind: JobKind, model: str, *options: Any) -> dict[str, str | bool | float]:
     """A question as fields: the model, and every option that is not as it stands unasked."""
     given: dict[str, Any] = {"kind": kind, "model": model}
+    if model.startswith("as="):
+        given["as"], _, given["model"] = model.removeprefix("as=").partition(":")
     for group in options:
         for f in fields(group):
             value = getattr(group, f.name)
@@ -208,6 +212,8 @@ def _schema_of(kind: JobKind) -> dict[str, Any]:
         "kind": {"const": kind, "description": f"A job to {kind}."},
         "model": {"type": "string",
                   "description": "Bundled name, config.json, or gpt:layers=96,hidden=12288,..."},
+        "as": {"type": "string",
+               "description": "Take a config.json of unknown type as a plain stack: llama."},
     }  # fmt: skip
     needed = ["model"]
     for options in OPTIONS[kind]:

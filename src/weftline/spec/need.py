@@ -59,3 +59,6 @@ class MemoryAnswer:
     needs: tuple[Need, ...]
     kv_formats: tuple[Part, ...] = ()
     """Bytes of the KV cache of ``sequences`` sequences, by number format."""
+    model_notes: tuple[str, ...] = ()
+    """What has to be said of the model: parts of the file that are not counted, what it is taken
+    as."""

@@ -294,7 +294,8 @@ class MemoryOptions:
     rank
         Rank of the adapters.
     weights
-        Number formats of served weights, the first that a chip has: bf16,fp8,int8,int4...
+        Number formats of served weights, the first that a chip has: bf16,fp8,int8,int4... The
+        config's own where its weights are quantised, then bf16, if not given.
     kv
         Number format of the KV cache: bf16, fp8, int8.
     allow_long
@@ -317,7 +318,7 @@ class MemoryOptions:
     precision: str = "bf16"
     offload: bool = False
     rank: str = "16"
-    weights: str = "bf16"
+    weights: str | None = None
     kv: str = "bf16"
     allow_long: bool = False
     chip: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
 from weftline.spec.job import ANY, PRICE_CHOICES, PRICE_TYPES, PriceType
@@ -178,12 +178,22 @@ def parse_parts(
     return found
 
 
+_KNOB_OF: Final = {"on": "accelerator", "global_batch": "batch"}
+"""Options whose knob has another name."""
+
+
 def parse_knobs(text: str, knobs: Sequence[str], *, where: str = "--what-if") -> dict[str, str]:
-    """``tp=4,scale_out=2x`` -> names and values. Raises InputError, UnknownNameError."""
+    """``tp=4,scale_out=2x`` -> names and values; a knob may have the name of its option.
+
+    Raises all mistakes at once.
+    """
     changes: dict[str, str] = {}
-    for part in text.split(","):
+    get = Collector()
+
+    def one(part: str) -> None:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         name = name.replace("-", "_")
+        name = name if name in knobs else _KNOB_OF.get(name, name)
         if not equals or not value:
             raise InputError(f"`{part.strip()}` is not name=value", where=where,
                              hint="for example tp=4,micro_batch=2 or scale_out=2x")  # fmt: skip
@@ -191,6 +201,10 @@ def parse_knobs(text: str, knobs: Sequence[str], *, where: str = "--what-if") ->
             raise UnknownNameError("knob", name, knobs, where=where,
                                    hint=f"the knobs are {', '.join(knobs)}")  # fmt: skip
         changes[name] = value
+
+    for part in text.split(","):
+        get(partial(one, part))
+    get.raise_all()
     return changes
 
 

@@ -85,6 +85,10 @@ def nothing_fits(
     missed = sorted(without.items(), key=lambda item: not item[1].startswith("does not fit"))
     nearest = "; ".join(f"{name} {reason}" for name, reason in missed[:3])
     hint = "more chips (--chips, --max-chips), a shorter --seq, or another --global-batch"
+    if not evaluated:  # nothing could be cut as asked, or nothing runs there: memory is not it
+        hint = "other chips (--on) or parts of the --layout left free" if job.layout else (
+            "other chips with --on, or another --framework or --precision"
+        )  # fmt: skip
     instead = [text for text in (_instead(model, job, acc) for acc in tried[:3]) if text]
     return NoFeasiblePlanError(
         f"no layout of {model.name} runs on any of {len(without)} "

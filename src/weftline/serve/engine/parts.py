@@ -289,7 +289,7 @@ def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: Float
         dtype = setting.attention_dtype if g.mixer else setting.gemm_dtype
         dtype = "bf16" if g.head else dtype
         split = tp if g.split_in or g.split_out else 1.0
-        total = total + g.count * g.in_features * g.out_features * WEIGHT_BYTES[dtype] / split
+        total = total + g.parameters * WEIGHT_BYTES[dtype] / split
     width = WEIGHT_BYTES.get(setting.moe_dtype, WEIGHT_BYTES["mxfp4"])
     total = total + work.expert_parameters * width / (ep * moe_tp)
-    return np.asarray(total + work.embedding_parameters * 2.0 / tp)
+    return np.asarray(total + work.plain_parameters * WEIGHT_BYTES["bf16"] / tp)

@@ -33,6 +33,9 @@ class Gemm:
     """Of an attention or recurrent mixer, whose format can differ from the feed-forward's."""
     head: bool = False
     """The output projection to the vocabulary: once a sequence that yields a token."""
+    parameters: int = 0
+    """What all of them hold; a weight that several products share, or that is the embedding's,
+    once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +111,9 @@ class Work:
     """All-reduces of one forward pass under tensor parallelism."""
     scalar_reductions: int
     """All-reduces of one number a token: norms that span the heads of all ranks (MiniMax)."""
-    dense_parameters: int
     expert_parameters: int
-    embedding_parameters: int
+    plain_parameters: int
+    """Embeddings, norms, convolutions, modulations: what no quantised product holds."""
     state_values: int
     is_mla: bool
 
@@ -177,6 +180,7 @@ def _scalar_reductions(model: Model) -> int:
 
 def _work(model: Model) -> Work:
     gemms: Counter[tuple[int, int, str, bool, bool]] = Counter()
+    held: Counter[tuple[int, int, str, bool, bool]] = Counter()
     experts: Counter[tuple[int, ...]] = Counter()
     mixers: Counter[Attention] = Counter()
     scans: Counter[Operator] = Counter()
@@ -190,7 +194,9 @@ def _work(model: Model) -> Work:
                 # MLA is run absorbed when decoding: its key/value up-projection costs the same
                 # products either way and stays in the list.
                 mixer = not op.name.startswith(("mlp", "moe"))
-                gemms[op.in_features, op.out_features, op.shard, mixer, False] += 1
+                key = (op.in_features, op.out_features, op.shard, mixer, False)
+                gemms[key] += 1
+                held[key] += op.parameters
             elif op.kind == "grouped_gemm" and op.name.endswith("down"):
                 experts[op.out_features, op.in_features, op.experts, op.experts_per_token] += 1
             elif op.kind == "attention" and op.attention is not None:
@@ -203,15 +209,17 @@ def _work(model: Model) -> Work:
                 sharded += moved if op.shard != "replicated" else 0.0
     for op in model.head:
         if op.kind == "gemm":
-            gemms[op.in_features, op.out_features, op.shard, False, True] += 1
+            key = (op.in_features, op.out_features, op.shard, False, True)
+            gemms[key] += 1
+            held[key] += op.parameters
     every = list(model.operators)
     routed = sum(op.parameters for op in every if op.kind == "grouped_gemm")
-    table = sum(op.parameters for op in model.embedding)
     return Work(
         name=model.name, hidden=model.hidden, vocab=model.vocab, layers=len(model.layers),
         gemms=tuple(
             Gemm(count=n, in_features=i, out_features=o, split_in=s == "row",
-                 split_out=s in ("column", "vocab") or head, mixer=mixer, head=head)
+                 split_out=s in ("column", "vocab") or head, mixer=mixer, head=head,
+                 parameters=held[i, o, s, mixer, head])
             for (i, o, s, mixer, head), n in gemms.items()
         ),
         experts=_experts(experts),
@@ -220,8 +228,7 @@ def _work(model: Model) -> Work:
         elementwise_values=values, sharded_elementwise_values=sharded, kernels=kernels,
         operators=apart, reductions=_reductions(model),
         scalar_reductions=_scalar_reductions(model),
-        dense_parameters=model.parameters - routed - table,
-        expert_parameters=routed, embedding_parameters=table,
+        expert_parameters=routed, plain_parameters=model.parameters - routed - held.total(),
         state_values=sum(op.state_values for op in every),
         is_mla=any(a.kv_values_per_token < min(2 * a.kv_heads * a.v_dim, 1025) for a in mixers),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -292,7 +292,9 @@ def _by_instance(c: Confirmed) -> str:
 
 
 def tightest(c: Confirmed, demand: ServeDemand) -> str:
-    """The target that leaves the least room, in words."""
+    """The target that leaves the least room, in words; or that requests queue up without end."""
+    if not c.run.meets and c.run.worst(demand.targets) <= 1.0:
+        return "it answers slower than requests come: the wait grows without end"
     if not demand.targets:
         return ""
     shares = [
@@ -360,17 +362,27 @@ def _other_prices(confirmed: Sequence[Confirmed]) -> list[str]:
 
 
 def no_plan(
-    job: ServeJob, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed]
-) -> NoFeasiblePlanError:
+    job: ServeJob, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed],
+    turned_down: Mapping[str, str],
+) -> NoFeasiblePlanError:  # fmt: skip
     """Why nothing does, what came closest and what limits it."""
     asked = ", ".join(t.short() for t in demand.targets) or "any latency"
     if confirmed:
-        c = min(confirmed, key=lambda c: _excess(c, demand))
+        c = min(
+            confirmed, key=lambda c: (_excess(c, demand), float(np.nanmax(c.run.outcome.e2e_s)))
+        )
         nearest = f"{c.fleet.chips} x {c.chip.id} ({c.fleet.engine}, {c.fleet.short()})"
         return NoFeasiblePlanError(
             f"{job.model} at {demand.rate_per_s:g} requests/s within {asked}",
             nearest=f"{nearest}; {tightest(c, demand)}",
             hint="more --max-chips, a longer target, a lower rate, or another precision",
+        )  # fmt: skip
+    if turned_down:
+        reasons = [f"{name} {why}" for name, why in turned_down.items()]
+        return NoFeasiblePlanError(
+            f"{job.model} at {demand.rate_per_s:g} requests/s within {asked}",
+            nearest="; ".join(reasons[:3]),
+            hint="more --max-chips, a lower rate, or a smaller number format (--precision)",
         )  # fmt: skip
     if found.nearest:
         option = min(found.nearest.values(), key=lambda o: o.worst)
@@ -379,6 +391,11 @@ def no_plan(
             nearest=_miss(option), hint=_limit_hint(option, demand),
         )  # fmt: skip
     reasons = [f"{k}: {v}" for k, v in sorted(found.reasons.items())]
+    if not any("fit" in why or "needs" in why for why in found.reasons.values()):
+        return NoFeasiblePlanError(
+            f"{job.model} runs on no chip asked for", nearest="; ".join(reasons[:3]) or None,
+            hint="other chips with --on, or another --engine, --precision or --layout",
+        )  # fmt: skip
     return NoFeasiblePlanError(
         f"{job.model} does not fit on any fleet tried",
         nearest=_fit_miss(job) or "; ".join(reasons[:3]) or None,

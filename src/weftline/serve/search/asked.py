@@ -126,11 +126,16 @@ def _formats(asked: str | None, model: str) -> tuple[str, ...]:
     """
     if asked is not None:
         return _names(asked, "")
-    try:
-        own = load_model(model).weights_format
-    except InputError:  # said where the model is checked
-        own = None
+    own = _published(model)
     return ("bf16", "fp8") if own is None else (own, "bf16")
+
+
+def _published(model: str) -> str | None:
+    """The number format that a model's weights are published in, where it is not 16 bit."""
+    try:
+        return load_model(model).weights_format
+    except InputError:  # said where the model is checked
+        return None
 
 
 def checked_serve_job(job: ServeJob) -> ServeJob:
@@ -259,15 +264,18 @@ def _names(text: str, everything: str) -> tuple[str, ...]:
     return () if text == everything else tuple(n.strip() for n in text.split(",") if n.strip())
 
 
-def memory_space_of(options: MemoryOptions, *, where: Where = as_option) -> ServeSpace:
+def memory_space_of(model: str, options: MemoryOptions, *, where: Where = as_option) -> ServeSpace:
     """What may be tried where memory alone is asked. Raises all mistakes at once."""
     get = Collector()
+    asked = options.weights
+    if asked is None:
+        asked = ",".join(filter(None, (_published(model), "bf16")))
     formats = get.each(
-        _names(options.weights, ""),
+        _names(asked, ""),
         lambda name: choice(name, DTYPES, "number format", where=where("weights")),
     )
     cache = get(lambda: choice(options.kv, KV_DTYPES, "KV cache format", where=where("kv")))
-    if not options.weights.strip(" ,"):
+    if not asked.strip(" ,"):
         get.errors.append(InputError("no number format is named", where=where("weights"),
                                      hint="--weights bf16,fp8"))  # fmt: skip
     get.raise_all()

@@ -15,6 +15,8 @@ from weftline.catalog import (
     pue,
 )
 from weftline.catalog.date import CATALOG_DATE
+from weftline.catalog.offers import taken_order
+from weftline.catalog.prices import PRICE_TYPES
 from weftline.cost import FAILURES_BASIS, Terms, no_price
 from weftline.cost.energy import HOST_FRACTION, POWER_BAND, POWER_FRACTION
 from weftline.cost.goodput import FAILURES_PER_CHIP_DAY
@@ -110,6 +112,19 @@ class Market:
             note=_words(row), offers=choice.rows, sellers=choice.sellers, undated=choice.undated,
             host_included=row.host_included,
         )  # fmt: skip
+
+
+def markets_of_any(chip: Accelerator, terms: Terms) -> list[Market]:
+    """Every way to pay that may be the cheapest for a fleet of ``chip``.
+
+    Which one is, depends on the fleet: spot by eight chips is dearer for one than one on demand.
+    Left out are ways whose best row is taken after that of another, old or of unknown day.
+    """
+    today = datetime.date.fromisoformat(CATALOG_DATE)
+    markets = [Market(chip, way, terms) for way in PRICE_TYPES]
+    found = [(taken_order(m.choice.price, today), m) for m in markets if m.choice is not None]
+    first = min((order for order, _ in found), default=None)
+    return [market for order, market in found if order == first]
 
 
 def _words(row: Price) -> str:

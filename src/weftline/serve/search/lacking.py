@@ -20,9 +20,9 @@ def lacking(chip: Accelerator, space: ServeSpace) -> str:
     """Why no engine of ``space`` takes a chip in any of its number formats."""
     from weftline.serve.engine.engines import PROFILES, runs_format
 
-    runs = [p.name for p in PROFILES.values() if chip.vendor in p.vendors]
+    runs = [p.name for p in PROFILES.values() if chip.stack in p.vendors]
     if not runs:
-        return f"no engine: none here runs on chips of {chip.vendor}"
+        return f"no engine: none here runs on chips of {chip.stack}"
     named = [name for name in runs if not space.engines or name in space.engines]
     if not named:
         return f"no engine: {', '.join(space.engines)} not on it, {', '.join(runs)} would be"

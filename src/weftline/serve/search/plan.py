@@ -16,13 +16,14 @@ from typing import Final
 import numpy as np
 
 from weftline.catalog import Accelerator, accelerator, own_chips
+from weftline.catalog.offers import ANY as ANY_WAY
 from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.search.answer import no_plan, plan_of
 from weftline.serve.search.asked import checked_serve_job
 from weftline.serve.search.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
 from weftline.serve.search.confirmed import Confirmed
-from weftline.serve.search.economics import Market, power_w
+from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.fleets import fleet_of
 from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
 from weftline.serve.search.screen import Option, Screened, screen
@@ -64,7 +65,7 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     found = screen(job.model, demand, job.space, tails_of(job))
     say(f"{found.evaluated:,} configurations screened, {len(found.meeting)} chips may do")
     if not found.meeting:
-        raise no_plan(job, demand, found, ())
+        raise no_plan(job, demand, found, (), {})
     markets = {name: markets_of(accelerator(name), job)
                for name in {*found.meeting, *found.nearest}}  # fmt: skip
     cells = cells_of(job, found)
@@ -75,7 +76,7 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     )  # fmt: skip
     meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
     if not meeting:
-        raise no_plan(job, demand, found, confirmed)
+        raise no_plan(job, demand, found, confirmed, turned_down)
     best = meeting[0]
     if demand.cached_share:  # a real cache finds less than one without an end
         done = best.run.outcome
@@ -191,7 +192,10 @@ def markets_of(chip: Accelerator, job: ServeJob) -> list[Market]:
     terms = Terms(own_prices=job.own_prices, discounts=job.discounts, region=job.region)
     ways = job.price_types if terms.own(chip.id) is None else job.price_types[:1]
     markets = [Market(chip, way, terms) for way in ways]
-    return [m for m in markets if m.known] or markets[:1]
+    known = [m for m in markets if m.known]
+    if ways == (ANY_WAY,) and known and known[0].own is None:
+        return markets_of_any(chip, terms)
+    return known or markets[:1]
 
 
 def _confirm(
@@ -223,9 +227,12 @@ def _confirm(
         if job.max_chips is not None:
             most = job.max_chips // option.group_chips // cells
             if most < 1:
-                short = option.group_chips * cells - job.max_chips
-                turned_down[option.config.chip] = (
-                    f"does not fit: a replica needs {short:,} chips more than --max-chips"
+                needed = option.group_chips * max(cells, option.replicas(demand.rate_per_s))
+                short = needed - job.max_chips
+                turned_down.setdefault(
+                    option.config.chip,
+                    f"too few chips: this rate needs about {short:,} chips more than "
+                    f"--max-chips {job.max_chips:,}, {needed:,} in all",
                 )
                 continue
         try:
@@ -243,8 +250,11 @@ def _confirm(
             most=most,
         )  # fmt: skip
         runs += tunings + made
-        confirmed += [_priced(job, demand, option, run, market)
-                      for market in markets[option.config.chip]]  # fmt: skip
+        priced = [_priced(job, demand, option, run, market)
+                  for market in markets[option.config.chip]]  # fmt: skip
+        confirmed += (
+            [min(priced, key=lambda c: c.rank)] if job.price_types == (ANY_WAY,) else priced
+        )
         say(f"{option.config.chip}: {confirmed[-1].fleet.replicas} x {option.group_chips} chips "
             "simulated")  # fmt: skip
     return confirmed, runs, turned_down
