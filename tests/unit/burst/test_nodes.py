@@ -562,7 +562,12 @@ def test_the_command_line_puts_a_checkpoint_together_from_what_is_left(
 def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:
     """Made by the version that wrote format 1, with a rank in each of two logs."""
     with tarfile.open(Path(__file__).with_name("data") / "store_v1.tar.xz") as packed:
-        packed.extractall(tmp_path, filter="data")
+        for member in packed:
+            place, data = tmp_path / member.name, packed.extractfile(member)
+            if data is None:
+                place.mkdir()
+            else:
+                place.write_bytes(data.read())
     before = (tmp_path / f"store/commits/step-{2:020d}.commit").read_bytes()
     with Store.open(tmp_path / "store", options=SMALL, writer="w0") as store:
         np.testing.assert_array_equal(store.load(1)["w"], np.arange(3000, dtype=np.float32))
