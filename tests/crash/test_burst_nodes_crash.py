@@ -54,8 +54,8 @@ class Other:
         assert found is not None
         return self._store.read_record(found, record)
 
-    def fetch_into(self, *_: Any) -> bool:
-        return False
+    def fetch_into(self, *_: Any) -> int | None:
+        return None
 
 
 def history() -> MemoryDisk:

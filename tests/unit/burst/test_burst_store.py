@@ -482,8 +482,8 @@ class Mirror:
         assert (share.step, share.rank) in self._manifests
         return self._records[record.key]
 
-    def fetch_into(self, *_: Any) -> bool:
-        return False
+    def fetch_into(self, *_: Any) -> int | None:
+        return None
 
 
 @pytest.fixture

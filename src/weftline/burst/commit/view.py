@@ -65,8 +65,11 @@ class Source(Protocol):
     def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """A stored payload; the caller checks it."""
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
-        """A stored payload into ``out`` of its length; False where this is no faster a way."""
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int | None:
+        """A stored payload into ``out`` of its length, and XXH3-64 of what came.
+
+        None where this is no faster a way.
+        """
 
 
 def record_id(prepared: Prepared, chunk: Chunk) -> RecordId:

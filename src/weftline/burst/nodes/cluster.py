@@ -220,7 +220,7 @@ class _Holders:
         """See :class:`Source`."""
         return self._first(share, lambda node: node.fetch(share, record))
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int | None:
         """See :class:`Source`."""
         return self._first(share, lambda node: node.fetch_into(share, record, out))
 

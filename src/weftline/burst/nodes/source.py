@@ -84,24 +84,22 @@ class NodeSource:
         self._into(share, record, out)
         return bytes(out)
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
-        """A stored payload, straight into ``out``."""
-        self._into(share, record, memoryview(out))
-        return True
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int:
+        """A stored payload, straight into ``out``; XXH3-64 of what came."""
+        return self._into(share, record, memoryview(out))
 
-    def _into(self, share: Prepared, record: RecordId, out: memoryview) -> None:
+    def _into(self, share: Prepared, record: RecordId, out: memoryview) -> int:
         places = self._copy(share)
         if places is not None:
             place = places.places[record.key]
-            self.node.read_into(place.pack, place.offset_bytes, out)
-            return
+            return self.node.read_into(place.pack, place.offset_bytes, out)
         asked = {"share": share.encode(), "seq": record.seq}
         try:
-            self.node.ask_data(FETCH, asked | {"fresh": False}, record.key, out)
-            if _is(record, out):
-                return
-            # Compaction may have moved it since that node read its index.
-            self.node.ask_data(FETCH, asked | {"fresh": True}, record.key, out)
+            hash_ = self.node.ask_into(FETCH, asked | {"fresh": False}, record.key, out)
+            if hash_ != record.hash:
+                # Compaction may have moved it since that node read its index.
+                hash_ = self.node.ask_into(FETCH, asked | {"fresh": True}, record.key, out)
+            return hash_
         except ObjectMissingError as error:
             raise KeyError(str(error)) from error
 
@@ -126,9 +124,3 @@ class NodeSource:
             return self.node.read(name)
         except ObjectMissingError:
             return None
-
-
-def _is(record: RecordId, data: memoryview) -> bool:
-    import xxhash
-
-    return xxhash.xxh3_64_intdigest(data) == record.hash

@@ -293,10 +293,10 @@ class RemoteSource:
         """
         return self._range(self._rank(share.step, share.rank).places[record.key])
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> bool:
+    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int | None:
         """Never: a range of an object is read ahead, as whole as it comes."""
         del share, record, out
-        return False
+        return None
 
     def _range(self, place: Place) -> bytes:
         start, length = place.offset_bytes, place.length_bytes

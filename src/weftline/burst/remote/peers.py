@@ -32,7 +32,13 @@ from weftline.burst.remote.objects import (
     RemoteError,
     Throttle,
 )
-from weftline.burst.remote.wire import BODY_BYTES_MOST, Channel, WireError, secret_from_environment
+from weftline.burst.remote.wire import (
+    BODY_BYTES_MOST,
+    Channel,
+    Digest,
+    WireError,
+    secret_from_environment,
+)
 from weftline.burst.stage.state import check_name
 from weftline.errors import InputError, WeftlineError
 
@@ -362,13 +368,32 @@ class PeerObjects:
             self.ask_data(READ, {"name": name, "start": start_bytes, "length": length_bytes}, name)
         )
 
-    def read_into(self, name: str, start_bytes: int, out: memoryview) -> None:
-        """A range of an object, straight to where it belongs. Raises as :meth:`read`."""
+    def read_into(self, name: str, start_bytes: int, out: memoryview) -> int:
+        """A range of an object, straight to where it belongs; XXH3-64 of it.
+
+        Raises as :meth:`read`.
+        """
         meta = {"name": name, "start": start_bytes, "length": len(out)}
-        self.ask_data(READ, meta, name, out)
+        return self.ask_into(READ, meta, name, out)
+
+    def ask_into(self, kind: int, meta: Any, name: str, out: memoryview) -> int:
+        """The data that a request is answered with, into ``out``; XXH3-64 of it."""
+        seen: list[xxhash.xxh3_64] = []
+
+        def fresh() -> xxhash.xxh3_64:
+            seen[:] = [xxhash.xxh3_64()]
+            return seen[0]
+
+        self.ask_data(kind, meta, name, out, fresh)
+        return seen[0].intdigest()
 
     def ask_data(
-        self, kind: int, meta: Any, name: str, out: memoryview | None = None
+        self,
+        kind: int,
+        meta: Any,
+        name: str,
+        out: memoryview | None = None,
+        digest: Callable[[], Digest] | None = None,
     ) -> memoryview:
         """The data that a request is answered with, in ``out`` where that is given."""
 
@@ -380,7 +405,7 @@ class PeerObjects:
             room = memoryview(bytearray(length)) if out is None else out
             if len(room) != length:
                 raise WireError(f"{length} bytes came where {len(room)} were asked for")
-            channel.receive_body(room)
+            channel.receive_body(room, None if digest is None else digest())
             self.counters.read_bytes += length
             return room
 

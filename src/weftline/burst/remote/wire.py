@@ -22,7 +22,7 @@ import os
 import secrets
 import socket
 import struct
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -36,10 +36,19 @@ SECRET_VARIABLE: Final = "WEFTLINE_BURST_SECRET"  # noqa: S105  (a name, not a s
 SECRET_BYTES_LEAST: Final = 16
 BODY_BYTES_MOST: Final = 4 << 20
 META_BYTES_MOST: Final = 16 << 20
+PIECE_BYTES: Final = 512 << 10
+"""Half of a small second-level cache."""
 _HELLO: Final = b"WLPEER02"
 _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 16
 _HEAD: Final = struct.Struct("<BIQ")
+
+
+class Digest(Protocol):
+    """A hash that is made piece by piece."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take more."""
 
 
 class WireError(RemoteError):
@@ -170,10 +179,18 @@ class Channel:
         except msgspec.DecodeError as error:
             raise WireError(f"a frame cannot be read: {error}") from error
 
-    def receive_body(self, out: memoryview) -> None:
-        """Fill ``out`` with the body that was announced, or a part of it. Raises WireError."""
+    def receive_body(self, out: memoryview, seen: Digest | None = None) -> None:
+        """Fill ``out`` with the body that was announced, or a part of it. Raises WireError.
+
+        ``seen`` takes it piece by piece, while each is in the cache still.
+        """
+        step = len(out) if seen is None else PIECE_BYTES
         try:
-            self._fill(out)
+            for at in range(0, len(out), max(1, step)):
+                piece = out[at : at + step]
+                self._fill(piece)
+                if seen is not None:
+                    seen.update(piece)
         except OSError as error:
             raise WireError(f"the connection broke: {_why(error)}") from error
 
