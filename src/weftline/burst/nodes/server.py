@@ -26,8 +26,8 @@ from weftline.burst.nodes.shares import (
     shares_of,
 )
 from weftline.burst.remote.objects import ObjectMissingError
-from weftline.burst.remote.peers import DATA, DONE, PeerServer
-from weftline.burst.remote.wire import Channel
+from weftline.burst.remote.peers import PeerServer
+from weftline.burst.remote.wire import DATA, DONE, Channel
 from weftline.burst.store import Store
 
 __all__ = ["FETCH", "MANIFEST", "RECORD", "SHARES_THERE", "STEPS", "NodeServer"]

@@ -34,11 +34,23 @@ from weftline.burst.remote.objects import (
 )
 from weftline.burst.remote.wire import (
     BODY_BYTES_MOST,
+    DATA,
+    DELETE,
+    DONE,
+    END,
+    FAILED,
+    LIST,
+    PUT,
+    READ,
+    SIZE,
     Channel,
     Digest,
     WireError,
+    answer_of,
+    raise_failed,
     secret_from_environment,
-)
+    told_of,
+)  # fmt: skip
 from weftline.burst.stage.state import check_name
 from weftline.errors import InputError, WeftlineError
 
@@ -50,7 +62,6 @@ CONNECT_TIMEOUT_S: Final = 5.0
 DOWN_S: Final = 15.0
 """A peer that could not be used is not asked again for so long: a restore goes on without it."""
 TRIES: Final = 4
-PUT, DATA, END, READ, SIZE, LIST, DELETE, DONE, FAILED = range(1, 10)
 T = TypeVar("T")
 
 
@@ -130,7 +141,7 @@ class PeerServer:
                     raise
                 except (WeftlineError, TypeError, ValueError, KeyError) as error:
                     absent = isinstance(error, ObjectMissingError)
-                    channel.send(FAILED, {"absent": absent, "what": _told(error)})
+                    channel.send(FAILED, {"absent": absent, "what": told_of(error)})
 
     def _answer(self, channel: Channel, kind: int, meta: Any) -> None:
         if kind == PUT:
@@ -353,7 +364,7 @@ class PeerObjects:
                     if progress is not None:
                         progress(len(part))
             channel.send(END, seen.digest())
-            if _answer(channel) != seen.digest():
+            if answer_of(channel) != seen.digest():
                 raise WireError("the peer kept other bytes than were sent")
             self.counters.puts += 1
             self.counters.put_bytes += length
@@ -401,7 +412,7 @@ class PeerObjects:
             channel.send(kind, meta)
             answer, told, length = channel.receive_head()
             if answer != DATA:
-                _raise(told, name)
+                raise_failed(told, name)
             room = memoryview(bytearray(length)) if out is None else out
             if len(room) != length:
                 raise WireError(f"{length} bytes came where {len(room)} were asked for")
@@ -437,7 +448,7 @@ class PeerObjects:
 
         def once(channel: Channel) -> Any:
             channel.send(kind, meta)
-            return _answer(channel, name)
+            return answer_of(channel, name)
 
         return self._asking(once, name)
 
@@ -493,21 +504,3 @@ class PeerObjects:
     def _keep(self, channel: Channel) -> None:
         with self._lock:
             self._idle.append(channel)
-
-
-def _answer(channel: Channel, name: str = "") -> Any:
-    kind, meta, _ = channel.receive()
-    if kind != DONE:
-        _raise(meta, name)
-    return meta
-
-
-def _raise(meta: Any, name: str) -> None:
-    if isinstance(meta, dict) and meta.get("absent"):
-        raise ObjectMissingError("there is no such object", where=name)
-    what = meta.get("what", "it said nothing") if isinstance(meta, dict) else "no such answer"
-    raise RemoteError(f"the peer refused: {what}", where=name)
-
-
-def _told(error: Exception) -> str:
-    return error.what if isinstance(error, WeftlineError) else type(error).__name__

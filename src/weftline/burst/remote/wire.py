@@ -27,15 +27,20 @@ from typing import Any, Final, Protocol
 import msgspec
 from blake3 import blake3
 
-from weftline.burst.remote.objects import CredentialsError, RemoteError
-from weftline.errors import InputError
+from weftline.burst.remote.objects import CredentialsError, ObjectMissingError, RemoteError
+from weftline.errors import InputError, WeftlineError
 
-__all__ = ["BODY_BYTES_MOST", "Channel", "WireError", "secret_from_environment"]
+__all__ = [
+    "BODY_BYTES_MOST", "Channel", "Digest", "WireError", "answer_of", "raise_failed",
+    "secret_from_environment", "told_of",
+]  # fmt: skip
 
 SECRET_VARIABLE: Final = "WEFTLINE_BURST_SECRET"  # noqa: S105  (a name, not a secret)
 SECRET_BYTES_LEAST: Final = 16
 BODY_BYTES_MOST: Final = 4 << 20
 META_BYTES_MOST: Final = 16 << 20
+PUT, DATA, END, READ, SIZE, LIST, DELETE, DONE, FAILED = range(1, 10)
+"""Kinds of frames."""
 PIECE_BYTES: Final = 512 << 10
 """Half of a small second-level cache."""
 _HELLO: Final = b"WLPEER02"
@@ -234,3 +239,24 @@ def wait_in_kernel(connection: socket.socket) -> None:
 def _why(error: OSError) -> str:
     late = isinstance(error, TimeoutError | BlockingIOError)
     return "it took too long" if late else (error.strerror or str(error))
+
+
+def answer_of(channel: Channel, name: str = "") -> Any:
+    """What the other side answers in one frame. Raises as :func:`raise_failed`."""
+    kind, meta, _ = channel.receive()
+    if kind != DONE:
+        raise_failed(meta, name)
+    return meta
+
+
+def raise_failed(meta: Any, name: str) -> None:
+    """Raise ObjectMissingError or RemoteError, as the other side said."""
+    if isinstance(meta, dict) and meta.get("absent"):
+        raise ObjectMissingError("there is no such object", where=name)
+    what = meta.get("what", "it said nothing") if isinstance(meta, dict) else "no such answer"
+    raise RemoteError(f"the peer refused: {what}", where=name)
+
+
+def told_of(error: Exception) -> str:
+    """What the other side may hear of an error."""
+    return error.what if isinstance(error, WeftlineError) else type(error).__name__
