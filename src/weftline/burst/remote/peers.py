@@ -23,6 +23,7 @@ import xxhash
 
 from weftline.burst.errors import BurstError, StorageError
 from weftline.burst.files import Files, RealFiles
+from weftline.burst.remote import wire
 from weftline.burst.remote.objects import (
     BucketCounters,
     Buffer,
@@ -34,15 +35,6 @@ from weftline.burst.remote.objects import (
 )
 from weftline.burst.remote.wire import (
     BODY_BYTES_MOST,
-    DATA,
-    DELETE,
-    DONE,
-    END,
-    FAILED,
-    LIST,
-    PUT,
-    READ,
-    SIZE,
     Channel,
     Digest,
     WireError,
@@ -50,7 +42,7 @@ from weftline.burst.remote.wire import (
     raise_failed,
     secret_from_environment,
     told_of,
-)  # fmt: skip
+)
 from weftline.burst.stage.state import check_name
 from weftline.errors import InputError, WeftlineError
 
@@ -141,20 +133,22 @@ class PeerServer:
                     raise
                 except (WeftlineError, TypeError, ValueError, KeyError) as error:
                     absent = isinstance(error, ObjectMissingError)
-                    channel.send(FAILED, {"absent": absent, "what": told_of(error)})
+                    channel.send(wire.FAILED, {"absent": absent, "what": told_of(error)})
 
     def _answer(self, channel: Channel, kind: int, meta: Any) -> None:
-        if kind == PUT:
+        if kind == wire.PUT:
             self._put(channel, str(meta["name"]))
-        elif kind == READ:
+        elif kind == wire.READ:
             self._read(channel, str(meta["name"]), int(meta["start"]), meta["length"])
-        elif kind == SIZE:
-            channel.send(DONE, self._size(str(meta["name"])))
-        elif kind == LIST:
-            channel.send(DONE, [(i.name, i.size_bytes) for i in self._list(str(meta["prefix"]))])
-        elif kind == DELETE:
+        elif kind == wire.SIZE:
+            channel.send(wire.DONE, self._size(str(meta["name"])))
+        elif kind == wire.LIST:
+            channel.send(
+                wire.DONE, [(i.name, i.size_bytes) for i in self._list(str(meta["prefix"]))]
+            )
+        elif kind == wire.DELETE:
             self._delete(str(meta["name"]))
-            channel.send(DONE)
+            channel.send(wire.DONE)
         else:
             raise WireError(f"no request has the number {kind}")
 
@@ -178,7 +172,7 @@ class PeerServer:
             if not kept:
                 with suppress(StorageError):
                     self._files.unlink(temporary)
-        channel.send(DONE, digest)
+        channel.send(wire.DONE, digest)
 
     def _receive(self, channel: Channel, path: str, claimed: list[int]) -> bytes:
         """Take a put's data into a new file, durably; its digest.
@@ -192,9 +186,9 @@ class PeerServer:
         try:
             while True:
                 kind, meta, body = channel.receive()
-                if kind == END:
+                if kind == wire.END:
                     break
-                if kind != DATA:
+                if kind != wire.DATA:
                     raise WireError(f"data was due, not a frame of kind {kind}")
                 seen.update(body)
                 if failed is None:
@@ -230,7 +224,7 @@ class PeerServer:
             length = size - start if length is None else int(length)
             if start < 0 or length < 0 or start + length > size:
                 raise RemoteError(f"bytes {start} to {start + length} of {size} were asked for")
-            channel.send_file(DATA, file, start, length)
+            channel.send_file(wire.DATA, file, start, length)
         finally:
             os.close(file)
 
@@ -352,7 +346,7 @@ class PeerObjects:
         def once(channel: Channel) -> ObjectInfo:
             seen = xxhash.xxh3_128()
             length = 0
-            channel.send(PUT, {"name": name})
+            channel.send(wire.PUT, {"name": name})
             for piece in chunks() if callable(chunks) else [chunks]:
                 view = memoryview(piece).cast("B")
                 length += len(view)
@@ -360,10 +354,10 @@ class PeerObjects:
                     part = view[at : at + BODY_BYTES_MOST]
                     self.counters.throttled_s += self.throttle.take(len(part))
                     seen.update(part)
-                    channel.send(DATA, None, part)
+                    channel.send(wire.DATA, None, part)
                     if progress is not None:
                         progress(len(part))
-            channel.send(END, seen.digest())
+            channel.send(wire.END, seen.digest())
             if answer_of(channel) != seen.digest():
                 raise WireError("the peer kept other bytes than were sent")
             self.counters.puts += 1
@@ -376,27 +370,26 @@ class PeerObjects:
         """A range of an object, or all of it. Raises ObjectMissingError and RemoteError."""
 
         return bytes(
-            self.ask_data(READ, {"name": name, "start": start_bytes, "length": length_bytes}, name)
+            self.ask_data(
+                wire.READ, {"name": name, "start": start_bytes, "length": length_bytes}, name
+            )
         )
 
     def read_into(self, name: str, start_bytes: int, out: memoryview) -> int:
-        """A range of an object, straight to where it belongs; XXH3-64 of it.
-
-        Raises as :meth:`read`.
-        """
+        """A range of an object, straight to where it belongs; XXH3-64 of it. Raises as `read`."""
         meta = {"name": name, "start": start_bytes, "length": len(out)}
-        return self.ask_into(READ, meta, name, out)
+        return self.ask_into(wire.READ, meta, name, out)
 
     def ask_into(self, kind: int, meta: Any, name: str, out: memoryview) -> int:
         """The data that a request is answered with, into ``out``; XXH3-64 of it."""
         seen: list[xxhash.xxh3_64] = []
 
         def fresh() -> xxhash.xxh3_64:
-            seen[:] = [xxhash.xxh3_64()]
-            return seen[0]
+            seen.append(xxhash.xxh3_64())
+            return seen[-1]
 
         self.ask_data(kind, meta, name, out, fresh)
-        return seen[0].intdigest()
+        return seen[-1].intdigest()
 
     def ask_data(
         self,
@@ -411,7 +404,7 @@ class PeerObjects:
         def once(channel: Channel) -> memoryview:
             channel.send(kind, meta)
             answer, told, length = channel.receive_head()
-            if answer != DATA:
+            if answer != wire.DATA:
                 raise_failed(told, name)
             room = memoryview(bytearray(length)) if out is None else out
             if len(room) != length:
@@ -424,17 +417,17 @@ class PeerObjects:
 
     def size(self, name: str) -> int | None:
         """Length of an object in bytes; None if there is none."""
-        found = self.ask(SIZE, {"name": name}, name)
+        found = self.ask(wire.SIZE, {"name": name}, name)
         return None if found is None else int(found)
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         """All objects under ``prefix`` (whole path parts), by name."""
-        found = self.ask(LIST, {"prefix": prefix}, prefix)
+        found = self.ask(wire.LIST, {"prefix": prefix}, prefix)
         return sorted((ObjectInfo(n, s) for n, s in found), key=lambda i: i.name)
 
     def delete(self, name: str) -> None:
         """Remove an object; no error if there is none."""
-        self.ask(DELETE, {"name": name}, name)
+        self.ask(wire.DELETE, {"name": name}, name)
 
     def close(self) -> None:
         """Close the idle connections."""
