@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlan
 
 from weftline.burst.errors import BurstError, CommitError
 from weftline.burst.handle import SaveHandle
 from weftline.burst.nodes.meet import JointCommit
 from weftline.burst.pytorch.joint import about_store, job_of, joint_commit
+from weftline.burst.pytorch.planner import BurstSavePlanner
 from weftline.burst.pytorch.writer import shards_of
 from weftline.burst.store import Store
 from weftline.errors import InputError, WeftlineError
@@ -70,12 +70,12 @@ def save_jointly(state: Any, store: Store, step: int | None) -> SaveHandle:
 
 def _planned(
     state: Any, store: Store, step: int | None, group: _Group
-) -> tuple[SavePlan, DefaultSavePlanner, dict[str, Any]]:
+) -> tuple[SavePlan, BurstSavePlanner, dict[str, Any]]:
     """What this rank writes, by torch's planner, and the save's name; the same job on all ranks.
 
     A rank that cannot plan says so to all, and all raise.
     """
-    planner = DefaultSavePlanner()
+    planner = BurstSavePlanner()
     said: dict[str, Any]
     try:
         if not isinstance(state, dict):
@@ -96,7 +96,7 @@ def _planned(
     return final, planner, mine[0]["job"]
 
 
-def _orders(planner: DefaultSavePlanner, every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _orders(planner: BurstSavePlanner, every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the coordinator tells each rank."""
     failed = [said["error"] for said in every if "error" in said]
     steps = {said.get("step") for said in every}

@@ -83,6 +83,7 @@ class BurstStorageReader(StorageReader):
         self._step: int | None = None
         self._named: int | None = None
         self._leaves: Leaves | None = None
+        self._tied: dict[str, str] = {}
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin another load; ``checkpoint_id`` is the path of the store, or ``PATH/step-10``."""
@@ -115,6 +116,7 @@ class BurstStorageReader(StorageReader):
         else:
             self._step = store.read_commit(wanted, allow_older=self._allow_older).step
         self._leaves = leaves_of(store, self._step)
+        self._tied = {} if self._leaves else tied_in(torch_extras(store, self._step))
         return read_torch_metadata(store, self._step, self._leaves)
 
     def set_up_storage_reader(
@@ -153,7 +155,7 @@ class BurstStorageReader(StorageReader):
 
     def _stored(self, name: str) -> str:
         """What a tensor is stored as."""
-        return name if self._leaves is None else self._leaves.tensors[name]
+        return self._tied.get(name, name) if self._leaves is None else self._leaves.tensors[name]
 
     def _read_plain(self, step: int, item: ReadItem, planner: LoadPlanner) -> None:
         if self._leaves is None:
@@ -252,6 +254,11 @@ def torch_extras(store: Store, step: int) -> list[dict[str, Any]]:
     return [decode(extra[EXTRA_KEY], restore_special) for extra in extras]
 
 
+def tied_in(extras: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Name -> the name that a tied tensor is stored under."""
+    return {k: v for extra in extras for k, v in extra.get("tied", {}).items()}
+
+
 def rank_extra(store: Store, step: int, rank: int) -> dict[str, Any]:
     """What one rank saved beside its tensors."""
     data = store.manifest(step, rank).seal.extra
@@ -307,6 +314,7 @@ def read_torch_metadata(store: Store, step: int, leaves: Leaves | None = None) -
             entries[name] = BytesStorageMetadata()
             continue
         entries[name] = _entry(info, name)
+    entries |= {name: entries[first] for name, first in tied_in(extras).items()}
     mappings = [extra["planner"] for extra in extras if extra["planner"] is not None]
     merged: Any = mappings[0] if mappings else None
     if mappings and all(isinstance(m, dict) for m in mappings):

@@ -17,15 +17,17 @@ from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.options import Options
 from weftline.burst.pytorch.group import save_jointly
 from weftline.burst.pytorch.joint import own_rank
+from weftline.burst.pytorch.planner import plain_states
 from weftline.burst.pytorch.reader import (
     TREE_KEY,
     BurstStorageReader,
     find_on,
     rank_extra,
     read_plain,
+    tied_in,
     torch_extras,
 )
-from weftline.burst.pytorch.tensors import place_of, shard_of, tensor_of
+from weftline.burst.pytorch.tensors import identity_of, place_of, shard_of, tensor_of
 from weftline.burst.pytorch.values import dtype_of, restore_special, special
 from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
@@ -40,6 +42,7 @@ def save(
     wait: bool = True,
     options: Options | None = None,
     nodes: Nodes | None = None,
+    alone: bool = False,
 ) -> SaveHandle:
     """Save a state dict into the burst store at ``path`` (made if there is none).
 
@@ -49,12 +52,16 @@ def save(
     ``Store``, the call returns once the tensors are staged and may change; wait on the handle.
     Under torch.distributed with more than one rank all ranks must call, with a dictionary each;
     torch's planner divides the work. ``path`` may then be a folder that all ranks see or one of
-    each node's own; ``nodes`` says who keeps copies of whose shares.
+    each node's own; ``nodes`` says who keeps copies of whose shares. With ``alone`` this process
+    saves by itself, whatever others it trains with. What has a ``state_dict`` of its own (a module,
+    a loader) may stand for it, as for ``dcp.save``; :class:`PerRank` keeps one of every rank.
 
     Raises InputError for values that cannot be stored, and what :meth:`Store.save` raises.
     """
     many = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    many = many and not alone
     put = save_jointly if many else _save
+    state = plain_states(state)
     if isinstance(path, Store):
         handle = put(state, path, step)
         return handle.wait() if wait else handle
@@ -170,15 +177,9 @@ class _Flattener:
         if isinstance(tensor, DTensor):
             shape, offsets = place_of(tensor)
             shard = shard_of(tensor.to_local(), name, global_shape=shape, offsets=offsets)
-            same: tuple[Any, ...] = (id(tensor),)
         else:
             shard = shard_of(tensor, name)
-            same = (
-                tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype,
-                tensor.device, tensor.is_conj(), tensor.is_neg(), type(tensor),
-            )  # fmt: skip
-            if not tensor.numel():
-                same = (id(tensor),)
+        same = identity_of(tensor)
         if same in self._met:
             return self._met[same]
         free, count = name, 1
@@ -231,6 +232,7 @@ def _from_planner(
             flat[name] = read_plain(store, step, name, verify=verify)
         if isinstance(extra["planner"], dict):
             mappings |= extra["planner"]
+    flat |= {name: flat[first] for name, first in tied_in(extras).items()}
     if not mappings:
         return flat
     if set(flat) - set(mappings):

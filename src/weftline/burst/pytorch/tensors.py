@@ -78,6 +78,16 @@ def shard_of(
     )
 
 
+def identity_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal for tensors that are one: the same memory, read in the same way."""
+    if isinstance(tensor, DTensor) or not tensor.numel():
+        return (id(tensor),)
+    return (
+        tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype,
+        tensor.device, tensor.is_conj(), tensor.is_neg(), type(tensor),
+    )  # fmt: skip
+
+
 def numpy_view(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]] | None:
     """The host memory of ``tensor`` as NumPy sees its dtype; None where it must go by a copy."""
     plain = tensor.detach()

@@ -9,6 +9,11 @@ import torch
 
 from weftline.errors import InputError
 
+_TENSOR_BYTES_MAX = 1 << 20
+"""A tensor up to this size may stand where a plain value does: a generator's state, a learning rate
+in a tuple. It comes back in host memory."""
+_NOTHING = torch.empty(0, dtype=torch.uint8)
+
 
 def dtype_name(dtype: torch.dtype) -> str:
     """``torch.bfloat16`` -> ``bfloat16``."""
@@ -26,6 +31,12 @@ def dtype_of(name: str, where: str) -> torch.dtype:
     return found
 
 
+def _tensor_bytes(tensor: torch.Tensor) -> list[Any]:
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return [dtype_name(plain.dtype), list(plain.shape), raw]
+
+
 def special(value: Any) -> tuple[str, Any] | None:
     """Values of torch and numpy that may stand in a state dict, as (tag, plain value)."""
     if isinstance(value, torch.Size):
@@ -34,6 +45,8 @@ def special(value: Any) -> tuple[str, Any] | None:
         return "dtype", dtype_name(value)
     if isinstance(value, torch.device):
         return "device", str(value)
+    if type(value) in (torch.Tensor, torch.nn.Parameter) and value.nbytes <= _TENSOR_BYTES_MAX:
+        return "tensor", _tensor_bytes(value)
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return "number", [value.dtype.str, value.tobytes()]
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -49,6 +62,9 @@ def restore_special(tag: str, value: Any) -> Any:
         return dtype_of(value, "a stored value")
     if tag == "device":
         return torch.device(value)
+    if tag == "tensor":
+        raw = torch.frombuffer(bytearray(value[2]), dtype=torch.uint8) if value[2] else _NOTHING
+        return raw.view(dtype_of(value[0], "a stored value")).view(value[1])
     if tag == "number":
         return np.frombuffer(value[1], dtype=np.dtype(value[0]))[0]
     if tag == "array":

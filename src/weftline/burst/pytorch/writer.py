@@ -34,6 +34,7 @@ from weftline.burst.log.values import encode
 from weftline.burst.nodes.cluster import Nodes
 from weftline.burst.options import Options
 from weftline.burst.pytorch.joint import Joint, about_store, job_of, own_rank
+from weftline.burst.pytorch.planner import Planned, tied_among
 from weftline.burst.pytorch.staging import stage_into
 from weftline.burst.pytorch.tensors import shard_of
 from weftline.burst.pytorch.values import special
@@ -273,18 +274,35 @@ def store_and_step(checkpoint_id: str | os.PathLike[str]) -> tuple[str, int | No
 def shards_of(
     plan: SavePlan, planner: SavePlanner
 ) -> tuple[dict[str, list[Shard]], dict[str, Any]]:
-    """What a plan has this rank write, by name, and what the planner needs to load it."""
+    """What a plan has this rank write, by name, and what the planner needs to load it.
+
+    Whole tensors that are tied are written once. Of blocks only a planner that has seen all ranks'
+    can tell: BurstSavePlanner.
+    """
     state: dict[str, list[Shard]] = {}
     plain: list[str] = []
+    said = plan.planner_data
+    if not isinstance(said, Planned):
+        said = Planned(said, {})
+    whole = {
+        item.index: planner.resolve_data(item)
+        for item in plan.items
+        if item.type == WriteItemType.TENSOR and item.tensor_data is not None
+    }
+    tied = said.tied | tied_among([i for i in plan.items if i.index in whole], whole)
     for item in plan.items:
+        if item.index.fqn in tied:
+            continue
         if item.type == WriteItemType.BYTE_IO:
             shard = _plain_shard(item, planner)
             plain.append(item.index.fqn)
         else:
-            shard = _tensor_shard(item, planner)
+            # A planner may make what it hands out anew, or change it: it is asked once for each.
+            tensor = whole[item.index] if item.index in whole else planner.resolve_data(item)
+            shard = _tensor_shard(item, tensor)
         state.setdefault(item.index.fqn, []).append(shard)
-    said = {"planner": plan.planner_data, "plain": plain}
-    return state, {EXTRA_KEY: encode(said, "planner data", special)}
+    about = {"planner": said.mappings, "plain": plain, "tied": tied}
+    return state, {EXTRA_KEY: encode(about, "planner data", special)}
 
 
 def _nbytes(item: WriteItem) -> int:
@@ -294,8 +312,7 @@ def _nbytes(item: WriteItem) -> int:
     return width * int(np.prod(item.tensor_data.chunk.sizes, dtype=np.int64))
 
 
-def _tensor_shard(item: WriteItem, planner: SavePlanner) -> Shard:
-    tensor = planner.resolve_data(item)
+def _tensor_shard(item: WriteItem, tensor: Any) -> Shard:
     name = item.index.fqn
     if not isinstance(tensor, torch.Tensor) or item.tensor_data is None:
         raise InputError(f"the planner has no tensor for `{name}`", hint="check the save planner")

@@ -1,0 +1,1 @@
+"""Frameworks that people train with, and their checkpoints in a burst store."""
