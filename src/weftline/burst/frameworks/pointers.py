@@ -17,14 +17,15 @@ from typing import Any, Final
 import msgspec
 
 from weftline.burst.errors import CheckpointMissingError
-from weftline.burst.files import RealFiles, write_atomic
+from weftline.burst.files import RealFiles, local_folder, write_atomic
 from weftline.burst.handle import SaveHandle
+from weftline.burst.nodes.cluster import Nodes
 from weftline.burst.options import Options
 from weftline.burst.pytorch.writer import store_and_step
 from weftline.burst.store import Store
 from weftline.errors import InputError
 
-__all__ = ["Keeper", "Pointer", "read_pointer"]
+__all__ = ["Keeper", "Pointer", "has_checkpoints", "read_pointer"]
 
 _BYTES_MAX: Final = 1 << 16
 """A longer file is a checkpoint of the framework's own."""
@@ -74,6 +75,14 @@ def read_pointer(path: str | os.PathLike[str]) -> Pointer:
     return Pointer(store=store, step=step)
 
 
+def has_checkpoints(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a store at a path, and a commit record in it, whole or damaged."""
+    if not (Path(path) / "BURST").exists():
+        return False
+    with Store.open(os.fspath(path), create=False, read_only=True) as store:
+        return bool(store.view.commits.steps())
+
+
 def _said(place: Path) -> Pointer | None:
     if place.stat().st_size > _BYTES_MAX:
         return None
@@ -89,10 +98,16 @@ def _said(place: Path) -> Pointer | None:
 class Keeper:
     """One store, opened at the first save, and what is done once each save is committed."""
 
-    def __init__(self, path: str | os.PathLike[str], *, writer: str, options: Options | None,
-                 open_store: Callable[..., Store] = Store.open) -> None:  # fmt: skip
-        self.path = os.path.abspath(os.fspath(path))  # noqa: PTH100
-        self._open = open_store
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        writer: str,
+        options: Options | None,
+        nodes: Nodes | None = None,
+    ) -> None:
+        self.path = str(local_folder(path).absolute())
+        self._nodes = nodes
         self._writer = writer
         self._options = options
         self._store: Store | None = None
@@ -100,18 +115,16 @@ class Keeper:
         self._waiting: list[Future[None]] = []
         self._lock = threading.Lock()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it was written to since it was made or closed."""
-        return self._store is not None
-
     def store(self) -> Store:
         """The store, open to be written."""
         with self._lock:
             if self._store is None:
-                self._store = self._open(
-                    self.path, writer=self._writer, options=self._options or Options()
-                )
+                nodes = self._nodes
+                self._store = Store.open(
+                    self.path, writer=self._writer, options=self._options or Options(),
+                    run=None if nodes is None else nodes.run,
+                    copier=None if nodes is None else nodes.copier(),
+                )  # fmt: skip
                 self._after = ThreadPoolExecutor(1, thread_name_prefix="burst-after")
             return self._store
 
@@ -129,6 +142,16 @@ class Keeper:
 
         assert self._after is not None  # noqa: S101  (a save has opened the store)
         self._raise_failed()
+        self._waiting.append(self._after.submit(run))
+
+    def when_ended(self, handle: SaveHandle, act: Callable[[], None]) -> None:
+        """Do something once a save has ended, well or not; its error is told by the handle."""
+
+        def run() -> None:
+            handle.join()
+            act()
+
+        assert self._after is not None  # noqa: S101  (a save has opened the store)
         self._waiting.append(self._after.submit(run))
 
     def settle(self) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.planner import SavePlan
 
 from weftline.burst.errors import BurstError, CommitError
@@ -40,8 +41,12 @@ class _Group:
 _groups: weakref.WeakKeyDictionary[Store, _Group] = weakref.WeakKeyDictionary()
 
 
-def save_jointly(state: Any, store: Store, step: int | None) -> SaveHandle:
+def save_jointly(
+    state: Any, store: Store, step: int | None, *, planner: DefaultSavePlanner | None = None
+) -> SaveHandle:
     """Save a state dict by all ranks of the default group; all must call.
+
+    ``planner`` divides the work: BurstSavePlanner by default.
 
     Returns once this rank's share is staged: the state may change. The handle ends when the
     checkpoint is committed on every node, and raises CommitError on all ranks where one failed.
@@ -50,7 +55,8 @@ def save_jointly(state: Any, store: Store, step: int | None) -> SaveHandle:
     group = _groups.get(store)
     if group is None:
         group = _groups[store] = _Group(store)
-    plan, planner, job = _planned(state, store, step, group)
+    planner = BurstSavePlanner() if planner is None else planner
+    plan, job = _planned(state, store, step, group, planner)
     try:
         shards, extra = shards_of(plan, planner)
         store.join(job["run"])
@@ -69,13 +75,12 @@ def save_jointly(state: Any, store: Store, step: int | None) -> SaveHandle:
 
 
 def _planned(
-    state: Any, store: Store, step: int | None, group: _Group
-) -> tuple[SavePlan, BurstSavePlanner, dict[str, Any]]:
+    state: Any, store: Store, step: int | None, group: _Group, planner: DefaultSavePlanner
+) -> tuple[SavePlan, dict[str, Any]]:
     """What this rank writes, by torch's planner, and the save's name; the same job on all ranks.
 
     A rank that cannot plan says so to all, and all raise.
     """
-    planner = BurstSavePlanner()
     said: dict[str, Any]
     try:
         if not isinstance(state, dict):
@@ -93,10 +98,10 @@ def _planned(
     if "error" in mine[0]:
         raise CommitError(f"nothing was saved: {mine[0]['error']}", where=store.root)
     final = planner.finish_plan(mine[0]["plan"])
-    return final, planner, mine[0]["job"]
+    return final, mine[0]["job"]
 
 
-def _orders(planner: BurstSavePlanner, every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _orders(planner: DefaultSavePlanner, every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the coordinator tells each rank."""
     failed = [said["error"] for said in every if "error" in said]
     steps = {said.get("step") for said in every}

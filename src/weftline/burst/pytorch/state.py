@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,15 +87,17 @@ def load(
     verify: bool = True,
     allow_older: bool = False,
     nodes: Nodes | None = None,
+    only: str | None = None,
 ) -> Any:
     """The state dict of a checkpoint, by default the newest; checksums are verified.
 
     A damaged newest checkpoint is an error; with ``allow_older`` the one before it is taken (with
     ``into``, where its commit record is what is damaged).
 
-    A checkpoint that many ranks wrote comes back whole. With ``into``, its tensors (DTensors too)
-    are filled in place and it is returned; under torch.distributed all ranks must call. With
-    ``nodes`` it is the newest that is whole somewhere on them, as for BurstStorageReader.
+    A checkpoint that many ranks wrote comes back whole; with ``only``, what stands under that key,
+    and nothing else is read. With ``into``, its tensors (DTensors too) are filled in place and it
+    is returned; under torch.distributed all ranks must call. With ``nodes`` it is the newest that
+    is whole somewhere on them, as for BurstStorageReader.
 
     Raises what :meth:`Store.load` raises.
     """
@@ -112,13 +114,13 @@ def load(
             reader.close()
         return into
     if isinstance(path, Store):
-        return _load(path, step, device, verify=verify, allow_older=allow_older)
+        return _load(path, step, device, verify=verify, allow_older=allow_older, only=only)
     if nodes is not None:
         with open_to_restore(path) as store:
             step = find_on(nodes, store, step)
-            return _load(store, step, device, verify=verify, allow_older=False)
+            return _load(store, step, device, verify=verify, allow_older=False, only=only)
     with Store.open(os.fspath(path), read_only=True) as store:
-        return _load(store, step, device, verify=verify, allow_older=allow_older)
+        return _load(store, step, device, verify=verify, allow_older=allow_older, only=only)
 
 
 def _save(state: Any, store: Store, step: int | None) -> SaveHandle:
@@ -192,9 +194,14 @@ class _Flattener:
 
 
 def _load(
-    store: Store, step: int | None, device: str | torch.device, *, verify: bool, allow_older: bool
-) -> Any:
-    loaded = store.load(step, verify=verify, allow_older=allow_older)
+    store: Store, step: int | None, device: str | torch.device, *, verify: bool, allow_older: bool,
+    only: str | None,
+) -> Any:  # fmt: skip
+    names = None
+    if only is not None:
+        step = store.read_commit(step, allow_older=allow_older).step
+        names = _names_under(store, step, only)
+    loaded = store.load(step, names, verify=verify, allow_older=allow_older)
     step = loaded.step
     tensors = {
         name: tensor_of(loaded[name], dtype_of(loaded.dtypes[name], name)).to(device)
@@ -202,8 +209,45 @@ def _load(
     }
     extra = rank_extra(store, step, 0)
     if TREE_KEY in extra:
-        return _fill(decode(extra[TREE_KEY], restore_special), tensors)
-    return _from_planner(store, step, tensors, verify=verify)
+        tree = decode(extra[TREE_KEY], restore_special)
+        return _fill(tree if only is None else tree[only], tensors)
+    found = _from_planner(store, step, tensors, verify=verify, only=only)
+    return found if only is None else found[only]
+
+
+def _names_under(store: Store, step: int, key: str) -> list[str]:
+    """The stored tensors under one key of a state dict. Raises MismatchError where it has none."""
+    extra = rank_extra(store, step, 0)
+    if TREE_KEY in extra:
+        tree = decode(extra[TREE_KEY], restore_special)
+        if isinstance(tree, dict) and key in tree:
+            return sorted(set(_refs(tree[key])))
+    else:
+        extras = torch_extras(store, step)
+        paths = _mappings(extras)
+        plain = {name for e in extras for name in e["plain"]}
+        tied = tied_in(extras)
+        names = [n for n, path in paths.items() if path[0] == key]
+        if names:
+            return sorted({tied.get(n, n) for n in names if n not in plain})
+    raise MismatchError(f"the checkpoint of step {step} has no key `{key}`", where=store.root)
+
+
+def _refs(tree: Any) -> Iterator[str]:
+    if isinstance(tree, Ref):
+        yield tree.name
+    elif isinstance(tree, dict | list | tuple):
+        for one in tree.values() if isinstance(tree, dict) else tree:
+            yield from _refs(one)
+
+
+def _mappings(extras: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Name -> path in the nested state dict, as all ranks' planners have it."""
+    found: dict[str, Any] = {}
+    for extra in extras:
+        if isinstance(extra["planner"], dict):
+            found |= extra["planner"]
+    return found
 
 
 def _fill(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -219,25 +263,26 @@ def _fill(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _from_planner(
-    store: Store, step: int, tensors: dict[str, torch.Tensor], *, verify: bool
+    store: Store, step: int, tensors: dict[str, torch.Tensor], *, verify: bool, only: str | None
 ) -> dict[str, Any]:
     """A checkpoint of torch.distributed.checkpoint, nested again as its planner flattened it."""
     from torch.distributed.checkpoint._nested_dict import unflatten_state_dict
 
     extras = torch_extras(store, step)
+    mappings = _mappings(extras)
     flat: dict[str, Any] = dict(tensors)
-    mappings: dict[str, Any] = {}
     for extra in extras:
         for name in extra["plain"]:
-            flat[name] = read_plain(store, step, name, verify=verify)
-        if isinstance(extra["planner"], dict):
-            mappings |= extra["planner"]
-    flat |= {name: flat[first] for name, first in tied_in(extras).items()}
+            if only is None or mappings[name][0] == only:
+                flat[name] = read_plain(store, step, name, verify=verify)
+    flat |= {name: flat[first] for name, first in tied_in(extras).items() if first in flat}
     if not mappings:
         return flat
     if set(flat) - set(mappings):
         raise MismatchError(
             f"the planner's mapping lacks `{min(set(flat) - set(mappings))}`", where=store.root
         )
+    if only is not None:
+        flat = {name: value for name, value in flat.items() if mappings[name][0] == only}
     nested: dict[str, Any] = unflatten_state_dict(flat, {name: mappings[name] for name in flat})
     return nested

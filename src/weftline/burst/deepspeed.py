@@ -1,0 +1,5 @@
+"""DeepSpeed: ``engine.checkpoint_engine = BurstCheckpointEngine(store)``."""
+
+from weftline.burst.frameworks.deepspeed import BurstCheckpointEngine
+
+__all__ = ["BurstCheckpointEngine"]

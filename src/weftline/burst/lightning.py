@@ -1,0 +1,5 @@
+"""Lightning: ``Trainer(plugins=[BurstCheckpointIO(store)])``."""
+
+from weftline.burst.frameworks.lightning import BurstCheckpointIO
+
+__all__ = ["BurstCheckpointIO"]

@@ -1,0 +1,5 @@
+"""Megatron-Core: ``BurstSaveStrategy(store)``, ``BurstLoadStrategy()``."""
+
+from weftline.burst.frameworks.megatron import BurstLoadStrategy, BurstSaveStrategy
+
+__all__ = ["BurstLoadStrategy", "BurstSaveStrategy"]

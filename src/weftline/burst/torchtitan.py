@@ -1,0 +1,5 @@
+"""torchtitan: ``BurstCheckpointManager.Config(...)``."""
+
+from weftline.burst.frameworks.torchtitan import BurstCheckpointManager
+
+__all__ = ["BurstCheckpointManager"]
