@@ -60,6 +60,7 @@ class BurstCheckpointIO(CheckpointIO):
         keeper = self._keeper
         store = keeper.store()
         step = keeper.free_step(checkpoint.get("global_step"))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # a link may be made to it at once
         handle = save(checkpoint, store, step=step, wait=False, alone=True)
         pointer = Pointer(store=store.root, step=step)
         keeper.then(handle, lambda: _put(pointer, path, store))
