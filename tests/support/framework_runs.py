@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002, ARG005  (what frameworks call has their arguments)
 """A small training under each framework, saved in burst, killed, and gone on with.
 
     python framework_runs.py FRAMEWORK FOLDER [RANKS]
@@ -153,8 +154,6 @@ def run_lightning(folder: Path, mode: str) -> None:
         default_root_dir=str(place),
     )
     module.log = lambda *a, **k: None
-    class_metrics = trainer.callback_metrics
-    del class_metrics
     seeded(5)
     trainer.fit(module, loader, ckpt_path="last" if mode == "resumed" else None)
     ended(folder, module.state_dict(), trainer.optimizers[0].state_dict())
@@ -303,16 +302,14 @@ def run_deepspeed(folder: Path, mode: str) -> None:
                 "bf16": {"enabled": True}, "steps_per_print": 1000},
     )  # fmt: skip
     place = folder / mode.replace("resumed", "killed")
-    if not os.environ.get("THEIRS"):
-        engine.checkpoint_engine = BurstCheckpointEngine(place / "store")
+    engine.checkpoint_engine = BurstCheckpointEngine(place / "store")
     first = 0
+    seeded(5)
     if mode == "resumed":
         _, said = engine.load_checkpoint(str(place / "named"))
         first = said["done"]
         torch.set_rng_state(said["rng"])
         assert first == KILLED_AT
-    else:
-        seeded(5)
     for step in range(first, LAST):
         rows = torch.Generator().manual_seed(step)
         loss = engine(torch.randn(2, 8, generator=rows).bfloat16()).float().square().mean()
@@ -382,9 +379,9 @@ def run_megatron(folder: Path, mode: str) -> None:
             assert torch.equal(found["b"], wanted["b"].data)
             assert found["rng"]["of"] == rank
             assert found["iteration"] == 7
-            if rank == 0:
-                whole = checkpointing.load_plain_tensors(str(place / f"iter_{step:07d}"))
-                del whole
+            plain = checkpointing.load_plain_tensors(str(place / f"iter_{step:07d}"))
+            assert torch.equal(plain["w"], torch.arange(64.0).reshape(8, 8) + step)
+    seeded()
     ended(folder)
 
 
@@ -486,9 +483,10 @@ def main(framework: str, folder: Path, ranks: int) -> int:
             children.append(
                 subprocess.Popen([sys.executable, __file__, framework, str(folder)], env=env)
             )
-        codes = [child.wait(timeout=240) for child in children]
-        wanted = -signal.SIGKILL if mode == "killed" else 0
-        assert codes == [wanted] * ranks, f"{framework}, {mode}: {codes}"
+        codes = [child.wait(timeout=120) for child in children]
+        # Of ranks that are killed one after the other, some fail first: their peers are gone.
+        fine = -signal.SIGKILL in codes and 0 not in codes if mode == "killed" else not any(codes)
+        assert fine, f"{framework}, {mode}: {codes}"
     for rank in range(ranks):
         a, b = ((folder / f"{mode}-{rank}").read_text() for mode in ("whole", "resumed"))
         assert a == b, f"{framework}, rank {rank}: what was resumed ended elsewhere"

@@ -83,6 +83,51 @@ def save(
     return out(data, render_saved, json=json, form=form)
 
 
+@app.command(name="import")
+def import_(
+    store: Path,
+    checkpoint: Path,
+    *,
+    step: int | None = None,
+    writer: str = "w0",
+    json: Json = False,
+    form: Format = "table",
+) -> int:
+    """Save a checkpoint of another tool in a store; no code in it is run.
+
+    Needs PyTorch, and memory for the whole state.
+
+    Parameters
+    ----------
+    store
+        Folder of the store; made if it is new or empty.
+    checkpoint
+        A folder of torch.distributed.checkpoint, a torch.save file, or safetensors: a file, or a
+        folder with an index.
+    step
+        Number of the checkpoint; by default one more than the newest.
+    writer
+        Name of this process's log; processes that save at once need their own.
+    """
+    from weftline.burst import Store
+    from weftline.report.burst import render_imported
+
+    try:
+        from weftline.burst.frameworks.foreign import import_into
+    except ImportError as error:
+        raise InputError(
+            "PyTorch is not installed", where="burst import", hint="pip install weftline[run]"
+        ) from error
+    with Store.open(store, writer=writer) as opened:
+        handle, kind = import_into(opened, checkpoint, step)
+        notes(opened)
+        data = {
+            "store": opened.root, "step": handle.step, "kind": kind, "from": str(checkpoint),
+            "raw_bytes": handle.raw_bytes, "stored_bytes": handle.stored_bytes,
+        }  # fmt: skip
+    return out(data, render_imported, json=json, form=form)
+
+
 @app.command(name="ls")
 def ls(store: str, *, json: Json = False, form: Format = "table") -> int:
     """List the checkpoints of a store, an object store or a peer.

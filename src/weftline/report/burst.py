@@ -41,6 +41,17 @@ def render_saved(data: Data) -> str:
     return page(lines)
 
 
+def render_imported(data: Data) -> str:
+    """What came in, from what kind of checkpoint."""
+    return page(
+        wrapped(
+            f"Committed checkpoint {data['step']} in {data['store']} from {data['from']} "
+            f"({data['kind']}): {format_bytes(data['raw_bytes'])}, {_stored(data)}",
+            hang="  ",
+        )
+    )
+
+
 def _stored(data: Data) -> str:
     stored, raw = data["stored_bytes"], data["raw_bytes"]
     share = f" ({stored / raw:.0%} of the state)" if raw else ""

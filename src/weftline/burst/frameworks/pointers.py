@@ -114,6 +114,7 @@ class Keeper:
         self._after: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
         self._lock = threading.Lock()
+        self._given = -1
 
     def store(self) -> Store:
         """The store, open to be written."""
@@ -130,8 +131,9 @@ class Keeper:
 
     def free_step(self, wanted: int | None) -> int:
         """``wanted`` where it is above every step that there is, else the next."""
-        following = self.store().next_step()
-        return following if wanted is None or wanted < following else wanted
+        following = max(self.store().next_step(), self._given + 1)  # some are on their way
+        self._given = following if wanted is None or wanted < following else wanted
+        return self._given
 
     def then(self, handle: SaveHandle, act: Callable[[], None]) -> None:
         """Do something once a save is committed, in the order of the saves."""

@@ -8,13 +8,13 @@ which torch writes once a name, are written once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import blake3
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 from torch.distributed.checkpoint.stateful import Stateful
 
@@ -74,6 +74,9 @@ class Planned:
     """Name -> the name it is stored under."""
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
     """Of every value that is no tensor."""
+    keys: list[tuple[list[str], list[Any]]] = dataclasses.field(default_factory=list)
+    """Paths of dictionaries whose keys are not all text, and those keys: torch makes text of all,
+    and an optimizer's state would not come back as it was."""
 
 
 class BurstSavePlanner(DefaultSavePlanner):
@@ -82,6 +85,14 @@ class BurstSavePlanner(DefaultSavePlanner):
     :func:`save` uses it; give it to ``dcp.save(..., planner=BurstSavePlanner())``. Raises
     InputError on all ranks where values under one key differ.
     """
+
+    def set_up_planner(
+        self, state_dict: Any, storage_meta: StorageMeta | None = None,
+        is_coordinator: bool = False,
+    ) -> None:  # fmt: skip
+        """Note the keys that torch will change."""
+        self._keys = list(odd_keys(state_dict, ()))
+        super().set_up_planner(state_dict, storage_meta, is_coordinator)
 
     def create_local_plan(self) -> SavePlan:
         """This rank's blocks, which of them are one, and the digests of its plain values."""
@@ -93,7 +104,7 @@ class BurstSavePlanner(DefaultSavePlanner):
             ).digest(16)
             for index in plain
         }  # fmt: skip
-        said = Planned(plan.planner_data, self._tied(plan.items), digests)
+        said = Planned(plan.planner_data, self._tied(plan.items), digests, self._keys)
         self.plan = dataclasses.replace(plan, planner_data=said)
         return self.plan
 
@@ -117,7 +128,10 @@ class BurstSavePlanner(DefaultSavePlanner):
                 for plan, s in zip(all_plans, said, strict=True)
             ]
         )  # fmt: skip
-        final = [dataclasses.replace(p, planner_data=Planned(p.planner_data, tied)) for p in plans]
+        final = [
+            dataclasses.replace(p, planner_data=Planned(p.planner_data, tied, keys=s.keys))
+            for p, s in zip(plans, said, strict=True)
+        ]
         return final, metadata
 
     def _tied(self, items: list[WriteItem]) -> dict[str, str]:
@@ -125,6 +139,16 @@ class BurstSavePlanner(DefaultSavePlanner):
             [i for i in items if i.tensor_data is not None],
             {i.index: self.lookup_object(i.index) for i in items if i.tensor_data is not None},
         )
+
+
+def odd_keys(value: Any, path: tuple[str, ...]) -> Iterator[tuple[list[str], list[Any]]]:
+    """Dictionaries with keys that are no text, by path, the inner ones first."""
+    if not isinstance(value, dict):
+        return
+    for key, inner in value.items():
+        yield from odd_keys(inner, (*path, str(key)))
+    if any(not isinstance(key, str) for key in value):
+        yield list(path), list(value)
 
 
 def tied_among(items: list[WriteItem], tensors: Mapping[Any, Any]) -> dict[str, str]:

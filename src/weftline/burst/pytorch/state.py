@@ -285,4 +285,18 @@ def _from_planner(
     if only is not None:
         flat = {name: value for name, value in flat.items() if mappings[name][0] == only}
     nested: dict[str, Any] = unflatten_state_dict(flat, {name: mappings[name] for name in flat})
+    for extra in extras:
+        for path, keys in extra.get("keys", ()):
+            _give_keys(nested, path, keys)
     return nested
+
+
+def _give_keys(nested: Any, path: Sequence[str], keys: Sequence[Any]) -> None:
+    """Put back the keys of one dictionary that torch has made text of."""
+    for name in path:
+        nested = nested.get(name) if isinstance(nested, dict) else None
+    if isinstance(nested, dict):
+        was = {str(key): key for key in keys}
+        items = [(was.get(key, key), value) for key, value in nested.items()]
+        nested.clear()
+        nested.update(items)

@@ -301,7 +301,8 @@ def shards_of(
             tensor = whole[item.index] if item.index in whole else planner.resolve_data(item)
             shard = _tensor_shard(item, tensor)
         state.setdefault(item.index.fqn, []).append(shard)
-    about = {"planner": said.mappings, "plain": plain, "tied": tied}
+    keys = [[path, inner] for path, inner in said.keys]
+    about = {"planner": said.mappings, "plain": plain, "tied": tied, "keys": keys}
     return state, {EXTRA_KEY: encode(about, "planner data", special)}
 
 
