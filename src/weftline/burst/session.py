@@ -33,6 +33,7 @@ from weftline.burst.log.record import (
     head_bytes,
     pack_head,
 )
+from weftline.burst.log.small import described
 from weftline.burst.log.writer import WriterLog, prepared_of
 from weftline.burst.stage.arena import aligned_buffer
 from weftline.burst.stage.state import Bytes1d, Part, dtype_bytes
@@ -82,7 +83,10 @@ class SaveSession:
         request: Request,
         parts: Sequence[Part],
         rooms: Sequence[Bytes1d],
+        layout: Sequence[tuple[Part, int]] = (),
     ) -> None:
+        """``layout``: the small tensors that the last part holds, and their places in it."""
+        self._layout = layout
         self._log = log
         self._pool = pool
         self._request = request
@@ -280,6 +284,9 @@ class SaveSession:
         When it ends, nothing reads the arena any more.
         """
         try:
+            if self._layout:
+                inner = described(self._layout, self._rooms[-1])
+                self._entries[-1] = msgspec.structs.replace(self._entries[-1], inner=inner)
             self._submit()
             wait(self._futures, return_when=FIRST_EXCEPTION)
         finally:
@@ -303,7 +310,8 @@ class SaveSession:
         seal = Seal(
             step=request.step, rank=request.rank, world=request.world, attempt=request.attempt,
             store_id=log.store_id, writer=log.writer, save_id=self.save_id, parts=len(entries),
-            raw_bytes=sum(self._nbytes),
+            raw_bytes=sum(self._nbytes[: -1 if self._layout else None])
+            + sum(part.nbytes for part, _ in self._layout),
             stored_bytes=sum({c.seq: c.stored_bytes for c in own}.values()),
             digest=digest_of(entries), created_unix_s=time.time(), extra=request.extra,
             run=request.run,

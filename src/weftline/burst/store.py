@@ -29,6 +29,7 @@ from weftline.burst.files import Files, RealFiles, local_folder
 from weftline.burst.handle import SaveHandle
 from weftline.burst.handover import Copier, Handover
 from weftline.burst.log.record import Prepared
+from weftline.burst.log.small import fold
 from weftline.burst.log.writer import WriterLog
 from weftline.burst.options import Options, Retention
 from weftline.burst.read.reading import StoreReader
@@ -251,12 +252,13 @@ class Store(StoreReader):
         Writers take memory bandwidth and cores from the copy, and training waits for that.
         """
         self._ready_copies(sum(p.nbytes for p in parts))
+        parts, layout = fold(parts, self.options.chunk_bytes)
         only: list[int] | None = None
         if lease is None:
             rooms = rooms_for(parts, arena)
         else:
             rooms, only = lease.rooms_for(parts)
-        session = SaveSession(log, self.io_pool, request, parts, rooms)
+        session = SaveSession(log, self.io_pool, request, parts, rooms, layout)
         if lease is not None:
             session.take_hashes(lease.hash_of)
         try:

@@ -19,7 +19,7 @@ from weftline.burst.log.record import Chunk, PartEntry, Prepared, RankManifest, 
 from weftline.burst.log.segment import Scope
 from weftline.burst.log.writer import WriterLog, prepared_of
 from weftline.burst.read.healing import HealingFetch
-from weftline.burst.read.restore import Loaded, Piece, load_parts
+from weftline.burst.read.restore import Loaded, Piece, load_parts, tensors_of
 
 if TYPE_CHECKING:
     from weftline.burst.store import Store
@@ -80,7 +80,7 @@ def load_from(
     fetch = HealingFetch(view, ChunkReader(files, where, direct=False), commit)
     manifests = [view.manifest(commit, r) for r in commit.ranks]
     if select is not None:
-        names = select(sorted({p.name for m in manifests for p in m.parts}))
+        names = select(tensors_of(manifests))
     with ThreadPoolExecutor(threads, thread_name_prefix="burst-load") as pool:
         arrays, dtypes = load_parts(
             manifests, fetch, pool, names=names, into=into, verify=verify,

@@ -185,7 +185,7 @@ class _Planner(DefaultLoadPlanner):
         """Put a value in its place. Raises InputError for one that is not plain."""
         name = read_item.dest_index.fqn
         try:
-            self.state_dict[name] = torch.load(value, weights_only=True)
+            self.original_state_dict[name] = torch.load(value, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise _refused(error, name) from None
 

@@ -90,6 +90,8 @@ class PartEntry(msgspec.Struct, array_like=True, frozen=True):
     chunk_bytes: int
     """Raw bytes of every chunk but the last."""
     chunks: list[Chunk]
+    inner: bytes = b""
+    """The small tensors that are laid into this part; empty for a part that is a tensor's."""
 
 
 class Share(msgspec.Struct, array_like=True, frozen=True):
@@ -284,7 +286,8 @@ def digest_of(parts: Iterable[PartEntry]) -> bytes:
     for p in sorted(parts, key=lambda p: (p.name.encode(), p.part)):
         about = (p.name, p.part, p.dtype, p.shape, p.global_shape, p.offsets, p.chunk_bytes)
         chunks = [(c.raw_bytes, c.raw_hash) for c in p.chunks]
-        h.update(msgspec.msgpack.encode((about, chunks)))
+        said = (about, chunks, p.inner) if p.inner else (about, chunks)
+        h.update(msgspec.msgpack.encode(said))
     return h.digest()
 
 

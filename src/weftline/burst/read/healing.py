@@ -19,6 +19,7 @@ from weftline.burst.errors import BurstError, CorruptionError, StorageError
 from weftline.burst.log.codec import decode
 from weftline.burst.log.reader import ChunkReader, check_payload
 from weftline.burst.log.record import Chunk, chain, save_prefix
+from weftline.burst.log.small import shown
 from weftline.burst.log.writer import read_save
 from weftline.burst.read.restore import Piece, Repair
 from weftline.burst.stage.state import Bytes1d, dtype_bytes
@@ -151,7 +152,7 @@ class HealingFetch:
             if self._here(piece):
                 self.repaired.append(
                     Repair(
-                        tensor=piece.entry.name, what=what, source=source.name,
+                        tensor=shown(piece.entry), what=what, source=source.name,
                         file=self._reader.path(piece.seal.writer, chunk.segment),
                         offset_bytes=chunk.offset_bytes,
                     )
@@ -165,7 +166,7 @@ class HealingFetch:
             file=self._reader.path(piece.seal.writer, chunk.segment),
             offset_bytes=chunk.offset_bytes,
             step=self._commit.step,
-            tensor=piece.entry.name,
+            tensor=shown(piece.entry),
         )
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from weftline.burst.errors import MismatchError, TensorMissingError
 from weftline.burst.files import LARGE_BYTES
 from weftline.burst.log.record import Chunk, PartEntry, RankManifest, Seal
+from weftline.burst.log.small import Place, unfolded
 from weftline.burst.stage.arena import aligned_buffer
 from weftline.burst.stage.state import Bytes1d, dtype_bytes, view_dtype
 
@@ -145,7 +146,7 @@ def tensors_of(manifests: Iterable[RankManifest]) -> dict[str, TensorInfo]:
     """What tensors a checkpoint has. Raises MismatchError when ranks disagree on one."""
     found: dict[str, TensorInfo] = {}
     for m in manifests:
-        for p in m.parts:
+        for p, _ in unfolded(m.parts):
             block = (m.seal.rank, p.offsets, p.shape)
             have = found.get(p.name)
             if have is not None and (have.dtype, have.shape) != (p.dtype, p.global_shape):
@@ -357,20 +358,30 @@ def load_parts(
     infos = tensors_of(manifests)
     regions = regions_for(infos, names, into, where=where)
     by_name: dict[str, list[tuple[Seal, PartEntry]]] = {}
+    places: dict[int, Place] = {}
     for m in manifests:
-        for p in m.parts:
+        for p, place in unfolded(m.parts):
             by_name.setdefault(p.name, []).append((m.seal, p))
+            if place is not None:
+                places[id(p)] = place
     jobs: list[Job] = []
+    shared: dict[tuple[int, int], tuple[Piece, list[tuple[Piece, Region, int]]]] = {}
     small: list[tuple[Piece, Region]] = []
     for region in regions:
         blocks = _blocks(region.name, by_name)
         check_covered(region, blocks, where)
         for piece in needed(region, blocks):
-            if piece.chunk.stored_bytes < LARGE_BYTES:
+            place = places.get(id(piece.entry))
+            if place is not None:
+                home = Piece(piece.seal, place.home, place.number)
+                key = (id(place.home), place.number)
+                shared.setdefault(key, (home, []))[1].append((piece, region, place.at))
+            elif piece.chunk.stored_bytes < LARGE_BYTES:
                 small.append((piece, region))
             else:
                 jobs.append(_large_job(piece, region, fetch, verify))
     jobs += [_span_job(group, fetch, verify) for group in _spans(small)]
+    jobs += [_shared_job(home, inner, fetch, verify) for home, inner in shared.values()]
     futures = [pool.submit(job) for job in jobs]
     try:
         for future in futures:
@@ -437,6 +448,19 @@ def _spans(small: list[tuple[Piece, Region]]) -> Iterator[list[tuple[Piece, Regi
         group.append(item)
     if group:
         yield group
+
+
+def _shared_job(
+    home: Piece, inner: list[tuple[Piece, Region, int]], fetch: Fetch, verify: bool
+) -> Job:
+    """Small tensors that lie in one chunk."""
+
+    def run() -> None:
+        raw = fetch.raw(home, verify=verify)
+        for piece, region, at in inner:
+            copy_chunk(piece, raw[at : at + piece.chunk.raw_bytes], region)
+
+    return run
 
 
 def _span_job(group: list[tuple[Piece, Region]], fetch: Fetch, verify: bool) -> Job:

@@ -14,6 +14,7 @@ from weftline.burst.log.envelope import open_either
 from weftline.burst.log.reader import ChunkReader
 from weftline.burst.log.record import Chunk, PartEntry, Prepared, RankManifest, chain
 from weftline.burst.log.segment import read_segment_header
+from weftline.burst.log.small import shown
 from weftline.burst.read.healing import HealingFetch
 from weftline.burst.read.restore import Piece
 from weftline.burst.stage.state import dtype_bytes
@@ -122,7 +123,7 @@ def _verify_elsewhere(
         try:
             fetch.stored(Piece(manifest.seal, entry, 0), chunk)
         except CorruptionError as e:
-            found.append(finding_of(e, step=commit.step, tensor=entry.name))
+            found.append(finding_of(e, step=commit.step, tensor=shown(entry)))
     return found
 
 
@@ -143,7 +144,7 @@ def _verify_rank(
     manifest = view.manifest(commit, rank)
     records = list(records_of(manifest))
     jobs = [
-        (chunk.seq, entry.name, pool.submit(_verify_record, reader, rank, entry, chunk))
+        (chunk.seq, shown(entry), pool.submit(_verify_record, reader, rank, entry, chunk))
         for entry, chunk in records
         if only is None or chunk.seq in only
     ]

@@ -24,6 +24,7 @@ import xxhash
 from weftline.burst.errors import BurstError, CheckpointMissingError, CorruptionError
 from weftline.burst.log.envelope import open_envelope, seal_envelope
 from weftline.burst.log.record import Prepared, RankManifest
+from weftline.burst.log.small import unfolded
 from weftline.burst.remote.objects import Bucket, BucketCounters, ObjectInfo, ObjectMissingError
 from weftline.errors import InputError
 
@@ -284,7 +285,7 @@ class RemoteSource:
             RankManifest.decode(self._rank(found[-1].step, int(rank)).manifest, path=self.name)
             for rank in found[-1].ranks
         )
-        return sorted({part.name for manifest in manifests for part in manifest.parts})
+        return sorted({part.name for manifest in manifests for part, _ in unfolded(manifest.parts)})
 
     def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """The stored payload of a record; the store checks its hash.
