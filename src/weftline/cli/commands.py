@@ -22,6 +22,8 @@ COMMANDS: Final = (
      "What works on this machine, what is missing, and what each missing thing is for."),
     ("explain", "explain:explain",
      "Where the time, memory and money of a plan go, and what each number rests on."),
+    ("export", "export:export",
+     "A plan written as the launch files of an engine, its ranks placed as planned."),
     ("export-schedule", "export_schedule:export_schedule",
      "A collective as an MSCCL, MSCCL++ or Chakra file, proved before it is written."),
     ("import", "import_fabric:import_fabric",

@@ -41,7 +41,7 @@ SIGN_OF_LIFE_S: Final = 1.0
 LINE_BYTES: Final = 1 << 16
 _LOOPBACK: Final = re.compile(r"127\.|::1$")
 
-# What tells the launcher, then rank, size, local index, restarts, job, host, place (docs/launch.md).
+# What tells the launcher, then rank, size, local index, restarts, job, host, place in the network.
 LAUNCHERS: Final = (
     ("torchrun", "TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK",
      "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "", ""),
