@@ -44,8 +44,8 @@ def _from_config_map(files: Mapping[str, str]) -> str | None:
             try:
                 for one in yaml.safe_load_all(text):
                     if isinstance(one, dict) and one.get("kind") == "ConfigMap":
-                        text = one.get("data", {}).get("plan.json")
-                        return None if text is None else str(text)
+                        held = one.get("data", {}).get("plan.json")
+                        return None if held is None else str(held)
             except yaml.YAMLError:
                 return None
     return None

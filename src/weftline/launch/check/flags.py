@@ -46,8 +46,9 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         yield start, held
 
 
-def flag_findings(file: str, text: str) -> tuple[list[Finding], int]:
-    """(mistakes, commands looked at) of one script, YAML or file of arguments."""
+def flag_findings(file: str, text: str, at: str = "") -> tuple[list[Finding], int]:
+    """(mistakes, commands looked at) of a script, a file of arguments, or a text inside another
+    file, which stands at ``at``."""
     found: list[Finding] = []
     looked = 0
     if file.rpartition("/")[2] in _FILES:
@@ -57,12 +58,12 @@ def flag_findings(file: str, text: str) -> tuple[list[Finding], int]:
         return found, 1
     for number, line in _lines(text):
         for start, engine in STARTS:
-            at = line.find(" ".join(start))
-            if at < 0:
+            before, words, rest = line.partition(" ".join(start))
+            if not words or before.lstrip().startswith("#"):
                 continue
             looked += 1
-            rest = re.split(r"\s[|&;]|\$\(\[", line[at + len(" ".join(start)) :])[0]
-            found += _words(engine, _split(rest), f"{file}:{number}")
+            rest = re.split(r"\s[|&;]|\$\(\[", rest)[0]
+            found += _words(engine, _split(rest), at or f"{file}:{number}")
             break
     return found, looked
 

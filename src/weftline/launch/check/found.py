@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,24 @@ class Document:
             if path[:end] in self.lines:
                 return f"{self.file}:{self.lines[path[:end]]}"
         return self.file
+
+    def texts(self) -> Iterator[tuple[Path, str]]:
+        """Every text in it, with where it stands; lists of words also as one command."""
+
+        def walk(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+            if isinstance(value, str):
+                yield path, value
+            elif isinstance(value, dict):
+                for name, part in value.items():
+                    yield from walk(part, (*path, name))
+            elif isinstance(value, list):
+                if value and all(isinstance(word, str) for word in value) and len(value) > 3:
+                    yield path, shlex.join(value)
+                else:
+                    for number, part in enumerate(value):
+                        yield from walk(part, (*path, number))
+
+        return walk(self.value, ())
 
     @property
     def kind(self) -> str:

@@ -82,7 +82,7 @@ def report_of(target: str, files: Mapping[str, str]) -> Report:
             report.findings += wrong
             (report.skipped if why else report.checks).append(why or "sbatch --test-only")
             _shell_file(report, name, text)
-        if suffix in ("sh", "sbatch", "yaml", "yml", "args"):
+        if suffix in ("sh", "sbatch", "args"):
             wrong, looked = flag_findings(name, text)
             report.findings += wrong
             if looked:
@@ -107,6 +107,11 @@ def _yaml_file(report: Report, name: str, text: str) -> None:
         return
     report.documents += len(documents)
     for document in documents:
+        for path, part in document.texts():
+            wrong, looked = flag_findings(name, part, document.where(path))
+            report.findings += wrong
+            if looked:
+                _note(report, f"flags of commands in {name} (frozen lists)")
         if report.target == "skypilot" and name == "task.yaml":
             report.findings += key_findings(document)
             wrong, why = parser_findings(name, text)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from weftline.launch.environment import as_mapping, environment_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.clouds.skypilot import ACCELERATORS
 from weftline.launch.targets.job import FABRIC, PORT, job_of
+from weftline.launch.yaml_text import yaml_text
 
 
 def write(ask: Ask) -> Written:
@@ -41,7 +40,7 @@ def write(ask: Ask) -> Written:
         notes.append("max_price is the plan's price of one host: raise it to let other sellers in")
     if ask.nodes > 1:
         notes.append("several nodes want a fleet with `placement: cluster` in dstack")
-    return Written(files={**job.files, "train.dstack.yml": yaml.safe_dump(task, sort_keys=False)},
+    return Written(files={**job.files, "train.dstack.yml": yaml_text(task)},
                    start="dstack apply -f train.dstack.yml", notes=tuple(notes))  # fmt: skip
 
 

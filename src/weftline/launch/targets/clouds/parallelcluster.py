@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from weftline.errors import InputError
 from weftline.launch.environment import efa_interfaces
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.schedulers import slurm
+from weftline.launch.yaml_text import yaml_text
 
 
 def write(ask: Ask) -> Written:
@@ -43,7 +42,7 @@ def write(ask: Ask) -> Written:
              ("" if ask.set("region") else " and your region for REGION"))  # fmt: skip
     if kind == "CAPACITY_BLOCK" and not ask.set("reservation_id"):
         notes = (*notes, "a capacity block wants --set reservation_id=")
-    return Written(files={**job.files, "cluster.yaml": yaml.safe_dump(cluster, sort_keys=False)},
+    return Written(files={**job.files, "cluster.yaml": yaml_text(cluster)},
                    start=f"pcluster create-cluster -n {ask.name} -c cluster.yaml, then sbatch "
                    "job.sbatch on its head node", notes=notes)  # fmt: skip
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime
 from typing import Any, Final
 
-import yaml
-
 from weftline.launch.environment import as_mapping, environment_of, network_resources, tags_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.job import FABRIC, PORT, PREFLIGHT, job_of
+from weftline.launch.yaml_text import yaml_text
 from weftline.spec import Plan, PriceQuote
 
 # Our seller -> SkyPilot's cloud; chip -> its accelerator name (catalogue v8, 0.14.1).
@@ -130,7 +129,7 @@ def write(ask: Ask) -> Written:
         where = task["resources"]["any_of"] if len(any_of) > 1 else [task["resources"]]
         for one in where:
             one["image_id"] = f"docker:{ask.image}"
-    return Written(files={**job.files, "task.yaml": yaml.safe_dump(task, sort_keys=False)},
+    return Written(files={**job.files, "task.yaml": yaml_text(task)},
                    start="sky launch task.yaml", notes=(*job.notes, *notes))  # fmt: skip
 
 

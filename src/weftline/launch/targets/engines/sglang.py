@@ -60,7 +60,7 @@ def write(ask: Ask) -> Written:
                       "--dist-init-addr", '"$2"']  # fmt: skip
         commands[role] = "exec " + shell([*words, '"${@:3}"' if several else '"$@"'])
         notes += [*said, *([f"{role}: {workers} workers"] if role else [])]
-    return serve_folder(ask, commands, tuple(dict.fromkeys(notes)))
+    return serve_folder(ask, "sglang", commands, tuple(dict.fromkeys(notes)))
 
 
 TARGET = Target(

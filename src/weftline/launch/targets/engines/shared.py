@@ -112,9 +112,14 @@ def pools_of(ask: Ask) -> tuple[tuple[str, dict[str, int], int], ...]:
     )
 
 
-def serve_folder(ask: Ask, commands: dict[str, str], notes: tuple[str, ...]) -> Written:
+def serve_folder(
+    ask: Ask, engine: str, commands: dict[str, str], notes: tuple[str, ...]
+) -> Written:
     """One script a role, the environment, and the numbers for router and autoscaler."""
     numbers, more = scaling_json(ask)
+    if ask.serve.fleet.engine != engine:
+        more = (f"the plan's times and limits are of {ask.serve.fleet.engine}: plan again with "
+                f"--engine {engine} to know what this one gives", *more)  # fmt: skip
     files = {"job.env": as_shell(environment_of(ask)), "scaling.json": numbers}
     programs = []
     for role, line in commands.items():

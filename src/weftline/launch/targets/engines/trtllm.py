@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import yaml
-
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.engines.shared import (
     SETTINGS,
@@ -13,6 +11,7 @@ from weftline.launch.targets.engines.shared import (
     shell,
 )
 from weftline.launch.targets.job import FABRIC
+from weftline.launch.yaml_text import yaml_text
 
 
 def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], dict[str, object]]:
@@ -57,11 +56,11 @@ def write(ask: Ask) -> Written:
             before = f"mpirun -n {chips} --map-by ppr:{ask.per_host}:node trtllm-llmapi-launch "
             notes.append("over several hosts it starts under mpirun or srun")
         commands[role] = f"exec {before}" + shell([*words, '"$@"'])
-        files[f"llm{'-' + role if role else ''}.yaml"] = yaml.safe_dump(more, sort_keys=False)
+        files[f"llm{'-' + role if role else ''}.yaml"] = yaml_text(more)
         notes += [f"{role}: {workers} workers"] if role else []
     if ask.serve.fleet.kv not in ("bf16", "fp8"):
         notes.append(f"TensorRT-LLM has no {ask.serve.fleet.kv} KV cache by that name")
-    done = serve_folder(ask, commands, tuple(dict.fromkeys(notes)))
+    done = serve_folder(ask, "trtllm", commands, tuple(dict.fromkeys(notes)))
     return Written(files={**done.files, **files}, start=done.start, notes=done.notes,
                    programs=done.programs)  # fmt: skip
 

@@ -71,7 +71,7 @@ def write(ask: Ask) -> Written:
                       "--master-addr", '"$2"']  # fmt: skip
         commands[role] = "exec " + shell([*words, '"${@:3}"' if chips > ask.per_host else '"$@"'])
         notes += [*said, *([f"{role}: {workers} workers"] if role else [])]
-    return serve_folder(ask, commands, tuple(dict.fromkeys(notes)))
+    return serve_folder(ask, "vllm", commands, tuple(dict.fromkeys(notes)))
 
 
 TARGET = Target(

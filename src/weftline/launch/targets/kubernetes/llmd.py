@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import yaml
-
 from weftline.errors import InputError
 from weftline.launch.environment import network_resources, resource_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
@@ -17,6 +15,7 @@ from weftline.launch.targets.kubernetes.shared import (
     env_of,
     image_of,
 )
+from weftline.launch.yaml_text import yaml_text
 
 
 def write(ask: Ask) -> Written:
@@ -50,7 +49,7 @@ def write(ask: Ask) -> Written:
         }  # fmt: skip
     values.setdefault("prefill", {"create": False})
     said.append("the endpoint picker of its gateway chart routes by load and by prefix")
-    return Written(files={"values.yaml": yaml.safe_dump(values, sort_keys=False),
+    return Written(files={"values.yaml": yaml_text(values),
                           "scaling.json": scaling_json(ask)[0]},
                    start=f"helm install {ask.name} llm-d-modelservice/llm-d-modelservice "
                    "-f values.yaml", notes=tuple(dict.fromkeys(said)))  # fmt: skip

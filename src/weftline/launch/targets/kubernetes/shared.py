@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import yaml
-
 from weftline.errors import InputError
 from weftline.launch.environment import (
     as_mapping,
@@ -17,6 +15,7 @@ from weftline.launch.environment import (
 )
 from weftline.launch.nouns import Ask
 from weftline.launch.targets.engines.shared import METRICS, Scaling
+from weftline.launch.yaml_text import yaml_text
 
 Object = dict[str, Any]
 HOSTNAME: Final = "kubernetes.io/hostname"
@@ -34,7 +33,7 @@ DEFAULT_IMAGES: Final = {
 
 def documents(objects: Iterable[Object]) -> str:
     """Several objects in one YAML file."""
-    return "---\n".join(yaml.safe_dump(one, sort_keys=False, width=100) for one in objects)
+    return "---\n".join(yaml_text(one) for one in objects)
 
 
 def image_of(ask: Ask, default: str = "") -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import yaml
-
 from weftline.launch.environment import as_shell, environment_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
+from weftline.launch.yaml_text import yaml_text
 
 
 def document(ask: Ask) -> tuple[dict[str, object], tuple[str, ...]]:
@@ -55,7 +54,7 @@ def write(ask: Ask) -> Written:
         "#!/bin/bash\nset -eu\nsource job.env\n"
         'python training_orchestrator.py --config-path="$PWD" --config-name=neuronx "$@"\n'
     )
-    files = {"neuronx.yaml": yaml.safe_dump(found, sort_keys=False), "train.sh": script,
+    files = {"neuronx.yaml": yaml_text(found), "train.sh": script,
              "job.env": as_shell(environment_of(ask))}  # fmt: skip
     return Written(files=files, start="./train.sh", notes=notes, programs=("train.sh",))
 
