@@ -29,17 +29,19 @@ def small_plan(path: Path, chips: tuple[int, ...] = MAP, per_host: int = 2) -> P
 
 
 def main() -> None:
-    """Place this process by what stands in ``sys.argv``: the folder of place.py, plan, out."""
+    """Place this process by ``sys.argv``: the folder of place.py, a plan or ``-`` where it has
+    been placed already, the folder for what it says."""
     folder, plan, out = sys.argv[1:4]
     sys.path.insert(0, folder)
     import weftline_place
 
-    placed = weftline_place.place(plan)
+    if plan != "-":
+        weftline_place.place(plan)
     known = weftline_place.facts_of()
     said = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR",
                                                 "MASTER_PORT")}  # fmt: skip
     line = {"host": known.host, "local": known.local, "restart": known.restart,
-            "bound_by": placed.bound_by, "seconds": placed.seconds, **said}  # fmt: skip
+            **said}  # fmt: skip
     Path(out, f"{known.host}.{known.local}.{known.restart}.json").write_text(json.dumps(line))
     if known.restart < int(os.environ.get("FAIL_BEFORE", "0")):
         sys.exit(7)
