@@ -17,7 +17,7 @@ from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError
 from weftline.fabric.closed_forms import torus_shape
 from weftline.fabric.cluster import cluster_of
-from weftline.fabric.formats.description import Description, Host
+from weftline.fabric.formats.clusters.description import Description, Host
 from weftline.fabric.graph import Grid, Topology
 from weftline.fabric.topologies import grid
 from weftline.spec import Level

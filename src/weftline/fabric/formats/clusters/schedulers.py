@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from weftline.errors import InputError
-from weftline.fabric.formats.description import Description, tree_description
-from weftline.fabric.formats.kubernetes import TIERS
+from weftline.fabric.formats.clusters.description import Description, tree_description
+from weftline.fabric.formats.clusters.kubernetes import TIERS
 from weftline.spec.located import Located, read_located
 
 FORMAT = "volcano HyperNode"

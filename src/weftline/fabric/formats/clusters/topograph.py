@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.formats.description import (
+from weftline.fabric.formats.clusters.description import (
     Description,
     Host,
     raise_all,
     tree_description,
 )
-from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.clusters.hostlist import compress_hosts, expand_hosts
 from weftline.spec.located import Located, read_located
 
 MODEL = "topograph model"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +25,8 @@ UNITS_MOST = 1 << 16
 """Pieces an executor's buffer is cut into at most."""
 Slot = tuple[str, int]
 """A buffer (i, o or s) and an offset in units."""
+Copy = tuple[int, Slot, Slot, int]
+"""Rank, from, to, units: a copy within one rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,21 @@ class Units:
     """In the order of steps."""
     scratch_units: IntArray
     """[ranks] units of scratch that each rank needs."""
-    local_copies: tuple[tuple[int, Slot, Slot, int], ...] = ()
-    """All-to-all: what each rank keeps: rank, from, to, units."""
+    in_place: bool
+    """Whether input and output are one buffer."""
+    before: tuple[Copy, ...] = ()
+    """Copies within a rank before its moves."""
+    after: tuple[Copy, ...] = ()
+    """Copies within a rank after all its moves."""
 
 
-def in_units(schedule: Schedule | OrbitSchedule) -> Units:
-    """Cut a schedule into equal units; raises InputError where switches take part."""
+def in_units(schedule: Schedule | OrbitSchedule, *, in_place: bool = True) -> Units:
+    """Cut a schedule into equal units; raises InputError where switches take part.
+
+    In place, all-reduce, reduce-scatter and broadcast work in the input buffer and all-gather in
+    the output. Out of place a rank first copies its input to where the work is done: to the output,
+    for a reduce-scatter to scratch. All-to-all always has two buffers.
+    """
     flat = expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
     if flat.switches:
         raise InputError(
@@ -74,21 +87,71 @@ def in_units(schedule: Schedule | OrbitSchedule) -> Units:
     total = int(first[-1])
     if flat.collective == "all-to-all":
         return _exchange(flat, each, first)
+    if flat.collective == "send" and not in_place:
+        raise InputError("a send has no second buffer", hint="write it in place")
     place = _places(flat, each, total)
+    own = total // flat.ranks
     buffer = "o" if flat.collective == "all-gather" else "i"
+    if not in_place:
+        buffer = "s" if flat.collective == "reduce-scatter" else "o"
     moves: list[Move] = []
     for row in _in_order(flat):
         low = int(first[flat.first_chunk[row]])
         high = int(first[flat.first_chunk[row] + flat.chunk_count[row]])
         for a, b in _runs(np.sort(place[low:high])):
             moves.append(_move(flat, row, (buffer, a), (buffer, a), (a, b)))
-    own = total // flat.ranks
+    before, after = ((), ()) if in_place else _around(flat, buffer, total, own)
     return Units(
         schedule=flat, total=total, buffer_units=total,
         input_units=own if flat.collective == "all-gather" else total,
         output_units=own if flat.collective == "reduce-scatter" else total,
-        moves=tuple(moves), scratch_units=np.zeros(flat.ranks, dtype=np.int64),
+        moves=tuple(moves), in_place=in_place, before=before, after=after,
+        scratch_units=np.full(flat.ranks, total if buffer == "s" else 0, dtype=np.int64),
     )  # fmt: skip
+
+
+def in_instances(flat: Schedule, instances: int) -> Schedule:
+    """The schedule as ``instances`` of itself side by side, each on an even share of every chunk.
+
+    Each instance has colours, and so channels and thread blocks, of its own.
+    """
+    if instances == 1:
+        return flat
+    colours = int(flat.colour.max(initial=0)) + 1
+
+    def repeated(values: IntArray, shift: int) -> IntArray:
+        return np.concatenate([values + i * shift for i in range(instances)])
+
+    def tiled(values: IntArray | None) -> IntArray | None:
+        return None if values is None else np.tile(values, instances)
+
+    order = np.argsort(np.tile(flat.step, instances), kind="stable")
+    return replace(
+        flat, share=np.tile(flat.share, instances) / instances, owner=tiled(flat.owner),
+        target=tiled(flat.target), path_start=None, path_links=None,
+        step=np.tile(flat.step, instances)[order],
+        source=np.tile(flat.source, instances)[order],
+        destination=np.tile(flat.destination, instances)[order],
+        chunk_count=np.tile(flat.chunk_count, instances)[order],
+        reduce=np.tile(flat.reduce, instances)[order],
+        first_chunk=repeated(flat.first_chunk, flat.chunks)[order],
+        colour=repeated(flat.colour, colours)[order],
+    )  # fmt: skip
+
+
+def _around(
+    flat: Schedule, buffer: str, total: int, own: int
+) -> tuple[tuple[Copy, ...], tuple[Copy, ...]]:
+    """Out of place: what each rank copies to where the work is done, and what from there."""
+    if flat.collective == "all-gather":
+        first = ((r, ("i", 0), (buffer, r * own), own) for r in range(flat.ranks))
+    elif flat.collective == "broadcast":
+        first = ((r, ("i", 0), (buffer, 0), total) for r in (flat.root,))
+    else:
+        first = ((r, ("i", 0), (buffer, 0), total) for r in range(flat.ranks))
+    if flat.collective != "reduce-scatter":
+        return tuple(first), ()
+    return tuple(first), tuple((r, (buffer, r * own), ("o", 0), own) for r in range(flat.ranks))
 
 
 def _move(flat: Schedule, row: int, here: Slot, there: Slot, units: tuple[int, int]) -> Move:
@@ -192,7 +255,8 @@ def _exchange(flat: Schedule, each: IntArray, first: IntArray) -> Units:
     kept = tuple((r, ("i", r * per), ("o", r * per), per) for r in range(ranks))
     return Units(
         schedule=flat, total=int(first[-1]), buffer_units=ranks * per, input_units=ranks * per,
-        output_units=ranks * per, moves=tuple(moves), scratch_units=used, local_copies=kept,
+        output_units=ranks * per, moves=tuple(moves), scratch_units=used, in_place=False,
+        before=kept,
     )  # fmt: skip
 
 
@@ -200,42 +264,103 @@ def _follows(first: Slot, second: Slot, count: int) -> bool:
     return first[0] == second[0] and first[1] + count == second[1]
 
 
-def prerequisites(units: Units) -> tuple[list[list[int]], list[list[int]]]:
-    """What each move must wait for: at its source before sending, then before landing.
+@dataclass(slots=True)
+class Event:
+    """One thing one rank does: send, land (receive) or copy, and what must be done there before."""
 
-    Both are lists of moves. Before sending: those that brought what it sends. Before landing, at
-    the destination: those that read or wrote the same place before. ``moves`` are in order of
-    steps, and a row sees what earlier steps of its colour brought, nothing of its own step.
+    kind: Literal["send", "land", "copy"]
+    rank: int
+    here: Slot
+    there: Slot
+    count: int
+    move: Move | None = None
+    after: tuple[int, ...] = ()
+    """Events of the same rank, by number."""
+
+
+def events_of(units: Units, *, most: int = UNITS_MOST) -> list[Event]:
+    """Everything ranks do, in an order that can be run; moves and copies of at most ``most`` units.
+
+    A send waits for what brought the units it reads; what lands or is copied waits for those that
+    read or wrote its place before. Sends of a step come before what lands in it: a row sees what
+    earlier steps brought, nothing of its own step.
     """
-    writers: dict[tuple[int, str, int], list[int]] = {}
-    readers: dict[tuple[int, str, int], list[int]] = {}
-    send: list[list[int]] = [[] for _ in units.moves]
-    land: list[list[int]] = [[] for _ in units.moves]
-    at = 0
-    while at < len(units.moves):
-        end = at
-        while end < len(units.moves) and units.moves[end].step == units.moves[at].step:
-            end += 1
-        for i in range(at, end):
-            move = units.moves[i]
-            found: set[int] = set()
-            for key in _keys(move.source, move.from_slot, move.count):
-                found.update(writers.get(key, ()))
-                readers.setdefault(key, []).append(i)
-            send[i] = sorted(found)
-        for i in range(at, end):
-            move = units.moves[i]
-            found = set()
-            for key in _keys(move.destination, move.to_slot, move.count):
-                found.update(readers.pop(key, ()))
-                held = writers.setdefault(key, [])
-                found.update(held)
-                if not move.reduce:
-                    held.clear()
-                held.append(i)
-            land[i] = sorted(found - {i})
-        at = end
-    return send, land
+    found: list[Event] = []
+    places = _Places()
+
+    def add(event: Event, reads: Slot | None, writes: Slot | None, *, adds: bool = False) -> None:
+        number = len(found)
+        before: set[int] = set()
+        if reads is not None:
+            before |= places.read(number, event.rank, reads, event.count)
+        if writes is not None:
+            before |= places.write(number, event.rank, writes, event.count, adds=adds)
+        event.after = tuple(sorted(before - {number}))
+        found.append(event)
+
+    def copy(entries: tuple[Copy, ...]) -> None:
+        for rank, here, there, count in entries:
+            for at, size in _cut(count, most):
+                a, b = (here[0], here[1] + at), (there[0], there[1] + at)
+                add(Event("copy", rank, a, b, size), a, b)
+
+    copy(units.before)
+    for _, group in groupby(units.moves, key=lambda m: m.step):
+        pieces = [piece for move in group for piece in _pieces(move, most)]
+        for move in pieces:
+            event = Event("send", move.source, move.from_slot, move.to_slot, move.count, move)
+            add(event, move.from_slot, None)
+        for move in pieces:
+            event = Event("land", move.destination, move.from_slot, move.to_slot, move.count, move)
+            add(event, None, move.to_slot, adds=move.reduce)
+    copy(units.after)
+    return found
+
+
+def _cut(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """(first, size) of pieces of at most ``most``."""
+    return ((at, min(most, count - at)) for at in range(0, count, most))
+
+
+def _pieces(move: Move, most: int) -> Iterator[Move]:
+    if move.count <= most:
+        yield move
+        return
+    for at, size in _cut(move.count, most):
+        first = move.units[0] + at
+        yield replace(
+            move, count=size, units=(first, first + size),
+            from_slot=(move.from_slot[0], move.from_slot[1] + at),
+            to_slot=(move.to_slot[0], move.to_slot[1] + at),
+        )  # fmt: skip
+
+
+class _Places:
+    """Who last wrote each place, and who has read it since."""
+
+    def __init__(self) -> None:
+        self.writers: dict[tuple[int, str, int], list[int]] = {}
+        self.readers: dict[tuple[int, str, int], list[int]] = {}
+
+    def read(self, number: int, rank: int, slot: Slot, count: int) -> set[int]:
+        """What must be done before; the place is read by ``number`` from now on."""
+        found: set[int] = set()
+        for key in _keys(rank, slot, count):
+            found.update(self.writers.get(key, ()))
+            self.readers.setdefault(key, []).append(number)
+        return found
+
+    def write(self, number: int, rank: int, slot: Slot, count: int, *, adds: bool) -> set[int]:
+        """What must be done before; an addition keeps those that brought what it adds to."""
+        found: set[int] = set()
+        for key in _keys(rank, slot, count):
+            found.update(self.readers.pop(key, ()))
+            held = self.writers.setdefault(key, [])
+            found.update(held)
+            if not adds:
+                held.clear()
+            held.append(number)
+        return found
 
 
 def _keys(rank: int, slot: Slot, count: int) -> Iterator[tuple[int, str, int]]:

@@ -13,14 +13,14 @@ from collections.abc import Callable
 import yaml
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.formats.description import (
+from weftline.fabric.formats.clusters.description import (
     Description,
     Host,
     raise_all,
     tree_description,
 )
-from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
-from weftline.fabric.formats.slurm_conf import ring_hosts
+from weftline.fabric.formats.clusters.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.clusters.slurm_conf import ring_hosts
 from weftline.spec.located import Located, read_located
 
 FORMAT = "slurm topology.yaml"

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.errors import InputError
-from weftline.fabric.formats.units import in_units, prerequisites
+from weftline.fabric.formats.programs.units import events_of, in_units
 from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.schedule import Schedule
 
@@ -55,6 +55,13 @@ class Trace:
     nodes: tuple[Node, ...] = ()
 
 
+_FIELD_OF: Final[Mapping[str, int]] = {
+    "comm_src": 7, "comm_dst": 7, "comm_tag": 7, "comm_priority": 7, "tensor_size": 13,
+}  # fmt: skip
+"""The integers that the feeder takes from another field than ``int64_val``: int32_val, uint64_val
+(github.com/mlcommons/chakra 21585d8f, src/feeder/et_feeder_node.cpp). From the wrong one it reads
+a zero without a word."""
+
 # --- protobuf's wire format ---------------------------------------------------------------------
 
 
@@ -79,7 +86,8 @@ def _attribute(name: str, value: Value) -> bytes:
     if isinstance(value, bool):
         return out + _field(27, 0, _varint(int(value)))
     if isinstance(value, int):
-        return out + (_field(9, 0, _varint(value)) if value < 0 else _field(13, 0, _varint(value)))
+        number = _FIELD_OF.get(name, 9 if value < 2**63 else 13)
+        return out + _field(number, 0, _varint(value))
     if isinstance(value, float):
         return out + _field(3, 1, struct.pack("<d", value))
     if isinstance(value, str):
@@ -268,39 +276,35 @@ def _node(data: bytes, where: str) -> Node:
 def write(schedule: Schedule | OrbitSchedule, size_bytes: float) -> list[bytes]:
     """One .et file a rank. Raises InputError where switches take part."""
     flat = expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
-    units = in_units(flat)
-    send_after, land_after = prerequisites(units)
+    events = events_of(in_units(flat))
     # Several moves of one row are one message: what any of them waits for, all do.
-    first = {m.row: i for i, m in reversed(list(enumerate(units.moves)))}
-    rows = [m.row for m in units.moves]
-    fraction = flat.fractions()
-    send_id, land_id = {}, {}
     counts = [0] * flat.ranks
-    for row in sorted(first, key=lambda r: first[r]):
-        s, d = int(flat.source[row]), int(flat.destination[row])
-        send_id[row], counts[s] = counts[s], counts[s] + 1
-        land_id[row], counts[d] = counts[d], counts[d] + 1
+    number: dict[tuple[str, int], int] = {}
+    of_event: list[int] = []
+    after: dict[tuple[str, int], set[int]] = {}
+    for event in events:
+        if event.move is None:  # what an all-to-all keeps is no message
+            of_event.append(-1)
+            continue
+        key = (event.kind, event.move.row)
+        if key not in number:
+            number[key], counts[event.rank] = counts[event.rank], counts[event.rank] + 1
+        of_event.append(number[key])
+        after.setdefault(key, set()).update(of_event[i] for i in event.after if of_event[i] >= 0)
+    fraction = flat.fractions()
     nodes: list[list[Node]] = [[] for _ in range(flat.ranks)]
-    needs_send: dict[int, set[int]] = {r: set() for r in first}
-    needs_land: dict[int, set[int]] = {r: set() for r in first}
-    for i, row in enumerate(rows):
-        needs_send[row] |= {land_id[rows[j]] for j in send_after[i] if rows[j] != row}
-        here = int(flat.destination[row])
-        for j in land_after[i]:
-            other = rows[j]
-            if other != row:
-                at_end = int(flat.destination[other]) == here
-                needs_land[row].add(land_id[other] if at_end else send_id[other])
-    for row in first:
+    for (kind, row), own in number.items():
         s, d = int(flat.source[row]), int(flat.destination[row])
+        waits = tuple(sorted(after[kind, row] - {own}))
         common = {"comm_size": round(float(fraction[row]) * size_bytes), "comm_tag": row,
                   "is_cpu_op": False}  # fmt: skip
-        nodes[s].append(Node(id=send_id[row], name=f"send row {row} to {d}", type=SEND,
-                             data=tuple(sorted(needs_send[row])),
-                             attributes={**common, "comm_dst": d, **_row(flat, row)}))  # fmt: skip
-        nodes[d].append(Node(id=land_id[row], name=f"receive row {row} from {s}", type=RECEIVE,
-                             data=tuple(sorted(needs_land[row] - {land_id[row]})),
-                             attributes={**common, "comm_src": s}))  # fmt: skip
+        if kind == "send":
+            said = {**common, "comm_dst": d, **_row(flat, row)}
+            nodes[s].append(Node(id=own, name=f"send row {row} to {d}", type=SEND, data=waits,
+                                 attributes=said))  # fmt: skip
+        else:
+            nodes[d].append(Node(id=own, name=f"receive row {row} from {s}", type=RECEIVE,
+                                 data=waits, attributes={**common, "comm_src": s}))  # fmt: skip
     head = {"weftline_schedule": json.dumps(_head(flat, size_bytes))}
     return [
         encode(Trace(attributes=head, nodes=tuple(sorted(n, key=lambda x: x.id)))) for n in nodes

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from weftline.errors import InputError
-from weftline.fabric.formats.description import Description, Host, raise_all
+from weftline.fabric.formats.clusters.description import Description, Host, raise_all
 from weftline.spec.located import Located, read_located
 
 EC2 = "ec2 DescribeInstanceTopology"

@@ -13,7 +13,7 @@ import re
 from typing import Any, Final
 
 from weftline.errors import InputError
-from weftline.fabric.formats.description import Description, Host, raise_all
+from weftline.fabric.formats.clusters.description import Description, Host, raise_all
 from weftline.spec.located import Located, read_located
 
 FORMAT = "kubernetes node labels"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.formats.description import (
+from weftline.fabric.formats.clusters.description import (
     Description,
     Host,
     raise_all,
     tree_description,
 )
-from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.clusters.hostlist import compress_hosts, expand_hosts
 
 FORMAT = "slurm topology.conf"
 KEYS = ("SwitchName", "Switches", "Nodes", "LinkSpeed", "BlockName", "BlockSizes", "RingName")

@@ -1,9 +1,9 @@
 """MSCCL's XML: thread blocks of one peer each, steps s, r, rrc, rcs, rrcs, rrs, cpy, re, nop.
 
-Written in place where the collective allows it: all-reduce and reduce-scatter in the input buffer,
-all-gather in the output (as msccl-tools does); a colour is a channel. A thread block talks to one
-peer in one direction, so that waiting for one never holds up another. ``depid`` and ``deps`` name
-the thread block and step to wait for; further ones stand in ``nop`` steps before.
+``blocks`` deals a schedule's rows to thread blocks; here they are written and read. ``depid`` and
+``deps`` name the thread block and step to wait for; further ones stand in ``nop`` steps before.
+A program says with ``inplace`` and ``outofplace`` which calls may take it, with ``minBytes`` and
+``maxBytes`` which sizes (``maxBytes`` is written as 1 TiB where there is no end).
 
 Read without any document type: a file that declares entities is refused.
 """
@@ -17,52 +17,53 @@ from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.formats.slots import Slots, initial_places
-from weftline.fabric.formats.units import UNITS_MOST, Slot, Units, in_units, prerequisites
-from weftline.fabric.orbit import OrbitSchedule
+from weftline.fabric.formats.programs.blocks import Block, Step, blocks_of, executor_of
+from weftline.fabric.formats.programs.slots import Slots, buffers_of
+from weftline.fabric.formats.programs.units import UNITS_MOST, in_instances, in_units
+from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.schedule import Collective, Schedule
 
 FORMAT = "msccl"
-NAMES: Final[Mapping[Collective, str]] = {
-    "all-reduce": "allreduce", "all-gather": "allgather", "reduce-scatter": "reduce_scatter",
-    "all-to-all": "alltoall", "broadcast": "broadcast", "send": "sendrecv",
+NAMES: Final[Mapping[str, Collective]] = {
+    "allreduce": "all-reduce", "allgather": "all-gather", "reducescatter": "reduce-scatter",
+    "reduce_scatter": "reduce-scatter", "alltoall": "all-to-all", "broadcast": "broadcast",
 }  # fmt: skip
+"""What parsers call the collectives; ``reduce_scatter`` is the first MSCCL's."""
+PROTOCOLS: Final = ("Simple", "LL", "LL128")
 SENDS = ("s", "rcs", "rrs", "rrcs")
 RECEIVES = ("r", "rcs", "rrs", "rrc", "rrcs")
 TYPES = (*SENDS, "r", "rrc", "cpy", "re", "nop")
+NAME_MOST: Final = 63
+"""Letters of an algorithm's name that MSCCL keeps."""
+SIZE_MOST: Final = 2**40
 
 
-@dataclass(slots=True)
-class _Step:
-    kind: str
-    source: Slot = ("i", -1)
-    target: Slot = ("o", -1)
-    count: int = 0
-    wait: tuple[int, int] = (-1, -1)
-    needed: bool = False
-    line: int = 0
+def write(
+    schedule: Schedule | OrbitSchedule, *, protocol: str = "Simple", executor: str = "any",
+    in_place: bool = True, sizes: tuple[int, int] = (0, SIZE_MOST), instances: int = 1,
+) -> str:  # fmt: skip
+    """The XML of a schedule, for one of ``blocks.EXECUTORS`` or ``any`` of those in use.
 
-
-@dataclass(slots=True)
-class _Block:
-    send: int = -1
-    receive: int = -1
-    channel: int = 0
-    steps: list[_Step] = field(default_factory=list)
-    line: int = 0
-
-
-def write(schedule: Schedule | OrbitSchedule, *, protocol: str = "Simple") -> str:
-    """The XML of a schedule; raises InputError for what MSCCL cannot express."""
-    units = in_units(schedule)
-    gpus = _blocks(units)
-    flat = units.schedule
-    in_place = flat.collective != "all-to-all"
+    ``sizes`` are the least and most bytes it is taken for, ``instances`` how many channels share
+    the work of one. Raises InputError for what MSCCL cannot
+    express and for what is beyond the executor's limits.
+    """
+    consumer = executor_of(executor)
+    flat = expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
+    units = in_units(in_instances(flat, instances), in_place=in_place)
+    if flat.collective not in consumer.names:
+        raise InputError(
+            f"MSCCL has no {flat.collective}",
+            hint="a send and a receive are calls of two ranks, each with a program of its own; "
+            "--to mscclpp or --to chakra writes both",
+        )
+    gpus = blocks_of(units, consumer)
     channels = 1 + max((b.channel for blocks in gpus for b in blocks), default=0)
     lines = [
-        f'<algo name={quoteattr(flat.algorithm)} proto="{protocol}" nchannels="{channels}" '
-        f'nchunksperloop="{units.buffer_units}" ngpus="{flat.ranks}" '
-        f'coll="{NAMES[flat.collective]}" inplace="{int(in_place)}">'
+        f"<algo name={quoteattr(flat.algorithm[:NAME_MOST])} proto={quoteattr(protocol)} "
+        f'nchannels="{channels}" nchunksperloop="{units.buffer_units}" ngpus="{flat.ranks}" '
+        f'coll="{consumer.names[flat.collective]}" inplace="{int(units.in_place)}" '
+        f'outofplace="{int(not units.in_place)}" minBytes="{sizes[0]}" maxBytes="{sizes[1]}">'
     ]
     for rank, blocks in enumerate(gpus):
         lines.append(
@@ -78,7 +79,7 @@ def write(schedule: Schedule | OrbitSchedule, *, protocol: str = "Simple") -> st
     return "\n".join([*lines, "</algo>"]) + "\n"
 
 
-def _written(number: int, step: _Step) -> str:
+def _written(number: int, step: Step) -> str:
     return (
         f'      <step s="{number}" type="{step.kind}" srcbuf="{step.source[0]}" '
         f'srcoff="{step.source[1]}" dstbuf="{step.target[0]}" dstoff="{step.target[1]}" '
@@ -87,96 +88,13 @@ def _written(number: int, step: _Step) -> str:
     )
 
 
-def _blocks(units: Units) -> list[list[_Block]]:
-    """Thread blocks of every rank, their steps in the order of the schedule's."""
-    ranks = units.schedule.ranks
-    blocks: list[dict[tuple[int, int, int], _Block]] = [{} for _ in range(ranks)]
-    send_after, land_after = prerequisites(units)
-    sent: list[tuple[_Block, _Step]] = []
-    landed: list[tuple[_Block, _Step]] = []
-    wants: list[tuple[_Block, _Step, list[tuple[_Block, _Step]]]] = []
-    for rank, here, there, count in units.local_copies:
-        block = blocks[rank].setdefault((-1, -1, 0), _Block())
-        block.steps.append(_Step("cpy", here, there, count))
-    at = 0
-    while at < len(units.moves):
-        end = at
-        while end < len(units.moves) and units.moves[end].step == units.moves[at].step:
-            end += 1
-        for move in units.moves[at:end]:
-            key = (move.destination, -1, move.colour)
-            block = blocks[move.source].setdefault(key, _Block(move.destination, -1, move.colour))
-            step = _Step("s", move.from_slot, move.to_slot, move.count)
-            block.steps.append(step)
-            sent.append((block, step))
-        for move in units.moves[at:end]:
-            key = (-1, move.source, move.colour)
-            block = blocks[move.destination].setdefault(key, _Block(-1, move.source, move.colour))
-            own = move.to_slot if move.reduce else move.from_slot
-            step = _Step("rrc" if move.reduce else "r", own, move.to_slot, move.count)
-            block.steps.append(step)
-            landed.append((block, step))
-        at = end
-    for i, move in enumerate(units.moves):
-        wants.append((*sent[i], [landed[j] for j in send_after[i]]))
-        before = [landed[j] if units.moves[j].destination == move.destination and
-                  _wrote(units, j, i) else sent[j] for j in land_after[i]]  # fmt: skip
-        wants.append((*landed[i], before))
-    return _numbered(blocks, wants)
-
-
-def _wrote(units: Units, earlier: int, later: int) -> bool:
-    """Whether the earlier move wrote where the later one lands (else it read there)."""
-    a, b = units.moves[earlier], units.moves[later]
-    if a.to_slot[0] != b.to_slot[0]:
-        return False
-    return a.to_slot[1] < b.to_slot[1] + b.count and b.to_slot[1] < a.to_slot[1] + a.count
-
-
-def _numbered(
-    blocks: list[dict[tuple[int, int, int], _Block]],
-    wants: list[tuple[_Block, _Step, list[tuple[_Block, _Step]]]],
-) -> list[list[_Block]]:
-    """Blocks in their final order, dependences as numbers, nops for all but the last of several."""
-    before: dict[int, list[tuple[_Block, _Step]]] = {}
-    for block, step, needed in wants:
-        latest: dict[int, tuple[_Block, _Step]] = {}
-        place = {id(s): i for s_block in {id(b): b for b, _ in needed}.values()
-                 for i, s in enumerate(s_block.steps)}  # fmt: skip
-        for other, dep in needed:
-            held = latest.get(id(other))
-            if other is not block and (held is None or place[id(held[1])] < place[id(dep)]):
-                latest[id(other)] = (other, dep)
-        before[id(step)] = list(latest.values())
-    final = [sorted(held.values(), key=lambda b: (b.send, b.receive, b.channel)) for held in blocks]
-    number = {id(b): i for rank_blocks in final for i, b in enumerate(rank_blocks)}
-    nops: list[tuple[_Step, tuple[_Block, _Step]]] = []
-    for rank_blocks in final:
-        for block in rank_blocks:
-            steps: list[_Step] = []
-            for step in block.steps:
-                deps = before.get(id(step), [])
-                for further in deps[1:]:
-                    nops.append((_Step("nop"), further))
-                    steps.append(nops[-1][0])
-                if deps:
-                    nops.append((step, deps[0]))
-                steps.append(step)
-            block.steps = steps
-    index = {id(s): i for rank_blocks in final for b in rank_blocks for i, s in enumerate(b.steps)}
-    for waiting, (other, needed_step) in nops:
-        waiting.wait = (number[id(other)], index[id(needed_step)])
-        needed_step.needed = True
-    return final
-
-
 # --- reading ------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Program:
     attributes: dict[str, str] = field(default_factory=dict)
-    gpus: dict[int, tuple[dict[str, str], list[_Block], int]] = field(default_factory=dict)
+    gpus: dict[int, tuple[dict[str, str], list[Block], int]] = field(default_factory=dict)
 
 
 def read(text: str, where: str) -> Schedule:
@@ -187,9 +105,9 @@ def read(text: str, where: str) -> Schedule:
     """
     program = _parse(text, where)
     name = program.attributes.get("coll", "")
-    collective = next((c for c, n in NAMES.items() if n == name), None)
+    collective = NAMES.get(name)
     if collective is None:
-        raise UnknownNameError("collective", name, NAMES.values(), where=f"{where}:1")
+        raise UnknownNameError("collective", name, NAMES, where=f"{where}:1")
     ranks = len(program.gpus)
     if sorted(program.gpus) != list(range(ranks)) or ranks < 1:
         raise InputError(
@@ -199,12 +117,24 @@ def read(text: str, where: str) -> Schedule:
     if said is not None and said != str(ranks):
         raise InputError(f"ngpus is {said}, {ranks} stand in the file", where=f"{where}:1")
     inputs = _inputs(program, collective, ranks, where)
-    slots = Slots(ranks)
-    places, units, per_rank = initial_places(collective, ranks, inputs)
-    for place, unit in places:
-        slots.fill(place, unit)
-    _run(program, slots, where)
-    return slots.schedule(collective, program.attributes.get("name", "msccl"), units, per_rank)
+    name = program.attributes.get("name", "msccl")
+    for in_place in _ways(program, where):
+        slots = Slots(ranks)
+        buffers = buffers_of(collective, ranks, inputs, in_place=in_place)
+        slots.start(buffers)
+        _run(program, slots, where)
+        slots.finish(collective, buffers, f"{where}:1")
+    return slots.schedule(collective, name, buffers.units, buffers.per_rank)
+
+
+def _ways(program: _Program, where: str) -> list[bool]:
+    """The calls a program is for, both proved: in place, out of place."""
+    at = f"{where}:1"
+    in_place = _whole(program.attributes, "inplace", at, default=0) == 1
+    apart = _whole(program.attributes, "outofplace", at, default=int(not in_place)) == 1
+    if not in_place and not apart:
+        raise InputError('inplace="0" and outofplace="0": no call can take this program', where=at)
+    return [way for way, asked in ((True, in_place), (False, apart)) if asked]
 
 
 def _inputs(program: _Program, collective: Collective, ranks: int, where: str) -> int:
@@ -257,7 +187,7 @@ def _parse(text: str, where: str) -> _Program:
             program.gpus[_whole(attributes, "id", at)] = (attributes, [], line)
         elif name == "tb":
             blocks = list(program.gpus.values())[-1][1]
-            blocks.append(_Block(_whole(attributes, "send", at), _whole(attributes, "recv", at),
+            blocks.append(Block(_whole(attributes, "send", at), _whole(attributes, "recv", at),
                                  _whole(attributes, "chan", at), line=line))  # fmt: skip
             if _whole(attributes, "id", at) != len(blocks) - 1:
                 raise InputError(f"tb {attributes['id']} where {len(blocks) - 1} follows", where=at)
@@ -278,7 +208,7 @@ def _parse(text: str, where: str) -> _Program:
     return program
 
 
-def _step(attributes: Mapping[str, str], at: str, line: int) -> _Step:
+def _step(attributes: Mapping[str, str], at: str, line: int) -> Step:
     kind = attributes.get("type", "")
     if kind not in TYPES:
         raise UnknownNameError(
@@ -293,7 +223,7 @@ def _step(attributes: Mapping[str, str], at: str, line: int) -> _Step:
     count = _whole(attributes, "cnt", at, default=1)
     if not 0 <= count <= UNITS_MOST:
         raise InputError(f'`cnt="{count}"`', where=at, hint=f"from 0 to {UNITS_MOST:,}")
-    return _Step(kind, source, target, count, wait, attributes.get("hasdep") == "1", line)
+    return Step(kind, source, target, count, wait, attributes.get("hasdep") == "1", line=line)
 
 
 def _run(program: _Program, slots: Slots, where: str) -> None:
@@ -330,11 +260,11 @@ def _run(program: _Program, slots: Slots, where: str) -> None:
 
 
 def _do(
-    slots: Slots, step: _Step, gpu: int, block: _Block,
+    slots: Slots, step: Step, gpu: int, block: Block,
     wires: dict[tuple[int, int, int], list[list[int]]], where: str,
 ) -> None:  # fmt: skip
-    source = [(gpu, step.source[0], step.source[1] + k) for k in range(step.count)]
-    target = [(gpu, step.target[0], step.target[1] + k) for k in range(step.count)]
+    source = [slots.named((gpu, step.source[0], step.source[1] + k)) for k in range(step.count)]
+    target = [slots.named((gpu, step.target[0], step.target[1] + k)) for k in range(step.count)]
     if step.kind in ("cpy", "re"):
         for here, there in zip(source, target, strict=True):
             (slots.copy if step.kind == "cpy" else slots.reduce)(here, there, where)
