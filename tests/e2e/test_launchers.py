@@ -198,7 +198,8 @@ def test_ray(plan: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1" "$2"',
          sys.executable, code, str(job / "driver.py")],
-        env=environment(RAY_USAGE_STATS_ENABLED="0"), capture_output=True, text=True, timeout=200, check=False,
+        env=environment(RAY_USAGE_STATS_ENABLED="0"), capture_output=True, text=True,
+        timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert by_slot(said(tmp_path), ["beta", "alpha"]) == SAID

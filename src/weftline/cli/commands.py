@@ -34,6 +34,8 @@ COMMANDS: Final = (
     ("plan", "plan:app", "Find the best plan for a job."),
     ("schedule", "schedule:app",
      "Schedules in files of MSCCL, MSCCL++ and Chakra: proved, timed, shown."),
+    ("preflight", "preflight:preflight",
+     "Measure links, chips, disks and clocks of the job around it, beside its plan."),
     ("score", "score:app", "Hold predictions against measurements."),
     ("simulate", "simulate:app",
      "Simulate a collective or a serving system without the hardware."),
