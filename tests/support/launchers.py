@@ -55,7 +55,10 @@ def small_train_plan(chips: tuple[int, ...] = MAP, per_host: int = 2) -> Plan:
                           accelerators=("h100-sxm",), chips=len(chips)))  # fmt: skip
     shape = (len(chips),)
     own = RankMap(shape=shape, chips=chips, physical={}, exchange_s=0.0, jax_s=None, basis="test")
-    cluster = replace(plan.cluster, chips_per_host=per_host)
+    inside, beyond = plan.cluster.levels[0], plan.cluster.levels[-1]
+    levels = (replace(inside, name="host", size=per_host),
+              replace(beyond, name="scale-out", kind="clos", size=len(chips)))  # fmt: skip
+    cluster = replace(plan.cluster, chips_per_host=per_host, levels=levels)
     return replace(plan, cluster=cluster, rank_map=own)
 
 

@@ -7,40 +7,45 @@ to a rate by a token bucket at both ends (tc tbf).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 RANKS = 4
 INSIDE, BETWEEN = "800mbit", "200mbit"
-WRAP = """\
-import os, sys, time
-skew = float(os.environ.get("FAULT_CLOCK_S", "0"))
-if skew:
-    real = time.time
-    time.time = lambda: real() + skew
-slow = float(os.environ.get("FAULT_DISK_S", "0"))
-if slow:
-    flush = os.fsync
-    def fsync(handle):
-        time.sleep(slow)
-        flush(handle)
-    os.fsync = fsync
-cores = os.environ.get("FAULT_CORE")
-if cores:
-    os.sched_setaffinity(0, {int(cores)})
+CHILD = """\
+import io, json, os, sys, time
+from contextlib import redirect_stdout
+real_time, real_fsync = time.time, os.fsync
+cores = os.sched_getaffinity(0)
 from weftline.cli.main import run
-sys.exit(run(sys.argv[1:]))
+import torch.distributed
+for line in sys.stdin:
+    asked = json.loads(line)
+    os.environ.update(asked["env"])
+    faults = asked["faults"]
+    skew, wait = faults.get("clock_s", 0.0), faults.get("disk_s", 0.0)
+    time.time = lambda: real_time() + skew
+    os.fsync = lambda handle: (time.sleep(wait), real_fsync(handle))[1]
+    os.sched_setaffinity(0, {min(cores)} if faults.get("core") else cores)
+    said = io.StringIO()
+    with redirect_stdout(said):
+        code = run(asked["args"])
+    sys.stdout.write(json.dumps({"code": code, "said": said.getvalue()}) + "\\n")
+    sys.stdout.flush()
 """
-"""Faults that a kernel cannot be asked for: a clock, a disk. The preflight under it is unchanged."""
+"""One process: it runs `weftline preflight` as often as asked, so that torch is imported once. The
+faults that a kernel cannot be asked for (a clock, a disk) are made here, around it."""
 
 
 def lacks() -> str:
@@ -85,10 +90,13 @@ def fabric() -> Iterator[None]:
         for rank in range(RANKS):
             run("ip", "netns", "add", name(rank))
             run("ip", "-n", name(rank), "link", "set", "lo", "up")
-            run("ip", "-n", name(rank), "addr", "add", f"{address(rank)}/32", "dev", "lo")
-            run(
-                "ip", "-n", name(rank), "link", "add", "nic1", "type", "veth", "peer", "name", "end"
-            )
+            # nic0 has the address, nic1 is a second device that can be missing.
+            for nic in ("nic0", "nic1"):
+                run("ip", "-n", name(rank), "link", "add", nic, "type", "veth", "peer", "name",
+                    f"{nic}end")  # fmt: skip
+                run("ip", "-n", name(rank), "link", "set", nic, "up")
+                run("ip", "-n", name(rank), "link", "set", f"{nic}end", "up")
+            run("ip", "-n", name(rank), "addr", "add", f"{address(rank)}/32", "dev", "nic0")
         for a, b in itertools.combinations(range(RANKS), 2):
             run("ip", "link", "add", f"l{b}", "netns", name(a), "type", "veth", "peer", "name",
                 f"l{a}", "netns", name(b))  # fmt: skip
@@ -110,48 +118,75 @@ def clean() -> None:
 
 @dataclass
 class Faults:
-    """What is wrong with each process: variables by rank, places swapped, a rank throttled."""
+    """What is wrong: faults by place, two ranks started in each other's place, places throttled."""
 
-    env: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    at: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
     swap: tuple[int, int] | None = None
     throttled: tuple[int, ...] = ()
     options: tuple[str, ...] = ()
 
 
-def preflight(folder: Path, plan: Path, faults: Faults, port: int) -> dict[str, Any]:
-    """The verdict of four real processes as JSON."""
-    wrap = folder / "wrap.py"
-    wrap.write_text(WRAP)
-    places = list(range(RANKS))
-    if faults.swap is not None:
-        a, b = faults.swap
-        places[a], places[b] = b, a
-    running = []
-    for rank in range(RANKS):
-        at = places[rank]
-        env = {
-            **os.environ, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(at % 2),
-            "MASTER_ADDR": address(places[0]), "MASTER_PORT": str(port),
-            "WEFTLINE_HOST": f"h{at // 2}", "WEFTLINE_LOCAL_RANK": str(at % 2),
-            "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **faults.env.get(at, {}),
-        }  # fmt: skip
-        command = ["ip", "netns", "exec", name(at), sys.executable, str(wrap), "preflight",
-                   str(plan), "--json", "--checkpoints", str(folder), *faults.options]  # fmt: skip
-        running.append(subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE))  # fmt: skip
-    throttles = [
-        subprocess.Popen([sys.executable, "-S", "-c", THROTTLE, str(running[rank].pid)])
-        for rank in faults.throttled
-    ]
-    try:
-        said = [process.communicate(timeout=100) for process in running]
-    finally:
-        for throttle in throttles:
-            throttle.kill()
-            throttle.wait()
-    codes = [process.returncode for process in running]
-    assert codes[0] in (0, 4), said
-    return {"code": codes[0], **json.loads(said[0][0])}
+class Job:
+    """Four processes in their namespaces, ready to run preflight again and again."""
+
+    def __init__(self, folder: Path, plan: Path) -> None:
+        self.folder, self.plan = folder, plan
+        env = {**os.environ, "GLOO_SOCKET_IFNAME": "nic0", "OMP_NUM_THREADS": "1"}
+        with (folder / "errors.log").open("w") as log:
+            self.running = [
+                subprocess.Popen(["ip", "netns", "exec", name(at), sys.executable, "-c", CHILD],
+                                 env=env, text=True, stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, stderr=log)
+                for at in range(RANKS)
+            ]  # fmt: skip
+
+    def preflight(self, faults: Faults, port: int) -> dict[str, Any]:
+        """The verdict as JSON."""
+        places = list(range(RANKS))
+        if faults.swap is not None:
+            a, b = faults.swap
+            places[a], places[b] = b, a
+        throttles = [
+            subprocess.Popen([sys.executable, "-S", "-c", THROTTLE, str(self.running[at].pid)])
+            for at in faults.throttled
+        ]
+        try:
+            for rank, at in enumerate(places):
+                env = {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(at % 2),
+                       "MASTER_ADDR": address(places[0]), "MASTER_PORT": str(port),
+                       "WEFTLINE_HOST": f"h{at // 2}", "WEFTLINE_LOCAL_RANK": str(at % 2),
+                       **faults.env}  # fmt: skip
+                args = ["preflight", str(self.plan), "--json", "--checkpoints", str(self.folder),
+                        *faults.options]  # fmt: skip
+                asked = {"env": env, "args": args, "faults": dict(faults.at.get(at, {}))}
+                self._pipe(at, "stdin").write(json.dumps(asked) + "\n")
+                self._pipe(at, "stdin").flush()
+            said = [json.loads(self._pipe(at, "stdout").readline() or '{"code": -1, "said": ""}')
+                    for at in places]  # fmt: skip
+        finally:
+            for throttle in throttles:
+                throttle.kill()
+                throttle.wait()
+            for at in faults.throttled:
+                os.kill(self.running[at].pid, signal.SIGCONT)
+        assert said[0]["code"] in (0, 4), (said, (self.folder / "errors.log").read_text()[-3000:])
+        return {"code": said[0]["code"], **json.loads(said[0]["said"])}
+
+    def _pipe(self, at: int, which: str) -> IO[str]:
+        pipe = getattr(self.running[at], which)
+        assert pipe is not None
+        return pipe  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End every process."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
 
 
 THROTTLE = """\

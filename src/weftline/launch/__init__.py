@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from weftline._lazy import lazily
+from weftline.launch.mesh import jax_devices, mesh
 from weftline.launch.place import Placement, PlacementError, place
 
-__all__ = ["Placement", "PlacementError", "place"]
+if TYPE_CHECKING:
+    from weftline.launch.export import export_plan, write_folder
+
+__all__ = [
+    "Placement",
+    "PlacementError",
+    "export_plan",
+    "jax_devices",
+    "mesh",
+    "place",
+    "write_folder",
+]
+
+__getattr__ = lazily(__name__)
