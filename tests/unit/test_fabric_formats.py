@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 
 from weftline.cli.main import run
 from weftline.errors import InputError, InputErrors
-from weftline.fabric.formats import (
-    Host,
-    astra_sim,
+from weftline.fabric.formats import Host, import_fabric, read_topology
+from weftline.fabric.formats.clusters import (
     clouds,
-    fabric_file,
-    ibnetdiscover,
-    import_fabric,
-    infragraph,
     kubernetes,
-    read_topology,
     schedulers,
     slurm_conf,
     slurm_yaml,
-    tenstorrent,
     topograph,
 )
-from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.clusters.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.networks import (
+    astra_sim,
+    fabric_file,
+    ibnetdiscover,
+    infragraph,
+    tenstorrent,
+)
 from weftline.fabric.parse import parse_topology
 
 TREE = """\

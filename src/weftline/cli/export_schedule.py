@@ -20,6 +20,11 @@ def export_schedule(
     algorithm: str = "auto",
     link: str | None = None,
     latency: str | None = None,
+    executor: str = "any",
+    out_of_place: Annotated[bool, Parameter(negative="")] = False,
+    instances: int | None = None,
+    min_size: str | None = None,
+    max_size: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Json = False,
     form: Format = "table",
@@ -42,6 +47,18 @@ def export_schedule(
         Speed one way of one link: 100GB/s.
     latency
         Of one link: 1us.
+    executor
+        Who loads an MSCCL file, with its names and limits: msccl-executor-nccl, rccl,
+        msccl (the first), or any: the first two.
+    out_of_place
+        For calls with two buffers; else for those that work in one.
+    instances
+        Channels (MSCCL++: chains of thread blocks) that share the work; 8 in all where
+        that fits.
+    min_size
+        Least bytes the program is taken for: 64KiB.
+    max_size
+        Most bytes the program is taken for: 1GiB.
     output
         File to write; Chakra writes one a rank, NAME.0.et, NAME.1.et, ...
     """
@@ -49,9 +66,12 @@ def export_schedule(
 
     from weftline.fabric.checker import check
     from weftline.fabric.export import export_of
+    from weftline.fabric.formats import Program
 
+    how = Program(executor=executor, in_place=not out_of_place, instances=instances,
+                  sizes=_sizes(min_size, max_size))  # fmt: skip
     found = export_of(collective, size, on=on, to=to, algorithm=algorithm, link=link,
-                      latency=latency)  # fmt: skip
+                      latency=latency, how=how)  # fmt: skip
     proof = check(found.schedule, found.topology)
     files: list[str] = []
     asked = form_of(form, json=json)
@@ -78,3 +98,17 @@ def export_schedule(
         if not files:
             print(f"{len(found.contents)} files; -o NAME writes them", file=sys.stderr)
     return 0
+
+
+def _sizes(least: str | None, most: str | None) -> tuple[int, int] | None:
+    """The range of bytes, or None where none was asked for."""
+    from weftline.errors import InputError
+    from weftline.units import parse_bytes
+
+    if least is None and most is None:
+        return None
+    low = 0 if least is None else round(parse_bytes(least, where="--min-size"))
+    high = 2**40 if most is None else round(parse_bytes(most, where="--max-size"))
+    if low > high:
+        raise InputError(f"from {low:,} to {high:,} bytes is no range", where="--min-size")
+    return low, high

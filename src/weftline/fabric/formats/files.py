@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.formats import (
-    astra_sim,
+from weftline.fabric.formats.clusters import (
     clouds,
-    fabric_file,
-    ibnetdiscover,
-    infragraph,
     kubernetes,
-    networkx_json,
     schedulers,
     slurm_conf,
     slurm_yaml,
-    tenstorrent,
     topograph,
 )
-from weftline.fabric.formats.description import Description
+from weftline.fabric.formats.clusters.description import Description
+from weftline.fabric.formats.networks import (
+    astra_sim,
+    fabric_file,
+    ibnetdiscover,
+    infragraph,
+    networkx_json,
+    tenstorrent,
+)
 from weftline.fabric.graph import Topology
 
 BYTES_MOST = 512 * 2**20

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weftline.fabric.formats.description import Description
+from weftline.fabric.formats.clusters.description import Description
 from weftline.fabric.graph import Topology
 
 

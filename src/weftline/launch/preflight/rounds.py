@@ -1,0 +1,65 @@
+"""Which pairs are measured together: rounds of disjoint pairs, as many as the logarithm of ranks.
+
+Round k pairs ranks 2**k apart, so that every level of a network that is numbered from the inside
+out is crossed: neighbours on a host first, the two halves of the cluster last. A few ranks meet
+everyone: all pairs are then cheap and name a single bad link.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+Pairs = tuple[tuple[int, int], ...]
+ALL_PAIRS_RANKS: Final = 8
+"""Up to so many ranks every pair is measured (7 rounds)."""
+
+
+def rounds_of(ranks: int) -> tuple[Pairs, ...]:
+    """Rounds of disjoint pairs (lower rank first); every rank is in most of them."""
+    return _circle(ranks) if ranks <= ALL_PAIRS_RANKS else _doubling(ranks)
+
+
+def _circle(ranks: int) -> tuple[Pairs, ...]:
+    """Every pair once, by the circle method; an odd one sits out."""
+    ring = list(range(ranks + ranks % 2))
+    found = []
+    for _ in range(len(ring) - 1):
+        pairs = [(ring[n], ring[-1 - n]) for n in range(len(ring) // 2)]
+        found.append(tuple(sorted((min(p), max(p)) for p in pairs if max(p) < ranks)))
+        ring = [ring[0], ring[-1], *ring[1:-1]]
+    return tuple(pairs for pairs in found if pairs)
+
+
+def _doubling(ranks: int) -> tuple[Pairs, ...]:
+    """Distance 2**k twice: blocks of that size with the next, then shifted by one block."""
+    found = []
+    distance = 1
+    while distance < ranks:
+        for shift in (0, distance):
+            pairs = [
+                (low, (low + distance) % ranks)
+                for low in range(shift, ranks - (ranks % (2 * distance)) + shift)
+                if (low - shift) // distance % 2 == 0 and low < ranks
+                and (low + distance < ranks or shift)
+            ]  # fmt: skip
+            kept: list[tuple[int, int]] = []
+            used: set[int] = set()
+            for a, b in pairs:
+                if a != b and not {a, b} & used:
+                    used |= {a, b}
+                    kept.append((min(a, b), max(a, b)))
+            if kept:
+                found.append(tuple(sorted(kept)))
+        distance *= 2
+    return tuple(found)
+
+
+def turns_of(hosts: list[str]) -> tuple[tuple[int, ...], ...]:
+    """Ranks that compute at the same time: one of each host."""
+    seen: dict[str, int] = {}
+    found: dict[int, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        turn = seen.get(host, 0)
+        seen[host] = turn + 1
+        found.setdefault(turn, []).append(rank)
+    return tuple(tuple(ranks) for _, ranks in sorted(found.items()))

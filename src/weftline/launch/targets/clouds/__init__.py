@@ -1,0 +1,1 @@
+"""Clouds that bring up the machines themselves: SkyPilot, TPU queues, AWS, dstack."""

@@ -1,0 +1,1 @@
+"""Serving engines: a fleet's replica as the command that serves it."""

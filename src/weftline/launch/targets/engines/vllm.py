@@ -1,0 +1,92 @@
+"""vLLM: ``vllm serve`` for a replica of the plan."""
+
+from __future__ import annotations
+
+from weftline.launch.nouns import Ask, Mapped, Target, Written
+from weftline.launch.targets.engines.shared import (
+    SETTINGS,
+    Flags,
+    model_of,
+    pools_of,
+    serve_folder,
+    shell,
+)
+from weftline.launch.targets.job import FABRIC
+
+_QUANTISED = {"int4": "a checkpoint in AWQ or GPTQ", "int8": "a checkpoint in W8A8",
+              "nvfp4": "a checkpoint in NVFP4", "mxfp4": "a checkpoint in MXFP4"}  # fmt: skip
+
+
+def flags_of(ask: Ask, degrees: dict[str, int]) -> tuple[Flags, tuple[str, ...]]:
+    """Flags of one worker, and what they cannot say."""
+    fleet, notes = ask.serve.fleet, []
+    tp, pp, dp, ep = (degrees.get(n, 1) for n in ("tp", "pp", "dp", "ep"))
+    flags: Flags = [("--tensor-parallel-size", str(tp)), ("--max-num-seqs", str(fleet.max_batch)),
+                    ("--max-num-batched-tokens", str(fleet.chunk_tokens))]  # fmt: skip
+    if pp > 1:
+        flags.append(("--pipeline-parallel-size", str(pp)))
+    if dp > 1:
+        flags.append(("--data-parallel-size", str(dp)))
+    if ep > 1:
+        flags.append(("--enable-expert-parallel",))
+        if ep != tp * dp:
+            notes.append(f"vLLM spreads experts over all {tp * dp} ranks of tp x dp, not over {ep}")
+    if fleet.weights == "fp8":
+        flags.append(("--quantization", "fp8"))
+    elif fleet.weights in _QUANTISED:
+        notes.append(f"{fleet.weights} weights: --set model= must name {_QUANTISED[fleet.weights]}")
+    if fleet.experts != fleet.weights:
+        notes.append(f"experts in {fleet.experts} beside {fleet.weights} come with the checkpoint")
+    if fleet.kv != "bf16":
+        flags.append(("--kv-cache-dtype", "fp8" if fleet.kv == "fp8" else fleet.kv))
+        if fleet.kv not in ("fp8",):
+            notes.append(f"vLLM has no {fleet.kv} KV cache by that name")
+            flags.pop()
+    cached = "--enable-prefix-caching" if fleet.prefix_cache else "--no-enable-prefix-caching"
+    flags.append((cached,))
+    return flags, tuple(notes)
+
+
+def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], tuple[str, ...]]:
+    """The command of one worker."""
+    flags, notes = flags_of(ask, degrees)
+    words = ["vllm", "serve", model_of(ask), *[w for f in flags for w in f]]
+    if role:
+        kind = "kv_producer" if role == "prefill" else "kv_consumer"
+        words += [
+            "--kv-transfer-config",
+            f'{{"kv_connector": "NixlConnector", "kv_role": "{kind}"}}',
+        ]
+    return words, notes
+
+
+def write(ask: Ask) -> Written:
+    """``serve.sh`` (one a role), the environment, the scaling numbers."""
+    commands, notes = {}, []
+    for role, degrees, workers in pools_of(ask):
+        words, said = words_of(ask, role, degrees)
+        chips = degrees.get("tp", 1) * degrees.get("pp", 1) * degrees.get("dp", 1)
+        if chips > ask.per_host:
+            words += ["--nnodes", str(-(-chips // ask.per_host)), "--node-rank", '"$1"',
+                      "--master-addr", '"$2"']  # fmt: skip
+        commands[role] = "exec " + shell([*words, '"${@:3}"' if chips > ask.per_host else '"$@"'])
+        notes += [*said, *([f"{role}: {workers} workers"] if role else [])]
+    return serve_folder(ask, "vllm", commands, tuple(dict.fromkeys(notes)))
+
+
+TARGET = Target(
+    name="vllm", title="vLLM", kinds=("serve",), version="0.33.0", date="2026-11-30",
+    source="vllm 0.33.0 wheel, vllm/engine/arg_utils.py",
+    checked="frozen flags", how="flags, kinds and choices held against the parser's own",
+    maps=(
+        Mapped(what="tp, pp, dp, ep", where="--*-parallel-size, --enable-expert-parallel"),
+        Mapped(what="most sequences, tokens a step", where="--max-num-seqs, "
+               "--max-num-batched-tokens"),
+        Mapped(what="weights, KV cache", where="--quantization, --kv-cache-dtype"),
+        Mapped(what="prefix cache", where="--enable-prefix-caching"),
+        Mapped(what="prefill and decode workers", where="a script a role, --kv-transfer-config"),
+        Mapped(what="replicas, routing, scaling", where="scaling.json"),
+    ),
+    cannot=("expert degrees beside tp x dp", "int8 KV cache"),
+    write=write, settings={**SETTINGS, "max_replicas": ("", ""), **FABRIC},
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Kubernetes objects: JobSet with Kueue, LeaderWorkerSet, KServe, KubeRay, HyperPod, charts."""

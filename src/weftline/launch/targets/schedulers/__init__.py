@@ -1,0 +1,1 @@
+"""Launchers that start processes on hosts that are there: torchrun, Slurm, Open MPI, Ray."""

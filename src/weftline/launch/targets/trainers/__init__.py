@@ -1,0 +1,1 @@
+"""Training frameworks: a plan's layout as their own arguments."""
