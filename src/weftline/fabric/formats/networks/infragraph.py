@@ -38,7 +38,7 @@ COUNT_MOST = 1_000_000
 def detect(text: str) -> bool:
     """Whether the text has InfraGraph's three lists, or those of one device."""
     return any(
-        all(re.search(rf'^\s*"?{key}"?\s*:', text, re.M) for key in keys)
+        all(re.search(rf'(?:^|[{{,])\s*"?{key}"?\s*:', text, re.M) for key in keys)
         for keys in (_WHOLE, _DEVICE)
     )
 
