@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from weftline.fabric.orbit import OrbitSchedule, expand
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
+    from weftline.fabric.predictor.asked import predict
+    from weftline.fabric.predictor.predict import CollectivePrediction
     from weftline.fabric.routing import Routes, routes
     from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
     from weftline.fabric.synthesis import Synthesis, subgroup, synthesize
@@ -38,6 +40,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "Collective",
+    "CollectivePrediction",
     "Grid",
     "GroupCost",
     "OrbitSchedule",
@@ -67,6 +70,7 @@ __all__ = [
     "parse_topology",
     "place",
     "place_layout",
+    "predict",
     "routes",
     "send_cost",
     "slow_links",
