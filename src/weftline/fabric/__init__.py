@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
     from weftline.fabric.predictor.asked import predict
     from weftline.fabric.predictor.predict import CollectivePrediction
+    from weftline.fabric.predictor.surface import CollectiveTimes
     from weftline.fabric.routing import Routes, routes
     from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
     from weftline.fabric.synthesis import Synthesis, subgroup, synthesize
@@ -41,6 +42,7 @@ __all__ = [
     "Choice",
     "Collective",
     "CollectivePrediction",
+    "CollectiveTimes",
     "Grid",
     "GroupCost",
     "OrbitSchedule",

@@ -20,14 +20,15 @@ from weftline.fabric.predictor.machines import (
     with_host,
 )
 
-_PORTS = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*(gbps|gb/s|gbit|g\b)")
+_PORTS = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*(gbps|gb/s|gbit|gbe|g\b)")
+_PORT = re.compile(r"\b(\d+(?:\.\d+)?)\s*(gbps|gbit|gbe)")
 
 
 def read_machine(
     system: str,
     fabric: str,
     ranks: int,
-    nodes: int,
+    nodes: int | None,
     *,
     domain: int | None = None,
     library: str = "",
@@ -37,11 +38,14 @@ def read_machine(
 
     Both texts are free: a chip or an instance type must be in one of them, and for several domains
     a network, else the chip's usual one is taken and said so in ``assumed``. ``domain`` is how many
-    ranks reach each other over the scale-up network, where that is more than a node.
+    ranks reach each other over the scale-up network, where that is more than a node. Nodes that
+    are not stated are as many as the chip's usual hosts hold the ranks.
     """
-    if ranks < 2 or nodes < 1 or nodes > ranks:
+    if ranks < 2 or (nodes is not None and not 1 <= nodes <= ranks):
         raise InputError(f"{ranks} ranks on {nodes} nodes are no collective")
     acc, assumed = _chip(system, fabric, library)
+    if nodes is None:
+        nodes = -(-ranks // max(acc.chips_per_host or 8, 1))
     domains = _domains(acc, f"{system} {fabric}".lower(), ranks, nodes, domain)
     network = None
     if domains > 1:
@@ -105,6 +109,10 @@ def _network(acc: Accelerator, system: str, fabric: str) -> tuple[Network, str]:
         rate = entry["node_bytes_per_s"] / per_host
     elif entry and "port_bytes_per_s" in entry:
         rate = entry["port_bytes_per_s"]
+    elif single := _PORT.search(text):
+        # One port with a rate: a node's where sockets share it, each chip's own otherwise.
+        shared = per_host if entry and entry["family"] == "tcp" else 1
+        rate = float(single[1]) * 1e9 / 8 / shared
     else:
         rate, assumed = usual.chip_bytes_per_s, "the chip's usual scale-out network"
         if re.search(machine_facts()["unnamed_gpu"]["match"], text):

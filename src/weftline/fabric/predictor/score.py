@@ -98,7 +98,7 @@ def _read_row(row: dict[str, str], line: int, where: str) -> MeasuredCollective 
     ranks = _number(row.get("ranks", ""), "ranks", where)
     if ranks is None:
         return leave("the number of ranks is not stated")
-    nodes = _number(row.get("nodes", ""), "nodes", where) or 1
+    nodes = _number(row.get("nodes", ""), "nodes", where)
     domain = _number(row.get("domain", ""), "domain", where)
     size = _number(row["size_bytes"], "size_bytes", where)
     if "duplex" in row.get("fabric", "").lower():
@@ -108,7 +108,7 @@ def _read_row(row: dict[str, str], line: int, where: str) -> MeasuredCollective 
     version = row.get("version", "") or algorithm
     try:
         machine = read_machine(
-            system, row.get("fabric", ""), int(ranks), int(nodes),
+            system, row.get("fabric", ""), int(ranks), None if nodes is None else int(nodes),
             domain=None if domain is None else int(domain), library=word, version=version,
         )  # fmt: skip
         collective = collective_name(row["collective"])

@@ -84,8 +84,8 @@ class _Gpu:
         self.c, self.m, self.collective = c, m, collective
         self.facts: dict[str, Any] = dict(machine_facts())
         self.passes = 2 if collective == "all-reduce" else 1
-        self.inside = ring_rate(c, m)
         self.per = m.per_domain
+        self.inside = ring_rate(c, m) if self.per > 1 else math.inf
         net = m.network
         self.out_s = 0.0 if net is None else hop_out_s(c, net)
         self.host_s = 0.0 if net is None else net.host.hop_s
