@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
     from weftline.fabric.predictor.asked import predict
+    from weftline.fabric.predictor.machines import Machine
+    from weftline.fabric.predictor.networks import machine_from
     from weftline.fabric.predictor.predict import CollectivePrediction
     from weftline.fabric.predictor.surface import CollectiveTimes
     from weftline.fabric.routing import Routes, routes
@@ -45,6 +47,7 @@ __all__ = [
     "CollectiveTimes",
     "Grid",
     "GroupCost",
+    "Machine",
     "OrbitSchedule",
     "Placement",
     "Proof",
@@ -66,6 +69,7 @@ __all__ = [
     "fail_links",
     "fair_rates",
     "gather_cost",
+    "machine_from",
     "members_per_level",
     "named_fabric",
     "named_fabrics",

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 from weftline.catalog import Accelerator
 from weftline.errors import InputError, UnknownNameError
+from weftline.fabric.closed_forms import torus_shape
 
 Kind = Literal["nvlink", "pcie", "full-mesh", "torus", "neuron"]
 Harness = Literal["device", "unsaid", "host"]
@@ -162,7 +163,7 @@ def machine(
         unsaid = f"no source on the library of {acc.vendor}'s chips: taken as NCCL"
         assumed = "; ".join(t for t in (assumed, unsaid) if t)
     here = -(-ranks // domains)
-    wire = wire_bytes_per_s if wire_bytes_per_s is not None else _wire(acc, here)
+    wire = wire_bytes_per_s if wire_bytes_per_s is not None else inside_wire(acc, here)
     generation = facts["generations"].get(acc.id, acc.vendor)
     kind, ring, nvls, hop = _kind(acc, here), wire, 0.0, facts["hops_s"]["nvlink"]
     nccl = facts["nccl"].get(acc.id)
@@ -198,7 +199,7 @@ def _kind(acc: Accelerator, here: int) -> Kind:
     return "pcie"
 
 
-def _wire(acc: Accelerator, here: int) -> float:
+def inside_wire(acc: Accelerator, here: int) -> float:
     """One way, of one chip among ``here`` in its domain, as the catalogue states it."""
     wire = acc.scale_up_bytes_per_s
     domain = acc.scale_up_domain or 1
@@ -242,9 +243,46 @@ def with_host(network: Network, path: str) -> Network:
     return replace(network, host=host)
 
 
-def torus_links(acc: Accelerator) -> int:
-    """One-way links of a chip of a torus."""
-    return {"torus3d": 6, "torus2d": 4, "ring": 2}.get(acc.topology_kind or "", 4)
+def usual_shape(acc: Accelerator, ranks: int) -> tuple[int, ...]:
+    """The most cubic slice of so many chips; up to a host's chips of trn2 lie in its plane."""
+    dims = {"torus3d": 3, "torus2d": 2, "ring": 1}.get(acc.topology_kind or "", 2)
+    if acc.id in machine_facts()["axes_bytes_per_s"] and ranks <= (acc.chips_per_host or 0):
+        dims = 2
+    return torus_shape(ranks, dims)
+
+
+def slice_of(
+    acc: Accelerator, shape: tuple[int, ...], *, is_open: bool = False
+) -> tuple[bool, float]:
+    """Whether some longer axis of a slice is a line, and one way out of a chip of it: over two
+    links of an axis that closes on itself, over one of a line or of a side of two.
+
+    Raises InputError where no link rate is known.
+    """
+    wire = acc.scale_up_bytes_per_s
+    if wire is None:
+        raise InputError(f"the catalogue states no link rate for `{acc.id}`")
+    closed = [not is_open and _closes(acc, shape, side) for side in shape]
+    is_line = any(side > 2 and not shut for side, shut in zip(shape, closed, strict=True))
+    links = [0 if side == 1 else 2 if shut else 1
+             for side, shut in zip(shape, closed, strict=True)]  # fmt: skip
+    rates = machine_facts()["axes_bytes_per_s"].get(acc.id)
+    if rates:
+        return is_line, float(sum(n * r for n, r in zip(links, rates, strict=False)))
+    of_chip = {"torus3d": 6, "torus2d": 4, "ring": 2}.get(acc.topology_kind or "", 4)
+    return is_line, wire / of_chip * max(1, sum(links))
+
+
+def _closes(acc: Accelerator, shape: tuple[int, ...], side: int) -> bool:
+    """Whether an axis of a slice closes on itself: trn's whole axes, TPU v5e's and v6e's of 16,
+    those of whole 4x4x4 cubes."""
+    if side <= 2:
+        return False
+    if acc.vendor == "aws":
+        return side >= 4
+    if acc.topology_kind == "torus2d" or len(shape) < 2:
+        return side % 16 == 0
+    return all(s % 4 == 0 for s in shape)
 
 
 def log2(value: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from weftline.catalog import Accelerator, accelerator
@@ -13,13 +12,16 @@ from weftline.fabric.graph import Topology
 from weftline.fabric.predictor.machines import (
     Machine,
     Network,
+    inside_wire,
     library_of,
     machine,
     machine_facts,
+    slice_of,
     usual_network,
+    usual_shape,
     with_host,
 )
-from weftline.spec import Cluster, Level
+from weftline.spec import Cluster
 
 
 def machine_of(
@@ -130,21 +132,46 @@ def machine_on(
     Raises InputError where no rate is known.
     """
     acc = accelerator(cluster.accelerator)
-    domains = max(1, math.ceil(ranks / max(per_domain, 1)))
-    inner, outer = _two(cluster.levels)
-    network = None
-    if domains > 1:
-        network = network_named(acc, "", outer.bandwidth_bytes_per_s, host)
-    here = math.ceil(ranks / domains)
-    wire, shape = inner.bandwidth_bytes_per_s, inner.shape
-    if inner.kind == "full-mesh" and inner.size > 1:
-        wire = wire * max(here - 1, 1) / (inner.size - 1)
-    return machine(
-        acc, ranks, domains, network=network, wire_bytes_per_s=wire if here > 1 else None,
-        shape=shape, is_line=inner.open_sides, library=library_of(acc, library),
+    inner, outer = cluster.levels[0], cluster.levels[-1]
+    link = inner.bandwidth_bytes_per_s if inner.size > 1 and inner.kind != "full-mesh" else None
+    return machine_from(
+        acc, ranks, per_domain, link_bytes_per_s=link, library=library, host=host,
+        out_bytes_per_s=outer.bandwidth_bytes_per_s if len(cluster.levels) > 1 else None,
     )  # fmt: skip
 
 
-def _two(levels: Sequence[Level]) -> tuple[Level, Level]:
-    """The scale-up level, and the one beyond it (itself where there is none)."""
-    return levels[0], levels[-1]
+def machine_from(
+    acc: Accelerator,
+    ranks: int,
+    per_domain: int,
+    *,
+    link_bytes_per_s: float | None = None,
+    out_bytes_per_s: float | None = None,
+    library: str = "auto",
+    host: str = "auto",
+) -> Machine:
+    """``ranks`` chips, ``per_domain`` of them in each scale-up domain.
+
+    ``link_bytes_per_s`` is what a chip sends inside a whole domain and ``out_bytes_per_s`` beyond
+    it, where they are not the catalogue's. Raises InputError where no rate is known.
+    """
+    domains = max(1, math.ceil(ranks / max(per_domain, 1)))
+    network = None
+    if domains > 1:
+        rate = out_bytes_per_s or usual_network(acc).chip_bytes_per_s
+        network = network_named(acc, "", rate, host)
+    here = math.ceil(ranks / domains)
+    shape: tuple[int, ...] = ()
+    is_line, wire = False, None
+    known = acc.scale_up_bytes_per_s
+    if acc.vendor in ("google", "aws") and acc.topology_kind != "switch":
+        shape = usual_shape(acc, here)
+        is_line, wire = slice_of(acc, shape)
+    elif link_bytes_per_s is not None and here > 1 and acc.topology_kind == "switch":
+        wire = link_bytes_per_s
+    elif link_bytes_per_s is not None and known and here > 1:
+        wire = link_bytes_per_s * inside_wire(acc, here) / known
+    return machine(
+        acc, ranks, domains, network=network, wire_bytes_per_s=wire, shape=shape,
+        is_line=is_line, library=library_of(acc, library),
+    )  # fmt: skip

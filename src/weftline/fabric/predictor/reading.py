@@ -9,14 +9,14 @@ from typing import Any
 
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError
-from weftline.fabric.closed_forms import torus_shape
 from weftline.fabric.predictor.machines import (
     Machine,
     Network,
     machine,
     machine_facts,
-    torus_links,
+    slice_of,
     usual_network,
+    usual_shape,
     with_host,
 )
 
@@ -128,40 +128,14 @@ def _torus(acc: Accelerator, system: str, ranks: int) -> tuple[tuple[int, ...], 
     """Shape, whether it is open, and one way out of a chip over the links the ranks can use.
 
     A shape in the text (4x4x4) is used where its chips are the ranks; ``one axis`` says that the
-    ranks lie on one; otherwise the most cubic shape counts. An axis that closes on itself has two
-    links, a line one.
+    ranks lie on one; otherwise the most cubic shape counts.
     """
-    rates = machine_facts()["axes_bytes_per_s"].get(acc.id, [])
-    dims = 3 if acc.topology_kind == "torus3d" else 2
-    if rates and ranks <= (acc.chips_per_host or 0):
-        dims = 2
     text = system.lower()
     found = re.search(r"\d+(?:x\d+){1,2}", text)
     shape = tuple(int(s) for s in found[0].split("x")) if found else ()
     if "axis" in text:
         shape = (ranks,)
     elif math.prod(shape or (0,)) != ranks:
-        shape = torus_shape(ranks, dims)
-    is_open = bool(re.search(r"no wrap|line\b|mesh", text))
-    wire = acc.scale_up_bytes_per_s
-    if wire is None:
-        raise InputError(f"the catalogue states no link rate for `{acc.id}`")
-    closed = [not is_open and closes(acc, shape, side) for side in shape]
-    is_line = any(side > 2 and not shut for side, shut in zip(shape, closed, strict=True))
-    links = [0 if side == 1 else 2 if shut else 1
-             for side, shut in zip(shape, closed, strict=True)]  # fmt: skip
-    if not rates:
-        return shape, is_line, wire / torus_links(acc) * max(1, sum(links))
-    return shape, is_line, float(sum(n * r for n, r in zip(links, rates, strict=False)))
-
-
-def closes(acc: Accelerator, shape: tuple[int, ...], side: int) -> bool:
-    """Whether an axis of a slice closes on itself: trn's whole axes, TPU v5e's and v6e's of 16,
-    those of whole 4x4x4 cubes."""
-    if side <= 2:
-        return False
-    if acc.vendor == "aws":
-        return side >= 4
-    if acc.topology_kind == "torus2d" or len(shape) < 2:
-        return side % 16 == 0
-    return all(s % 4 == 0 for s in shape)
+        shape = usual_shape(acc, ranks)
+    is_line, wire = slice_of(acc, shape, is_open=bool(re.search(r"no wrap|line\b|mesh", text)))
+    return shape, is_line, wire

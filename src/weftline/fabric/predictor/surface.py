@@ -1,8 +1,9 @@
 """Collectives of many sizes over many groups at once, for searches: the predictor as a table.
 
 A group is so many ranks, so many of them in each scale-up domain. Of every kind of group that comes
-the predictor is asked once, at sizes a quarter of a power of two apart; between them seconds are read by
-interpolation of log seconds over log size. At those sizes the answer is ``predict``'s to the digit.
+the predictor is asked once, at sizes a quarter of a power of two apart; between them seconds are
+read by interpolation of log seconds over log size. At those sizes the answer is ``predict``'s to
+the digit.
 """
 
 from __future__ import annotations
