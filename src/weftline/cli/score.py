@@ -97,14 +97,14 @@ def collectives(
     """
 
     from weftline.errors import ThresholdCrossedError
-    from weftline.fabric.score import read_collectives, score_collectives
+    from weftline.fabric.predictor.score import read_collectives, score_collectives
     from weftline.report.collective_score import render_collective_score
     from weftline.units import parse_fraction
 
     limit = None if max_median is None else 100 * parse_fraction(max_median, where="--max-median")
     known, left = read_collectives(rows)
     if held_out:
-        from weftline.fabric.fit import score_left_out
+        from weftline.fabric.predictor.fit import score_left_out
 
         found = score_left_out(known, left)
     else:

@@ -21,6 +21,21 @@ Size = Annotated[str, Parameter(help="Bytes, as nccl-tests counts them: 1GB, 64M
 FailLinks = Annotated[int, Parameter(help="Take out so many random cables.")]
 SlowLinks = Annotated[str | None, Parameter(help="Slow so many random cables: 3@50%.")]
 Seed = Annotated[int, Parameter(help="Which cables.")]
+Library = Annotated[
+    str,
+    Parameter(help="nccl, rccl, neuron, xla, oneccl, gloo; none: links alone; auto: the chips'."),
+]
+LibraryVersion = Annotated[str, Parameter(help="2.27, where its switch points depend on it.")]
+HostPath = Annotated[
+    str,
+    Parameter(help="How NICs are driven: bypass (EFA, InfiniBand, RoCE), virtual, or tcp."),
+]
+Prove = Annotated[bool, Parameter(negative="", help="Prove the schedule even if it is large.")]
+Everything = Annotated[
+    bool,
+    Parameter(name="--all", negative="",
+              help="Time every algorithm, also those that cannot be much faster."),
+]  # fmt: skip
 
 
 def collective(
@@ -40,8 +55,11 @@ def collective(
     seed: Seed = 0,
     root: int = 0,
     target: int = 1,
-    prove: Annotated[bool, Parameter(negative="")] = False,
-    everything: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    prove: Prove = False,
+    everything: Everything = False,
+    library: Library = "auto",
+    library_version: LibraryVersion = "",
+    host: HostPath = "auto",
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -69,21 +87,21 @@ def collective(
         Of a broadcast or send: the rank that has the buffer.
     target
         Of a send: the rank that gets it.
-    prove
-        Prove the schedule even if it is large.
-    everything
-        Time every algorithm, also those that cannot be much faster.
     """
 
     from weftline.fabric.answer import collective_answer
+    from weftline.fabric.predictor.machines import known_library
     from weftline.report.collective import render_collective
 
-    kind, nbytes, network = _asked(what, size, on, link, latency, evaluator)
-    network = _faulty(network, fail_links, slow_links, seed)
+    kind, nbytes, whole = _asked(what, size, on, link, latency, evaluator)
+    network = _faulty(whole, fail_links, slow_links, seed)
     options: dict[str, Any] = {"how": evaluator, "root": root, "target": target, "prove": prove,
-                               "everything": everything}  # fmt: skip
+                               "everything": everything, "library": known_library(library),
+                               "version": library_version}  # fmt: skip
     with compiling_said():
-        answer = collective_answer(network, kind, nbytes, algorithm=algorithm, **options)
+        answer = collective_answer(
+            network, kind, nbytes, algorithm=algorithm, host=host, whole=whole, **options
+        )
         answer["seed"] = seed
         if vs is not None:
             other, assumed = _other(vs, vs_link, vs_latency, network)

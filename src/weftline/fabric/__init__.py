@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from weftline.fabric.orbit import OrbitSchedule, expand
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
+    from weftline.fabric.predictor.asked import predict
+    from weftline.fabric.predictor.machines import Machine
+    from weftline.fabric.predictor.networks import machine_from
+    from weftline.fabric.predictor.predict import CollectivePrediction
+    from weftline.fabric.predictor.surface import CollectiveTimes
     from weftline.fabric.routing import Routes, routes
     from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
     from weftline.fabric.synthesis import Synthesis, subgroup, synthesize
@@ -38,8 +43,11 @@ __all__ = [
     "Candidate",
     "Choice",
     "Collective",
+    "CollectivePrediction",
+    "CollectiveTimes",
     "Grid",
     "GroupCost",
+    "Machine",
     "OrbitSchedule",
     "Placement",
     "Proof",
@@ -61,12 +69,14 @@ __all__ = [
     "fail_links",
     "fair_rates",
     "gather_cost",
+    "machine_from",
     "members_per_level",
     "named_fabric",
     "named_fabrics",
     "parse_topology",
     "place",
     "place_layout",
+    "predict",
     "routes",
     "send_cost",
     "slow_links",

@@ -1,10 +1,14 @@
 """One collective on one network, answered whole: time, bandwidths, bound, proof, load of the links.
 
-The answer is a plain dict, the same that ``--json`` prints: SI units, last in the names.
+Where the chips are known the time is the predictor's, what the library reaches on them; the
+schedule, its proof and the load of the links are those of the best schedule at link rate. On other
+networks, and where an evaluator or an algorithm that no library has is asked for, the time is the
+schedule's. The answer is a plain dict, the same that ``--json`` prints: SI units, last in names.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +20,9 @@ from weftline.fabric.choice import Choice, choose
 from weftline.fabric.evaluators import algorithm_bandwidth, bus_bandwidth
 from weftline.fabric.graph import FloatArray, Topology
 from weftline.fabric.orbit import OrbitSchedule
+from weftline.fabric.predictor.machines import Machine
+from weftline.fabric.predictor.networks import machine_of
+from weftline.fabric.predictor.predict import CollectivePrediction, calibration
 from weftline.fabric.schedule import Collective, Schedule
 from weftline.fabric.synthesis import synthesize
 
@@ -23,6 +30,10 @@ __all__ = ["collective_answer", "network_facts", "proof_of", "synthesis_answer"]
 
 PROOF_WORDS: Final = 400_000_000
 """Words of sets moved while a schedule is proved unasked: about a second or two."""
+
+
+LIBRARY_ALGORITHMS: Final = {"ring": "ring", "double-binary-tree": "tree", "nvls": "nvls"}
+"""Algorithms by name that a library has too, and what it calls them."""
 
 
 def collective_answer(
@@ -36,24 +47,45 @@ def collective_answer(
     target: int = 1,
     prove: bool = False,
     everything: bool = False,
+    library: str = "auto",
+    version: str = "",
+    host: str = "auto",
+    whole: Topology | None = None,
 ) -> dict[str, Any]:
     """Time and certificate of a collective; ``prove`` checks schedules of any size.
 
-    Raises what ``choose`` and ``check`` raise.
+    ``library`` none answers with the schedule's time at link rate. ``whole`` is the network before
+    links failed: what they cost at link rate, they cost the library. Raises what ``choose``,
+    ``check`` and ``machine_of`` raise.
     """
-    choice = choose(
-        topology, collective, size_bytes, algorithm, how=how, root=root, target=target,
-        everything=everything,
-    )  # fmt: skip
-    least = bound(
+    asked: dict[str, Any] = {"how": how, "root": root, "target": target}
+    choice = choose(topology, collective, size_bytes, algorithm, **asked, everything=everything)
+    least = choice.least or bound(
         topology, collective, size_bytes, root=root, target=target if collective == "send" else None
     )
+    machine = None
+    if how == "auto" and (algorithm == "auto" or algorithm in LIBRARY_ALGORITHMS):
+        machine = machine_of(whole or topology, library=library, version=version, host=host)
+    if machine is not None and collective == "send":
+        machine = _pair(whole or topology, machine, root, target)
+    said, slowed = None, 1.0
+    if machine is not None:
+        said = calibration().predict(
+            machine, collective, size_bytes, algorithm=LIBRARY_ALGORITHMS.get(algorithm, "auto")
+        )
+        if whole is not None and topology.failed:
+            before = choose(whole, collective, size_bytes, algorithm, **asked).timing.time_s
+            slowed = max(1.0, choice.timing.time_s / before) if before > 0 else 1.0
+    timed = _timed(topology, choice, size_bytes)
+    if machine is not None and said is not None:
+        timed |= _predicted(machine, said, collective, size_bytes, slowed)
     return {
         "collective": collective,
         "size_bytes": size_bytes,
         "network": network_facts(topology),
-        **_timed(topology, choice, size_bytes),
-        **_against(least, choice.timing.time_s),
+        **timed,
+        "link_rate_s": choice.timing.time_s,
+        **_against(least, timed["time_s"]),
         "proof": proof_of(choice.schedule, topology, always=prove),
         "considered": [
             {"algorithm": c.algorithm, "time_s": c.time_s, "reason": c.reason}
@@ -61,6 +93,55 @@ def collective_answer(
         ],
         "links": link_load(topology, choice.timing.link_load_bytes, choice.timing.time_s),
     }
+
+
+def _pair(topology: Topology, machine: Machine, root: int, target: int) -> Machine | None:
+    """The two ranks of a send; None on a torus, where the way between them decides."""
+    if topology.grid is not None:
+        return None
+    apart = machine.domains > 1 and root // machine.per_domain != target // machine.per_domain
+    domains = 2 if apart else 1
+    wire = machine.wire_bytes_per_s
+    if machine.kind == "full-mesh":
+        wire /= max(machine.per_domain - 1, 1)
+    return replace(machine, ranks=2, domains=domains, wire_bytes_per_s=wire,
+                   network=machine.network if apart else None)  # fmt: skip
+
+
+def _predicted(
+    machine: Machine,
+    said: CollectivePrediction,
+    collective: Collective,
+    size_bytes: float,
+    slowed: float,
+) -> dict[str, Any]:
+    """What the predictor says in place of the schedule's time, and how it comes about."""
+    time_s = said.time_s * slowed
+    parts = {name: seconds * slowed for name, seconds in said.parts.items()}
+    network = machine.network
+    return {
+        "time_s": time_s,
+        "time_low_s": said.low_s * slowed,
+        "time_high_s": said.high_s * slowed,
+        "algbw_bytes_per_s": algorithm_bandwidth(size_bytes, time_s),
+        "busbw_bytes_per_s": bus_bandwidth(collective, machine.ranks, size_bytes, time_s),
+        "library": {
+            "name": machine.library,
+            "version": ".".join(map(str, machine.version)) or None,
+            "way": said.algorithm,
+            "parts": parts,
+            "domains": machine.domains,
+            "ranks_per_domain": machine.per_domain,
+            "across": None if network is None else network.name,
+            "host": None if network is None else {
+                "path": network.host.path, "hop_s": network.host.hop_s,
+                "rate_share": network.host.rate_share, "source": network.host.source,
+            },
+            "basis": said.basis,
+            "assumed": said.assumed or None,
+            "slowed_by_faults": slowed,
+        },
+    }  # fmt: skip
 
 
 def network_facts(topology: Topology) -> dict[str, Any]:
@@ -108,6 +189,7 @@ def _timed(topology: Topology, choice: Choice, size_bytes: float) -> dict[str, A
         "exact": timing.exact,
         "note": timing.note,
         "busiest_link": link,
+        "library": None,
     }
 
 
@@ -222,6 +304,7 @@ def synthesis_answer(
         "size_bytes": size_bytes,
         "network": network_facts(topology),
         **_timed(topology, Choice(schedule=made, timing=timing, candidates=()), size_bytes),
+        "link_rate_s": timing.time_s,
         **_against(found.bound, timing.time_s),
         "method": found.method,
         "ratio_to_bound": found.ratio_to_bound,

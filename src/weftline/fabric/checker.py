@@ -370,17 +370,21 @@ def _representatives(orbit: OrbitSchedule) -> Schedule:
     shape = np.asarray(orbit.grid.shape)
     points = orbit.grid.coordinates(np.arange(orbit.ranks))
     parts: list[tuple[IntArray, IntArray, IntArray]] = []
-    for number in range(orbit.rows):
-        fixed = ~orbit.whole[number]
-        home = (points + orbit.block[number]) % shape
-        ends = np.flatnonzero((home[:, fixed] == 0).all(axis=1))
-        there = orbit.grid.rank(points[ends] + orbit.offset[number])
-        parts.append((np.full(len(ends), number), ends, there))
+    code = (orbit.whole << np.arange(len(shape))).sum(axis=1)
+    for pattern in np.unique(code):
+        # The chips that send the chunk: at minus the block on fixed axes, anywhere on whole ones.
+        members = np.flatnonzero(code == pattern)
+        fixed = ~orbit.whole[members[0]]
+        free = points[(points[:, fixed] == 0).all(axis=1)]
+        at = (np.where(fixed, -orbit.block[members], 0)[:, None, :] + free) % shape
+        there = orbit.grid.rank(at + orbit.offset[members][:, None, :])
+        numbers = np.repeat(members, len(free))
+        parts.append((numbers, orbit.grid.rank(at).ravel(), there.ravel()))
     nothing = (np.zeros(0, np.int64),) * 3
     row, source, destination = (
         np.concatenate([p[i] for p in parts or [nothing]]) for i in range(3)
     )
-    order = np.argsort(orbit.step[row], kind="stable")
+    order = np.lexsort((row, orbit.step[row]))
     row = row[order]
     colours = len(orbit.colour_share)
     return Schedule(

@@ -14,7 +14,7 @@ from typing import Final
 from weftline.errors import InputError
 from weftline.fabric.algorithms import ALGORITHMS, AnySchedule, algorithms_for, build
 from weftline.fabric.algorithms.bucket import axis_speeds, is_even
-from weftline.fabric.bounds import bound
+from weftline.fabric.bounds import Bound, bound
 from weftline.fabric.evaluators import Timing, evaluate
 from weftline.fabric.graph import Topology
 from weftline.fabric.orbit import OrbitSchedule
@@ -63,6 +63,8 @@ class Choice:
     candidates: tuple[Candidate, ...]
     pieces: int | None = None
     """Pieces of the pipeline, where it is one."""
+    least: Bound | None = None
+    """The lower bound it was held against, where one was asked for."""
 
 
 def choose(
@@ -101,9 +103,10 @@ def choose(
         # A broadcast's named algorithms use few of the links of a chip: the other comes first.
         free = sum(flat_rows(n, topology, collective) == 0 for n in names)
         names.insert(0 if collective == "broadcast" else max(free, 1), SYNTHESIZED)
-    least_s = bound(
+    least = bound(
         topology, collective, size_bytes, root=root, target=target if collective == "send" else None
-    ).time_s
+    )
+    least_s = least.time_s
     found: list[Candidate] = []
     best: Choice | None = None
     for name in names:
@@ -123,7 +126,7 @@ def choose(
             hint="name one with --algorithm, or synthesize a schedule",
         )
     found.sort(key=lambda c: math.inf if c.time_s is None else c.time_s)
-    return replace(best, candidates=tuple(found))
+    return replace(best, candidates=tuple(found), least=least)
 
 
 @dataclass(frozen=True, slots=True)

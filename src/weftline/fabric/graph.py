@@ -104,6 +104,10 @@ class Topology:
     """[switches] whether a switch adds up what passes it (NVLS, SHARP); None where none does."""
     injection_bytes_per_s: FloatArray | None = None
     """[ranks] what a chip can send in all, where that is less than its links together."""
+    chip: str = ""
+    """The catalogue's name of the chips, where they are known: what is measured of them counts."""
+    across: str = ""
+    """The network between the units of a nest, as measured rows name it: ``InfiniBand NDR``."""
     labels: tuple[str, ...] = ()
     """Names of the nodes, chips first, where they come from a cluster's own description."""
     failed: tuple[int, ...] = ()

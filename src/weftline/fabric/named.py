@@ -116,6 +116,29 @@ _ALIASES: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
+_CHIPS: Final[Mapping[str, str]] = {
+    "h100": "h100-sxm", "h100-sxm": "h100-sxm", "nvlink4-nvswitch-h100": "h100-sxm",
+    "nvlink4-nvswitch": "h100-sxm", "h200": "h200-sxm", "h200-sxm": "h200-sxm",
+    "nvlink5-nvswitch": "b200", "nvlink5-nvswitch-b200": "b200", "b200": "b200", "b300": "b300",
+    "nvlink5-nvl72": "gb200-nvl72", "gb200": "gb200-nvl72", "gb200-nvl72": "gb200-nvl72",
+    "gb300": "gb300-nvl72", "gb300-nvl72": "gb300-nvl72",
+    "trn1-neuronlink-v2": "trainium1", "trn2-instance": "trainium2",
+    "trn2-ultraserver": "trainium2", "trn3-ultraserver-gen1": "trainium3",
+    "trn3-ultraserver-gen2": "trainium3", "tpu-v4": "tpu-v4", "tpu-v5e": "tpu-v5e",
+    "tpu-v5p": "tpu-v5p", "tpu-v6e": "tpu-v6e", "tpu7x": "tpu7x", "mi300x-xgmi": "mi300x",
+    "mi325x": "mi325x", "mi355x-xgmi": "mi355x", "maia100": "maia100", "gaudi3": "gaudi3",
+    "h100-clos": "h100-sxm", "h200-clos": "h200-sxm", "b200-clos": "b200", "b300-clos": "b300",
+    "gb200-clos": "gb200-nvl72", "p5-efa": "h100-sxm", "p5en-efa": "h200-sxm",
+    "p6-b200-efa": "b200", "p6-b300-efa": "b300", "trn2-efa": "trainium2",
+    "trn2-ultraserver-efa": "trainium2", "gaudi3-clos": "gaudi3", "mi300x-clos": "mi300x",
+}  # fmt: skip
+"""Whose chips a fabric joins, by the name that was asked for, else by what it stands for."""
+_ACROSS: Final[Mapping[str, str]] = {
+    "ib-ndr-clos": "InfiniBand NDR", "ib-xdr-clos": "InfiniBand XDR", "efa-v2-p5": "EFA v2",
+    "efa-v3-p5en-trn2": "EFA v3", "efa-v4-p6": "EFA v4",
+}  # fmt: skip
+
+
 def named_fabrics() -> tuple[str, ...]:
     """Every name that ``named_fabric`` knows."""
     return (*_ENTRIES, *_PAIRS, *_ALIASES)
@@ -149,7 +172,9 @@ def named_fabric(
         raise UnknownNameError("fabric", name, named_fabrics())
     shown = "x".join(map(str, size))
     full = f"{name}:{shown}" if shown else name
-    return replace(made, name=",".join([full, *said]))
+    chip = _CHIPS.get(name, _CHIPS.get(key, ""))
+    across = _ACROSS[_PAIRS[key].outer] if key in _PAIRS else ""
+    return replace(made, name=",".join([full, *said]), chip=chip, across=across)
 
 
 def _single(

@@ -1,8 +1,9 @@
-"""Collectives between the chips of one replica: measured inside a domain, closed forms beyond.
+"""Collectives between the chips of one replica: measured inside a domain, predicted beyond.
 
 Inside one scale-up domain the vendor's measured tables hold (NCCL's, and the engines' own
 all-reduce of small messages). Chips with other links have their transfer part scaled by the link
-rates. Groups beyond the domain, and chips without tables, take the closed forms of the network.
+rates. Groups beyond the domain, and chips without tables, take what ``fabric.predict`` says their
+library reaches.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Final, Literal
 
 import numpy as np
 
-from weftline.errors import InputError
-from weftline.fabric import all_to_all_cost, cluster_of, gather_cost
+from weftline.catalog import Accelerator, accelerator
+from weftline.errors import InputError, UnknownNameError
+from weftline.fabric import CollectiveTimes, Machine, machine_from
 from weftline.operators.chips import Chip, chip_of
 from weftline.operators.lookup import carried, look_up
 from weftline.operators.surface import FloatArray, Number, Surface
 from weftline.operators.tables import measured
-from weftline.spec import Level
 
 Collective = Literal[
     "all_reduce", "all_reduce_eager", "all_reduce_nccl", "all_gather", "reduce_scatter",
@@ -29,15 +30,12 @@ COLLECTIVES: Final[tuple[Collective, ...]] = (
     "all_to_all",
 )  # fmt: skip
 _MEASURED_GROUP: Final = 8
-_REACHED: Final = 0.8
-"""Share of link rate where nothing was measured: what NCCL reaches at 512 MB on the chips that
-were (0.77 to 0.9)."""
 _SWITCH_HOP_S: Final = 3.4e-6
 """One hop inside a switched domain: NCCL's tuner (nccl@5067397c src/graph/tuning.cc)."""
-_OUT_HOP_S: Final = 14e-6
-"""One hop over NICs, from the same table."""
-_PCIE_BYTES_PER_S: Final = 32e9
-"""Links of chips whose sources state none: PCIe 4.0 x16."""
+_UNKNOWN_LIKE: Final = "a100-80-sxm"
+"""Whose library a chip has that no catalogue knows; its links are its own."""
+_OUT_BYTES_PER_S: Final = 12.5e9
+"""Network share of a chip whose sources state none: 100 Gbit/s."""
 
 
 def _crossing_growth(size: FloatArray, edge: float) -> FloatArray:
@@ -54,7 +52,7 @@ class Network:
         # Chips without links of their own meet over the host's bus.
         self.domain = chip.link_domain if chip.link_domain > 1 else max(chip.chips_per_host, 1)
         self._surface = lru_cache(maxsize=None)(self._make_surface)
-        self._levels = lru_cache(maxsize=None)(self._make_levels)
+        self._times = CollectiveTimes(self._machine)
 
     def seconds(
         self, kind: Collective, nbytes: Number, size: Number, per_host: Number | None = None
@@ -72,16 +70,17 @@ class Network:
         most = float(self.domain)
         within = np.minimum(size, most if per_host is None else np.asarray(per_host, dtype=float))
         inside = self._inside(kind, nbytes, np.maximum(within, 1.0))
-        hosts = size / np.maximum(within, 1.0)
-        if not bool(np.any(hosts > 1.0)):
+        across = size > np.maximum(within, 1.0)
+        if not bool(np.any(across)):
             return np.where(size > 1.0, inside, 0.0)
-        outside = self._outside(kind, nbytes, hosts, within)
-        return np.where(size > 1.0, inside + np.where(hosts > 1.0, outside, 0.0), 0.0)
+        # A group of several hosts is never faster than the part of it on one.
+        beyond = np.maximum(self._predicted(kind, nbytes, size, within), inside)
+        return np.where(size > 1.0, np.where(across, beyond, inside), 0.0)
 
     def _inside(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
         surface = self._surface(kind)
         if surface is None:
-            return self._closed(kind, nbytes, size)
+            return self._predicted(kind, nbytes, size, size)
 
         found = look_up(
             surface, (np.maximum(nbytes, 1.0), np.maximum(size, 2.0)), {1: _crossing_growth}
@@ -99,56 +98,30 @@ class Network:
         there = np.asarray(1.0 / self.kin.link_bytes_per_s)
         return carried(found, there, np.asarray(1.0 / self.chip.link_bytes_per_s))
 
-    def _closed(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
-        levels = self._levels(int(np.max(size)))
-        one = np.ones_like(size)
-        if kind == "all_to_all":
-            return all_to_all_cost(levels, size, one).seconds(nbytes, _REACHED, _REACHED)
-        found = gather_cost(levels, size, one).seconds(nbytes, _REACHED, _REACHED)
-        return 2.0 * found if kind.startswith("all_reduce") else found
-
-    def _make_levels(self, chips: int) -> tuple[Level, ...]:
-        """The network of that many chips of one domain: the catalogue's where it knows one."""
-        if self.chip.link_domain > 1:
-            try:
-                return cluster_of(self.chip.name, chips).levels
-            except InputError:
-                pass  # an inference chip, or one of the user's own
-        level = Level(
-            name="scale-up",
-            kind="switch",
-            size=chips,
-            bandwidth_bytes_per_s=self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S,
-            latency_s=_SWITCH_HOP_S,
-        )
-        return (level,)
-
-    def _outside(
-        self, kind: Collective, nbytes: FloatArray, hosts: FloatArray, within: FloatArray
+    def _predicted(
+        self, kind: Collective, nbytes: Number, size: FloatArray, within: FloatArray
     ) -> FloatArray:
-        """What crosses NICs: each chip carries its share of the buffer to its peers."""
-        rate = (self.chip.out_bytes_per_s or 12.5e9) * _REACHED
-        hosts = np.maximum(np.ceil(hosts), 1.0)
-        level = Level(
-            name="scale-out",
-            kind="clos",
-            size=max(int(hosts.max()), 1),
-            bandwidth_bytes_per_s=rate,
-            latency_s=_OUT_HOP_S,
-        )
-        one = np.ones_like(hosts)
-        if kind == "all_to_all":
-            return all_to_all_cost((level,), hosts, one).seconds(nbytes, 1.0, 1.0)
-        share = nbytes / np.maximum(within, 1.0)
-        found = gather_cost((level,), hosts, one).seconds(share, 1.0, 1.0)
-        return 2.0 * found if kind.startswith("all_reduce") else found
+        """What the chip's library is predicted to reach, over one domain or several."""
+        name = "all-reduce" if kind.startswith("all_reduce") else kind.replace("_", "-")
+        return self._times.seconds(name, nbytes, np.ceil(size), np.maximum(within, 1.0))
+
+    def _machine(self, ranks: int, per_domain: int) -> Machine:
+        return machine_from(
+            self._catalogued(), ranks, per_domain,
+            link_bytes_per_s=self.chip.link_bytes_per_s or None,
+            out_bytes_per_s=self.chip.out_bytes_per_s or _OUT_BYTES_PER_S,
+        )  # fmt: skip
+
+    def _catalogued(self) -> Accelerator:
+        """The chip's record; of a chip nobody catalogued that of the one it is like."""
+        try:
+            return accelerator(self.chip.name)
+        except UnknownNameError:
+            return accelerator(self.chip.like or _UNKNOWN_LIKE)
 
     def send_s(self, nbytes: Number, across_hosts: bool = True) -> FloatArray:
         """Seconds of one point-to-point transfer (pipeline stages, KV caches)."""
-        inside = self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S
-        rate = (self.chip.out_bytes_per_s or 12.5e9) if across_hosts else inside
-        hop = _OUT_HOP_S if across_hosts else _SWITCH_HOP_S
-        return np.asarray(hop + np.asarray(nbytes, dtype=np.float64) / (rate * _REACHED))
+        return self._times.seconds("send", nbytes, 2.0, 1.0 if across_hosts else 2.0)
 
     def exchange_s(
         self, step: Literal["dispatch", "combine"], tokens: Number, hidden: Number,

@@ -13,6 +13,15 @@ from weftline.units import format_bytes, format_duration, format_rate
 PICTURE_LINES = 30
 """Lines of a picture at most; slices that most look like come first."""
 COLUMNS = 72
+LIBRARY_NAMES = {"nccl": "NCCL", "rccl": "RCCL", "neuron": "the Neuron runtime", "xla": "XLA",
+                 "oneccl": "oneCCL", "gloo": "Gloo"}  # fmt: skip
+PARTS = {
+    "startup_s": "startup of the library",
+    "hops_s": "hops of a small message",
+    "fill_s": "filling the pipeline",
+    "bytes_s": "bytes at the rate reached",
+    "host_s": "the host",
+}
 WORTH_A_TRY = 0.8
 """Share of the bound below which a schedule made for the network may be faster."""
 
@@ -20,12 +29,15 @@ WORTH_A_TRY = 0.8
 def render_collective(answer: dict[str, Any]) -> str:
     """The answer of ``--json``; the first line is the time."""
     lines = [*_head(answer), "", *_numbers(answer)]
+    if answer["library"] is not None:
+        lines += ["", *_parts(answer)]
     if len(answer["considered"]) > 1:
         lines += ["", *_considered(answer)]
     lines += ["", *_links(answer)]
     if answer["evaluator"] == "steps" and answer["collective"] != "all-to-all":
         lines += ["", "`--evaluator flow` follows every message: minutes on large networks."]
-    if answer["bound_share"] < WORTH_A_TRY and answer["algorithm"] != "synthesized":
+    at_best = answer["bound"]["time_s"] / (answer["link_rate_s"] or 1.0)
+    if at_best < WORTH_A_TRY and answer["algorithm"] != "synthesized":
         lines += ["", *wrapped(_may_be_faster(answer))]
     if answer["network"]["basis"]:
         lines += ["", "What the speeds rest on"]
@@ -73,13 +85,23 @@ def _head(answer: dict[str, Any]) -> list[str]:
     return wrapped(
         f"{_time(answer)}, {100 * answer['bound_share']:.1f} % of the bound: "
         f"{answer['collective']} of {format_bytes(answer['size_bytes'])} on {network['name']} "
-        f"({_chips(network)}) by {_named(answer)}",
+        f"({_chips(network)}) {_by(answer)}",
         hang="  ",
     )
 
 
+def _by(answer: dict[str, Any]) -> str:
+    library = answer["library"]
+    if library is None:
+        return f"by {_named(answer)}"
+    return f"through {LIBRARY_NAMES.get(library['name'], library['name'])}, {library['way']}"
+
+
 def _time(answer: dict[str, Any]) -> str:
     """The time, with its range where it is an estimate."""
+    if answer["library"] is not None:
+        low, high = format_duration(answer["time_low_s"]), format_duration(answer["time_high_s"])
+        return f"{format_duration(answer['time_s'])} ({low} to {high})"
     if answer["exact"] or answer["time_low_s"] is None:
         return format_duration(answer["time_s"])
     low, high = format_duration(answer["time_low_s"]), format_duration(answer["time_high_s"])
@@ -116,6 +138,12 @@ def _numbers(answer: dict[str, Any]) -> list[str]:
             "reduce-scatter and then all-gather; unequal shares or overlap can do better",
             indent="  ", hang=" " * 21,
         )  # fmt: skip
+    if answer["library"] is not None:
+        lines += wrapped(
+            f"at link rate         {format_duration(answer['link_rate_s'])} by {_named(answer)}: "
+            "the best schedule, with nothing but links and their latency",
+            indent="  ", hang=" " * 21,
+        )  # fmt: skip
     exact = "exact in the model" if answer["exact"] else f"approximate: {answer['note']}"
     steps = f"{answer['steps']:,} step{'s' if answer['steps'] != 1 else ''}"
     lines += wrapped(
@@ -130,7 +158,8 @@ def _numbers(answer: dict[str, Any]) -> list[str]:
         lines += wrapped(
             f"busiest link         {link['from']} -> {link['to']}: "
             f"{format_bytes(link['load_bytes'])} at {format_rate(link['bandwidth_bytes_per_s'])}, "
-            f"busy {100 * link['busy_share']:.0f} % of the time",
+            f"busy {100 * link['busy_share']:.0f} % of the time"
+            f"{' at link rate' if answer['library'] is not None else ''}",
             indent="  ", hang=" " * 21,
         )  # fmt: skip
     if answer["network"]["failed_or_slowed_links"]:
@@ -143,14 +172,41 @@ def _numbers(answer: dict[str, Any]) -> list[str]:
 
 def _considered(answer: dict[str, Any]) -> list[str]:
     rows = []
-    best = answer["time_s"]
+    best = answer["link_rate_s"]
     for entry in answer["considered"]:
         if entry["time_s"] is None:
             rows.append((entry["algorithm"], "-", entry["reason"]))
         else:
             ratio = entry["time_s"] / best if best > 0 else 1.0
             rows.append((entry["algorithm"], format_duration(entry["time_s"]), f"{ratio:.2f} x"))
-    return table(("Algorithms", "time", "of the best"), rows, right=frozenset({1}))
+    name = "At link rate" if answer["library"] is not None else "Algorithms"
+    return table((name, "time", "of the best"), rows, right=frozenset({1}))
+
+
+def _parts(answer: dict[str, Any]) -> list[str]:
+    """Where the library's time goes, and what that rests on."""
+    library = answer["library"]
+    total = answer["time_s"] or 1.0
+    rows = [
+        (PARTS[name], format_duration(seconds), f"{100 * seconds / total:.1f} %")
+        for name, seconds in library["parts"].items() if seconds > 0
+    ]  # fmt: skip
+    lines = table(("Where the time goes", "time", "share"), rows, right=frozenset({1, 2}))
+    per = library["ranks_per_domain"]
+    where = f"{library['domains']:,} domain{'s' if library['domains'] != 1 else ''} of {per:,}"
+    if library["across"] is not None:
+        where += f" over {library['across']}"
+    lines += wrapped(f"{where}; {library['basis']}; the band holds 9 in 10 rows of systems that "
+                     "were left out of the fit", indent="  ", hang="  ")  # fmt: skip
+    if library["host"] is not None:
+        host = library["host"]
+        lines += wrapped(f"host: {host['path']}; {host['source']}", indent="  ", hang="  ")
+    if library["assumed"]:
+        lines += wrapped(f"assumed: {library['assumed']}", indent="  ", hang="  ")
+    if library["slowed_by_faults"] > 1:
+        lines += wrapped(f"faults make it {library['slowed_by_faults']:.2f} x as long, as they do "
+                         "the schedule at link rate", indent="  ", hang="  ")  # fmt: skip
+    return lines
 
 
 def _links(answer: dict[str, Any]) -> list[str]:

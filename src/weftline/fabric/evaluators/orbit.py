@@ -24,6 +24,10 @@ SHORT = 3000
 """Messages up to which a plain loop is faster than loading the compiled one."""
 
 
+MARKS = 1 << 26
+"""Pairs of messages up to which a table of all of them is kept: 64 MiB."""
+
+
 def applies(topology: Topology, orbit: OrbitSchedule) -> bool:
     """Whether the shifts of the schedule are symmetries of this network, speeds included."""
     if topology.ranks != orbit.ranks or topology.failed or topology.link_class is None:
@@ -172,7 +176,13 @@ def _waiting_pairs(orbit: OrbitSchedule, message: IntArray) -> IntArray:
         before, after = _piece_pairs(orbit)
     else:
         before, after = _block_pairs(orbit)
-    return np.unique(message[before] * count + message[after])
+    pairs = message[before] * count + message[after]
+    if count * count > MARKS:
+        return np.unique(pairs)
+    # Many rows make few pairs: marking them is several times as fast as sorting.
+    marked = np.zeros(count * count, dtype=np.bool_)
+    marked[pairs] = True
+    return np.flatnonzero(marked)
 
 
 def _piece_pairs(orbit: OrbitSchedule) -> tuple[IntArray, IntArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,21 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from weftline.errors import InputError
-from weftline.fabric.calibration import (
-    Calibration,
-    Constants,
-    Harness,
-    bus_factor,
-    calibration,
-    collective_name,
-    collective_time_s,
-    size_band,
-)
-from weftline.fabric.machines import Machine, machine_facts, read_machine
+from weftline.fabric.predictor.machines import Harness, Machine, machine_facts
+from weftline.fabric.predictor.names import bus_factor, collective_name
+from weftline.fabric.predictor.predict import Calibration, calibration, size_band
+from weftline.fabric.predictor.reading import read_machine
 
 COLUMNS = (
-    "system", "fabric", "collective", "algorithm", "ranks", "nodes", "size_bytes", "time_us",
-    "busbw_GBps", "kind", "source",
+    "system", "fabric", "collective", "algorithm", "ranks", "nodes", "domain", "library",
+    "version", "size_bytes", "time_us", "busbw_GBps", "kind", "source",
 )  # fmt: skip
 LARGE_BYTES = 16 * 2.0**30
 """Rows that state a bandwidth and no size are held against the rate of a buffer this large."""
@@ -43,14 +37,11 @@ class MeasuredCollective:
     size_bytes: float
     measured_s: float | None
     """None where the row states neither a time nor a bandwidth: it is predicted all the same."""
+    rounding: float
+    """Share of the time that the printed digits leave open, each way."""
     harness: Harness
-
-    def predicted_s(self, constants: Constants) -> float:
-        """Seconds the model gives with these constants."""
-        return collective_time_s(
-            constants, self.machine, self.collective, self.size_bytes,
-            algorithm=self.algorithm, harness=self.harness,
-        )[0]  # fmt: skip
+    source: str = ""
+    """Who measured it: the repository or the page, without the place in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,33 +98,69 @@ def _read_row(row: dict[str, str], line: int, where: str) -> MeasuredCollective 
     ranks = _number(row.get("ranks", ""), "ranks", where)
     if ranks is None:
         return leave("the number of ranks is not stated")
-    nodes = _number(row.get("nodes", ""), "nodes", where) or 1
+    nodes = _number(row.get("nodes", ""), "nodes", where)
+    domain = _number(row.get("domain", ""), "domain", where)
     size = _number(row["size_bytes"], "size_bytes", where)
-    time_us = _number(row.get("time_us", ""), "time_us", where)
-    bus = _number(row.get("busbw_GBps", ""), "busbw_GBps", where)
     if "duplex" in row.get("fabric", "").lower():
         return leave("a sum over both directions is no collective")
+    algorithm = row.get("algorithm", "") or "auto"
+    word = row.get("library", "") or _library(algorithm)
+    version = row.get("version", "") or algorithm
     try:
-        machine = read_machine(system, row.get("fabric", ""), int(ranks), int(nodes))
+        machine = read_machine(
+            system, row.get("fabric", ""), int(ranks), None if nodes is None else int(nodes),
+            domain=None if domain is None else int(domain), library=word, version=version,
+        )  # fmt: skip
         collective = collective_name(row["collective"])
     except InputError as error:
         return leave(error.what)
     if size is not None and size <= 0:
         return leave("a size of zero")
     bytes_ = LARGE_BYTES if size is None else size
-    if time_us:
-        measured = time_us / 1e6
-    elif bus:
-        measured = bytes_ * bus_factor(collective, machine.ranks) / (bus * 1e9)
-    else:
-        measured = None
-    source = row.get("source", "")
-    host = any(key in source for key in machine_facts()["harnesses"] if key != "note")
+    measured, rounding = _measured(row, bytes_, bus_factor(collective, machine.ranks), where)
     return MeasuredCollective(
-        line=line, system=system, machine=machine, collective=collective,
-        algorithm=row.get("algorithm", "") or "auto", size_bytes=bytes_, measured_s=measured,
-        harness="host" if host else "device",
+        line=line, system=system, machine=machine, collective=collective, algorithm=algorithm,
+        size_bytes=bytes_, measured_s=measured, rounding=rounding,
+        harness=_harness(f"{row.get('source', '')} {algorithm}"),
+        source=re.split(r"[@ ]", row.get("source", ""), maxsplit=1)[0],
     )  # fmt: skip
+
+
+def _harness(text: str) -> Harness:
+    """How a row was timed, where its source tells."""
+    known: dict[str, Harness] = machine_facts()["harnesses"]
+    return next((how for words, how in known.items() if words in text), "unsaid")
+
+
+def _library(algorithm: str) -> str:
+    low = algorithm.lower()
+    return next((w for w in ("nccl", "rccl", "gloo") if low.startswith(w)), "")
+
+
+def _measured(
+    row: dict[str, str], size: float, factor: float, where: str
+) -> tuple[float | None, float]:
+    """Seconds, and the half of its last digit that a figure leaves open, as a share."""
+    time_us = _number(row.get("time_us", ""), "time_us", where)
+    bus = _number(row.get("busbw_GBps", ""), "busbw_GBps", where)
+    derived = "derived" in row.get("source", "") or not time_us
+    text = row.get("busbw_GBps", "") if derived and bus else row.get("time_us", "")
+    rounding = _half_digit(text)
+    if time_us:
+        return time_us / 1e6, rounding
+    if bus:
+        return size * factor / (bus * 1e9), rounding
+    return None, 0.0
+
+
+def _half_digit(text: str) -> float:
+    """Half of the last printed digit of a number, as a share of it: 0.0 where there is none."""
+    try:
+        value = abs(float(text))
+    except ValueError:
+        return 0.0
+    decimals = len(text.partition(".")[2])
+    return 0.5 * 10.0**-decimals / value if value else 0.0
 
 
 def _number(text: str, column: str, where: str) -> float | None:
@@ -177,9 +204,12 @@ def score_collectives(
             "collective": row.collective, "algorithm": said.algorithm, "ranks": row.machine.ranks,
             "size_bytes": row.size_bytes, "band": size_band(row.size_bytes),
             "predicted_s": said.time_s, "low_s": said.low_s, "high_s": said.high_s,
+            "parts": dict(said.parts),
             "predicted_busbw_GBps": said.bus_bytes_per_s / 1e9, "measured_s": measured,
             "error_pct": None if not measured else 100 * (said.time_s / measured - 1),
-            "inside": None if not measured else said.low_s <= measured <= said.high_s,
+            "rounding_pct": 100 * row.rounding,
+            "inside": None if not measured else _inside(said.low_s, said.high_s, measured,
+                                                        row.rounding),
             "assumed": row.machine.assumed or None, "reason": None,
         })  # fmt: skip
     skipped = [
@@ -202,6 +232,11 @@ def score_collectives(
     }
 
 
+def _inside(low_s: float, high_s: float, measured: float, rounding: float) -> bool:
+    """Whether some value that prints as the measured one lies in the band."""
+    return low_s <= measured * (1 + rounding) and measured * (1 - rounding) <= high_s
+
+
 def _grouped(rows: Iterable[dict[str, Any]]) -> list[tuple[tuple[str, str], list[dict[str, Any]]]]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -212,12 +247,14 @@ def _grouped(rows: Iterable[dict[str, Any]]) -> list[tuple[tuple[str, str], list
 def _sums(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     known = [r for r in rows if r["error_pct"] is not None]
     if not known:
-        return {"mape_pct": None, "median_pct": None, "bias_pct": None,
+        return {"mape_pct": None, "median_pct": None, "p90_pct": None, "bias_pct": None,
                 "interval_coverage_pct": None}  # fmt: skip
     errors = [r["error_pct"] for r in known]
+    sizes = sorted(abs(e) for e in errors)
     return {
-        "mape_pct": statistics.fmean(abs(e) for e in errors),
-        "median_pct": statistics.median(abs(e) for e in errors),
+        "mape_pct": statistics.fmean(sizes),
+        "median_pct": statistics.median(sizes),
+        "p90_pct": sizes[min(math.ceil(0.9 * len(sizes)), len(sizes)) - 1],
         "bias_pct": statistics.fmean(errors),
         "interval_coverage_pct": 100 * statistics.fmean(bool(r["inside"]) for r in known),
     }

@@ -1,0 +1,65 @@
+"""Tori and NeuronLink: every link of a rank at once, hops over them, one call of the runtime."""
+
+from __future__ import annotations
+
+from weftline.fabric.predictor.constants import Constants
+from weftline.fabric.predictor.machines import Machine, log2
+from weftline.fabric.predictor.ways import Way, hop_out_s
+
+
+def direct_ways(c: Constants, m: Machine, collective: str) -> list[Way]:
+    """The one way: links at once inside a domain, then every rank with its peers beyond it."""
+    per, n = m.per_domain, m.ranks
+    passes = 2 if collective == "all-reduce" else 1
+    share = 1.0
+    if m.kind == "neuron":
+        share = c.neuron_share
+    elif m.is_line and max(m.shape, default=1) > 2:
+        share = c.line_share
+    rate = m.wire_bytes_per_s * share
+    startup = 0.0
+    if m.kind == "neuron":
+        startup = c.neuron_old_call_s if m.version == (0,) else c.neuron_call_s
+    sides = [s for s in m.shape if s > 1]
+    if collective in ("send", "broadcast"):
+        steps, moved = float(sum(s // 2 for s in sides) or 1), 1.0
+        if collective == "send":
+            steps = 1.0
+            rate /= max(1, sum(1 if s == 2 or m.is_line else 2 for s in sides))
+    elif collective == "all-to-all":
+        steps, moved = float(sum(s // 2 for s in sides) or 1), _exchanged(m, sides, per)
+    else:
+        steps, moved = float(passes * sum(s - 1 for s in sides)), passes * (per - 1) / per
+    seconds_per_byte = moved / rate
+    hops, host = steps * m.hop_s, 0.0
+    if m.network is not None:
+        out_s = hop_out_s(c, m.network)
+        hops += passes * log2(m.domains) * out_s
+        host = passes * log2(m.domains) * m.network.host.hop_s
+        nic = m.network.rate_bytes_per_s * c.nic_ring
+        if collective == "all-to-all":
+            seconds_per_byte = max(seconds_per_byte, (n - per) / n / nic)
+        else:
+            # Each rank takes its share of the buffer across: levels work one after the other.
+            across = passes * (m.domains - 1) / m.domains / per if collective != "send" else 1.0
+            seconds_per_byte = (0.0 if collective == "send" else seconds_per_byte) + across / nic
+    found = [Way("links", startup, hops, 1 / seconds_per_byte, host_s=host)]
+    if m.kind == "neuron" and steps > passes and m.version != (0,):
+        # Small messages go straight to every rank, over as many links as lie between: the mesh
+        # algorithm of newer runtimes.
+        far = max(1.0, sum(s / 4 for s in sides))
+        straight = hops - (steps - passes) * m.hop_s
+        found.append(Way("mesh", startup, straight, 1 / (far * seconds_per_byte), host_s=host))
+    return found
+
+
+def _exchanged(m: Machine, sides: list[int], per: int) -> float:
+    """Bytes over the links of a rank a byte of an all-to-all: the busiest axis decides.
+
+    Of k ranks along an axis a shortest way takes k/4 hops in the mean on a ring of two links, and
+    k/4 of a rank's bytes cross the middle of a line's one (closed form of ``closed_forms``).
+    """
+    owned = [1 if m.is_line or s <= 2 else 2 for s in sides]
+    total = sum(owned) or 1
+    busiest = max((s / 4 / o for s, o in zip(sides, owned, strict=True)), default=0.0)
+    return max(busiest * total, (per - 1) / per)

@@ -1,0 +1,177 @@
+"""The machine that a topology is, or that a group of ranks on a cluster's levels is."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+from weftline.catalog import Accelerator, accelerator
+from weftline.errors import InputError
+from weftline.fabric.graph import Topology
+from weftline.fabric.predictor.machines import (
+    Machine,
+    Network,
+    inside_wire,
+    library_of,
+    machine,
+    machine_facts,
+    slice_of,
+    usual_network,
+    usual_shape,
+    with_host,
+)
+from weftline.spec import Cluster
+
+
+def machine_of(
+    topology: Topology,
+    *,
+    ranks: int | None = None,
+    library: str = "auto",
+    version: str = "",
+    host: str = "auto",
+) -> Machine | None:
+    """The machine a topology's chips and library make; None where they are not known.
+
+    Rates are the topology's own links', so that what a user says of them counts. ``ranks`` is how
+    many of its chips take part, the first ones. ``library`` none asks for no machine. Raises
+    InputError for ranks that are not there and a way of the host that is not known.
+    """
+    if library == "none" or not topology.chip or topology.ranks < 2:
+        return None
+    acc = accelerator(topology.chip)
+    domains, out_rate = _domains(topology)
+    count = topology.ranks if ranks is None else ranks
+    if not 1 < count <= topology.ranks:
+        raise InputError(f"`{topology.name}` has {topology.ranks} chips, not {count}")
+    inside = _egress(topology) - out_rate
+    if count < topology.ranks:
+        domains, inside = _part(topology, count, domains, inside)
+    network = None
+    if domains > 1:
+        network = network_named(acc, topology.across, out_rate, host)
+        if topology.basis.get("out.latency", "").startswith("given"):
+            hop_s = 2 * float(topology.latency_s[_outward(topology)])
+            network = replace(network, hop_s=hop_s, source="given by the user")
+    elif host not in ("auto", "bypass"):
+        raise InputError(
+            f"`{topology.name}` is one domain: no host lies between its chips",
+            hint="the host counts where a network joins domains: h100-clos:16",
+        )
+    shape, is_line = _shape(topology)
+    found = tuple(int(p) for p in version.split(".") if p.isdigit())
+    return machine(
+        acc, count, domains, network=network, wire_bytes_per_s=inside, shape=shape,
+        is_line=is_line, library=library_of(acc, library), version=found,
+        assumed=topology.basis.get("out.assumed", ""),
+    )  # fmt: skip
+
+
+def network_named(acc: Accelerator, name: str, chip_bytes_per_s: float, host: str) -> Network:
+    """A network between domains by the name measured rows give it, at a rate of one chip."""
+    entry = next((e for e in machine_facts()["networks"] if name
+                  and re.search(e["match"], name.lower())), None)  # fmt: skip
+    usual = usual_network(acc)
+    found = Network(
+        family=entry["family"] if entry else usual.family,
+        name=entry["name"] if entry else usual.name,
+        chip_bytes_per_s=chip_bytes_per_s,
+        hop_s=entry["hop_s"] if entry else usual.hop_s,
+        source=entry["source"] if entry else usual.source,
+    )
+    if host == "auto":
+        return with_host(found, "tcp") if found.family == "tcp" else found
+    return with_host(found, host)
+
+
+def _outward(topology: Topology) -> int:
+    """The last link of chip 0: where units are nested, the one that leads out of its unit."""
+    return int((topology.source == 0).nonzero()[0][-1])
+
+
+def _domains(topology: Topology) -> tuple[int, float]:
+    """Scale-up domains, and what one chip sends out of its own."""
+    if not topology.across or len(topology.levels) < 2:
+        return 1, 0.0
+    domains = max(1, topology.ranks // topology.levels[-2])
+    return domains, float(topology.bandwidth_bytes_per_s[_outward(topology)])
+
+
+def _part(topology: Topology, count: int, domains: int, inside: float) -> tuple[int, float]:
+    """Domains of the first ``count`` chips, and what one of them sends to the others of its own."""
+    domain = topology.ranks // domains
+    if topology.grid is not None:
+        raise InputError(
+            f"a part of `{topology.name}` is no torus of its own",
+            hint="name the slice: tpu-v5p:2x2x4",
+        )
+    if count < domain and "mesh" in topology.kind:
+        inside *= (count - 1) / (domain - 1)
+    return max(1, math.ceil(count / domain)), inside
+
+
+def _egress(topology: Topology) -> float:
+    """One way out of the chip that has least, links out of the domain among them."""
+    return float(topology.egress_bytes_per_s().min())
+
+
+def _shape(topology: Topology) -> tuple[tuple[int, ...], bool]:
+    grid = topology.grid
+    if grid is None:
+        return (), False
+    is_line = any(s > 2 and not w for s, w in zip(grid.shape, grid.wraps, strict=True))
+    return grid.shape, is_line
+
+
+def machine_on(
+    cluster: Cluster, ranks: int, per_domain: int, *, library: str = "auto", host: str = "auto"
+) -> Machine:
+    """``ranks`` of a cluster's chips, ``per_domain`` of them in each scale-up domain.
+
+    Raises InputError where no rate is known.
+    """
+    acc = accelerator(cluster.accelerator)
+    inner, outer = cluster.levels[0], cluster.levels[-1]
+    link = inner.bandwidth_bytes_per_s if inner.size > 1 and inner.kind != "full-mesh" else None
+    return machine_from(
+        acc, ranks, per_domain, link_bytes_per_s=link, library=library, host=host,
+        out_bytes_per_s=outer.bandwidth_bytes_per_s if len(cluster.levels) > 1 else None,
+    )  # fmt: skip
+
+
+def machine_from(
+    acc: Accelerator,
+    ranks: int,
+    per_domain: int,
+    *,
+    link_bytes_per_s: float | None = None,
+    out_bytes_per_s: float | None = None,
+    library: str = "auto",
+    host: str = "auto",
+) -> Machine:
+    """``ranks`` chips, ``per_domain`` of them in each scale-up domain.
+
+    ``link_bytes_per_s`` is what a chip sends inside a whole domain and ``out_bytes_per_s`` beyond
+    it, where they are not the catalogue's. Raises InputError where no rate is known.
+    """
+    domains = max(1, math.ceil(ranks / max(per_domain, 1)))
+    network = None
+    if domains > 1:
+        rate = out_bytes_per_s or usual_network(acc).chip_bytes_per_s
+        network = network_named(acc, "", rate, host)
+    here = math.ceil(ranks / domains)
+    shape: tuple[int, ...] = ()
+    is_line, wire = False, None
+    known = acc.scale_up_bytes_per_s
+    if acc.vendor in ("google", "aws") and acc.topology_kind != "switch":
+        shape = usual_shape(acc, here)
+        is_line, wire = slice_of(acc, shape)
+    elif link_bytes_per_s is not None and here > 1 and acc.topology_kind == "switch":
+        wire = link_bytes_per_s
+    elif link_bytes_per_s is not None and known and here > 1:
+        wire = link_bytes_per_s * inside_wire(acc, here) / known
+    return machine(
+        acc, ranks, domains, network=network, wire_bytes_per_s=wire, shape=shape,
+        is_line=is_line, library=library_of(acc, library),
+    )  # fmt: skip
