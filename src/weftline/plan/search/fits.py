@@ -14,7 +14,7 @@ from weftline.model.once import once_per_model
 from weftline.plan.step.compiled import Layouts, adapter_parameters, frozen_per_chip
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.layouts import Held, columns_of, layouts_on
-from weftline.plan.step.memory import Memory, Stages, before_recompute, memory_of, recomputed
+from weftline.plan.step.memory import Counted, Memory, count_memory, recomputed
 from weftline.spec import Cluster, Job, Layout
 
 USABLE_MEMORY = 0.95
@@ -45,32 +45,30 @@ def fits_on(model: Model, job: Job, frame: Framework, cluster: Cluster) -> Fits 
 
     Where nothing is said of recomputation, as little is added as makes a layout fit.
     """
-    layouts, before = _laid_out_once(
+    layouts, counted = _laid_out_once(
         model, cluster.chips, cluster.levels[0].size, frame, global_batch=job.global_batch,
         seq_len=job.seq_len, held=held_parts(job),
     )  # fmt: skip
-    if before is None:
+    if counted is None:
         return None
     usable = USABLE_MEMORY * cluster.memory_bytes
     if not {"recompute", "recompute_layers"} & job.layout.keys():
-        layouts = recomputed(
-            layouts, before, frame, layers=len(model.layers), capacity_bytes=usable
-        )  # fmt: skip
-    memory = memory_of(model, frame, layouts, seq_len=job.seq_len)
+        layouts = recomputed(layouts, counted, capacity_bytes=usable)
+    memory = counted.memory(layouts)
     return Fits(layouts=layouts, memory=memory, fits=memory.total_bytes <= usable)
 
 
 def _laid_out(
     model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int,
     held: Held,
-) -> tuple[Layouts, tuple[Memory, Stages] | None]:  # fmt: skip
-    """Every layout, and its memory with nothing computed again: the same on many accelerators."""
+) -> tuple[Layouts, Counted | None]:  # fmt: skip
+    """Every layout, and what it holds by moment: the same on many accelerators."""
     layouts = layouts_on(
         model, chips, domain, frame, global_batch=global_batch, seq_len=seq_len, held=held
     )
     if not len(layouts):
         return layouts, None
-    return layouts, before_recompute(model, frame, layouts, seq_len=seq_len)
+    return layouts, count_memory(model, frame, layouts, seq_len=seq_len)
 
 
 _laid_out_once = once_per_model(_laid_out, _LAID_OUT_KEPT)

@@ -92,6 +92,7 @@ def _parts(model: Model, job: Job, frame: Framework) -> tuple[tuple[Part, ...], 
         ("gradients", again.gradients_bytes, "counted"),
         ("optimizer states", again.optimizer_bytes, "counted"),
         ("activations, computed again", again.activations_bytes, "counted"),
+        ("working set of a layer", again.working_bytes, "counted"),
         ("logits", again.logits_bytes, "counted"),
         ("driver, buffers, fragmentation", again.overhead_bytes, "assumed"),
     )

@@ -35,6 +35,7 @@ _MEMORY_NAMES: Final = (
     ("gradients", "gradients_bytes", "counted"),
     ("optimizer states", "optimizer_bytes", "counted"),
     ("activations", "activations_bytes", "counted"),
+    ("working set of a layer", "working_bytes", "counted"),
     ("logits", "logits_bytes", "counted"),
     ("driver, buffers, fragmentation", "overhead_bytes", "assumed"),
 )

@@ -25,6 +25,31 @@ class Framework:
     sequence_parallel: bool = True
     value_bytes: float = 2.0
     """Bytes of an activation: 2, or 4 in fp32."""
+    input_bytes: float = 2.0
+    """Bytes of one value of a product's input as kept for backward: 2, or less where the quantised
+    copy alone is kept."""
+    keeps_quantised: bool = False
+    """Whether products in fp8 or fp4 keep the quantised copy of their input alone, as Transformer
+    Engine does; others keep it in bf16 and quantise again."""
+    fused_qkv: bool = False
+    """Whether queries, keys and values are views of one tensor that stays whole: Megatron-Core
+    splits the fused projection, rotates the first two into new tensors and leaves the third."""
+    placeholder_bytes: float = 0.0
+    """Bytes a weight of gradient placeholders, one for each shape of matrix: where products add
+    weight gradients to the main ones themselves, autograd is handed an empty tensor, which
+    Transformer Engine keeps (``get_dummy_wgrad``)."""
+    weight_copy_bytes: float = 0.0
+    """Bytes of quantised copies of a matrix's weight that stand beside ``weight_bytes``."""
+    selective: tuple[str, ...] = ()
+    """Modules that selective recomputation computes again, by Megatron-Core's names; unfused score
+    matrices always are."""
+    saved_products: float = 0.0
+    """Where selective recomputation names what it keeps instead: the share of all products'
+    outputs, beside a layer's input and attention's output (torchtitan's every second product; every
+    product under MaxText's ``minimal``)."""
+    expert_capacity: float = 1.0
+    """Tokens the fullest rank's experts hold over their even share: what is padded to a capacity
+    factor, or what dropless routing leaves uneven."""
     weight_bytes: float = 2.0
     """Bytes of one weight as computed with."""
     grad_bytes: float = 4.0
@@ -86,12 +111,20 @@ class Framework:
         return self.optimizer_bytes + 4.0 if self.offload else 0.0
 
 
+MEGATRON_SELECTIVE: tuple[str, ...] = ("layernorm", "mla_up_proj", "moe_act")
+"""Modules whose recomputation costs next to nothing: what Megatron-Bridge's recipes of mixture
+models turn on first (its perf_recipes, 2026-08: DeepSeek-V3, Kimi-K2, gpt-oss, Nemotron-3)."""
+
 FRAMEWORKS: dict[str, Framework] = {
     f.name: f
     for f in (
         Framework(
             name="megatron-core",
             vendors=("nvidia", "amd", "intel", "meta", "microsoft"),
+            keeps_quantised=True,
+            fused_qkv=True,
+            placeholder_bytes=2.0,
+            selective=MEGATRON_SELECTIVE,
             reduce_bytes=4.0,
             zero_stages=(1, 3),
         ),
@@ -106,6 +139,7 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(
             name="torchtitan",
             vendors=("nvidia", "amd", "intel"),
+            saved_products=0.5,
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
@@ -119,6 +153,7 @@ FRAMEWORKS: dict[str, Framework] = {
         ),
         Framework(
             name="maxtext",
+            saved_products=1.0,
             replicates_kv=True,
             vendors=("google", "nvidia"),
             fully_sharded=True,
@@ -137,6 +172,9 @@ FRAMEWORKS: dict[str, Framework] = {
         # measured rows, decide through the fitted overlap.
         Framework(
             name="dualpipe",
+            keeps_quantised=True,
+            fused_qkv=True,
+            selective=MEGATRON_SELECTIVE,
             zero_stages=(1,),
             dispatch_share=0.75 * 4 / 8,
             bubble_share=0.5,
@@ -200,6 +238,25 @@ NF4_BYTES: float = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 of those (double quantisation, arXiv:2305.14314, section 3)."""
 
 
+QUANTISED_BYTES: dict[str, float] = {"fp8": 1 + 1 / 32, "fp4": 0.5 + 1 / 16}
+"""Bytes of a value in fp8 with a scale for each 32 (OCP microscaling; per-tensor scales are fewer)
+and in NVFP4 with an fp8 scale for each 16."""
+
+
+def in_precision(frame: Framework, precision: str) -> Framework:
+    """``frame`` with products in ``precision``: what it keeps of inputs and of weights.
+
+    In fp8 Megatron's weights live in fp8 alone, once along rows and once along columns, which is
+    what bf16 takes; in fp4 the bf16 weight stays beside both (Megatron-Bridge's
+    ``fp8_param_gather``, 2026-08: on for fp8, off for nvfp4).
+    """
+    each = QUANTISED_BYTES.get(precision)
+    if each is None or not frame.keeps_quantised:
+        return frame
+    copies = 2 * each if precision == "fp4" else 0.0
+    return replace(frame, input_bytes=each, weight_copy_bytes=copies)
+
+
 def recipe(
     name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16",
     tune: str = "full", rank: int = 16,
@@ -225,6 +282,7 @@ def recipe(
         )  # fmt: skip
     if precision == "fp32":
         found = replace(found, value_bytes=4.0, weight_bytes=4.0, master_bytes=0.0)
+    found = in_precision(found, precision)
     if tune != "full":
         frozen = NF4_BYTES if tune == "qlora" else found.value_bytes
         found = replace(found, adapter_rank=rank, frozen_bytes=frozen)
