@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from weftline.catalog import accelerators
 from weftline.learn import Features, Kernel, Process, Shape, code_of, conformal_quantile
 from weftline.model import Model
 from weftline.plan.step.compiled import Layouts
@@ -53,12 +54,20 @@ def labels_of(
     model: Model, cluster: Cluster, *, group: str, version: str, precision: str
 ) -> tuple[str, ...]:
     """What runs of one job on one cluster share with others, in the order of ``LABELS``."""
-    chip = f"{cluster.accelerator.partition('+')[0]} {cluster.memory_bytes / 1e9:.0f}GB"
+    chip = f"{cluster.accelerator.partition('+')[0]} {_sold_bytes(cluster) / 1e9:.0f}GB"
     return (
         chip, group, version, model.name, f"{chip}|{model.name}",
         f"{chip}|{model.name}|{precision}", precision, f"{version}|{precision}",
         f"{version}|{model.name}",
     )  # fmt: skip
+
+
+def _sold_bytes(cluster: Cluster) -> float:
+    """Memory of a chip as its variants are named: nominal, unless a run states another size."""
+    known = accelerators().get(cluster.accelerator)
+    if known is None or known.usable_memory_bytes != cluster.memory_bytes:
+        return cluster.memory_bytes
+    return known.memory_bytes or cluster.memory_bytes
 
 
 def features_of(
