@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from weftline.plan.step.layouts import Held, columns_of, layouts_on
 from weftline.plan.step.memory import Counted, Memory, count_memory, recomputed
 from weftline.spec import Cluster, Job, Layout
 
+COUNT_ERROR = 0.12
+"""How far a count may be above what a stated layout takes: the mean error on logged peaks."""
 USABLE_MEMORY = 0.95
 """Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
 _LAID_OUT_KEPT = 64
@@ -30,6 +33,8 @@ MOST_CHIPS = 1 << 16
 class Fits:
     """Every layout on one cluster, its memory, and whether that fits."""
 
+    frame: Framework
+    """As counted: with what had to be offloaded for a stated layout."""
     layouts: Layouts
     memory: Memory
     fits: npt.NDArray[np.bool_]
@@ -43,19 +48,47 @@ def held_parts(job: Job) -> Held:
 def fits_on(model: Model, job: Job, frame: Framework, cluster: Cluster) -> Fits | None:
     """The layouts of a job on a cluster; None where none is legal.
 
-    Where nothing is said of recomputation, as little is added as makes a layout fit.
+    Where nothing is said of recomputation, as little is added as makes a layout fit. A layout whose
+    degrees are all stated is one that somebody runs or means to: where it does not fit, it is taken
+    within what the count may be off, else with layers' inputs and then optimizer states in host
+    memory; the memory's parts say so.
     """
+    found = _fits_with(model, job, frame, cluster, USABLE_MEMORY)
+    if found is None or bool(found.fits.any()) or not stated(job, cluster.chips):
+        return found
+    offered = (
+        (frame, 1 + COUNT_ERROR),
+        (replace(frame, offload_inputs=True), USABLE_MEMORY),
+        (replace(frame, offload_inputs=True, offload=True), 1 + COUNT_ERROR),
+    )
+    for other, usable in offered:
+        saving = _fits_with(model, job, other, cluster, usable)
+        if saving is not None and bool(saving.fits.any()):
+            return saving
+    return found
+
+
+def stated(job: Job, chips: int) -> bool:
+    """Whether a job fixes every degree of its layout, those left to follow from the rest aside."""
+    held = {name: int(job.layout[name]) for name in ("tp", "pp", "cp", "dp") if name in job.layout}
+    return {"tp", "pp"} <= held.keys() or ("dp" in held and math.prod(held.values()) == chips)
+
+
+def _fits_with(
+    model: Model, job: Job, frame: Framework, cluster: Cluster, share: float
+) -> Fits | None:
+    """The same with ``share`` of a chip's memory to fill."""
     layouts, counted = _laid_out_once(
         model, cluster.chips, cluster.levels[0].size, frame, global_batch=job.global_batch,
         seq_len=job.seq_len, held=held_parts(job),
     )  # fmt: skip
     if counted is None:
         return None
-    usable = USABLE_MEMORY * cluster.memory_bytes
+    usable = share * cluster.memory_bytes
     if not {"recompute", "recompute_layers"} & job.layout.keys():
         layouts = recomputed(layouts, counted, capacity_bytes=usable)
     memory = counted.memory(layouts)
-    return Fits(layouts=layouts, memory=memory, fits=memory.total_bytes <= usable)
+    return Fits(frame=frame, layouts=layouts, memory=memory, fits=memory.total_bytes <= usable)
 
 
 def _laid_out(

@@ -8,6 +8,7 @@ from typing import Final
 from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
 from weftline.plan.calibrate.rows import run_words
+from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
 from weftline.plan.step.compiled import adapter_parameters
@@ -81,7 +82,8 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
     again: str = found.layout.recompute
     if found.layout.recompute_layers:
         again += f", {found.layout.recompute_layers} layers a stage"
-    said.append(f"memory {used:.0%} full; activation recomputation: {again}")
+    tight = f", within the {COUNT_ERROR:.0%} that a count may be too high" if used > 1 else ""
+    said.append(f"memory {used:.0%} full{tight}; activation recomputation: {again}")
     if found.second is not None:
         other, seconds = found.second
         said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")
@@ -107,8 +109,9 @@ def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
     host = float(found.memory.host_bytes[0])
     if host:
         cluster = found.cluster
+        what = "" if job.offload else "the layout that is held fits with it alone; "
         said.append(
-            f"offload: {format_bytes(host * cluster.chips_per_host)} of host memory a host, "
+            f"offload: {what}{format_bytes(host * cluster.chips_per_host)} of host memory a host, "
             f"{cluster.hosts:,} of them ({format_bytes(host)} a chip)"
         )
     if model.max_seq_len is not None and job.seq_len > model.max_seq_len:

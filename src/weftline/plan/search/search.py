@@ -155,7 +155,7 @@ def _search_one(
         tally.out_of_memory += int(np.count_nonzero(~fits.fits))
         tally.feasible += int(np.count_nonzero(fits.fits))
         if fits.fits.any():
-            tally.found.append(best_on(model, job, frame, cluster, constants, fits))
+            tally.found.append(best_on(model, job, cluster, constants, fits))
             hits += 1
             if first_does:
                 break
@@ -170,11 +170,10 @@ def _search_one(
 
 
 def best_on(
-    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: GroupConstants,
-    fits: Fits,
-) -> Found:  # fmt: skip
+    model: Model, job: Job, cluster: Cluster, constants: GroupConstants, fits: Fits
+) -> Found:
     """The fastest layout of those that fit ``cluster``; at least one must."""
-    layouts, memory = fits.layouts, fits.memory
+    layouts, memory, frame = fits.layouts, fits.memory, fits.frame
     kept = layouts.take(fits.fits)
     times = joined([time_chunk(model, job, frame, cluster, constants, c) for c in _chunks(kept)])
     # Ties go to the simpler layout: enumeration runs from small degrees to large ones.

@@ -31,6 +31,9 @@ class Framework:
     keeps_quantised: bool = False
     """Whether products in fp8 or fp4 keep the quantised copy of their input alone, as Transformer
     Engine does; others keep it in bf16 and quantise again."""
+    rematerialises: bool = False
+    """Whether the compiler computes again by itself what does not fit (XLA's rematerialisation
+    pass): of a layer computed again only the widest operator has to stand whole."""
     fused_qkv: bool = False
     """Whether queries, keys and values are views of one tensor that stays whole: Megatron-Core
     splits the fused projection, rotates the first two into new tensors and leaves the third."""
@@ -64,6 +67,9 @@ class Framework:
     """FLOP of the optimizer a parameter and unit of hidden size (Muon's matrix iterations)."""
     offload: bool = False
     """Master weights and states live in host memory and are updated there."""
+    offload_inputs: bool = False
+    """Inputs of layers that are computed again wait in host memory (MaxText's offloaded
+    ``decoder_layer_input``, Megatron-Core's activation offloading)."""
     adapter_rank: int = 0
     """Rank of adapters beside frozen weights; 0 where every weight is trained."""
     frozen_bytes: float = 2.0
@@ -154,6 +160,9 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(
             name="maxtext",
             saved_products=1.0,
+            rematerialises=True,
+            # XLA fuses the loss and writes the logits' gradients over them.
+            logits_bytes=2.0,
             replicates_kv=True,
             vendors=("google", "nvidia"),
             fully_sharded=True,
@@ -183,6 +192,7 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(
             name="neuronx",
             vendors=("aws",),
+            rematerialises=True,
             replicates_kv=True,
             default_zero=1,
             zero_stages=(1,),

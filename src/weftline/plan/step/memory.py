@@ -93,6 +93,10 @@ class Counted:
     """The same less what selective recomputation computes again."""
     bare: FloatArray
     """The layer's input alone: what full recomputation keeps."""
+    offloaded: FloatArray
+    """The layer's input where it waits in host memory instead, else 0."""
+    again: FloatArray
+    """What of a layer stands whole while it is computed again."""
     stage_layers: FloatArray
 
     def kept(self, layouts: Layouts) -> tuple[FloatArray, FloatArray]:
@@ -101,7 +105,7 @@ class Counted:
         whole = np.where(selective, self.selected, self.layer)
         kept = whole - layouts.recompute_share * (whole - self.bare)
         again = np.where(selective, self.layer - self.selected, 0.0)
-        return kept, np.where(layouts.recompute_share > 0, self.layer, again)
+        return kept, np.where(layouts.recompute_share > 0, self.again, again)
 
     def fixed(self, moment: _Moment) -> FloatArray:
         """What a stage holds whatever its activations."""
@@ -139,7 +143,8 @@ class Counted:
             working_bytes=buffers + np.where(at_loss, 0.0, moved),
             logits_bytes=np.where(at_loss, moved, 0.0),
             overhead_bytes=overhead,
-            host_bytes=part([s.host for s in states]),
+            host_bytes=part([s.host for s in states])
+            + layouts.recompute_share * self.offloaded * part([m.held for m in self.moments]),
         )
 
 
@@ -163,6 +168,7 @@ def count_memory(
     logits = _logits(model, frame, lay, tokens, sequence)
     inner = np.where(lay.pp > 2, middle * _in_flight(lay, MIDDLE), 0.0)
     alone = lay.tp * lay.cp * lay.dp * lay.pp == 1
+    layer = sharded * (saved.sharded + saved.attention) + sequence * saved.sequence
     return Counted(
         moments=(
             _Moment(FIRST, first, ends * early, embedding, working, at_loss=False),
@@ -171,10 +177,12 @@ def count_memory(
         ),
         context=frame.context_bytes * np.where(alone, frame.alone_share, 1.0),
         lossy=1 + frame.fragmentation,
-        layer=sharded * (saved.sharded + saved.attention) + sequence * saved.sequence,
+        layer=layer,
+        again=np.minimum(layer, working) if frame.rematerialises else layer,
         selected=sharded * (saved.sharded - saved.dropped_sharded)
         + sequence * (saved.sequence - saved.dropped_sequence),
-        bare=sequence * saved.residual,
+        bare=sequence * (0.0 if frame.offload_inputs else saved.residual),
+        offloaded=sequence * (saved.residual if frame.offload_inputs else 0.0),
         stage_layers=middle,
     )
 
@@ -236,7 +244,7 @@ def recomputed(layouts: Layouts, counted: Counted, *, capacity_bytes: float) -> 
         again = 0.0 if m.at_loss else 1.0
         fits &= x.layer * m.held <= budget
         selected &= x.selected * m.held + again * (x.layer - x.selected) <= budget
-        over = x.layer * (m.held + again) - budget
+        over = x.layer * m.held + x.again * again - budget
         share = np.maximum(share, over / (gain * np.maximum(m.held, 1e-9)))
     share = np.minimum(np.ceil(share * x.stage_layers - 1e-9) / x.stage_layers, 1.0)
     free: npt.NDArray[np.bool_] = (layouts.recompute == RECOMPUTE_NONE) & ~fits

@@ -48,6 +48,8 @@ class _Sizes:
     """Of the embedding's copy that the head's stage has where the two are tied."""
     matrices: float
     """Of ``dense``, what is in matrices that may be quantised or frozen in 4 bits."""
+    widest: float
+    """Share of a mean layer's parameters in its largest matrix, all experts' together."""
     shapes: float
     """Parameters of one matrix of every shape in a layer; of experts, of one expert."""
 
@@ -73,6 +75,8 @@ def _sizes(model: Model) -> _Sizes:
         head=float(sum(op.parameters for op in model.head)),
         head_copy=tied,
         matrices=sum(float(op.in_features * op.out_features) for op in products) / layers,
+        widest=max((op.parameters for layer in model.layers for op in layer.operators), default=1)
+        / max((dense + expert) / layers, 1.0),
         shapes=float(sum(a * b for a, b in shapes)),
     )
 
@@ -120,8 +124,9 @@ def _states(
 
     sharded3 = lay.zero >= 3
     trained_all = dense_trained + expert_trained
-    # ZeRO-3 gathers two layers at a time.
-    gathered = 2 * frame.value_bytes * trained_all / np.maximum(layers, 1)
+    # ZeRO-3 gathers two layers at a time; a compiler that schedules gathers, the one it needs.
+    one_layer = frame.value_bytes * trained_all / np.maximum(layers, 1)
+    gathered = one_layer if frame.rematerialises else 2 * one_layer
     if frame.fully_sharded:
         shards = held(1.0, 1)
         # Below ZeRO-3 the whole stage stays gathered, and its gradients whole.
@@ -136,9 +141,11 @@ def _states(
         cut = np.where(sharded3, 2.0 / np.maximum(layers, 1), 1.0)
         copied = size.matrices * layers / lay.tp + expert
         weights = weights + frame.weight_copy_bytes * copied * cut
-    # Under ZeRO-3 one layer's gradients are whole while they are reduced, as computed and as sent.
+    # Under ZeRO-3 one layer's gradients are whole while they are reduced, as computed and as sent;
+    # a compiler reduces each matrix as it comes.
     both = (frame.value_bytes + frame.reduce_bytes) / frame.value_bytes
-    buffers = np.where(sharded3, both * gathered / 2, 0.0)
+    both *= size.widest if frame.rematerialises else 1.0
+    buffers = np.where(sharded3, both * one_layer, 0.0)
     if frame.placeholder_bytes and not frame.adapter_rank:
         shapes = size.shapes + (model.vocab * model.hidden if loss else 0.0)
         buffers = buffers + frame.placeholder_bytes * shapes / lay.tp
