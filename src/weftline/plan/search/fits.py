@@ -48,19 +48,23 @@ def held_parts(job: Job) -> Held:
 def fits_on(model: Model, job: Job, frame: Framework, cluster: Cluster) -> Fits | None:
     """The layouts of a job on a cluster; None where none is legal.
 
-    Where nothing is said of recomputation, as little is added as makes a layout fit. A layout whose
+    Where nothing is said of recomputation, as little is added as makes a layout fit. Sequences are
+    split beyond a scale-up domain only where nothing fits otherwise. A layout whose
     degrees are all stated is one that somebody runs or means to: where it does not fit, it is taken
-    within what the count may be off, else with layers' inputs and then optimizer states in host
-    memory; the memory's parts say so.
+    within what the count may be off, else with layers' inputs in host memory, and optimizer states
+    where the framework's own recipes put them there; the answer says so.
     """
     found = _fits_with(model, job, frame, cluster, USABLE_MEMORY)
-    if found is None or bool(found.fits.any()) or not stated(job, cluster.chips):
+    if found is not None and bool(found.fits.any()):
         return found
-    offered = (
-        (frame, 1 + COUNT_ERROR),
-        (replace(frame, offload_inputs=True), USABLE_MEMORY),
-        (replace(frame, offload_inputs=True, offload=True), 1 + COUNT_ERROR),
-    )
+    if not stated(job, cluster.chips):
+        far = _fits_with(model, job, frame, cluster, USABLE_MEMORY, far_context=True)
+        return far if far is not None and bool(far.fits.any()) else found or far
+    if found is None:
+        return None
+    offered = [(frame, 1 + COUNT_ERROR), (replace(frame, offload_inputs=True), 1 + COUNT_ERROR)]
+    if frame.offloads_states:
+        offered.append((replace(frame, offload_inputs=True, offload=True), 1 + COUNT_ERROR))
     for other, usable in offered:
         saving = _fits_with(model, job, other, cluster, usable)
         if saving is not None and bool(saving.fits.any()):
@@ -75,12 +79,13 @@ def stated(job: Job, chips: int) -> bool:
 
 
 def _fits_with(
-    model: Model, job: Job, frame: Framework, cluster: Cluster, share: float
-) -> Fits | None:
+    model: Model, job: Job, frame: Framework, cluster: Cluster, share: float,
+    *, far_context: bool = False,
+) -> Fits | None:  # fmt: skip
     """The same with ``share`` of a chip's memory to fill."""
     layouts, counted = _laid_out_once(
         model, cluster.chips, cluster.levels[0].size, frame, global_batch=job.global_batch,
-        seq_len=job.seq_len, held=held_parts(job),
+        seq_len=job.seq_len, held=held_parts(job), far_context=far_context,
     )  # fmt: skip
     if counted is None:
         return None
@@ -93,12 +98,13 @@ def _fits_with(
 
 def _laid_out(
     model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int,
-    held: Held,
+    held: Held, far_context: bool = False,
 ) -> tuple[Layouts, Counted | None]:  # fmt: skip
     """Every layout, and what it holds by moment: the same on many accelerators."""
     layouts = layouts_on(
-        model, chips, domain, frame, global_batch=global_batch, seq_len=seq_len, held=held
-    )
+        model, chips, domain, frame, global_batch=global_batch, seq_len=seq_len, held=held,
+        far_context=far_context,
+    )  # fmt: skip
     if not len(layouts):
         return layouts, None
     return layouts, count_memory(model, frame, layouts, seq_len=seq_len)

@@ -70,6 +70,8 @@ class Framework:
     offload_inputs: bool = False
     """Inputs of layers that are computed again wait in host memory (MaxText's offloaded
     ``decoder_layer_input``, Megatron-Core's activation offloading)."""
+    offloads_states: bool = False
+    """Whether published recipes for it put optimizer states there unasked."""
     adapter_rank: int = 0
     """Rank of adapters beside frozen weights; 0 where every weight is trained."""
     frozen_bytes: float = 2.0
@@ -161,6 +163,7 @@ FRAMEWORKS: dict[str, Framework] = {
             name="maxtext",
             saved_products=1.0,
             rematerialises=True,
+            offloads_states=True,  # optimizer_memory_host_offload
             # XLA fuses the loss and writes the logits' gradients over them.
             logits_bytes=2.0,
             replicates_kv=True,

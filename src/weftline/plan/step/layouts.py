@@ -65,20 +65,25 @@ Held = tuple[tuple[str, int | str], ...]
 
 def layouts_on(
     model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int,
-    held: Held = (),
+    held: Held = (), far_context: bool = False,
 ) -> Layouts:  # fmt: skip
     """The same from what it depends on: the count and the chips of a scale-up domain.
 
-    ``held`` parts take the user's value alone, whether or not it would be tried unasked.
+    ``held`` parts take the user's value alone, whether or not it would be tried unasked. Sequences
+    are split inside a domain, unless ``far_context``: beyond it keys and values of every layer
+    cross the slow network, where pipeline stages send one activation.
     """
     fixed = dict(held)
     tp, cp, pp, ep = _degrees(model, chips, frame, seq_len, fixed)
     dp = chips // (tp * cp * pp)
     legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
     legal &= np.mod(tp * cp * dp, ep) == 0
-    # A ring needs two equal halves a rank (causal balance), sequence parallelism equal shares.
+    if "cp" not in fixed and not far_context:
+        legal &= (cp == 1) | (tp * cp <= domain)
+    # A ring needs two equal halves a rank (causal balance), sequence parallelism equal shares,
+    # unless a compiler pads them.
     legal &= (cp == 1) | (np.mod(seq_len, 2 * cp) == 0)
-    if frame.sequence_parallel:
+    if frame.sequence_parallel and not frame.rematerialises:
         legal &= np.mod(seq_len, cp * tp) == 0
     tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
 
@@ -99,6 +104,11 @@ def layouts_on(
     pp_i = pp[base[index]]
     interleaved = vp > 1
     whole = (np.mod(layers, pp_i * vp) == 0) | (np.mod(layers + 2, pp_i * vp) == 0)
+    # Layers that no stage count divides (DeepSeek-V3's 61) are laid out by hand, chunk by chunk.
+    apart = (np.mod(layers, pp_i) != 0) & (np.mod(layers + 2, pp_i) != 0)
+    if "vp" in fixed:
+        apart = np.ones(len(apart), dtype=bool)
+    whole |= apart & (-(-layers // (pp_i * vp)) * pp_i * vp <= UNEVEN_LIMIT * layers)
     keep = ~interleaved | ((pp_i > 1) & whole & (np.mod(num[index], pp_i) == 0))
     index, vp = index[keep], vp[keep]
 
@@ -106,8 +116,10 @@ def layouts_on(
     index, vp = index[final], vp[final]
     base_i = base[index]
     zero_f, again_f = zero[options // len(again)], again[options % len(again)]
-    # ZeRO-3 gathers weights for every micro-batch of every stage: frameworks pair it with pp = 1.
-    keep = (zero_f < 3) | (pp[base_i] == 1)
+    # ZeRO-3 gathers weights for every micro-batch of every stage: frameworks pair it with pp = 1;
+    # those that shard fully can be told otherwise.
+    told = frame.fully_sharded and {"pp", "zero"} <= fixed.keys()
+    keep = (zero_f < 3) | (pp[base_i] == 1) | told
     share = _held_share(fixed, layers, pp[base_i].astype(np.float64))
     columns = {
         "tp": tp[base_i], "cp": cp[base_i], "dp": dp[base_i], "pp": pp[base_i], "ep": ep[base_i],
