@@ -7,7 +7,7 @@ Rows are compiled one by one (each has a model of its own) and then joined, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,9 @@ from weftline.plan.step.workload import Work
 
 def compile_row(row: Row) -> Compiled:
     """One row (or all its candidate layouts) without constants."""
-    compiled = compile_layouts(
+    return compile_layouts(
         row.model, row.cluster, row.frame, row.layout, seq_len=row.seq_len, precision=row.precision
     )
-    if row.weight_gradients:
-        return compiled
-    none = np.zeros(len(row.layout))
-    return replace(
-        compiled, weight_gradients=none, dp_reduce_bytes=none, dp_gather_bytes=none,
-        edp_reduce_bytes=none, edp_gather_bytes=none, replica_bytes=none,
-    )  # fmt: skip
 
 
 def prior_seconds(row: Row) -> FloatArray:

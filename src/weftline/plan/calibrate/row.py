@@ -37,8 +37,6 @@ class Row:
     precision: str
     recipe: str
     """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
-    weight_gradients: bool = True
-    """False for LoRA: frozen weights need no gradient."""
     peak_memory_bytes: float | None = None
     source: str = ""
 

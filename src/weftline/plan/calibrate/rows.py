@@ -8,6 +8,7 @@ practitioner would have run it; what cannot be predicted is kept, with the reaso
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
@@ -20,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from weftline.errors import InputError, InputErrors, WeftlineError
+from weftline.errors import InputError, InputErrors, UnknownNameError, WeftlineError
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.predict import prior_seconds
@@ -44,6 +45,8 @@ VTRAIN_COLUMNS: Final = (
 RUN_COLUMNS: Final = ("accelerator", "n_accel", "model", "seq_len", "gbs", "framework")
 MAX_CSV_BYTES: Final = 64 << 20
 MEMORY_SLACK: Final = 1.25
+ADAPTER_RANK: Final = 16
+"""Rank of adapters where a row of LoRA does not say: that of MLPerf's llama2_70b_lora."""
 
 _CHIPS: Final = {
     "A100-80GB": "a100-80-sxm", "A100-40GB": "a100-40-sxm", "H100": "h100-sxm",
@@ -67,13 +70,14 @@ _MODELS: Final = {
 }  # fmt: skip
 _FAMILIES: Final = (
     ("dualpipe", "dualpipe"), ("maxtext", "maxtext"), ("t5x", "maxtext"),
-    ("torchtitan", "torchtitan"),
-    ("metaseq", "torchtitan"), ("xformers", "torchtitan"), ("neuronx", "neuronx"),
+    ("torchtitan", "torchtitan"), ("metaseq", "fsdp"), ("xformers", "fsdp"),
+    ("automodel", "automodel"), ("pytorch fsdp", "fsdp"), ("llm-foundry", "fsdp"),
+    ("neuronx", "neuronx"),
     ("megatron-lm 2021", "megatron-lm-2021"), ("megatron-lm 2022", "megatron-lm-2022"),
     ("megatron-deepspeed", "megatron-lm-2021"),
 )  # fmt: skip
 
-_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe")
+_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe", "automodel")
 """Frameworks whose published recipes drop or offload single operators' activations, which costs
 next to nothing; their rows that say nothing of recomputation are taken to have none."""
 
@@ -223,6 +227,12 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         cluster = _cluster_for(listed, chips, frame)
     except WeftlineError as error:
         return give_up(error.what)
+    adapters = re.search("lora", " ".join(record.get(c) or "" for c in ("source", "framework")),
+                         flags=re.IGNORECASE)  # fmt: skip
+    if adapters:
+        frame = replace(frame, adapter_rank=ADAPTER_RANK)
+    if batch is None and (record.get("tokens_per_s_per_accel") or "").strip():
+        batch = _one_micro_batch(record, cluster.chips)
     measured = _step_time(record, model, chips, seq, batch, cluster)
     if batch is None:
         return give_up("does not state the global batch")
@@ -246,11 +256,11 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         seq_len=seq,
         precision=precision,
         recipe=_recipe(record.get("precision") or "", precision),
-        weight_gradients="LoRA" not in (record.get("source") or ""),
         peak_memory_bytes=None if peak is None else peak * 2**30,
         source=(record.get("source") or "").strip(),
     )
-    if not (record.get("recompute") or "").strip() and frame.name not in _SELECTIVE_BY_RECIPE:
+    said = (record.get("recompute") or "").strip()
+    if said.startswith("custom") or (not said and frame.name not in _SELECTIVE_BY_RECIPE):
         row = replace(row, layout=_recompute_as_needed(row))
     return replace(row, layout=_likeliest(row))
 
@@ -264,9 +274,10 @@ def _model_of(record: Mapping[str, str]) -> Model:
     """The bundled model a row names, or the GPT or Llama shape its numbers state."""
     name = re.sub(r"\s*\(.*\)$", "", (record.get("model") or "").strip())
     layers, hidden = _count(record, "layers"), _count(record, "hidden")
-    bundled = _MODELS.get(name)
-    if bundled is not None and not (bundled == "gpt3-175b" and layers not in (None, 96)):
-        return load_model(bundled)
+    with contextlib.suppress(UnknownNameError):
+        found = load_model(_MODELS.get(name, name))
+        if layers in (None, len(found.layers)):
+            return found
     heads = _count(record, "heads")
     if layers is None or hidden is None or heads is None:
         return load_model(name.lower())
@@ -311,8 +322,9 @@ def _by_core(cluster: Cluster) -> Cluster:
 
 def _precision(text: str, framework: str) -> str:
     low = text.lower()
-    if not low and framework.startswith("Megatron-Bridge"):
-        # Its 25.09 table leaves the column empty; dense rows exceed what bf16 could reach.
+    if not low and framework.startswith(("Megatron-Bridge", "NeMo/Megatron-Core (MLPerf")):
+        # Megatron-Bridge's 25.09 table leaves the column empty; dense rows exceed what bf16 could
+        # reach. Every MLPerf run of NeMo that states its format trains in fp8 or less.
         return "fp8"
     if "fp8 or nvfp4" in low:
         # MLPerf 5.1 ships both recipes; its 405B runs reach 52 and 68 % of the fp8 peak, which no
@@ -362,6 +374,15 @@ def _step_time(
     return flops / (mfu / 100 * cluster.peak_flops["bf16"] * cores) if mfu else None
 
 
+def _one_micro_batch(record: Mapping[str, str], chips: int) -> int | None:
+    """The batch of a step of one micro-batch: what a rate without a batch is answered for."""
+    micro = _count(record, "mbs")
+    if micro is None:
+        return None
+    degrees = [_count(record, name) or 1 for name in ("tp", "pp", "cp")]
+    return micro * max(chips // math.prod(degrees), 1)
+
+
 def _candidates(
     record: Mapping[str, str], model: Model, cluster: Cluster, frame: Framework, batch: int,
     seq: int,
@@ -372,18 +393,20 @@ def _candidates(
         found = enumerate_layouts(model, cluster, frame, global_batch=batch, seq_len=seq)
         return found if len(found) else "no legal layout for its chips and batch"
     tp, pp, cp = tp or 1, pp or 1, _count(record, "cp") or 1
-    ep = _count(record, "ep") or 1
+    ep = _count(record, "ep")
     if cluster.chips % (tp * pp * cp):
         return f"tp {tp} x pp {pp} x cp {cp} do not divide {cluster.chips} chips"
     dp = cluster.chips // (tp * pp * cp)
-    if (tp * cp * dp) % ep:
+    if ep is not None and (tp * cp * dp) % ep:
         return f"ep {ep} does not divide tp x cp x dp"
+    eps = [ep] if ep is not None else _expert_degrees(model, tp * cp * dp)
     # Batches stated in tokens need not divide evenly: what counts is the mean share of a rank.
     per_rank = batch // dp if batch % dp == 0 else batch / dp
     zero = _zero(record, frame, pp)
-    whole_batch = frame.name in ("maxtext",) or (frame.name == "torchtitan" and pp == 1)
     stated = _count(record, "mbs")
-    if whole_batch:
+    # Without a pipeline nothing asks a fully sharded run to cut what a rank holds.
+    whole_batch = frame.name == "maxtext" or (frame.name == "torchtitan" and pp == 1)
+    if whole_batch or (frame.name in ("fsdp", "automodel") and pp == 1 and stated is None):
         micros: list[float] = [per_rank]
     elif stated is not None and per_rank % stated == 0:
         micros = [stated]
@@ -399,15 +422,22 @@ def _candidates(
     if frame.name == "torchtitan" and pp > 1 and stated is None:
         # torchtitan's default: as many micro-batches as the pipeline has stages.
         micros = [max(per_rank / (pp * vps[0]), 1)]
-    grid = np.meshgrid(micros, vps, indexing="ij")
-    micro, v = (g.ravel().astype(float) for g in grid)
+    grid = np.meshgrid(micros, vps, eps, indexing="ij")
+    micro, v, experts = (g.ravel().astype(float) for g in grid)
     r = np.full(len(micro), _recompute(record.get("recompute") or ""))
     return _layouts(
-        tp=tp, cp=cp, dp=dp, pp=pp, ep=ep, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
+        tp=tp, cp=cp, dp=dp, pp=pp, ep=experts, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
         num_micro_batches=per_rank / micro, zero=zero, recompute=r,
         recompute_share=(r == RECOMPUTE_FULL).astype(float), etp=1, shard=cp * dp, pp_inner=0,
         zero_bubble=0, ulysses=0,
     )  # fmt: skip
+
+
+def _expert_degrees(model: Model, ranks: int) -> list[int]:
+    """Degrees of expert parallelism that a run which states none may have: 1 without experts."""
+    experts = [op.experts for op in model.operators if op.kind == "grouped_gemm"]
+    most = math.gcd(min(experts, default=1), ranks)
+    return [d for d in range(1, most + 1) if most % d == 0]
 
 
 def _zero(record: Mapping[str, str], frame: Framework, pp: int) -> int:
@@ -426,7 +456,7 @@ def _recompute(text: str) -> int:
     low = text.lower()
     if "full" in low:
         return RECOMPUTE_FULL
-    return RECOMPUTE_SELECTIVE if any(w in low for w in ("selective", "minimal", "save")) else (
+    return RECOMPUTE_SELECTIVE if any(w in low for w in ("selective", "minimal", "save_")) else (
         RECOMPUTE_NONE)  # fmt: skip
 
 

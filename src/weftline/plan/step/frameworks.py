@@ -159,6 +159,32 @@ FRAMEWORKS: dict[str, Framework] = {
             default_zero=3,
             zero_stages=(2, 3),
         ),
+        # NeMo AutoModel's recipes: bf16 weights, Transformer Engine's FusedAdam with bf16 moments and
+        # the remainder of the master weight (store_param_remainders), sharded by FSDP2.
+        Framework(
+            name="automodel",
+            fully_sharded=True,
+            weight_bytes=2.0,
+            grad_bytes=2.0,
+            reduce_bytes=2.0,
+            master_bytes=2.0,
+            state_bytes=4.0,
+            default_zero=3,
+            zero_stages=(2, 3),
+        ),
+        # PyTorch FSDP as llm-foundry and metaseq use it: fp32 shards, bf16 gathered.
+        Framework(
+            name="fsdp",
+            vendors=("nvidia", "amd", "intel"),
+            fully_sharded=True,
+            weight_bytes=4.0,
+            grad_bytes=4.0,
+            reduce_bytes=2.0,
+            master_bytes=0.0,
+            default_zero=3,
+            zero_stages=(2, 3),
+            pipeline=False,
+        ),
         Framework(
             name="maxtext",
             saved_products=1.0,
