@@ -76,6 +76,44 @@ def training(
 
 
 @app.command
+def memory(
+    rows: Path,
+    *,
+    max_mape: str | None = None,
+    json: Json = False,
+    form: Format = "table",
+) -> int:
+    """Counted memory of runs against logged peaks and what chips hold.
+
+    Nothing of the count is fitted to runs. Layouts that a row states are
+    asked of the planner as a user would hold them: those it refuses, or
+    counts above a chip's memory, are said.
+
+    Parameters
+    ----------
+    rows
+        CSV with the columns of published runs or of vTrain's ground truth.
+    max_mape
+        Exit with 4 if the mean error on logged peaks is above this: 12%.
+    """
+
+    from weftline.errors import ThresholdCrossedError
+    from weftline.plan.calibrate.rows import read_rows
+    from weftline.plan.search.memory_score import score_memory, score_memory_to_dict
+    from weftline.report.memory_score import render_memory_score
+    from weftline.units import parse_fraction
+
+    limit = None if max_mape is None else 100 * parse_fraction(max_mape, where="--max-mape")
+    known, _ = read_rows(rows)
+    found = score_memory_to_dict(score_memory(known))
+    show(found, lambda: render_memory_score(found), json=json, form=form)
+    mape = found["summary"]["mape_pct"]
+    if limit is not None and mape is not None and mape > limit:
+        raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
+    return 0
+
+
+@app.command
 def collectives(
     rows: Path,
     *,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from weftline.model import Model
 from weftline.plan.step.compiled import Layouts
@@ -39,6 +40,8 @@ class Row:
     """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
     peak_memory_bytes: float | None = None
     source: str = ""
+    held: Mapping[str, int | str] = field(default_factory=dict)
+    """What the source states of the layout, by the names of its parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,9 +32,10 @@ from weftline.plan.step.compiled import (
     RECOMPUTE_SELECTIVE,
     Layouts,
 )
-from weftline.plan.step.frameworks import FRAMEWORKS, Framework
+from weftline.plan.step.frameworks import FRAMEWORKS, Framework, in_precision
 from weftline.plan.step.layouts import enumerate_layouts
 from weftline.plan.step.memory import fit_recompute, memory_of
+from weftline.plan.step.releases import released
 from weftline.spec import Cluster
 
 VTRAIN_COLUMNS: Final = (
@@ -192,6 +193,7 @@ def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
             ulysses=0,
         ),
         stated=True,
+        held={"tp": tp, "pp": pp, "dp": dp, "cp": 1, "zero": 0},
         seq_len=seq,
         precision="bf16",
         recipe="bf16",
@@ -237,6 +239,7 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     if batch is None:
         return give_up("does not state the global batch")
     precision = _precision(record.get("precision") or "", framework)
+    frame = in_precision(released(frame, framework, record.get("model") or ""), precision)
     candidates = _candidates(record, model, cluster, frame, batch, seq)
     if isinstance(candidates, str):
         return give_up(candidates)
@@ -258,11 +261,27 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         recipe=_recipe(record.get("precision") or "", precision),
         peak_memory_bytes=None if peak is None else peak * 2**30,
         source=(record.get("source") or "").strip(),
+        held=_held(record, candidates),
     )
     said = (record.get("recompute") or "").strip()
     if said.startswith("custom") or (not said and frame.name not in _SELECTIVE_BY_RECIPE):
         row = replace(row, layout=_recompute_as_needed(row))
     return replace(row, layout=_likeliest(row))
+
+
+def _held(record: Mapping[str, str], layouts: Layouts) -> dict[str, int | str]:
+    """What a row states of its layout, as a user would hold it; empty where no degree is stated."""
+    if _count(record, "tp") is None and _count(record, "pp") is None:
+        return {}
+    names = ["tp", "pp", "cp", "dp", "zero"]
+    names += [name for name in ("ep", "vp") if _count(record, name) is not None]
+    held: dict[str, int | str] = {name: int(getattr(layouts, name)[0]) for name in names}
+    if held.get("vp") == 1:
+        del held["vp"]
+    if "taken as cp" in (record.get("notes") or ""):  # their product is what is known
+        del held["tp"], held["cp"]
+    said = (record.get("recompute") or "").strip()
+    return held | ({"recompute": said} if said in ("full", "none") else {})
 
 
 def _family(framework: str) -> str:

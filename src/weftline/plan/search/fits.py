@@ -20,6 +20,9 @@ from weftline.spec import Cluster, Job, Layout
 
 COUNT_ERROR = 0.12
 """How far a count may be above what a stated layout takes: the mean error on logged peaks."""
+MEMORY_BAND = 0.15
+"""Half width of the band around a count of memory, as a share of it: it holds 85 % of logged peaks
+and more (``weftline score memory``)."""
 USABLE_MEMORY = 0.95
 """Share of a chip's memory a plan may fill: the count is within 10 % of measured peaks."""
 _LAID_OUT_KEPT = 64

@@ -91,6 +91,8 @@ class Framework:
     """Driver context, communicator buffers and workspace a chip loses (CUDA + NCCL: 2 to 4 GB)."""
     alone_share: float = 0.5
     """What a chip alone, without communicators, loses of that; assumed."""
+    logs_reserved: bool = False
+    """Whether the peak it logs is what the allocator reserved, its holes included."""
     fragmentation: float = 0.05
     """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
     allocator: assumed 0.05 with expandable segments, 0.25 as torchtitan reports reserved bytes."""
@@ -152,6 +154,7 @@ FRAMEWORKS: dict[str, Framework] = {
             fully_sharded=True,
             logits_bytes=12.0,
             fragmentation=0.25,
+            logs_reserved=True,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=4.0,
@@ -159,8 +162,8 @@ FRAMEWORKS: dict[str, Framework] = {
             default_zero=3,
             zero_stages=(2, 3),
         ),
-        # NeMo AutoModel's recipes: bf16 weights, Transformer Engine's FusedAdam with bf16 moments and
-        # the remainder of the master weight (store_param_remainders), sharded by FSDP2.
+        # NeMo AutoModel's recipes: bf16 weights, Transformer Engine's FusedAdam with bf16 moments
+        # and the remainder of the master weight (store_param_remainders), sharded by FSDP2.
         Framework(
             name="automodel",
             fully_sharded=True,
