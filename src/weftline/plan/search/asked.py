@@ -13,7 +13,7 @@ from weftline.model import Model, load_model
 from weftline.plan.search.checked import checked
 from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
-from weftline.spec import PARTS, Job, PriceType
+from weftline.spec import PARTS, TUNES, Job, PriceType
 from weftline.spec.options import JobOptions, MemoryOptions, Where, as_option
 from weftline.spec.parse import (
     Collector,
@@ -69,7 +69,7 @@ def _job(
     length = seq or min(longest or DEFAULT_SEQ_LEN, DEFAULT_SEQ_LEN)
     rough = Job(
         model=model, tokens=tokens or 1, seq_len=length,
-        global_batch=batch or (1 if loaded is None else default_batch(loaded, length)),
+        global_batch=batch or _batch(loaded, length, options.tune, chips or most or 1),
         accelerators=names or (), chips=chips, max_chips=most, budget_usd=budget,
         deadline_s=deadline, price_type=_one_kind(kinds, where, get), region=options.region,
         objective=options.objective,  # type: ignore[arg-type]
@@ -81,6 +81,13 @@ def _job(
         rank=rank or 16, own_chips=records,
     )  # fmt: skip
     return checked(rough, get, where, loaded)
+
+
+def _batch(model: Model | None, seq_len: int, tune: str, chips: int) -> int:
+    """Sequences a step where the user states none; one where there is no model to ask of."""
+    if model is None or tune not in TUNES:
+        return 1
+    return default_batch(model, seq_len, tune=tune, chips=chips)
 
 
 def _loaded(model: str, where: Where) -> Model:

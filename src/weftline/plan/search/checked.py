@@ -32,12 +32,12 @@ def check_lengths(job: Job, model: Model, where: Where) -> None:
                 hint=f"use --seq {model.max_seq_len} or less, or take it knowingly: --allow-long",
             )
         )
-    if job.tokens < job.tokens_per_step:
+    if job.tokens < job.seq_len:
         wrong.append(
             InputError(
-                f"{job.tokens:,} tokens are less than one step of {job.tokens_per_step:,}",
+                f"{job.tokens:,} tokens are less than one sequence of {job.seq_len:,}",
                 where=where("tokens"),
-                hint="lower --global-batch or --seq",
+                hint="lower --seq, or say how many: --tokens 15T",
             )
         )
     if job.chips is not None and job.max_chips is not None:

@@ -31,6 +31,8 @@ _STEP_NAMES: Final = (
     ("optimizer", "optimizer_s"),
     ("stragglers and fixed overhead", "overhead_s"),
 )
+ROUNDED_UP: Final = 1.01
+"""Tokens of whole steps over those asked for from which on a plan says so."""
 _MEMORY_NAMES: Final = (
     ("weights", "weights_bytes", "counted"),
     ("gradients", "gradients_bytes", "counted"),
@@ -98,6 +100,13 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
 def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
     """What the user asked for that a reader of the numbers has to know."""
     said = []
+    whole = job.steps * job.tokens_per_step
+    if whole > ROUNDED_UP * job.tokens:
+        said.append(
+            f"{job.steps} whole step{'s' * (job.steps > 1)} of "
+            f"{format_count(job.tokens_per_step)} tokens: {format_count(whole)} instead of the "
+            f"{format_count(job.tokens)} asked for"
+        )
     if job.tune != "full":
         count = round(adapter_parameters(model, job.rank))
         frozen = "4-bit NormalFloat" if job.tune == "qlora" else job.precision

@@ -33,6 +33,10 @@ SHORTLIST = 128
 """Fastest layouts of a cluster that the residual process ranks again."""
 
 
+UNDECIDED = 0.02
+"""Share of a step below which two layouts are as fast: the best of a sweep is found within 3 %."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """The best layout on one cluster, with the numbers that decided."""
@@ -188,7 +192,7 @@ def best_on(
     )  # fmt: skip
     corrected = seconds * np.exp(residual.mean(features))
     order = np.argsort(corrected, kind="stable")
-    best = int(order[0])
+    best = _simplest(kept, corrected, order)
     at = np.array([best])
     _, deviation = residual.at(features.take(at))
     layout = layout_at(kept, best, len(model.layers))
@@ -205,6 +209,22 @@ def best_on(
         memory=held.take(at),
         second=_second(kept, corrected, order, layout, len(model.layers)),
     )
+
+
+def _simplest(layouts: Layouts, seconds: FloatArray, order: IntArray) -> int:
+    """The fastest layout, or one as fast as far as can be told that needs less of a framework.
+
+    What not every framework has, and few runs that were measured use, has to be worth more than
+    ``UNDECIDED``: splitting sequences, heads or experts' features, sharding inside nodes alone,
+    pipeline neighbours inside them, zero-bubble schedules.
+    """
+    close = order[seconds[order] <= (1 + UNDECIDED) * seconds[order[0]]]
+    lay = layouts.take(close)
+    unusual = (
+        np.log2(lay.cp) + (lay.etp > 1) + (lay.ulysses > 0) + (lay.pp_inner > 0)
+        + (lay.zero_bubble > 0) + ((lay.zero >= 1) & (lay.shard < lay.cp * lay.dp))
+    )  # fmt: skip
+    return int(close[np.argmin(unusual)])
 
 
 def time_chunk(
