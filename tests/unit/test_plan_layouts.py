@@ -76,7 +76,7 @@ def by_hand(
     """The rules of docs/plan.md as nested loops over every plain layout that could be."""
     powers = [1 << i for i in range(11)]
     for tp, cp, ep in itertools.product(powers, powers, powers):
-        if tp > chips or heads % tp or cp > chips or (cp > 1 and seq // cp < 4096):
+        if tp > chips or heads % tp or cp > chips or (cp > 1 and seq // cp < 8192):
             continue
         if keys % tp or (cp > 1 and seq % (2 * cp)) or seq % (cp * tp):
             continue

@@ -192,7 +192,7 @@ def best_on(
     )  # fmt: skip
     corrected = seconds * np.exp(residual.mean(features))
     order = np.argsort(corrected, kind="stable")
-    best = _simplest(kept, corrected, order)
+    best = _simplest(frame, kept, corrected, order)
     at = np.array([best])
     _, deviation = residual.at(features.take(at))
     layout = layout_at(kept, best, len(model.layers))
@@ -211,18 +211,20 @@ def best_on(
     )
 
 
-def _simplest(layouts: Layouts, seconds: FloatArray, order: IntArray) -> int:
+def _simplest(frame: Framework, layouts: Layouts, seconds: FloatArray, order: IntArray) -> int:
     """The fastest layout, or one as fast as far as can be told that needs less of a framework.
 
     What not every framework has, and few runs that were measured use, has to be worth more than
     ``UNDECIDED``: splitting sequences, heads or experts' features, sharding inside nodes alone,
-    pipeline neighbours inside them, zero-bubble schedules.
+    pipeline neighbours inside them, zero-bubble schedules, ZeRO-3 where a framework usually splits
+    the optimizer alone. Splitting layers counts half.
     """
     close = order[seconds[order] <= (1 + UNDECIDED) * seconds[order[0]]]
     lay = layouts.take(close)
     unusual = (
         np.log2(lay.cp) + (lay.etp > 1) + (lay.ulysses > 0) + (lay.pp_inner > 0)
         + (lay.zero_bubble > 0) + ((lay.zero >= 1) & (lay.shard < lay.cp * lay.dp))
+        + (lay.zero > frame.default_zero) + 0.5 * (lay.tp > 1) + 0.5 * (lay.pp > 1)
     )  # fmt: skip
     return int(close[np.argmin(unusual)])
 

@@ -29,8 +29,10 @@ from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, L
 BoolArray = npt.NDArray[np.bool_]
 MAX_TP = 64
 MAX_MICRO_BATCH = 16
-TOKENS_PER_CP_RANK = 4096
-"""Context parallelism leaves a rank at least so many tokens: below, attention rings cannot hide."""
+TOKENS_PER_CP_RANK = 8192
+"""Context parallelism leaves a rank at least so many tokens, unless nothing else fits or the user
+asks: below, attention rings do not hide, and frameworks recompute or split layers instead."""
+LEAST_PER_CP_RANK = 4096
 UNEVEN_LIMIT = 1.125
 """A pipeline may give its longest stage at most this much more than an even share."""
 
@@ -74,7 +76,7 @@ def layouts_on(
     cross the slow network, where pipeline stages send one activation.
     """
     fixed = dict(held)
-    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len, fixed)
+    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len, fixed, far_context)
     dp = chips // (tp * cp * pp)
     legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
     legal &= np.mod(tp * cp * dp, ep) == 0
@@ -225,14 +227,20 @@ def concatenate(parts: Sequence[Layouts]) -> Layouts:
 
 
 def _degrees(
-    model: Model, chips: int, frame: Framework, seq_len: int, fixed: Mapping[str, int | str]
+    model: Model,
+    chips: int,
+    frame: Framework,
+    seq_len: int,
+    fixed: Mapping[str, int | str],
+    far_context: bool,
 ) -> tuple[npt.NDArray[np.int64], ...]:
     layers = len(model.layers)
     heads, keys = attention_heads(model), kv_heads(model)
     tps = [t for t in _powers(min(MAX_TP, chips)) if heads % t == 0 and model.hidden % t == 0]
     if not frame.replicates_kv and keys > 1:
         tps = [t for t in tps if keys % t == 0]
-    cps = [c for c in _powers(chips) if c == 1 or seq_len // c >= TOKENS_PER_CP_RANK]
+    least = LEAST_PER_CP_RANK if far_context else TOKENS_PER_CP_RANK
+    cps = [c for c in _powers(chips) if c == 1 or seq_len // c >= least]
     pps = [p for p in range(1, min(layers, chips) + 1) if p == 1 or frame.pipeline]
     pps = [p for p in pps if chips % p == 0 and _even_enough(layers, p)]
     experts = model.experts
