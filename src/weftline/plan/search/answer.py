@@ -16,7 +16,13 @@ from weftline.plan.search.fits import MEMORY_BAND
 from weftline.plan.search.offers import Offer, energy_of_run, misses, pareto_front, trained
 from weftline.plan.search.prices import HOUR_S, cost_of, quote_of
 from weftline.plan.search.rank_map import rank_map_of
-from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
+from weftline.plan.search.reasons import (
+    causal_mfu,
+    flips_of,
+    memory_parts,
+    step_parts,
+    why_of,
+)
 from weftline.plan.search.search import Tally
 from weftline.plan.step.frameworks import recipe_of
 from weftline.spec import (
@@ -129,6 +135,7 @@ def _estimates(
             job.tokens_per_step / found.step_time_s, "tokens/s", spread, basis
         ),
         "mfu": _mfu(offer.mfu, spread, basis, job.precision),
+        "mfu_causal": _mfu(causal_mfu(found, model, job), spread, basis, job.precision),
         "train_time": run,
         "memory": Estimate.within(
             float(found.memory.total_bytes[0]),

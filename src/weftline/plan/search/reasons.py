@@ -7,6 +7,7 @@ from typing import Final
 
 from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
+from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
 from weftline.plan.calibrate.rows import run_words
 from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
@@ -31,6 +32,8 @@ _STEP_NAMES: Final = (
     ("optimizer", "optimizer_s"),
     ("stragglers and fixed overhead", "overhead_s"),
 )
+WHOLE_SQUARE: Final = 1.05
+"""FLOP counted with attention's whole square over the causal count from which on a plan says so."""
 ROUNDED_UP: Final = 1.01
 """Tokens of whole steps over those asked for from which on a plan says so."""
 _MEMORY_NAMES: Final = (
@@ -88,13 +91,50 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
     said.append(f"memory {used:.0%} full{tight}; activation recomputation: {again}")
     if found.second is not None:
         other, seconds = found.second
-        said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")
+        slower = seconds / found.step_time_s - 1
+        said.append(
+            f"second layout: {other.short()}, {slower:.1%} slower" if slower >= 0 else
+            f"second layout: {other.short()}, {-slower:.1%} faster: less than can be told, and it "
+            "asks more of a framework"
+        )  # fmt: skip
+    said += _against_measured(found, model, job)
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
     if quote is not None and quote.note:
         said.append(f"price: {quote.note}")
     return (*said, *unconfirmed_words(accelerator(found.cluster.accelerator)))
+
+
+def causal_mfu(found: Found, model: Model, job: Job) -> float:
+    """Share of the bf16 peak that goes into needed work: attention's causal half alone."""
+    cluster = found.cluster
+    flops = causal_flops_per_token(model, job.seq_len) * job.tokens_per_step
+    return flops / found.step_time_s / cluster.chips / cluster.peak_flops["bf16"]
+
+
+def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
+    """What the speed is beside the best that was ever measured on the chip."""
+    if job.tune != "full":
+        return []
+    chip = accelerator(found.cluster.accelerator)
+    name, share = chip.like or chip.sold_as, causal_mfu(found, model, job)
+    said = []
+    whole = model.training_flops_per_token(job.seq_len)
+    if whole > WHOLE_SQUARE * causal_flops_per_token(model, job.seq_len):
+        said.append(
+            f"MFU counts attention's whole square, as papers do; its causal half alone: {share:.0%}"
+        )
+    best = best_measured(name, job.precision)
+    if best is None:
+        said.append(f"no run on {name} in {job.precision} is known to be measured: its band is "
+                    "that of other chips")  # fmt: skip
+    elif share > best[0]:
+        said.append(
+            f"beyond the best measured on {name} in {job.precision}, {best[0]:.0%} of the bf16 "
+            f"peak ({run_words(best[1])}): expect the slow end of the band"
+        )
+    return said
 
 
 def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
