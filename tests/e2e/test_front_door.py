@@ -161,9 +161,9 @@ def test_case_7b_32k(say: Say) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="67 GB are counted, 45 were measured. The two runs of the issue differ by 12.5 GB, which "
+    reason="67 GB are counted, 45 were measured. The issue's two runs differ by 12.5 GB, which "
     "is 49 kB a token and layer over tp=4; the gate, up and activated values of the feed-forward "
-    "alone are 66 kB. A run that keeps all it reads again cannot have been at one sequence of "
+    "alone are 66 kB. A run that keeps all it reads again cannot have held one sequence of "
     "32,768 a rank: at half of one (cp=2) the count is 45 GB",
 )
 def test_case_7b_32k_memory_without_recomputation(say: Say) -> None:

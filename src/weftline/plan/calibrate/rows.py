@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import io
 import math
 import re
@@ -26,6 +25,7 @@ from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.predict import prior_seconds
 from weftline.plan.calibrate.row import Row, Unpredicted
+from weftline.plan.calibrate.stated import held_of
 from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
@@ -261,27 +261,12 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         recipe=_recipe(record.get("precision") or "", precision),
         peak_memory_bytes=None if peak is None else peak * 2**30,
         source=(record.get("source") or "").strip(),
-        held=_held(record, candidates),
+        held=held_of(record, candidates),
     )
     said = (record.get("recompute") or "").strip()
     if said.startswith("custom") or (not said and frame.name not in _SELECTIVE_BY_RECIPE):
         row = replace(row, layout=_recompute_as_needed(row))
     return replace(row, layout=_likeliest(row))
-
-
-def _held(record: Mapping[str, str], layouts: Layouts) -> dict[str, int | str]:
-    """What a row states of its layout, as a user would hold it; empty where no degree is stated."""
-    if _count(record, "tp") is None and _count(record, "pp") is None:
-        return {}
-    names = ["tp", "pp", "cp", "dp", "zero"]
-    names += [name for name in ("ep", "vp") if _count(record, name) is not None]
-    held: dict[str, int | str] = {name: int(getattr(layouts, name)[0]) for name in names}
-    if held.get("vp") == 1:
-        del held["vp"]
-    if "taken as cp" in (record.get("notes") or ""):  # their product is what is known
-        del held["tp"], held["cp"]
-    said = (record.get("recompute") or "").strip()
-    return held | ({"recompute": said} if said in ("full", "none") else {})
 
 
 def _family(framework: str) -> str:
@@ -496,22 +481,3 @@ def _likeliest(row: Row) -> Layouts:
     fits = memory <= MEMORY_SLACK * row.cluster.memory_bytes
     cost = np.where(fits, seconds, seconds + 1e6 * (memory / row.cluster.memory_bytes))
     return row.layout.take(np.array([int(np.argmin(cost))]))
-
-
-def run_words(ident: str) -> str:
-    """A shipped run in words, its id behind: ``LLAMA3_8B on 8 x H100, megatron-bridge [r120]``.
-
-    The id alone for a run that is not among the shipped ones.
-    """
-    found = _shipped_records().get(ident)
-    if found is None:
-        return ident
-    chips = found["n_accel"].strip()
-    return f"{found['model']} on {chips} x {found['accelerator']}, {found['framework']} [{ident}]"
-
-
-@functools.cache
-def _shipped_records() -> Mapping[str, Mapping[str, str]]:
-    path = Path(__file__).parents[1] / "data" / "published_runs.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return {record["id"]: record for record in csv.DictReader(file)}

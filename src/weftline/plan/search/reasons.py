@@ -8,7 +8,7 @@ from typing import Final
 from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
 from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
-from weftline.plan.calibrate.rows import run_words
+from weftline.plan.calibrate.stated import run_words
 from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
