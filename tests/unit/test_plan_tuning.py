@@ -237,7 +237,7 @@ def test_states_alone_bound_every_layout_from_below() -> None:
         for count in (1, 2, 4, 8, 16):
             found = fits_on(model, tuned, frame, cluster_of("a100", count))
             if found is not None:
-                least = float(np.min(found.memory.total_bytes)) * count
+                least = float(np.min(found.total_bytes)) * count
                 assert least >= state_bytes(model, frame), (tune, count)
 
 

@@ -12,7 +12,13 @@ from weftline.catalog import Accelerator
 from weftline.fabric import cluster_of
 from weftline.model import Model
 from weftline.model.once import once_per_model
-from weftline.plan.step.compiled import Layouts, adapter_parameters, frozen_per_chip
+from weftline.plan.step.compiled import (
+    IntArray,
+    Layouts,
+    adapter_parameters,
+    frozen_per_chip,
+)
+from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.layouts import Held, columns_of, layouts_on
 from weftline.plan.step.memory import Counted, Memory, count_memory, recomputed
@@ -39,8 +45,13 @@ class Fits:
     frame: Framework
     """As counted: with what had to be offloaded for a stated layout."""
     layouts: Layouts
-    memory: Memory
+    counted: Counted
+    total_bytes: FloatArray
     fits: npt.NDArray[np.bool_]
+
+    def memory(self, index: IntArray) -> Memory:
+        """The parts of some layouts' memory."""
+        return self.counted.take(index).memory(self.layouts.take(index))
 
 
 def held_parts(job: Job) -> Held:
@@ -95,8 +106,10 @@ def _fits_with(
     usable = share * cluster.memory_bytes
     if not {"recompute", "recompute_layers"} & job.layout.keys():
         layouts = recomputed(layouts, counted, capacity_bytes=usable)
-    memory = counted.memory(layouts)
-    return Fits(frame=frame, layouts=layouts, memory=memory, fits=memory.total_bytes <= usable)
+    total = counted.totals(layouts).max(axis=0)
+    return Fits(
+        frame=frame, layouts=layouts, counted=counted, total_bytes=total, fits=total <= usable
+    )
 
 
 def _laid_out(

@@ -90,7 +90,7 @@ def _held(row: Row) -> tuple[float | None, bool, bool]:
     if found is None:
         return None, False, False
     any_fits = bool(found.fits.any())
-    taken = found.memory.total_bytes[found.fits] if any_fits else found.memory.total_bytes
+    taken = found.total_bytes[found.fits] if any_fits else found.total_bytes
     more = found.frame != frame
     return float(taken.min()), any_fits, any_fits and more
 

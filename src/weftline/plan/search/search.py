@@ -164,7 +164,7 @@ def _search_one(
             if first_does:
                 break
         else:
-            short.append((float(fits.memory.total_bytes.min()), cluster, fits))
+            short.append((float(fits.total_bytes.min()), cluster, fits))
     if hits:
         return None
     if not short:
@@ -177,13 +177,13 @@ def best_on(
     model: Model, job: Job, cluster: Cluster, constants: GroupConstants, fits: Fits
 ) -> Found:
     """The fastest layout of those that fit ``cluster``; at least one must."""
-    layouts, memory, frame = fits.layouts, fits.memory, fits.frame
+    layouts, frame = fits.layouts, fits.frame
     kept = layouts.take(fits.fits)
     times = joined([time_chunk(model, job, frame, cluster, constants, c) for c in _chunks(kept)])
     # Ties go to the simpler layout: enumeration runs from small degrees to large ones.
     order = np.argsort(times.total_s, kind="stable")[:SHORTLIST]
     kept, times = kept.take(order), times.take(order)
-    held = memory.take(np.flatnonzero(fits.fits)[order])
+    held = np.flatnonzero(fits.fits)[order]
     seconds = times.total_s
     best = _simplest(frame, kept, seconds)
     at = np.array([best])
@@ -207,7 +207,7 @@ def best_on(
         log_error=float(deviation[0]),
         nearest=residual.nearest(features),
         parts=times.take(at),
-        memory=held.take(at),
+        memory=fits.memory(held[at]),
         second=_second(kept, seconds * correction, best, layout, len(model.layers)),
     )
 

@@ -27,11 +27,9 @@ from weftline.plan.step.compiled import (
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.saved import saved_values
-from weftline.plan.step.states import StageStates, stage_states
+from weftline.plan.step.states import FIRST, LAST, MIDDLE, StageStates, stage_states
 
 __all__ = ["Counted", "Memory", "count_memory", "fit_recompute", "memory_of", "recomputed"]
-
-FIRST, MIDDLE, LAST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +76,13 @@ class _Moment:
     at_loss: bool
     """Whether nothing is computed again then."""
 
+    def take(self, index: IntArray) -> _Moment:
+        """Some of the layouts."""
+        return _Moment(
+            self.stage, self.states.take(index), self.held[index], self.embedding[index],
+            self.beside[index], self.at_loss,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
@@ -111,16 +116,32 @@ class Counted:
         """What a stage holds whatever its activations."""
         return self.context + moment.states.total + (self.lossy - 1) * moment.states.gradients
 
+    def take(self, index: IntArray) -> Counted:
+        """Some of the layouts."""
+        own = ("context", "layer", "selected", "bare", "offloaded", "again", "stage_layers")
+        return replace(
+            self, moments=tuple(m.take(index) for m in self.moments),
+            **{name: getattr(self, name)[index] for name in own},
+        )  # fmt: skip
+
+    def totals(self, layouts: Layouts) -> FloatArray:
+        """Bytes at every moment, [3, n]."""
+        kept, again = self.kept(layouts)
+        return np.stack(
+            [
+                self.fixed(m)
+                + self.lossy
+                * (kept * m.held + m.embedding + (m.beside if m.at_loss else m.beside + again))
+                for m in self.moments
+            ]
+        )
+
     def memory(self, layouts: Layouts) -> Memory:
         """The parts of the fullest stage of every layout, at its highest moment."""
         kept, again = self.kept(layouts)
         acts = [kept * m.held + m.embedding for m in self.moments]
         beside = [m.beside if m.at_loss else m.beside + again for m in self.moments]
-        totals = [
-            self.fixed(m) + self.lossy * (a + b)
-            for m, a, b in zip(self.moments, acts, beside, strict=True)
-        ]
-        highest = np.argmax(np.stack(totals), axis=0)
+        highest = np.argmax(self.totals(layouts), axis=0)
 
         def part(by_moment: list[FloatArray]) -> FloatArray:
             chosen: FloatArray = np.choose(highest, by_moment)

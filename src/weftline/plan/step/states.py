@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from weftline.model import Model
 from weftline.model.once import once_per_model
-from weftline.plan.step.compiled import Layouts, adapter_parameters, split_layers
+from weftline.plan.step.compiled import IntArray, Layouts, adapter_parameters, split_layers
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
 
-__all__ = ["StageStates", "stage_states"]
+__all__ = ["FIRST", "LAST", "MIDDLE", "StageStates", "stage_states"]
+
+FIRST, MIDDLE, LAST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,10 @@ class StageStates:
     gradients of the layer that is reduced."""
     host: FloatArray
     """In host memory, for one chip; not in the total."""
+
+    def take(self, index: IntArray) -> StageStates:
+        """Some of the layouts."""
+        return StageStates(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     @property
     def total(self) -> FloatArray:
@@ -81,88 +87,112 @@ def _sizes(model: Model) -> _Sizes:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """What one parameter of a stage takes on a chip, bytes by kind, [n] each."""
+
+    dense: FloatArray
+    """Of the dense part."""
+    expert: FloatArray
+    """Of routed experts."""
+
+    def of(self, dense: FloatArray, expert: FloatArray) -> FloatArray:
+        """Bytes of so many parameters of a stage."""
+        return dense * self.dense + expert * self.expert
+
+    def __add__(self, other: _Shares) -> _Shares:
+        return _Shares(self.dense + other.dense, self.expert + other.expert)
+
+
 def stage_states(model: Model, frame: Framework, lay: Layouts) -> tuple[StageStates, ...]:
     """States of the first, a middle and the last stage; a single stage is all three."""
     size = _sizes(model)
     middle, edge = split_layers(float(max(len(model.layers), 1)), lay.pp)
     one = lay.pp == 1
     last = size.head + np.where(one, 0.0, size.head_copy)
-    ends = (
-        size.embedding + np.where(one, last, 0.0),
-        np.where(one, size.embedding + last, 0.0),
-        last + np.where(one, size.embedding, 0.0),
-    )
-    layers = (np.where(one, middle, edge), middle, np.where(one, middle, edge))
-    return tuple(
-        _states(model, frame, lay, size, n, end, loss=stage == 2)
-        for stage, (n, end) in enumerate(zip(layers, ends, strict=True))
-    )
-
-
-def _states(
-    model: Model, frame: Framework, lay: Layouts, size: _Sizes, layers: FloatArray,
-    ends: FloatArray, *, loss: bool,
-) -> StageStates:  # fmt: skip
-    """States of a stage of so many layers and so many parameters beside them."""
-    expert_tp = lay.ep * lay.etp
+    whole = np.where(one, size.embedding + last, 0.0)
+    ends = (np.where(one, whole, size.embedding), whole, np.where(one, whole, last))
+    outer = np.where(one, middle, edge)
+    tp, expert_tp = 1 / lay.tp, 1 / (lay.ep * lay.etp)
     # HSDP splits over the shard group only.
-    ranks, expert_ranks = lay.shard, lay.tp * lay.cp * lay.dp / expert_tp
-    dense = (size.dense * layers + ends) / lay.tp
-    expert = size.expert * layers / expert_tp
-    if frame.adapter_rank:
-        trained = adapter_parameters(model, frame.adapter_rank) / max(len(model.layers), 1)
-        dense_trained, expert_trained = trained * layers / lay.tp, np.zeros_like(dense)
-    else:
-        dense_trained, expert_trained = dense, expert
-
-    def held(per_parameter: float, from_stage: int) -> FloatArray:
-        cut = lay.zero >= from_stage
-        return per_parameter * (
-            dense_trained / np.where(cut, ranks, 1.0)
-            + expert_trained / np.where(cut, expert_ranks, 1.0)
-        )
-
-    sharded3 = lay.zero >= 3
-    trained_all = dense_trained + expert_trained
+    ranks, expert_ranks = lay.shard, lay.tp * lay.cp * lay.dp * expert_tp
+    kept = _Kept(frame, lay.zero, tp, expert_tp, ranks, expert_ranks)
+    layer = frame.value_bytes * (_trained(model, frame, size) * tp + (
+        0.0 if frame.adapter_rank else size.expert) * expert_tp)  # fmt: skip
+    beside = _buffers(frame, lay, size, layer)
+    placed = 0.0 if frame.adapter_rank else frame.placeholder_bytes
+    shapes, head = placed * size.shapes * tp, placed * model.vocab * model.hidden * tp
     # ZeRO-3 gathers two layers at a time; a compiler that schedules gathers, the one it needs.
-    one_layer = frame.value_bytes * trained_all / np.maximum(layers, 1)
-    gathered = one_layer if frame.rematerialises else 2 * one_layer
-    if frame.fully_sharded:
-        shards = held(1.0, 1)
-        # Below ZeRO-3 the whole stage stays gathered, and its gradients whole.
-        weights = frame.weight_bytes * shards + np.where(
-            sharded3, gathered, frame.value_bytes * trained_all
+    gathered = np.where(lay.zero >= 3, (1.0 if frame.rematerialises else 2.0) * layer, 0.0)
+    found = []
+    for stage, (layers, end) in enumerate(zip((outer, middle, outer), ends, strict=True)):
+        dense, expert = size.dense * layers + end, size.expert * layers
+        weights = gathered
+        if frame.adapter_rank:
+            weights = weights + _frozen(frame, lay, size, layers, end, tp, expert_tp, expert_ranks)
+            dense, expert = _trained(model, frame, size) * layers, np.zeros_like(layers)
+        elif frame.weight_copy_bytes:
+            cut = np.where(lay.zero >= 3, 2.0 / np.maximum(layers, 1), 1.0)
+            copied = size.matrices * layers * tp + expert * expert_tp
+            weights = weights + frame.weight_copy_bytes * copied * cut
+        found.append(
+            StageStates(
+                weights=weights + kept.weights.of(dense, expert),
+                gradients=kept.gradients.of(dense, expert),
+                optimizer=kept.states.of(dense, expert) * frame.resident_bytes,
+                buffers=beside + shapes + (head if stage == LAST else 0.0),
+                host=kept.states.of(dense, expert) * frame.host_bytes,
+            )
         )
-        gradients = frame.grad_bytes * np.where(sharded3, shards, trained_all)
-    else:
-        weights = held(frame.weight_bytes, 3) + np.where(sharded3, gathered, 0.0)
-        gradients = held(frame.grad_bytes, 2)
-    if frame.weight_copy_bytes and not frame.adapter_rank:
-        cut = np.where(sharded3, 2.0 / np.maximum(layers, 1), 1.0)
-        copied = size.matrices * layers / lay.tp + expert
-        weights = weights + frame.weight_copy_bytes * copied * cut
-    # Under ZeRO-3 one layer's gradients are whole while they are reduced, as computed and as sent;
-    # a compiler reduces each matrix as it comes.
+    return tuple(found)
+
+
+def _trained(model: Model, frame: Framework, size: _Sizes) -> float:
+    """Dense parameters of a mean layer that are trained: all, or its adapters."""
+    if not frame.adapter_rank:
+        return size.dense
+    return adapter_parameters(model, frame.adapter_rank) / max(len(model.layers), 1)
+
+
+class _Kept:
+    """Bytes a trained parameter of a stage takes on a chip, by kind."""
+
+    def __init__(
+        self, frame: Framework, zero: FloatArray, tp: FloatArray, expert_tp: FloatArray,
+        ranks: FloatArray, expert_ranks: FloatArray,
+    ) -> None:  # fmt: skip
+        def split(each: float, from_stage: int) -> _Shares:
+            cut = zero >= from_stage
+            return _Shares(
+                each * tp / np.where(cut, ranks, 1.0),
+                each * expert_tp / np.where(cut, expert_ranks, 1.0),
+            )
+
+        def whole(each: FloatArray) -> _Shares:
+            return _Shares(each * tp, each * expert_tp)
+
+        self.states = split(1.0, 1)
+        if frame.fully_sharded:
+            # Below ZeRO-3 the whole stage stays gathered, and its gradients whole.
+            below = np.where(zero >= 3, 0.0, 1.0)
+            self.weights = split(frame.weight_bytes, 1) + whole(frame.value_bytes * below)
+            self.gradients = split(frame.grad_bytes, 3)
+        else:
+            self.weights = split(frame.weight_bytes, 3)
+            self.gradients = split(frame.grad_bytes, 2)
+
+
+def _buffers(frame: Framework, lay: Layouts, size: _Sizes, layer: FloatArray) -> FloatArray:
+    """Under ZeRO-3 one layer's gradients are whole while they are reduced, as computed and as sent;
+    a compiler reduces each matrix as it comes."""
     both = (frame.value_bytes + frame.reduce_bytes) / frame.value_bytes
     both *= size.widest if frame.rematerialises else 1.0
-    buffers = np.where(sharded3, both * one_layer, 0.0)
-    if frame.placeholder_bytes and not frame.adapter_rank:
-        shapes = size.shapes + (model.vocab * model.hidden if loss else 0.0)
-        buffers = buffers + frame.placeholder_bytes * shapes / lay.tp
-    if frame.adapter_rank:
-        weights = weights + _frozen(frame, lay, size, layers, ends, expert, expert_ranks)
-    return StageStates(
-        weights=weights,
-        gradients=gradients,
-        optimizer=held(frame.resident_bytes, 1),
-        buffers=buffers,
-        host=held(frame.host_bytes, 1),
-    )
+    return np.where(lay.zero >= 3, both * layer, 0.0)
 
 
 def _frozen(
     frame: Framework, lay: Layouts, size: _Sizes, layers: FloatArray, ends: FloatArray,
-    expert: FloatArray, expert_ranks: FloatArray,
+    tp: FloatArray, expert_tp: FloatArray, expert_ranks: FloatArray,
 ) -> FloatArray:  # fmt: skip
     """Frozen weights: split from ZeRO-3 on, of which then two layers are whole at a time; where
     they are packed, one layer stands unpacked.
@@ -172,12 +202,10 @@ def _frozen(
     """
     share = min(size.matrices / max(size.dense, 1.0), 1.0)
     mean = share * frame.frozen_bytes + (1 - share) * frame.value_bytes
-    dense = (size.dense * layers * mean + ends * frame.value_bytes) / lay.tp
     cut = lay.zero >= 3
-    split = dense / np.where(cut, lay.shard, 1.0) + frame.frozen_bytes * expert / np.where(
-        cut, expert_ranks, 1.0
-    )
+    dense = (size.dense * layers * mean + ends * frame.value_bytes) * tp
+    expert = frame.frozen_bytes * size.expert * layers * expert_tp
+    split = dense / np.where(cut, lay.shard, 1.0) + expert / np.where(cut, expert_ranks, 1.0)
     packed = frame.frozen_bytes < frame.value_bytes
     whole = np.where(cut, 2.0, 1.0 if packed else 0.0)
-    layer = size.dense / lay.tp + expert / np.maximum(layers, 1)
-    return split + frame.value_bytes * whole * layer
+    return split + frame.value_bytes * whole * (size.dense * tp + size.expert * expert_tp)
