@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from weftline.model import Model
 from weftline.plan.step.compiled import Layouts
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.recipes import recipe_of_framework
 from weftline.spec import Cluster
 
 __all__ = ["Row", "Unpredicted"]
@@ -39,6 +40,11 @@ class Row:
     """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
     peak_memory_bytes: float | None = None
     source: str = ""
+
+    @property
+    def recipe_family(self) -> str:
+        """Releases of one framework, whose rows are fitted together."""
+        return (self.frame.recipe or recipe_of_framework(self.frame.name)).family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
