@@ -18,7 +18,7 @@ def training(
     rows: Path,
     *,
     held_out: Annotated[bool, Parameter(negative="")] = False,
-    by: Literal["random", "accelerator", "model"] = "random",
+    by: Literal["random", "source", "framework", "version", "accelerator", "model"] = "random",
     folds: int = 5,
     seeds: int = 3,
     max_mape: str | None = None,
@@ -38,7 +38,8 @@ def training(
     held_out
         Fit on some rows of the file, score the rest, until each was left out.
     by
-        With --held-out: leave out random rows, whole accelerators or whole models.
+        With --held-out: leave out random rows, or whole sources (papers and
+        repositories), frameworks, versions of one, accelerators or models.
     folds
         With --held-out: parts the rows are cut into.
     seeds
@@ -50,7 +51,7 @@ def training(
     from weftline.cli.progress import progress
     from weftline.errors import InputError, ThresholdCrossedError
     from weftline.plan.calibrate.rows import read_rows
-    from weftline.plan.calibrate.score import score_held_out, score_rows, score_to_dict
+    from weftline.plan.calibrate.score import GROUPS, score_held_out, score_rows, score_to_dict
     from weftline.report.score import render_score
     from weftline.units import parse_fraction
 
@@ -59,8 +60,7 @@ def training(
         raise InputError("--folds needs at least 2, --seeds at least 1", where="--folds, --seeds")
     known, left = read_rows(rows)
     if held_out:
-        group = {"random": None, "accelerator": lambda r: r.accelerator,
-                 "model": lambda r: r.model.name}[by]  # fmt: skip
+        group = GROUPS.get(by)
         score = score_held_out(
             known, left, folds=folds, seeds=range(1 if group else seeds), by=group,
             progress=progress(),

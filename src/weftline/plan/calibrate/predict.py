@@ -16,6 +16,8 @@ from weftline.fabric.closed_forms import GroupCost
 from weftline.plan.calibrate.row import Row
 from weftline.plan.step.compiled import Compiled, Device, Layouts, compile_layouts
 from weftline.plan.step.constants import PRIOR, Constants, FloatArray
+from weftline.plan.step.pricing import Priced
+from weftline.plan.step.recipes import Recipe, flag_columns
 from weftline.plan.step.timing import time_step
 from weftline.plan.step.workload import Work
 
@@ -40,6 +42,17 @@ def join(compiled: Sequence[Compiled]) -> Compiled:
         match values[0]:
             case Work():
                 parts[f.name] = _join_work(values)
+            case Priced():
+                parts[f.name] = Priced(
+                    **{g.name: np.concatenate([getattr(v, g.name) for v in values], axis=-1)
+                       for g in fields(Priced)}
+                )  # fmt: skip
+            case Recipe():
+                flags: dict[str, Any] = {
+                    name: np.array([getattr(v, name) for v in values], dtype=np.float64)
+                    for name in flag_columns()
+                }
+                parts[f.name] = Recipe(**flags)
             case Device():
                 parts[f.name] = Device(
                     **{

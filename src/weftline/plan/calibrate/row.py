@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from weftline.model import Model
 from weftline.plan.step.compiled import Layouts
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.recipes import recipe_of_framework
 from weftline.spec import Cluster
 
 __all__ = ["Row", "Unpredicted"]
@@ -42,6 +43,11 @@ class Row:
     source: str = ""
     held: Mapping[str, int | str] = field(default_factory=dict)
     """What the source states of the layout, by the names of its parts."""
+
+    @property
+    def recipe_family(self) -> str:
+        """Releases of one framework, whose rows are fitted together."""
+        return (self.frame.recipe or recipe_of_framework(self.frame.name)).family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

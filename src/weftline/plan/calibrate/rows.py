@@ -35,6 +35,7 @@ from weftline.plan.step.compiled import (
 from weftline.plan.step.frameworks import FRAMEWORKS, Framework, in_precision
 from weftline.plan.step.layouts import enumerate_layouts
 from weftline.plan.step.memory import fit_recompute, memory_of
+from weftline.plan.step.recipes import recipe_of_run
 from weftline.plan.step.releases import released
 from weftline.spec import Cluster
 
@@ -183,7 +184,7 @@ def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
         measured_s=None if time_ms is None else time_ms / 1000,
         model=model,
         cluster=cluster_of("a100-80-sxm", gpus),
-        frame=FRAMEWORKS["megatron-lm-2022"],
+        frame=replace(FRAMEWORKS["megatron-lm-2022"], recipe=recipe_of_run("vTrain")),
         # A node's models fit without recomputation; those of 3.6B and more do not.
         layout=_layouts(
             tp=tp, cp=1, dp=dp, pp=pp, ep=1, vp=1, micro_batch=micro,
@@ -218,7 +219,7 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     seq, batch = _count(record, "seq_len"), _count(record, "gbs")
     if chips is None:
         return give_up("does not state the number of chips")
-    frame = FRAMEWORKS[_family(framework)]
+    frame = _frame_of(framework, record)
     try:
         model = _model_of(record)
     except WeftlineError as error:
@@ -267,6 +268,14 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     if said.startswith("custom") or (not said and frame.name not in _SELECTIVE_BY_RECIPE):
         row = replace(row, layout=_recompute_as_needed(row))
     return replace(row, layout=_likeliest(row))
+
+
+def _frame_of(framework: str, record: Mapping[str, str]) -> Framework:
+    """Memory of the framework's family and the recipe of its release."""
+    recipe = recipe_of_run(framework)
+    if "rowwise" in (record.get("precision") or "").lower():
+        recipe = replace(recipe, rowwise=1.0)
+    return replace(FRAMEWORKS[_family(framework)], recipe=recipe)
 
 
 def _family(framework: str) -> str:

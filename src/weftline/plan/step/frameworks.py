@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.plan.step.recipes import Recipe
 from weftline.spec import Job
 
 
@@ -101,6 +102,8 @@ class Framework:
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
     bubble_share: float = 1.0
     """Pipeline bubble over that of 1F1B."""
+    recipe: Recipe | None = None
+    """What one release overlaps and fuses; the family's newest where none is named."""
     compute_share: float = 1.0
     """Share of the chip's cores that compute; the rest drive communication."""
 
@@ -162,8 +165,8 @@ FRAMEWORKS: dict[str, Framework] = {
             default_zero=3,
             zero_stages=(2, 3),
         ),
-        # NeMo AutoModel's recipes: bf16 weights, Transformer Engine's FusedAdam with bf16 moments
-        # and the remainder of the master weight (store_param_remainders), sharded by FSDP2.
+        # NeMo AutoModel: bf16 weights, Transformer Engine's FusedAdam with bf16 moments and
+        # the remainder of the master weight (store_param_remainders), sharded by FSDP2.
         Framework(
             name="automodel",
             fully_sharded=True,
