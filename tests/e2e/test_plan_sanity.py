@@ -89,6 +89,10 @@ def test_an_answer_is_one_a_practitioner_would_not_laugh_at(
     elif name == "in_band_step_s":
         step = plan["estimates"]["step_time"]
         assert step["low"] <= case["in_band_step_s"] <= step["high"]
+    elif name == "mfu_band":
+        low, high = case["mfu_band"]
+        assert plan["estimates"]["mfu"]["low"] <= high
+        assert plan["estimates"]["mfu"]["high"] >= low
     else:
         layout = name.startswith("layout.")
         low, high = case["layout"][name.removeprefix("layout.")] if layout else case[name]

@@ -27,6 +27,7 @@ from weftline.plan.step.constants import FloatArray, Number
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.pricing import Priced, Rates, price
 from weftline.plan.step.recipes import Recipe, recipe_of_framework
+from weftline.plan.step.saved import again_of
 from weftline.plan.step.workload import Keys, Work, lower
 from weftline.spec import Cluster, Level
 
@@ -154,6 +155,9 @@ class Compiled:
     weight_gradients: Number
     """Products of backward beside those for inputs, over the forward's: 1 for gradients of every
     weight; of adapters what little they compute forward and backward."""
+    again: FloatArray
+    """[n, 3] shares of a layer's products, attention and other operators that selective
+    recomputation runs again."""
     unpack_bytes: FloatArray
     """Bytes that unpacking a mean layer's frozen 4-bit weights moves, once a pass."""
 
@@ -271,6 +275,7 @@ def compile_layouts(
         dispatch_share=np.full(len(layouts), frame.dispatch_share),
         bubble_share=np.full(len(layouts), frame.bubble_share),
         weight_gradients=_backward_products(model, frame),
+        again=np.broadcast_to(_again(model, frame), (len(layouts), 3)),
         unpack_bytes=_unpacked(model, layouts, frame),
     )  # fmt: skip
 
@@ -309,6 +314,11 @@ def _sent_once(
 @once_per_model
 def _experts_per_token(model: Model) -> float:
     return float(max((op.experts_per_token for op in model.operators), default=0) or 1)
+
+
+def _again(model: Model, frame: Framework) -> FloatArray:
+    found = again_of(model, frame)
+    return np.array([found.products, found.attention, found.memory])
 
 
 def _backward_products(model: Model, frame: Framework) -> float:

@@ -18,7 +18,7 @@ from weftline.model import Layer, Model, Operator
 from weftline.model.once import once_per_model
 from weftline.plan.step.frameworks import Framework
 
-__all__ = ["SavedValues", "saved_values"]
+__all__ = ["Again", "SavedValues", "again_of", "saved_values"]
 
 How = Literal["sharded", "sequence", "attention"]
 _WIDE_ROUTER: Final = 16
@@ -203,3 +203,48 @@ def _working(layer: Layer) -> float:
         elif _is_act(op):
             widest = max(widest, 2.0 * (op.in_features + op.out_features))
     return widest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """Shares of a mean layer's forward time that selective recomputation takes again."""
+
+    products: float
+    attention: float
+    memory: float
+    """Norms, activations and what else is bound by memory."""
+
+
+@once_per_model
+def again_of(model: Model, frame: Framework) -> Again:
+    """The work behind what :func:`saved_values` says is dropped: products by their FLOP, the rest
+    by bytes; attention where its scores are unfused."""
+    attention = 0.0 if frame.flash_attention else 1.0
+    if frame.saved_products:
+        return Again(products=1 - frame.saved_products, attention=attention, memory=1.0)
+    flops = again_flops = width = again_width = 0.0
+    for layer in model.layers:
+        for op in layer.operators:
+            again = bool(set(_modules_of(op)) & set(frame.selective))
+            if op.kind in ("gemm", "grouped_gemm"):
+                work = op.forward_flops_per_token(1)
+                flops, again_flops = flops + work, again_flops + work * again
+            elif op.kind in ("norm", "elementwise"):
+                row = float(op.in_features + op.out_features)
+                width, again_width = width + row, again_width + row * again
+    return Again(
+        products=again_flops / max(flops, 1.0), attention=attention,
+        memory=again_width / max(width, 1.0),
+    )  # fmt: skip
+
+
+def _modules_of(op: Operator) -> tuple[str, ...]:
+    """Megatron's names of the modules whose recomputation runs an operator again."""
+    block = op.name.partition(".")[0]
+    if op.kind == "norm":
+        return ("layernorm",)
+    if op.name.endswith(("q_up", "kv_up", "rotary")):
+        return ("mla_up_proj",)
+    if op.name == "moe.experts.act":
+        return ("moe_act", "moe")
+    return (block, _expert_module(op)) if block in ("mlp", "moe") else ()

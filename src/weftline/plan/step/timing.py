@@ -222,11 +222,13 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
     once = t.gemm_s + t.attention_s + t.memory_s
     back = t.inputs_s + x.weight_gradients * t.weights_s + t.attention_back_s + t.memory_back_s
     both = (once + back + t.weight_casts_s)[:, key]
-    forward, attention = once[LAYER][key], t.attention_s[LAYER][key]
+    forward = once[LAYER][key]
+    parts = (t.gemm_s[LAYER][key], t.attention_s[LAYER][key], t.memory_s[LAYER][key])
     full = lay.recompute_share
     selective = np.where(lay.recompute == RECOMPUTE_SELECTIVE, 1.0, 0.0)
     unpack = x.unpack_bytes / _of_layouts(_memory_rate(x), x)
-    again = full * (forward + unpack) + selective * attention
+    cheap = sum(part * x.again[:, i] for i, part in enumerate(parts))
+    again = full * (forward + unpack) + selective * cheap
     e = exchanges(x, c)
     passes = 2 + full
     exchanged = passes * (e.tp_s + e.ep_s) + (passes + 1) * e.cp_s
