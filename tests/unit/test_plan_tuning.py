@@ -12,6 +12,7 @@ from weftline.catalog import accelerator
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
+from weftline.operators.products import MEMORY_EFFICIENCY
 from weftline.plan import job_of, plan_train
 from weftline.plan.search.fits import first_that_holds, fits_on, state_bytes
 from weftline.plan.step.compiled import adapter_parameters, compile_layouts
@@ -90,7 +91,7 @@ def test_backward_of_adapters_saves_a_product_and_4_bits_cost_an_unpacking() -> 
     assert lora.optimizer_s[0] < 0.01 * full.optimizer_s[0]
     assert lora.total_s[0] < qlora.total_s[0]
     more = qlora.memory_bound_s[0] - lora.memory_bound_s[0]
-    bandwidth = 3.35e12 * float(PRIOR.memory_efficiency)
+    bandwidth = 3.35e12 * MEMORY_EFFICIENCY
     matrices = LLAMA.parameters - 2 * 128256 * 4096
     assert more == pytest.approx(4 * 2 * matrices * (NF4_BYTES + 2) / bandwidth, rel=0.01)
     for one in (full, lora, qlora):

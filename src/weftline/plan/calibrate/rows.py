@@ -26,6 +26,7 @@ from weftline.model import Model, load_model
 from weftline.plan.calibrate.predict import prior_seconds
 from weftline.plan.calibrate.row import Row, Unpredicted
 from weftline.plan.calibrate.stated import held_of
+from weftline.plan.calibrate.words import CHIPS, MODELS, family_of_run, precision_of, recipe_of
 from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
@@ -49,35 +50,6 @@ MAX_CSV_BYTES: Final = 64 << 20
 MEMORY_SLACK: Final = 1.25
 ADAPTER_RANK: Final = 16
 """Rank of adapters where a row of LoRA does not say: that of MLPerf's llama2_70b_lora."""
-
-_CHIPS: Final = {
-    "A100-80GB": "a100-80-sxm", "A100-40GB": "a100-40-sxm", "H100": "h100-sxm",
-    "H100-96GB-500W": "h100-sxm", "H200": "h200-sxm", "H800-80GB": "h800-sxm", "B200": "b200",
-    "B300": "b300", "GB200": "gb200-nvl72", "GB300": "gb300-nvl72", "MI300X": "mi300x",
-    "MI325X": "mi325x", "MI355X": "mi355x", "TPU v4": "tpu-v4", "TPU v5e": "tpu-v5e",
-    "TPU v5p": "tpu-v5p", "TPU v6e": "tpu-v6e", "Trainium1": "trainium1", "Trainium2": "trainium2",
-}  # fmt: skip
-_MODELS: Final = {
-    "LLAMA3_8B": "llama-3.1-8b", "Llama-3.1-8B": "llama-3.1-8b", "LLAMA3_70B": "llama-3.1-70b",
-    "Llama-3.1-70B": "llama-3.1-70b", "LLAMA3.1_405B": "llama-3.1-405b",
-    "DeepSeekV3": "deepseek-v3", "DeepSeek-V3": "deepseek-v3",
-    "DeepSeekV4 Flash": "deepseek-v4-flash", "GPT OSS 120B": "gpt-oss-120b",
-    "Qwen3_30B_a3B": "qwen3-30b-a3b", "Qwen3_235B_a22B": "qwen3-235b-a22b",
-    "Nemotron_3_Nano": "nemotron-3-nano-30b-a3b",
-    "Nemotron_3_Super": "nemotron-3-super-120b-a12b",
-    "Nemotron_3_Ultra": "nemotron-3-ultra-550b-a55b", "BERT-Large-Ph1": "bert-large",
-    "BLOOM-176B": "bloom-176b", "OPT-175B": "opt-175b", "GPT3-175B": "gpt3-175b",
-    "GPT3-23B": "gpt:layers=28,hidden=8192,heads=64,seq=2048",
-    "GPT3-46B": "gpt:layers=56,hidden=8192,heads=64,seq=2048",
-}  # fmt: skip
-_FAMILIES: Final = (
-    ("dualpipe", "dualpipe"), ("maxtext", "maxtext"), ("t5x", "maxtext"),
-    ("torchtitan", "torchtitan"), ("metaseq", "fsdp"), ("xformers", "fsdp"),
-    ("automodel", "automodel"), ("pytorch fsdp", "fsdp"), ("llm-foundry", "fsdp"),
-    ("neuronx", "neuronx"),
-    ("megatron-lm 2021", "megatron-lm-2021"), ("megatron-lm 2022", "megatron-lm-2022"),
-    ("megatron-deepspeed", "megatron-lm-2021"),
-)  # fmt: skip
 
 _SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe", "automodel")
 """Frameworks whose published recipes drop or offload single operators' activations, which costs
@@ -239,7 +211,7 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     measured = _step_time(record, model, chips, seq, batch, cluster)
     if batch is None:
         return give_up("does not state the global batch")
-    precision = _precision(record.get("precision") or "", framework)
+    precision = precision_of(record.get("precision") or "", framework)
     frame = in_precision(released(frame, framework, record.get("model") or ""), precision)
     candidates = _candidates(record, model, cluster, frame, batch, seq)
     if isinstance(candidates, str):
@@ -259,7 +231,7 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         stated=_count(record, "tp") is not None or _count(record, "pp") is not None,
         seq_len=seq,
         precision=precision,
-        recipe=_recipe(record.get("precision") or "", precision),
+        recipe=recipe_of(record.get("precision") or "", precision),
         peak_memory_bytes=None if peak is None else peak * 2**30,
         source=(record.get("source") or "").strip(),
         held=held_of(record, candidates),
@@ -275,12 +247,7 @@ def _frame_of(framework: str, record: Mapping[str, str]) -> Framework:
     recipe = recipe_of_run(framework)
     if "rowwise" in (record.get("precision") or "").lower():
         recipe = replace(recipe, rowwise=1.0)
-    return replace(FRAMEWORKS[_family(framework)], recipe=recipe)
-
-
-def _family(framework: str) -> str:
-    low = framework.lower()
-    return next((name for key, name in _FAMILIES if key in low), "megatron-core")
+    return replace(FRAMEWORKS[family_of_run(framework)], recipe=recipe)
 
 
 def _model_of(record: Mapping[str, str]) -> Model:
@@ -288,7 +255,7 @@ def _model_of(record: Mapping[str, str]) -> Model:
     name = re.sub(r"\s*\(.*\)$", "", (record.get("model") or "").strip())
     layers, hidden = _count(record, "layers"), _count(record, "hidden")
     with contextlib.suppress(UnknownNameError):
-        found = load_model(_MODELS.get(name, name))
+        found = load_model(MODELS.get(name, name))
         if layers in (None, len(found.layers)):
             return found
     heads = _count(record, "heads")
@@ -305,7 +272,7 @@ def _model_of(record: Mapping[str, str]) -> Model:
 
 
 def _cluster_for(listed: str, chips: int, frame: Framework) -> Cluster:
-    cluster = cluster_of(_CHIPS.get(listed, listed), chips)
+    cluster = cluster_of(CHIPS.get(listed, listed), chips)
     if listed == "H100-96GB-500W":
         # The HBM2e variant of Grand Teton: 96 GB at 2.4 TB/s, 500 W (the rows' source).
         return replace(
@@ -331,32 +298,6 @@ def _by_core(cluster: Cluster) -> Cluster:
             for lv in cluster.levels
         ),
     )  # fmt: skip
-
-
-def _precision(text: str, framework: str) -> str:
-    low = text.lower()
-    if not low and framework.startswith(("Megatron-Bridge", "NeMo/Megatron-Core (MLPerf")):
-        # Megatron-Bridge's 25.09 table leaves the column empty; dense rows exceed what bf16 could
-        # reach. Every MLPerf run of NeMo that states its format trains in fp8 or less.
-        return "fp8"
-    if "fp8 or nvfp4" in low:
-        # MLPerf 5.1 ships both recipes; its 405B runs reach 52 and 68 % of the fp8 peak, which no
-        # fp8 run beside them does: they are fp4.
-        return "fp4"
-    for key, value in (("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "int8"),
-                       ("fp32", "bf16" if "bf16" in low else "fp32")):  # fmt: skip
-        if key in low:
-            return value
-    return "bf16"
-
-
-def _recipe(text: str, precision: str) -> str:
-    low = text.lower()
-    for key, name in (("rowwise", "fp8 rowwise"), ("tensorwise", "fp8 tensorwise"),
-                      ("mxfp8", "mxfp8"), ("fp8-mx", "fp8")):  # fmt: skip
-        if key in low:
-            return name if not low.startswith("fp8-mx") else "mxfp8"
-    return precision
 
 
 def _step_time(

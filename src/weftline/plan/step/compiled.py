@@ -203,16 +203,14 @@ def compile_layouts(
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
     values, fused = frame.value_bytes, frame.flash_attention
-    work = lower(model, keys, seq_len, bytes_per_value=values, causal_skip=fused)
     recipe = (frame.recipe or recipe_of_framework(frame.name)).on(cluster.accelerator, model.name)
     device = device_of(cluster, frame, precision)
     rates = Rates(
-        accelerator=cluster.accelerator,
-        peak_flops=float(device.peak_flops),
-        low_peak_flops=float(device.low_peak_flops),
-        precision=precision,
+        accelerator=cluster.accelerator, peak_flops=float(device.peak_flops),
+        low_peak_flops=float(device.low_peak_flops), precision=precision,
         bandwidth=cluster.memory_bandwidth_bytes_per_s,
-    )
+    )  # fmt: skip
+    work = lower(model, keys, seq_len, bytes_per_value=values, causal_skip=fused)
     priced = price(model, keys, seq_len, rates, bytes_per_value=values, causal_skip=fused)
     count = float(len(model.layers))
     middle, edge = split_layers(count, layouts.pp)
