@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from weftline.plan.search.fits import first_that_holds, fits_on, state_bytes
 from weftline.plan.step.compiled import adapter_parameters, compile_layouts
 from weftline.plan.step.constants import PRIOR
 from weftline.plan.step.frameworks import FRAMEWORKS, NF4_BYTES, recipe, recipe_of
+from weftline.plan.step.frozen import FREEZABLE, frozen_of, trained_parameters
 from weftline.plan.step.layouts import columns_of
 from weftline.plan.step.memory import Memory, memory_of
+from weftline.plan.step.states import stage_states
 from weftline.plan.step.timing import StepTime, time_step
 from weftline.spec import Job, Layout, Plan
 from weftline.spec.options import JobOptions
@@ -274,3 +277,44 @@ def test_adapters_run_where_and_as_fast_as_was_measured(
     assert plan.estimates["step_time"].value == pytest.approx(seconds, rel=0.1)
     with pytest.raises(NoFeasiblePlanError, match="--tune lora"):
         plan_train(job_of("llama-3.1-70b", asked))
+
+
+def test_frozen_parts_keep_their_weights_and_nothing_else() -> None:
+    """Embedding and head of Llama 3 8B frozen: 1.05B parameters without gradients and states."""
+    layout = Layout(dp=8, num_micro_batches=1)
+    columns = columns_of(layout, len(LLAMA.layers))
+    plain, frozen = (
+        stage_states(LLAMA, recipe("megatron-core", freeze=parts), columns)[0]
+        for parts in ((), ("embeddings",))
+    )
+    ends = 2 * 128256 * 4096 + 4096  # the last norm goes with the head
+    assert plain.weights[0] == frozen.weights[0]
+    assert plain.gradients[0] - frozen.gradients[0] == pytest.approx(4 * ends)
+    assert plain.optimizer[0] - frozen.optimizer[0] == pytest.approx(12 * ends / 8)
+    assert trained_parameters(LLAMA, ("embeddings",)) == LLAMA.parameters - ends
+    assert trained_parameters(LLAMA, FREEZABLE) == 0
+
+
+def test_what_is_frozen_needs_no_product_for_its_gradients() -> None:
+    asked = JobOptions(tokens="1B", on="h100", chips="8", global_batch="64")
+    plain, frozen = (
+        plan_train(job_of("llama-3.1-8b", replace(asked, freeze=parts))) for parts in (None, "mlp")
+    )
+    share = frozen_of(LLAMA, ("mlp",)).products
+    assert 0.7 < share < 0.85
+    faster = plain.estimates["step_time"].value / frozen.estimates["step_time"].value
+    assert 1.1 < faster < 3 / (3 - share)
+    assert any("mlp stay as they are" in text for text in frozen.why)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"freeze": "ears"}, "unknown part to freeze `ears`"),
+        ({"freeze": "experts"}, "has no routed experts"),
+        ({"freeze": "mlp", "tune": "lora"}, "adapters freeze every weight already"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(changes: dict[str, str], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        job_of("llama-3.1-8b", JobOptions(tokens="1B", **changes))  # type: ignore[arg-type]

@@ -61,6 +61,8 @@ class Job:
     """Train every weight, adapters beside frozen weights, or beside frozen 4-bit weights."""
     rank: int = 16
     """Rank of the adapters; nothing to a job that trains every weight."""
+    freeze: tuple[str, ...] = ()
+    """Parts whose weights stay as they are where every other weight is trained."""
     own_chips: tuple[Mapping[str, Any], ...] = ()
     """Chips of the user's own and changed figures, as :mod:`weftline.catalog.own` reads them."""
 

@@ -69,6 +69,9 @@ class JobOptions:
         full, lora (adapters beside frozen weights) or qlora (beside frozen 4-bit weights).
     rank
         Rank of the adapters.
+    freeze
+        Parts that full training leaves as they are, separated by commas: embeddings, attention,
+        mlp, experts.
     layout
         Parts of the layout to hold: tp=8,pp=2, zero=3, micro_batch=1, recompute=full...
     allow_long
@@ -98,6 +101,7 @@ class JobOptions:
     overlap: bool = True
     tune: str = "full"
     rank: str = "16"
+    freeze: str | None = None
     layout: str | None = None
     allow_long: bool = False
     chip: str | None = None

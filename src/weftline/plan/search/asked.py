@@ -13,10 +13,12 @@ from weftline.model import Model, load_model
 from weftline.plan.search.checked import checked
 from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
+from weftline.plan.step.frozen import FREEZABLE
 from weftline.spec import PARTS, TUNES, Job, PriceType
 from weftline.spec.options import JobOptions, MemoryOptions, Where, as_option
 from weftline.spec.parse import (
     Collector,
+    choice,
     discount_text,
     parse_discounts,
     parse_parts,
@@ -78,9 +80,20 @@ def _job(
         overlap=options.overlap, own_prices={**chip_prices, **own}, discounts=off or {},
         layout=held or {}, allow_long=options.allow_long,
         tune=options.tune,  # type: ignore[arg-type]
-        rank=rank or 16, own_chips=records,
+        rank=rank or 16, freeze=get(lambda: _frozen(options.freeze, where)) or (),
+        own_chips=records,
     )  # fmt: skip
     return checked(rough, get, where, loaded)
+
+
+def _frozen(text: str | None, where: Where) -> tuple[str, ...]:
+    """Parts to freeze, each once."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    return tuple(
+        dict.fromkeys(
+            choice(word, FREEZABLE, "part to freeze", where=where("freeze")) for word in words
+        )
+    )
 
 
 def _batch(model: Model | None, seq_len: int, tune: str, chips: int) -> int:
@@ -127,8 +140,8 @@ def options_of(job: Job) -> JobOptions:
         price=price_text(job.own_prices, (job.price_type,)), discount=discount_text(job.discounts),
         region=job.region, objective=job.objective, precision=job.precision,
         framework=job.framework, optimizer=job.optimizer, offload=job.offload, overlap=job.overlap,
-        tune=job.tune, rank=f"{job.rank}", layout=parts_text(job.layout),
-        allow_long=job.allow_long, chip=chip, chip_set=chip_set,
+        tune=job.tune, rank=f"{job.rank}", freeze=",".join(job.freeze) or None,
+        layout=parts_text(job.layout), allow_long=job.allow_long, chip=chip, chip_set=chip_set,
     )  # fmt: skip
 
 

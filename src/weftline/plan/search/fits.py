@@ -20,6 +20,7 @@ from weftline.plan.step.compiled import (
 )
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.frozen import trained_parameters
 from weftline.plan.step.layouts import Held, columns_of, layouts_on
 from weftline.plan.step.memory import Counted, Memory, count_memory, recomputed
 from weftline.spec import Cluster, Job, Layout
@@ -132,8 +133,8 @@ _laid_out_once = once_per_model(_laid_out, _LAID_OUT_KEPT)
 @once_per_model
 def state_bytes(model: Model, frame: Framework) -> float:
     """Weights, gradients and optimizer states of the whole job on chips, bytes, split or not."""
-    trained = float(model.parameters)
-    frozen = 0.0
+    trained = trained_parameters(model, frame.frozen_parts)
+    frozen = frame.weight_bytes * (float(model.parameters) - trained)
     if frame.adapter_rank:
         trained = adapter_parameters(model, frame.adapter_rank)
         one = columns_of(Layout(), len(model.layers))

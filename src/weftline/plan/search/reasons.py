@@ -13,6 +13,7 @@ from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
 from weftline.plan.step.compiled import adapter_parameters
+from weftline.plan.step.frozen import spared_flops_per_token, trained_parameters
 from weftline.spec import Job, Part, PriceQuote
 from weftline.units import format_bytes, format_count, format_number, format_usd
 
@@ -109,13 +110,15 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
 def causal_mfu(found: Found, model: Model, job: Job) -> float:
     """Share of the bf16 peak that goes into needed work: attention's causal half alone."""
     cluster = found.cluster
-    flops = causal_flops_per_token(model, job.seq_len) * job.tokens_per_step
+    each = causal_flops_per_token(model, job.seq_len)
+    each -= spared_flops_per_token(model, job.tune, job.freeze)
+    flops = each * job.tokens_per_step
     return flops / found.step_time_s / cluster.chips / cluster.peak_flops["bf16"]
 
 
 def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
     """What the speed is beside the best that was ever measured on the chip."""
-    if job.tune != "full":
+    if job.tune != "full" or job.freeze:
         return []
     chip = accelerator(found.cluster.accelerator)
     name, share = chip.like or chip.sold_as, causal_mfu(found, model, job)
@@ -154,6 +157,13 @@ def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
             f"adapters of rank {job.rank} on every matrix of the layers: {format_count(count)} "
             f"parameters trained, {model.parameters and count / model.parameters:.2%} of all; the "
             f"rest is frozen in {frozen}. Constants are those of full training: assumed"
+        )
+    if job.freeze:
+        left = trained_parameters(model, job.freeze)
+        said.append(
+            f"{', '.join(job.freeze)} stay as they are: {format_count(round(left))} parameters "
+            f"trained, {left / model.parameters:.0%} of all. Constants are those of full "
+            "training: assumed"
         )
     host = float(found.memory.host_bytes[0])
     if host:

@@ -12,7 +12,6 @@ from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import goodput
 from weftline.errors import NoFeasiblePlanError
 from weftline.model import Model, load_model
-from weftline.model.once import once_per_model
 from weftline.plan.search.answer import plan_of
 from weftline.plan.search.checked import check_lengths, checked_job
 from weftline.plan.search.misses import nothing_fits
@@ -20,6 +19,7 @@ from weftline.plan.search.offers import Offer, energy_of_run, misses, trained
 from weftline.plan.search.prices import HOUR_S, ChipPrice, networks_of, prices_of
 from weftline.plan.search.search import Found, search
 from weftline.plan.step.frameworks import AUTO, recipe
+from weftline.plan.step.frozen import spared_flops_per_token
 from weftline.spec import ANY, Job, Objective, Plan, Tune
 
 DEFAULT_SEQ_LEN = 8192
@@ -96,22 +96,12 @@ def _accelerators(job: Job) -> list[Accelerator]:
     return [a for a in accelerators().values() if a.trains and a.rentable]
 
 
-@once_per_model
-def _flops_per_token(model: Model, seq_len: int, tune: str) -> float:
-    """Model FLOP a token; where weights are frozen, without the products for their gradients."""
-    whole = model.training_flops_per_token(seq_len)
-    if tune == "full":
-        return whole
-    return whole - sum(
-        op.forward_flops_per_token(seq_len)
-        for op in model.operators if op.kind in ("gemm", "grouped_gemm")
-    )  # fmt: skip
-
-
 def _offer(found: Found, job: Job, model: Model, priced: ChipPrice) -> Offer:
     chips = found.cluster.chips
     train_time_s = found.step_time_s * job.steps
-    flops = _flops_per_token(model, job.seq_len, job.tune) * job.tokens_per_step
+    whole = model.training_flops_per_token(job.seq_len)
+    each = whole - spared_flops_per_token(model, job.tune, job.freeze)
+    flops = each * job.tokens_per_step
     price = priced.choice
     rate = priced.own if price is None else price.usd_per_chip_hour
     energy = energy_of_run(found, price, train_time_s)

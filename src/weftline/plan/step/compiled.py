@@ -25,6 +25,7 @@ from weftline.model.once import once_per_model
 from weftline.operators.products import family_of
 from weftline.plan.step.constants import FloatArray, Number
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.frozen import frozen_of
 from weftline.plan.step.pricing import Priced, Rates, price
 from weftline.plan.step.recipes import Recipe, recipe_of_framework
 from weftline.plan.step.saved import again_of
@@ -321,7 +322,7 @@ def _again(model: Model, frame: Framework) -> FloatArray:
 
 def _backward_products(model: Model, frame: Framework) -> float:
     if not frame.adapter_rank:
-        return 1.0
+        return 1.0 - frozen_of(model, frame.frozen_parts).products
     matrices, _ = _matrices(model)
     return 3.0 * adapter_parameters(model, frame.adapter_rank) / max(matrices, 1.0)
 
@@ -387,7 +388,10 @@ def trained_per_chip(
     """Dense and expert parameters that one chip of the fullest stage trains, before ZeRO, [n] each:
     all of them, or its adapters."""
     if not frame.adapter_rank:
-        return parameters_per_chip(model, layouts)
+        still = frozen_of(model, frame.frozen_parts)
+        return parameters_per_chip(
+            model, layouts, weights=(1 - still.dense, 1 - still.experts, 1 - still.ends)
+        )
     layers = float(max(len(model.layers), 1))
     middle, edge = split_layers(layers, layouts.pp)
     each = adapter_parameters(model, frame.adapter_rank) / layers
@@ -403,6 +407,11 @@ def frozen_per_chip(
     Matrices of the layers are in the frozen format; embedding, head and norms stay as computed
     with. Zero where every weight is trained.
     """
+    if frame.frozen_parts:
+        still = frozen_of(model, frame.frozen_parts)
+        shares = (still.dense, still.experts, still.ends)
+        dense, expert, ends = (share * frame.value_bytes for share in shares)
+        return parameters_per_chip(model, layouts, weights=(dense, expert, ends))
     if not frame.adapter_rank:
         return np.zeros(len(layouts)), np.zeros(len(layouts))
     dense = max(_parameters(model)[0], 1.0)

@@ -75,6 +75,8 @@ class Framework:
     """Whether published recipes for it put optimizer states there unasked."""
     adapter_rank: int = 0
     """Rank of adapters beside frozen weights; 0 where every weight is trained."""
+    frozen_parts: tuple[str, ...] = ()
+    """Parts whose weights stay as they are, by :data:`weftline.plan.step.frozen.FREEZABLE`."""
     frozen_bytes: float = 2.0
     """Bytes a weight of a layer's matrices is held in where it is frozen, its scales included."""
     replicates_kv: bool = False
@@ -304,13 +306,14 @@ def in_precision(frame: Framework, precision: str) -> Framework:
 
 def recipe(
     name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16",
-    tune: str = "full", rank: int = 16,
+    tune: str = "full", rank: int = 16, freeze: tuple[str, ...] = (),
 ) -> Framework:  # fmt: skip
     """A framework with an optimizer. Raises UnknownNameError for either.
 
     In fp32 weights are their own master copy, and activations take twice the bytes; fp8 and fp4
     change the products alone, as Transformer Engine does. ``tune`` says what is trained: every
-    weight, or adapters of ``rank`` beside weights frozen in bf16 (lora) or in 4 bits (qlora).
+    weight but those of ``freeze``, or adapters of ``rank`` beside weights frozen in bf16 (lora) or
+    in 4 bits (qlora).
     """
     if optimizer not in OPTIMIZERS:
         raise UnknownNameError(
@@ -328,6 +331,8 @@ def recipe(
     if precision == "fp32":
         found = replace(found, value_bytes=4.0, weight_bytes=4.0, master_bytes=0.0)
     found = in_precision(found, precision)
+    if freeze and tune == "full":
+        found = replace(found, frozen_parts=freeze)
     if tune != "full":
         frozen = NF4_BYTES if tune == "qlora" else found.value_bytes
         found = replace(found, adapter_rank=rank, frozen_bytes=frozen)
@@ -338,5 +343,5 @@ def recipe_of(job: Job, name: str) -> Framework:
     """The framework called ``name`` with all that ``job`` asks of it."""
     return recipe(
         name, optimizer=job.optimizer, offload=job.offload, precision=job.precision,
-        tune=job.tune, rank=job.rank,
+        tune=job.tune, rank=job.rank, freeze=job.freeze,
     )  # fmt: skip

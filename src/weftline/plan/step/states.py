@@ -11,6 +11,7 @@ from weftline.model.once import once_per_model
 from weftline.plan.step.compiled import IntArray, Layouts, adapter_parameters, split_layers
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.frozen import frozen_of
 
 __all__ = ["FIRST", "LAST", "MIDDLE", "StageStates", "stage_states"]
 
@@ -124,20 +125,25 @@ def stage_states(model: Model, frame: Framework, lay: Layouts) -> tuple[StageSta
     shapes, head = placed * size.shapes * tp, placed * model.vocab * model.hidden * tp
     # ZeRO-3 gathers two layers at a time; a compiler that schedules gathers, the one it needs.
     gathered = np.where(lay.zero >= 3, (1.0 if frame.rematerialises else 2.0) * layer, 0.0)
+    still = frozen_of(model, frame.frozen_parts)
     found = []
-    for stage, (layers, end) in enumerate(zip((outer, middle, outer), ends, strict=True)):
-        dense, expert = size.dense * layers + end, size.expert * layers
+    for stage, (layers, own) in enumerate(zip((outer, middle, outer), ends, strict=True)):
+        dense, expert = size.dense * layers + own, size.expert * layers
         weights = gathered
         if frame.adapter_rank:
-            weights = weights + _frozen(frame, lay, size, layers, end, tp, expert_tp, expert_ranks)
+            weights = weights + _frozen(frame, lay, size, layers, own, tp, expert_tp, expert_ranks)
             dense, expert = _trained(model, frame, size) * layers, np.zeros_like(layers)
         elif frame.weight_copy_bytes:
             cut = np.where(lay.zero >= 3, 2.0 / np.maximum(layers, 1), 1.0)
             copied = size.matrices * layers * tp + expert * expert_tp
             weights = weights + frame.weight_copy_bytes * copied * cut
+        weights = weights + kept.weights.of(dense, expert)
+        if frame.frozen_parts:
+            dense = dense - still.dense * (dense - own) - still.ends * own
+            expert = (1 - still.experts) * expert
         found.append(
             StageStates(
-                weights=weights + kept.weights.of(dense, expert),
+                weights=weights,
                 gradients=kept.gradients.of(dense, expert),
                 optimizer=kept.states.of(dense, expert) * frame.resident_bytes,
                 buffers=beside + shapes + (head if stage == LAST else 0.0),
