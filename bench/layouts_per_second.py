@@ -20,11 +20,11 @@ import numpy as np
 from weftline.fabric import cluster_of
 from weftline.model import load_model
 from weftline.plan.calibrate.calibration import constants_for
-from weftline.plan.search.search import CHUNK, fit_recompute
+from weftline.plan.search.search import CHUNK
 from weftline.plan.step.compiled import Layouts, compile_layouts
 from weftline.plan.step.frameworks import framework
 from weftline.plan.step.layouts import concatenate, enumerate_layouts
-from weftline.plan.step.memory import memory_of
+from weftline.plan.step.memory import fit_recompute, memory_of
 from weftline.plan.step.timing import time_step
 
 CALCULON_PER_S = (160.0, 325.0)

@@ -13,6 +13,7 @@ from weftline.model import Model, load_model
 from weftline.plan.search.checked import checked
 from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
+from weftline.plan.step.recipes import checked_recipe
 from weftline.spec import PARTS, Job, PriceType
 from weftline.spec.options import JobOptions, MemoryOptions, Where, as_option
 from weftline.spec.parse import (
@@ -75,7 +76,8 @@ def _job(
         objective=options.objective,  # type: ignore[arg-type]
         precision=options.precision,  # type: ignore[arg-type]
         framework=options.framework, optimizer=options.optimizer, offload=options.offload,
-        overlap=options.overlap, own_prices={**chip_prices, **own}, discounts=off or {},
+        overlap=options.overlap, recipe=read("recipe", checked_recipe) or "",
+        own_prices={**chip_prices, **own}, discounts=off or {},
         layout=held or {}, allow_long=options.allow_long,
         tune=options.tune,  # type: ignore[arg-type]
         rank=rank or 16, own_chips=records,
@@ -120,7 +122,7 @@ def options_of(job: Job) -> JobOptions:
         price=price_text(job.own_prices, (job.price_type,)), discount=discount_text(job.discounts),
         region=job.region, objective=job.objective, precision=job.precision,
         framework=job.framework, optimizer=job.optimizer, offload=job.offload, overlap=job.overlap,
-        tune=job.tune, rank=f"{job.rank}", layout=parts_text(job.layout),
+        recipe=job.recipe or None, tune=job.tune, rank=f"{job.rank}", layout=parts_text(job.layout),
         allow_long=job.allow_long, chip=chip, chip_set=chip_set,
     )  # fmt: skip
 

@@ -7,10 +7,12 @@ from typing import Final
 
 from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
+from weftline.operators.products import training_operators
 from weftline.plan.calibrate.rows import run_words
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
 from weftline.plan.step.compiled import adapter_parameters
+from weftline.plan.step.recipes import recipe_of_framework, stated_recipe
 from weftline.spec import Job, Part, PriceQuote
 from weftline.units import format_bytes, format_count, format_number, format_usd
 
@@ -30,6 +32,7 @@ _STEP_NAMES: Final = (
     ("optimizer", "optimizer_s"),
     ("stragglers and fixed overhead", "overhead_s"),
 )
+_SHOWN_GROUNDS: Final = ("products", "attention forward", "attention backward")
 _MEMORY_NAMES: Final = (
     ("weights", "weights_bytes", "counted"),
     ("gradients", "gradients_bytes", "counted"),
@@ -84,12 +87,25 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
     if found.second is not None:
         other, seconds = found.second
         said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")
+    said.append(_grounds(found, job))
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
     if quote is not None and quote.note:
         said.append(f"price: {quote.note}")
     return (*said, *unconfirmed_words(accelerator(found.cluster.accelerator)))
+
+
+def _grounds(found: Found, job: Job) -> str:
+    """What the times of operators and the framework's habits rest on."""
+    recipe = (
+        stated_recipe(found.framework, job.recipe)
+        if job.recipe
+        else recipe_of_framework(found.framework)
+    )
+    room = training_operators(found.cluster.accelerator).grounds(job.precision)
+    parts = [f"{part}: {ground}" for part, ground in room.items() if part in _SHOWN_GROUNDS]
+    return f"recipe {recipe.name}; {'; '.join(parts)}"
 
 
 def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
