@@ -49,6 +49,8 @@ class Job:
     """Keep optimizer states in host memory and update them there."""
     overlap: bool = True
     """Hide communication behind compute as the framework can; False adds all of it up."""
+    recipe: str = ""
+    """What the framework's release does, where stated: a release, or flags such as graphs=on."""
     own_prices: Mapping[str, float] = field(default_factory=dict)
     """US dollars a chip-hour that replace the catalogue's, by chip; ``*`` for every other one."""
     discounts: Mapping[str, float] = field(default_factory=dict)

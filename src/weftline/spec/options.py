@@ -65,6 +65,9 @@ class JobOptions:
         Keep optimizer states in host memory.
     overlap
         Hide communication behind compute where the framework can.
+    recipe
+        A release of the framework, flags of one, or both: megatron-bridge-26.02,
+        overlap_tp=off,graphs=on,dispatch=node. If not given, the newest that is known.
     tune
         full, lora (adapters beside frozen weights) or qlora (beside frozen 4-bit weights).
     rank
@@ -99,6 +102,7 @@ class JobOptions:
     optimizer: str = "adamw"
     offload: bool = False
     overlap: bool = True
+    recipe: str | None = None
     tune: str = "full"
     rank: str = "16"
     freeze: str | None = None

@@ -14,6 +14,7 @@ from weftline.plan.search.checked import checked
 from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
 from weftline.plan.step.frozen import FREEZABLE
+from weftline.plan.step.recipes import checked_recipe
 from weftline.spec import PARTS, TUNES, Job, PriceType
 from weftline.spec.options import JobOptions, MemoryOptions, Where, as_option
 from weftline.spec.parse import (
@@ -77,7 +78,8 @@ def _job(
         objective=options.objective,  # type: ignore[arg-type]
         precision=options.precision,  # type: ignore[arg-type]
         framework=options.framework, optimizer=options.optimizer, offload=options.offload,
-        overlap=options.overlap, own_prices={**chip_prices, **own}, discounts=off or {},
+        overlap=options.overlap, recipe=read("recipe", checked_recipe) or "",
+        own_prices={**chip_prices, **own}, discounts=off or {},
         layout=held or {}, allow_long=options.allow_long,
         tune=options.tune,  # type: ignore[arg-type]
         rank=rank or 16, freeze=get(lambda: _frozen(options.freeze, where)) or (),
@@ -140,8 +142,9 @@ def options_of(job: Job) -> JobOptions:
         price=price_text(job.own_prices, (job.price_type,)), discount=discount_text(job.discounts),
         region=job.region, objective=job.objective, precision=job.precision,
         framework=job.framework, optimizer=job.optimizer, offload=job.offload, overlap=job.overlap,
-        tune=job.tune, rank=f"{job.rank}", freeze=",".join(job.freeze) or None,
-        layout=parts_text(job.layout), allow_long=job.allow_long, chip=chip, chip_set=chip_set,
+        recipe=job.recipe or None, tune=job.tune, rank=f"{job.rank}",
+        freeze=",".join(job.freeze) or None, layout=parts_text(job.layout),
+        allow_long=job.allow_long, chip=chip, chip_set=chip_set,
     )  # fmt: skip
 
 

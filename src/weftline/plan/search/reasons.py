@@ -7,6 +7,7 @@ from typing import Final
 
 from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
+from weftline.operators.products import training_operators
 from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
 from weftline.plan.calibrate.stated import run_words
 from weftline.plan.search.fits import COUNT_ERROR
@@ -14,6 +15,7 @@ from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
 from weftline.plan.step.compiled import adapter_parameters
 from weftline.plan.step.frozen import spared_flops_per_token, trained_parameters
+from weftline.plan.step.recipes import recipe_of_framework, stated_recipe
 from weftline.spec import Job, Part, PriceQuote
 from weftline.units import format_bytes, format_count, format_number, format_usd
 
@@ -37,6 +39,7 @@ WHOLE_SQUARE: Final = 1.05
 """FLOP counted with attention's whole square over the causal count from which on a plan says so."""
 ROUNDED_UP: Final = 1.01
 """Tokens of whole steps over those asked for from which on a plan says so."""
+_SHOWN_GROUNDS: Final = ("products", "attention forward", "attention backward")
 _MEMORY_NAMES: Final = (
     ("weights", "weights_bytes", "counted"),
     ("gradients", "gradients_bytes", "counted"),
@@ -99,6 +102,7 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
             "asks more of a framework"
         )  # fmt: skip
     said += _against_measured(found, model, job)
+    said.append(_grounds(found, job))
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
@@ -138,6 +142,18 @@ def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
             f"peak ({run_words(best[1])}): expect the slow end of the band"
         )
     return said
+
+
+def _grounds(found: Found, job: Job) -> str:
+    """What the times of operators and the framework's habits rest on."""
+    recipe = (
+        stated_recipe(found.framework, job.recipe)
+        if job.recipe
+        else recipe_of_framework(found.framework)
+    )
+    room = training_operators(found.cluster.accelerator).grounds(job.precision)
+    parts = [f"{part}: {ground}" for part, ground in room.items() if part in _SHOWN_GROUNDS]
+    return f"recipe {recipe.name}; {'; '.join(parts)}"
 
 
 def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:

@@ -300,6 +300,8 @@ def _sent_once(
     Of k choices among d places d (1 - (1 - 1/d)^k) are expected to differ.
     """
     chosen = _experts_per_token(model)
+    if chosen <= 1:
+        return np.ones(len(layouts)), np.ones(len(layouts))
     inner = float(levels[0].size) if levels else 1.0
     nodes = np.ceil(layouts.ep * layouts.etp / max(inner, 1.0))
 

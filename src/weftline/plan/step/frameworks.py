@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.plan.step.recipes import Recipe
+from weftline.plan.step.recipes import Recipe, stated_recipe
 from weftline.spec import Job
 
 
@@ -341,7 +341,8 @@ def recipe(
 
 def recipe_of(job: Job, name: str) -> Framework:
     """The framework called ``name`` with all that ``job`` asks of it."""
-    return recipe(
+    found = recipe(
         name, optimizer=job.optimizer, offload=job.offload, precision=job.precision,
         tune=job.tune, rank=job.rank, freeze=job.freeze,
     )  # fmt: skip
+    return replace(found, recipe=stated_recipe(name, job.recipe)) if job.recipe else found

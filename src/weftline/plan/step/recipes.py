@@ -17,7 +17,16 @@ from typing import Any, Final
 from weftline.errors import InputError, UnknownNameError
 from weftline.plan.step.constants import Number
 
-__all__ = ["FLAGS", "Recipe", "recipe_of_framework", "recipe_of_run", "recipes"]
+__all__ = [
+    "FLAGS",
+    "Recipe",
+    "checked_recipe",
+    "flag_columns",
+    "recipe_of_framework",
+    "recipe_of_run",
+    "recipes",
+    "stated_recipe",
+]
 
 _WORDS: Final = {"on": 1.0, "off": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 _CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
@@ -76,7 +85,7 @@ class Recipe:
                 {k: v for k, v in case.items() if k not in ("chips", "models")}))  # fmt: skip
         return replace(found, where=()) if self.where else found
 
-    def with_flags(self, asked: Sequence[str]) -> Recipe:
+    def with_flags(self, asked: Sequence[str], *, where: str = "--recipe") -> Recipe:
         """The recipe with flags that a user states: ``overlap_tp=off``, ``dispatch=node``.
 
         They hold on every chip. Raises InputError(s) for what is no flag or no value of one.
@@ -87,9 +96,9 @@ class Recipe:
         for text in asked:
             name, _, value = text.partition("=")
             if name not in FLAGS:
-                raise UnknownNameError("flag", name, FLAGS, where="--recipe",
+                raise UnknownNameError("flag", name, FLAGS, where=where,
                                        hint=f"one of {', '.join(FLAGS)}")  # fmt: skip
-            stated[name] = _parsed(name, value.strip().lower())
+            stated[name] = _parsed(name, value.strip().lower(), where)
         case = tuple(stated.items())
         return replace(self, where=(*self.where, case), name=f"{self.name} with {', '.join(asked)}")
 
@@ -107,11 +116,11 @@ def flag_columns() -> tuple[str, ...]:
     return tuple(f.name for f in fields(Recipe) if f.name not in words)
 
 
-def _parsed(name: str, value: str) -> Any:
+def _parsed(name: str, value: str, where: str) -> Any:
     if name in _CHOICES:
         if value in _CHOICES[name]:
             return value
-        raise InputError(f"`{name}` cannot be `{value}`", where="--recipe",
+        raise InputError(f"`{name}` cannot be `{value}`", where=where,
                          hint=f"one of {', '.join(_CHOICES[name])}")  # fmt: skip
     if value in _WORDS:
         return _WORDS[value]
@@ -120,7 +129,7 @@ def _parsed(name: str, value: str) -> Any:
     except ValueError:
         number = -1.0
     if not 0 <= number <= (4 if name == "reduce_bytes" else 1):
-        raise InputError(f"`{name}` cannot be `{value or 'nothing'}`", where="--recipe",
+        raise InputError(f"`{name}` cannot be `{value or 'nothing'}`", where=where,
                          hint=f"{name}=on or {name}=off")  # fmt: skip
     return number
 
@@ -178,3 +187,29 @@ def recipe_of_framework(name: str) -> Recipe:
         if name in frameworks:
             return recipe
     return Recipe(name=name, family=f"unknown: {name}")
+
+
+def stated_recipe(framework: str, text: str, *, where: str = "--recipe") -> Recipe:
+    """What a user states: a release by its name, flags of one, or both, separated by commas.
+
+    Flags alone change the newest recipe of ``framework``. Raises UnknownNameError for a release or
+    flag nobody knows, InputError for a value a flag cannot have.
+    """
+    base = recipe_of_framework(framework)
+    flags = []
+    for part in (p.strip() for p in text.split(",")):
+        if "=" in part:
+            flags.append(part)
+        elif part:
+            known = {r.name: r for r in recipes()}
+            if part not in known:
+                raise UnknownNameError("release", part, known, where=where,
+                                       hint="or a flag: overlap_tp=off")  # fmt: skip
+            base = known[part]
+    return base.with_flags(flags, where=where)
+
+
+def checked_recipe(text: str, *, where: str) -> str:
+    """``text`` if :func:`stated_recipe` can read it. Raises what that raises."""
+    stated_recipe("", text, where=where)
+    return text

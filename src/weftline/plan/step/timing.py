@@ -193,9 +193,8 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
 
     def over_step(seconds: FloatArray) -> FloatArray:
         """Seconds a step of what every micro-batch does once, [3, K] -> [n]."""
-        at: FloatArray = seconds[:, x.key]
-        summed: FloatArray = per_step * (x.layers * at[LAYER] + at[FIRST] + at[LAST])
-        return summed
+        ends = seconds[FIRST] + seconds[LAST]
+        return np.asarray(layers * seconds[LAYER][x.key] + per_step * ends[x.key])
 
     return StepTime(
         total_s=busy + overhead,
