@@ -20,11 +20,11 @@ import numpy as np
 from weftline.fabric import cluster_of
 from weftline.model import load_model
 from weftline.plan.calibrate.calibration import constants_for
-from weftline.plan.search.search import CHUNK, fit_recompute
+from weftline.plan.search.search import CHUNK
 from weftline.plan.step.compiled import Layouts, compile_layouts
 from weftline.plan.step.frameworks import framework
 from weftline.plan.step.layouts import concatenate, enumerate_layouts
-from weftline.plan.step.memory import memory_of
+from weftline.plan.step.memory import count_memory, recomputed
 from weftline.plan.step.timing import time_step
 
 CALCULON_PER_S = (160.0, 325.0)
@@ -59,9 +59,10 @@ def evaluate(model, frame, cluster, layouts: Layouts) -> float:  # type: ignore[
     start = time.process_time()
     for first in range(0, len(layouts), CHUNK):
         part = layouts.take(np.arange(first, min(first + CHUNK, len(layouts))))
-        part = fit_recompute(model, frame, part, seq_len=8192, capacity_bytes=80e9)
-        memory = memory_of(model, frame, part, seq_len=8192)
-        _ = memory.total_bytes <= 80e9
+        counted = count_memory(model, frame, part, seq_len=8192)
+        part = recomputed(part, counted, capacity_bytes=80e9)
+        total = counted.totals(part).max(axis=0)
+        _ = total <= 80e9
         compiled = compile_layouts(model, cluster, frame, part, seq_len=8192, precision="bf16")
         time_step(compiled, constants)
     return time.process_time() - start
@@ -72,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", help="Python of an environment with llm-analysis 0.2.2")
     arguments = parser.parse_args()
-    model, frame, cluster, layouts = layouts_for_bench(repeats=60)
+    model, frame, cluster, layouts = layouts_for_bench(repeats=200)
     evaluate(model, frame, cluster, layouts.take(np.arange(CHUNK)))
     ours = max(len(layouts) / evaluate(model, frame, cluster, layouts) for _ in range(3))
     print(f"layouts: {len(layouts):,}  a second on one core: {ours:,.0f}")

@@ -68,7 +68,7 @@ def fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fail:
         ((*TRAIN, "llama-3.1-8b", "--tokens", "many"), "--tokens: `many` is not a token count",
          "2T, 300B"),
         ((*TRAIN, "llama-3.1-8b", "--tokens", "1000"), "--tokens: 1,000 tokens are less than one",
-         "--global-batch"),
+         "--seq"),
         ((*JOB, "--seq", "262144"), "--seq: a sequence of 262,144 tokens is longer", "131072"),
         ((*TRAIN, "gpt:layers=2,hiden=64", "--tokens", "1B"), "unknown key `hiden`",
          "did you mean `hidden`?"),
@@ -152,7 +152,7 @@ def test_a_config_that_is_none(fail: Fail, tmp_path: Path, text: str) -> None:
     [
         (("llama-3.1-405b", "--tokens", "1T", "--on", "l4", "--chips", "8"),
          "no layout of llama-3.1-405b runs on any of 1 accelerator",
-         "l4 does not fit: needs 504 chips more, 512 in all (at least "),
+         "l4 does not fit: needs 1,016 chips more, 1,024 in all (at least "),
         (("llama-3.1-8b", "--tokens", "1T", "--on", "h100", "--chips", "37"),
          "no layout", "no degrees multiply to 37 chips and divide a batch of 512 sequences"),
         (("llama-3.1-8b", "--tokens", "1T", "--on", "h100", "--chips", "7", "--global-batch", "13",

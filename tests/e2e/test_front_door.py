@@ -113,7 +113,7 @@ def test_case_70b_16xa10(say: Say) -> None:
     code, out, err = say("plan", "train", "llama-2-70b", "--tokens", "1B", "--on", "a10", "--chips",
                          "16", "--seq", "4096", "--global-batch", "16")  # fmt: skip
     assert (code, out) == (3, "")
-    assert "take 1.24 TB, 16 x a10 have 384 GB" in err
+    assert "take 1.24 TB, 16 x a10 have 386 GB" in err
     assert re.search(r"what fits there: .*--tune lora.*--tune qlora", err)
     for way in ("lora", "qlora"):
         assert train(say, "llama-2-70b", "--on", "a10", "--chips", "16", "--seq", "4096",
@@ -161,8 +161,10 @@ def test_case_7b_32k(say: Say) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="activations that are kept are counted at 34 GB a chip where DeepSpeed's run held 27: "
-    "61 GB in all instead of the 45 measured",
+    reason="67 GB are counted, 45 were measured. The issue's two runs differ by 12.5 GB, which "
+    "is 49 kB a token and layer over tp=4; the gate, up and activated values of the feed-forward "
+    "alone are 66 kB. A run that keeps all it reads again cannot have held one sequence of "
+    "32,768 a rank: at half of one (cp=2) the count is 45 GB",
 )
 def test_case_7b_32k_memory_without_recomputation(say: Say) -> None:
     plan = long_plan(say, "none")
@@ -257,7 +259,7 @@ def test_case_nearest_miss(say: Say) -> None:
     miss = err.split("nearest miss: ", 1)[1]
     assert miss.startswith("a10 does not fit")
     assert " a chip on 8, " in miss
-    assert "8 x a10 have 192 GB" in miss
+    assert "8 x a10 have 193 GB" in miss
 
 
 def test_case_token_typo(say: Say) -> None:

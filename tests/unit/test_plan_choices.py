@@ -102,7 +102,7 @@ def test_faster_parts_are_never_slower_and_no_overlap_is_never_faster(plan: Plan
         ("peak=fast", "a factor is needed"),
         ("precision=fp6", "unknown precision `fp6`"),
         ("ep=8", "does not divide 0 experts"),
-        ("tp=64,cp=1,pp=1", "does not divide 32 attention heads"),
+        ("tp=64,cp=1,pp=1,vp=1", "does not divide 32 attention heads"),
     ],
 )
 def test_knobs_that_cannot_turn_are_refused(plan: Plan, text: str, says: str) -> None:

@@ -76,11 +76,11 @@ def by_hand(
     """The rules of docs/plan.md as nested loops over every plain layout that could be."""
     powers = [1 << i for i in range(11)]
     for tp, cp, ep in itertools.product(powers, powers, powers):
-        if tp > chips or heads % tp or cp > chips or (cp > 1 and seq // cp < 4096):
+        if tp > chips or heads % tp or cp > chips or (cp > 1 and seq // cp < 8192):
             continue
         if keys % tp or (cp > 1 and seq % (2 * cp)) or seq % (cp * tp):
             continue
-        if ep > experts or experts % ep:
+        if ep > experts or experts % ep or (cp > 1 and tp * cp > min(8, chips)):
             continue
         for pp in range(1, min(layers, chips) + 1):
             even = layers % pp == 0 or (layers + 2) % pp == 0
@@ -94,6 +94,8 @@ def by_hand(
                     continue
                 num = batch // (dp * micro)
                 whole = layers % (pp * vp) == 0 or (layers + 2) % (pp * vp) == 0
+                deepest = math.ceil(layers / (pp * vp)) * pp * vp
+                whole = whole or (not even and deepest <= UNEVEN_LIMIT * layers)
                 if vp > 1 and (pp == 1 or num % pp or not whole):
                     continue
                 yield Layout(
@@ -111,6 +113,7 @@ def by_hand(
         ("gpt:layers=7,hidden=512,heads=4", 16, 16, 16384, "megatron-core"),
         ("gpt:layers=6,hidden=512,heads=8,kv_heads=2", 32, 32, 8192, "torchtitan"),
         ("gpt:layers=4,hidden=512,heads=8,experts=4,top_k=2", 8, 8, 2048, "megatron-core"),
+        ("gpt:layers=19,hidden=512,heads=4", 16, 16, 32768, "megatron-core"),
     ],
 )
 def test_enumeration_finds_what_nested_loops_find(

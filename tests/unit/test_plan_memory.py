@@ -14,10 +14,13 @@ from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.step.compiled import RECOMPUTE_FULL, Layouts, split_layers
 from weftline.plan.step.constants import FloatArray
-from weftline.plan.step.frameworks import FRAMEWORKS, Framework
+from weftline.plan.step.frameworks import FRAMEWORKS, Framework, in_precision
 from weftline.plan.step.layouts import columns_of, enumerate_layouts
-from weftline.plan.step.memory import Memory, fit_recompute, memory_of, saved_values
-from weftline.spec import Layout, Recompute
+from weftline.plan.step.memory import Memory, count_memory, fit_recompute, memory_of, recomputed
+from weftline.plan.step.releases import released, releases
+from weftline.plan.step.saved import saved_values
+from weftline.plan.step.states import stage_states
+from weftline.spec import RECOMPUTES, Layout, Recompute
 
 PUBLISHED = Path(weftline.plan.__file__).parent / "data" / "memory_published.csv"
 GIB = 2**30
@@ -203,3 +206,77 @@ def test_the_parts_add_up_to_the_total() -> None:
     parts = sum(getattr(found, f.name) for f in fields(Memory) if f.name != "total_bytes")
     np.testing.assert_allclose(parts, found.total_bytes)
     assert min(getattr(found, f.name).min() for f in fields(Memory)) >= 0
+
+
+def test_a_product_keeps_its_input_in_the_format_it_multiplies_in() -> None:
+    """Of a Llama layer's inputs of products only fp8 copies stay, and attention's bf16 output
+    beside that of its projection; norms, rotated heads and the gate's halves stay in bf16."""
+    model = load_model("llama-3.1-8b")
+    plain = FRAMEWORKS["megatron-core"]
+    bf16 = saved_values(model, plain, 8192, dropout=False)
+    fp8 = saved_values(model, in_precision(plain, "fp8"), 8192, dropout=False)
+    hidden, ffn, each = 4096, 14336, 1 + 1 / 32
+    # Two norms' outputs; attention's output gains a copy; the activated values.
+    assert bf16.sequence - fp8.sequence == pytest.approx(2 * hidden * (2 - each))
+    assert bf16.sharded - fp8.sharded == pytest.approx(ffn * (2 - each) - hidden * each)
+
+
+def test_what_several_products_read_is_kept_once() -> None:
+    """Router, shared expert and nothing else read the norm's output of a DeepSeek-V3 layer."""
+    model = load_model("deepseek-v3")
+    saved = saved_values(model, FRAMEWORKS["megatron-core"], 4096, dropout=False)
+    # Inputs of both norms and of the first product after each, and of the two latent products.
+    assert saved.sequence == pytest.approx(2.0 * (4 * 7168 + 1536 + 512))
+
+
+def test_placeholders_stand_for_every_shape_of_matrix_once() -> None:
+    model, frame = load_model("llama-3.1-8b"), FRAMEWORKS["megatron-core"]
+    first, _, last = stage_states(model, frame, columns_of(Layout(pp=2, num_micro_batches=2), 32))
+    shapes = 4096 * 6144 + 4096 * 4096 + 4096 * 28672 + 14336 * 4096
+    assert first.buffers[0] == 2 * shapes
+    assert last.buffers[0] == 2 * (shapes + 128256 * 4096)
+
+
+def test_memory_never_falls_below_that_of_any_moment() -> None:
+    """The parts that are said are those of the highest moment, of every layout."""
+    model, frame = load_model("mixtral-8x7b"), FRAMEWORKS["megatron-core"]
+    layouts = enumerate_layouts(
+        model, cluster_of("h100-sxm", 32), frame, global_batch=64, seq_len=4096
+    )
+    counted = count_memory(model, frame, layouts, seq_len=4096)
+    totals = counted.totals(layouts)
+    np.testing.assert_allclose(counted.memory(layouts).total_bytes, totals.max(axis=0))
+    some = np.arange(0, len(layouts), 7)
+    np.testing.assert_array_equal(counted.take(some).totals(layouts.take(some)), totals[:, some])
+
+
+def test_inputs_of_layers_that_wait_on_the_host_are_counted_there() -> None:
+    model = load_model("llama-3.1-8b")
+    full = Layout(recompute="full", recompute_layers=32, num_micro_batches=4)
+    here = memory(model, FRAMEWORKS["megatron-core"], full, seq_len=8192)
+    away = replace(FRAMEWORKS["megatron-core"], offload_inputs=True)
+    there = memory(model, away, full, seq_len=8192)
+    moved = 32 * 8192 * 4096 * 2
+    assert here.activations_bytes[0] - there.activations_bytes[0] == moved
+    assert there.host_bytes[0] - here.host_bytes[0] == moved
+
+
+def test_cheap_modules_are_computed_again_before_whole_layers() -> None:
+    model, frame = load_model("deepseek-v3"), FRAMEWORKS["megatron-core"]
+    layouts = columns_of(Layout(pp=16, ep=64, dp=64, num_micro_batches=64), 61)
+    counted = count_memory(model, frame, layouts, seq_len=4096)
+    need = float(counted.totals(layouts).max())
+    names = []
+    for share in (1.01, 0.97, 0.6):
+        found = recomputed(layouts, counted, capacity_bytes=share * need)
+        names.append(RECOMPUTES[int(found.recompute[0])])
+    assert names == ["none", "selective", "full"]
+
+
+def test_a_release_keeps_what_its_row_says() -> None:
+    plain = FRAMEWORKS["megatron-core"]
+    assert released(plain, "Megatron-Bridge 26.08", "LLAMA3_70B").grad_bytes == 2
+    assert released(plain, "Megatron-Bridge 26.08", "DeepSeekV3").state_bytes == 4
+    assert released(plain, "Megatron-Bridge 26.08", "Kimi-K2").grad_bytes == 4
+    assert released(plain, "another framework") == plain
+    assert all(row.source and row.date for row in releases())

@@ -189,6 +189,7 @@ def test_the_fitted_kernel_explains_rows_better_than_where_it_started() -> None:
 def scored(name: str, predicted: float, measured: float | None, spread: float = 1.2) -> Scored:
     return Scored(
         id=name, accelerator="h100-sxm", framework="f", model="m", layout_stated=True,
+        source="a paper", recipe="f", physics_s=predicted,
         predicted_s=predicted, low_s=predicted / spread, high_s=predicted * spread,
         measured_s=measured, seen=False,
     )  # fmt: skip
@@ -205,6 +206,7 @@ def test_the_summary_is_plain_arithmetic() -> None:
     assert found == {
         "rows": 6, "predicted": 4, "mape_pct": 20.0, "median_pct": 10.0,
         "p90_pct": pytest.approx(42.0), "bias_pct": pytest.approx(-13.333, abs=1e-3),
+        "physics_mape_pct": 20.0, "physics_median_pct": 10.0,
         "interval_coverage_pct": pytest.approx(66.667, abs=1e-3),
     }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,16 @@ from weftline.catalog import accelerator
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
+from weftline.operators.products import MEMORY_EFFICIENCY
 from weftline.plan import job_of, plan_train
 from weftline.plan.search.fits import first_that_holds, fits_on, state_bytes
 from weftline.plan.step.compiled import adapter_parameters, compile_layouts
 from weftline.plan.step.constants import PRIOR
 from weftline.plan.step.frameworks import FRAMEWORKS, NF4_BYTES, recipe, recipe_of
+from weftline.plan.step.frozen import FREEZABLE, frozen_of, trained_parameters
 from weftline.plan.step.layouts import columns_of
 from weftline.plan.step.memory import Memory, memory_of
+from weftline.plan.step.states import stage_states
 from weftline.plan.step.timing import StepTime, time_step
 from weftline.spec import Job, Layout, Plan
 from weftline.spec.options import JobOptions
@@ -90,7 +94,7 @@ def test_backward_of_adapters_saves_a_product_and_4_bits_cost_an_unpacking() -> 
     assert lora.optimizer_s[0] < 0.01 * full.optimizer_s[0]
     assert lora.total_s[0] < qlora.total_s[0]
     more = qlora.memory_bound_s[0] - lora.memory_bound_s[0]
-    bandwidth = 3.35e12 * float(PRIOR.memory_efficiency)
+    bandwidth = 3.35e12 * MEMORY_EFFICIENCY
     matrices = LLAMA.parameters - 2 * 128256 * 4096
     assert more == pytest.approx(4 * 2 * matrices * (NF4_BYTES + 2) / bandwidth, rel=0.01)
     for one in (full, lora, qlora):
@@ -237,7 +241,7 @@ def test_states_alone_bound_every_layout_from_below() -> None:
         for count in (1, 2, 4, 8, 16):
             found = fits_on(model, tuned, frame, cluster_of("a100", count))
             if found is not None:
-                least = float(np.min(found.memory.total_bytes)) * count
+                least = float(np.min(found.total_bytes)) * count
                 assert least >= state_bytes(model, frame), (tune, count)
 
 
@@ -273,3 +277,44 @@ def test_adapters_run_where_and_as_fast_as_was_measured(
     assert plan.estimates["step_time"].value == pytest.approx(seconds, rel=0.1)
     with pytest.raises(NoFeasiblePlanError, match="--tune lora"):
         plan_train(job_of("llama-3.1-70b", asked))
+
+
+def test_frozen_parts_keep_their_weights_and_nothing_else() -> None:
+    """Embedding and head of Llama 3 8B frozen: 1.05B parameters without gradients and states."""
+    layout = Layout(dp=8, num_micro_batches=1)
+    columns = columns_of(layout, len(LLAMA.layers))
+    plain, frozen = (
+        stage_states(LLAMA, recipe("megatron-core", freeze=parts), columns)[0]
+        for parts in ((), ("embeddings",))
+    )
+    ends = 2 * 128256 * 4096 + 4096  # the last norm goes with the head
+    assert plain.weights[0] == frozen.weights[0]
+    assert plain.gradients[0] - frozen.gradients[0] == pytest.approx(4 * ends)
+    assert plain.optimizer[0] - frozen.optimizer[0] == pytest.approx(12 * ends / 8)
+    assert trained_parameters(LLAMA, ("embeddings",)) == LLAMA.parameters - ends
+    assert trained_parameters(LLAMA, FREEZABLE) == 0
+
+
+def test_what_is_frozen_needs_no_product_for_its_gradients() -> None:
+    asked = JobOptions(tokens="1B", on="h100", chips="8", global_batch="64")
+    plain, frozen = (
+        plan_train(job_of("llama-3.1-8b", replace(asked, freeze=parts))) for parts in (None, "mlp")
+    )
+    share = frozen_of(LLAMA, ("mlp",)).products
+    assert 0.7 < share < 0.85
+    faster = plain.estimates["step_time"].value / frozen.estimates["step_time"].value
+    assert 1.1 < faster < 3 / (3 - share)
+    assert any("mlp stay as they are" in text for text in frozen.why)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"freeze": "ears"}, "unknown part to freeze `ears`"),
+        ({"freeze": "experts"}, "has no routed experts"),
+        ({"freeze": "mlp", "tune": "lora"}, "adapters freeze every weight already"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(changes: dict[str, str], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        job_of("llama-3.1-8b", JobOptions(tokens="1B", **changes))  # type: ignore[arg-type]

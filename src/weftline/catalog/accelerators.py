@@ -110,10 +110,15 @@ class Accelerator(FactSheet):
     def memory_bytes(self) -> float | None:
         """Nominal memory in bytes.
 
-        NVIDIA's 80 GB are 80 GiB less ECC and reserve; the decimal 80e9 is kept, which promises
-        less. ``choice("memory_usable")`` holds what a driver reports, where known.
+        NVIDIA's 80 GB are 80 GiB less ECC and reserve; the decimal 80e9 is what is sold.
         """
         return self.si("memory")
+
+    @property
+    def usable_memory_bytes(self) -> float | None:
+        """Memory a job can have: what the driver reports where that is known, else the nominal."""
+        reported = self.si("memory_usable")
+        return self.memory_bytes if reported is None else reported
 
     @property
     def memory_bandwidth_bytes_per_s(self) -> float | None:

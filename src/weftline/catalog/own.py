@@ -92,7 +92,9 @@ def _built(record: Mapping[str, Any]) -> Accelerator:
         raise InputError(f"`{name}` is in the catalogue already", where=name,
                          hint="change its figures with --chip-set")  # fmt: skip
     figures = {k: float(v) for k, v in record.items() if k in _UNITS}
-    facts = [f for f in (base.all_facts if base else ()) if f.field not in figures]
+    # What a driver reports of the chip it stands in for says nothing of another size of memory.
+    changed = {*figures, "memory_usable"} if "memory" in figures else set(figures)
+    facts = [f for f in (base.all_facts if base else ()) if f.field not in changed]
     facts += [_fact(field, value) for field, value in figures.items()]
     if base is None:
         lacking = [field for field in _NEEDED if field not in figures]

@@ -18,7 +18,7 @@ def training(
     rows: Path,
     *,
     held_out: Annotated[bool, Parameter(negative="")] = False,
-    by: Literal["random", "accelerator", "model"] = "random",
+    by: Literal["random", "source", "framework", "version", "accelerator", "model"] = "random",
     folds: int = 5,
     seeds: int = 3,
     max_mape: str | None = None,
@@ -38,7 +38,8 @@ def training(
     held_out
         Fit on some rows of the file, score the rest, until each was left out.
     by
-        With --held-out: leave out random rows, whole accelerators or whole models.
+        With --held-out: leave out random rows, or whole sources (papers and
+        repositories), frameworks, versions of one, accelerators or models.
     folds
         With --held-out: parts the rows are cut into.
     seeds
@@ -50,7 +51,7 @@ def training(
     from weftline.cli.progress import progress
     from weftline.errors import InputError, ThresholdCrossedError
     from weftline.plan.calibrate.rows import read_rows
-    from weftline.plan.calibrate.score import score_held_out, score_rows, score_to_dict
+    from weftline.plan.calibrate.score import GROUPS, score_held_out, score_rows, score_to_dict
     from weftline.report.score import render_score
     from weftline.units import parse_fraction
 
@@ -59,8 +60,7 @@ def training(
         raise InputError("--folds needs at least 2, --seeds at least 1", where="--folds, --seeds")
     known, left = read_rows(rows)
     if held_out:
-        group = {"random": None, "accelerator": lambda r: r.accelerator,
-                 "model": lambda r: r.model.name}[by]  # fmt: skip
+        group = GROUPS.get(by)
         score = score_held_out(
             known, left, folds=folds, seeds=range(1 if group else seeds), by=group,
             progress=progress(),
@@ -69,6 +69,44 @@ def training(
         score = score_rows(known, left)
     found = score_to_dict(score)
     show(found, lambda: render_score(found), json=json, form=form)
+    mape = found["summary"]["mape_pct"]
+    if limit is not None and mape is not None and mape > limit:
+        raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
+    return 0
+
+
+@app.command
+def memory(
+    rows: Path,
+    *,
+    max_mape: str | None = None,
+    json: Json = False,
+    form: Format = "table",
+) -> int:
+    """Counted memory of runs against logged peaks and what chips hold.
+
+    Nothing of the count is fitted to runs. Layouts that a row states are
+    asked of the planner as a user would hold them: those it refuses, or
+    counts above a chip's memory, are said.
+
+    Parameters
+    ----------
+    rows
+        CSV with the columns of published runs or of vTrain's ground truth.
+    max_mape
+        Exit with 4 if the mean error on logged peaks is above this: 12%.
+    """
+
+    from weftline.errors import ThresholdCrossedError
+    from weftline.plan.calibrate.rows import read_rows
+    from weftline.plan.search.memory_score import score_memory, score_memory_to_dict
+    from weftline.report.memory_score import render_memory_score
+    from weftline.units import parse_fraction
+
+    limit = None if max_mape is None else 100 * parse_fraction(max_mape, where="--max-mape")
+    known, _ = read_rows(rows)
+    found = score_memory_to_dict(score_memory(known))
+    show(found, lambda: render_memory_score(found), json=json, form=form)
     mape = found["summary"]["mape_pct"]
     if limit is not None and mape is not None and mape > limit:
         raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")

@@ -40,7 +40,7 @@ def cluster_of(
              if (f := acc.peak_flops(p)) is not None}  # fmt: skip
     if "bf16" not in peaks and (half := acc.peak_flops("fp16")) is not None:
         peaks["bf16"] = half
-    memory, bandwidth = acc.memory_bytes, acc.memory_bandwidth_bytes_per_s
+    memory, bandwidth = acc.usable_memory_bytes, acc.memory_bandwidth_bytes_per_s
     if not acc.trains or memory is None or bandwidth is None:
         raise InputError(
             f"`{acc.id}` cannot be planned for training: "
@@ -66,7 +66,8 @@ def cluster_of(
 def _sources(acc: Accelerator) -> dict[str, str]:
     found: dict[str, str] = {}
     known = sources()
-    for field in ("peak.bf16", "memory", "memory_bandwidth", "scale_up", "scale_out", "tdp"):
+    memory = "memory" if acc.choice("memory_usable") is None else "memory_usable"
+    for field in ("peak.bf16", memory, "memory_bandwidth", "scale_up", "scale_out", "tdp"):
         choice = acc.choice(field)
         if choice is not None:
             source = choice.fact.source

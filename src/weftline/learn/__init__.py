@@ -1,6 +1,6 @@
 """Learning from few measurements: a process over labelled rows, and intervals that hold."""
 
-from weftline.learn.conformal import conformal_quantile, half_width
+from weftline.learn.conformal import conformal_quantile, half_width, weighted_quantile
 from weftline.learn.process import (
     Features,
     Kernel,
@@ -23,4 +23,5 @@ __all__ = [
     "fit_process",
     "half_width",
     "stack",
+    "weighted_quantile",
 ]

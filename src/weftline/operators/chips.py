@@ -100,7 +100,7 @@ def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
         vendor=acc.stack,
         peaks=peaks,
         bandwidth_bytes_per_s=bandwidth,
-        memory_bytes=acc.memory_bytes or 0.0,
+        memory_bytes=acc.usable_memory_bytes or 0.0,
         link_bytes_per_s=acc.scale_up_bytes_per_s or 0.0,
         link_domain=acc.scale_up_domain or 1,
         out_bytes_per_s=acc.scale_out_bytes_per_s or 0.0,

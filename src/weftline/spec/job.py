@@ -49,6 +49,8 @@ class Job:
     """Keep optimizer states in host memory and update them there."""
     overlap: bool = True
     """Hide communication behind compute as the framework can; False adds all of it up."""
+    recipe: str = ""
+    """What the framework's release does, where stated: a release, or flags such as graphs=on."""
     own_prices: Mapping[str, float] = field(default_factory=dict)
     """US dollars a chip-hour that replace the catalogue's, by chip; ``*`` for every other one."""
     discounts: Mapping[str, float] = field(default_factory=dict)
@@ -61,6 +63,8 @@ class Job:
     """Train every weight, adapters beside frozen weights, or beside frozen 4-bit weights."""
     rank: int = 16
     """Rank of the adapters; nothing to a job that trains every weight."""
+    freeze: tuple[str, ...] = ()
+    """Parts whose weights stay as they are where every other weight is trained."""
     own_chips: tuple[Mapping[str, Any], ...] = ()
     """Chips of the user's own and changed figures, as :mod:`weftline.catalog.own` reads them."""
 

@@ -65,10 +65,16 @@ class JobOptions:
         Keep optimizer states in host memory.
     overlap
         Hide communication behind compute where the framework can.
+    recipe
+        A release of the framework, flags of one, or both: megatron-bridge-26.02,
+        overlap_tp=off,graphs=on,dispatch=node. If not given, the newest that is known.
     tune
         full, lora (adapters beside frozen weights) or qlora (beside frozen 4-bit weights).
     rank
         Rank of the adapters.
+    freeze
+        Parts that full training leaves as they are, separated by commas: embeddings, attention,
+        mlp, experts.
     layout
         Parts of the layout to hold: tp=8,pp=2, zero=3, micro_batch=1, recompute=full...
     allow_long
@@ -96,8 +102,10 @@ class JobOptions:
     optimizer: str = "adamw"
     offload: bool = False
     overlap: bool = True
+    recipe: str | None = None
     tune: str = "full"
     rank: str = "16"
+    freeze: str | None = None
     layout: str | None = None
     allow_long: bool = False
     chip: str | None = None

@@ -20,7 +20,8 @@ import numpy as np
 from weftline.catalog import user_data_dir
 from weftline.errors import InputError
 from weftline.learn import Features, code_of
-from weftline.plan.calibrate.fit import Fitted, Levels, constants_of, fit_pool
+from weftline.operators.products import family_of
+from weftline.plan.calibrate.fit import KINDS, Fitted, Levels, constants_of, fit_pool
 from weftline.plan.calibrate.residual import (
     LABELS,
     Residual,
@@ -30,13 +31,16 @@ from weftline.plan.calibrate.residual import (
 )
 from weftline.plan.calibrate.row import Row
 from weftline.plan.calibrate.rows import read_rows
+from weftline.plan.calibrate.trust import Trust
 from weftline.plan.step.constants import FIELDS, Constants, FloatArray
+from weftline.plan.step.recipes import recipe_of_framework
 from weftline.spec.serialize import write_text
 
 DATA: Final = Path(__file__).parents[1] / "data"
 SHIPPED: Final = ("published_runs.csv", "vtrain_single.csv", "vtrain_multi.csv")
 PUBLISHED: Final = "published"
 _DIGITS: Final = 6
+_OFFSET_DIGITS: Final = 4
 
 
 def pool_of(row: Row) -> str:
@@ -79,31 +83,43 @@ def user_file(pool: str) -> Path:
 
 
 def constants_for(accelerator: str, framework: str) -> GroupConstants:
-    """Constants of one chip under one framework family, else its framework's, else those of all.
+    """Constants of one chip under one framework's newest recipe.
 
-    Constants are fractions of each chip's own peaks, so a framework's carry over to a chip without
-    rows; how well that works is part of the residual process' error bar.
+    What is not known of the chip, of its family or of the recipe is that of all: constants are
+    fractions and losses, so they carry over; how well is part of the residual process' error bar.
     """
     levels, residual = calibrated(PUBLISHED)
     group = f"{accelerator}/{framework}"
+    chip, recipe = accelerator.partition("+")[0], recipe_of_framework(framework).family
+    family = family_of(chip).name
     rows = int(np.count_nonzero(residual.rows.labels[:, LABELS.index("group")] == code_of(group)))
-    if group in levels.groups:
-        logits, basis = levels.groups[group], f"calibrated n={rows}"
-    elif framework in levels.frameworks:
-        logits, basis = levels.frameworks[framework], f"assumed, {framework} of other chips"
+    lacking = [
+        said
+        for kind, name, said in (
+            ("chip", chip, "chip"), ("family", family, "chip family"), ("recipe", recipe, "recipe")
+        )
+        if name not in levels.offsets[kind]
+    ]  # fmt: skip
+    if rows:
+        basis = f"calibrated n={rows}"
+    elif lacking:
+        basis = f"assumed, no rows of the {' or the '.join(lacking)}"
     else:
-        logits, basis = levels.everything, "assumed, all chips together"
-    return GroupConstants(group=group, constants=constants_of(logits), rows=rows, basis=basis)
+        basis = "assumed, chip and recipe calibrated apart"
+    return GroupConstants(
+        group=group, constants=constants_of(levels.at(family, chip, recipe)), rows=rows, basis=basis
+    )
 
 
 def _pool_from(raw: dict[str, Any]) -> tuple[Levels, Residual]:
     def level(values: dict[str, float]) -> FloatArray:
-        return np.array([float(values[name]) for name in FIELDS])
+        return np.array([float(values.get(name, 0.0)) for name in FIELDS])
 
     levels = Levels(
-        everything=level(raw["levels"]["*"]),
-        frameworks={k: level(v) for k, v in raw["levels"]["frameworks"].items()},
-        groups={k: level(v) for k, v in raw["levels"]["groups"].items()},
+        everything=np.array([float(raw["levels"]["*"][name]) for name in FIELDS]),
+        offsets={
+            kind: {name: level(v) for name, v in raw["levels"][kind].items()} for kind in KINDS
+        },
     )
     rows = raw["rows"]
     features = Features(
@@ -117,26 +133,29 @@ def _pool_from(raw: dict[str, Any]) -> tuple[Levels, Residual]:
         residual,
         extra_noise=np.array([float(r.get("extra_noise", 0.0)) for r in rows]),
         ids=[str(r["id"]) for r in rows],
+        trust=Trust.from_json(raw["trust"]),
     )
 
 
 def pool_to_json(fitted: Fitted, rows: Sequence[Row]) -> dict[str, Any]:
     """One pool as plain values: logits of the constants, the constants, kernel and rows."""
 
-    def level(logits: FloatArray) -> dict[str, float]:
-        return {n: round(float(v), _DIGITS) for n, v in zip(FIELDS, logits, strict=True)}
+    def offsets(logits: FloatArray) -> dict[str, float]:
+        """What differs from all, without what is nothing."""
+        return {n: round(float(v), _OFFSET_DIGITS) for n, v in zip(FIELDS, logits, strict=True)
+                if abs(v) >= 10**-_OFFSET_DIGITS}  # fmt: skip
 
     levels, residual = fitted.levels, fitted.residual
+    everything = zip(FIELDS, levels.everything, strict=True)
+    if residual.trust is None:
+        raise AssertionError("a fitted pool says how far it is trusted")
     return {
         "levels": {
-            "*": level(levels.everything),
-            "frameworks": {k: level(v) for k, v in levels.frameworks.items()},
-            "groups": {k: level(v) for k, v in levels.groups.items()},
+            "*": {n: round(float(v), _DIGITS) for n, v in everything},
+            **{kind: {k: offsets(v) for k, v in levels.offsets[kind].items()} for kind in KINDS},
         },
-        "constants": {
-            k: _plain(constants_of(v)) for k, v in
-            {"*": levels.everything, **levels.frameworks, **levels.groups}.items()
-        },
+        "constants": {"*": _plain(constants_of(levels.everything))},
+        "trust": residual.trust.to_json(),
         "kernel": kernel_to_json(residual.kernel),
         "rows": [
             {
@@ -189,7 +208,7 @@ def main() -> None:
     """Fit the shipped rows again and replace the shipped calibration."""
     for name, pool in fit_pools(shipped_rows()).items():
         write_text(pool_text(pool), DATA / f"calibration_{name}.json")
-        sys.stdout.write(f"{name}: {len(pool['rows'])} rows, {len(pool['constants'])} levels\n")
+        sys.stdout.write(f"{name}: {len(pool['rows'])} rows, trust {pool['trust']}\n")
 
 
 if __name__ == "__main__":

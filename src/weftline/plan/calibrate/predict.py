@@ -7,7 +7,7 @@ Rows are compiled one by one (each has a model of its own) and then joined, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,17 @@ from weftline.fabric.closed_forms import GroupCost
 from weftline.plan.calibrate.row import Row
 from weftline.plan.step.compiled import Compiled, Device, Layouts, compile_layouts
 from weftline.plan.step.constants import PRIOR, Constants, FloatArray
+from weftline.plan.step.pricing import Priced
+from weftline.plan.step.recipes import Recipe, flag_columns
 from weftline.plan.step.timing import time_step
 from weftline.plan.step.workload import Work
 
 
 def compile_row(row: Row) -> Compiled:
     """One row (or all its candidate layouts) without constants."""
-    compiled = compile_layouts(
+    return compile_layouts(
         row.model, row.cluster, row.frame, row.layout, seq_len=row.seq_len, precision=row.precision
     )
-    if row.weight_gradients:
-        return compiled
-    none = np.zeros(len(row.layout))
-    return replace(
-        compiled, weight_gradients=none, dp_reduce_bytes=none, dp_gather_bytes=none,
-        edp_reduce_bytes=none, edp_gather_bytes=none, replica_bytes=none,
-    )  # fmt: skip
 
 
 def prior_seconds(row: Row) -> FloatArray:
@@ -47,6 +42,17 @@ def join(compiled: Sequence[Compiled]) -> Compiled:
         match values[0]:
             case Work():
                 parts[f.name] = _join_work(values)
+            case Priced():
+                parts[f.name] = Priced(
+                    **{g.name: np.concatenate([getattr(v, g.name) for v in values], axis=-1)
+                       for g in fields(Priced)}
+                )  # fmt: skip
+            case Recipe():
+                flags: dict[str, Any] = {
+                    name: np.array([getattr(v, name) for v in values], dtype=np.float64)
+                    for name in flag_columns()
+                }
+                parts[f.name] = Recipe(**flags)
             case Device():
                 parts[f.name] = Device(
                     **{

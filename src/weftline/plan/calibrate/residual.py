@@ -3,8 +3,10 @@
 The logarithm of measured over predicted time is a Gaussian process over runs
 (:mod:`weftline.learn`): runs share what their chip, framework, framework version, model and
 precision share, and near layouts are alike. Far from every measurement the correction goes to
-nothing and the error bar widens to what the physics alone is worth. The rows behind it stand
-beside the constants in ``data/``; nothing is corrected that no measured row speaks for.
+nothing and the error bar widens to what the physics alone is worth; how far the mean is believed on
+the way there, sources that were left out have decided (:mod:`weftline.plan.calibrate.trust`). The
+rows behind it stand beside the constants in ``data/``; nothing is corrected that no measured row
+speaks for.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from weftline.catalog import accelerators
 from weftline.learn import Features, Kernel, Process, Shape, code_of, conformal_quantile
 from weftline.model import Model
+from weftline.plan.calibrate.trust import Trust, nearness
 from weftline.plan.step.compiled import Layouts
 from weftline.plan.step.constants import FloatArray
 from weftline.spec import Cluster
@@ -53,12 +57,20 @@ def labels_of(
     model: Model, cluster: Cluster, *, group: str, version: str, precision: str
 ) -> tuple[str, ...]:
     """What runs of one job on one cluster share with others, in the order of ``LABELS``."""
-    chip = f"{cluster.accelerator.partition('+')[0]} {cluster.memory_bytes / 1e9:.0f}GB"
+    chip = f"{cluster.accelerator.partition('+')[0]} {_sold_bytes(cluster) / 1e9:.0f}GB"
     return (
         chip, group, version, model.name, f"{chip}|{model.name}",
         f"{chip}|{model.name}|{precision}", precision, f"{version}|{precision}",
         f"{version}|{model.name}",
     )  # fmt: skip
+
+
+def _sold_bytes(cluster: Cluster) -> float:
+    """Memory of a chip as its variants are named: nominal, unless a run states another size."""
+    known = accelerators().get(cluster.accelerator)
+    if known is None or known.usable_memory_bytes != cluster.memory_bytes:
+        return cluster.memory_bytes
+    return known.memory_bytes or cluster.memory_bytes
 
 
 def features_of(
@@ -88,10 +100,12 @@ class Residual(Process):
         *,
         extra_noise: FloatArray | None = None,
         ids: Sequence[str] = (),
+        trust: Trust | None = None,
     ) -> None:
         extra = np.zeros(len(rows)) if extra_noise is None else extra_noise
         super().__init__(SHAPE, kernel, rows, residual, extra)
         self.ids = tuple(ids)
+        self.trust = trust
         self.widening = self._widening()
 
     def _widening(self) -> float:
@@ -103,14 +117,38 @@ class Residual(Process):
         return max(conformal_quantile(apart.tolist(), 0.9) / Z90, 1.0)
 
     def at(self, features: Features) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation of ln(measured / predicted) for each row of ``features``."""
+        """Mean and standard deviation of ln(measured / predicted) for each row of ``features``,
+        as far as the process is trusted there."""
         mean, deviation = super().at(features)
-        return mean, deviation * self.widening
+        if self.trust is None:
+            return mean, deviation * self.widening
+        return self._trusted(mean, deviation, nearness(self.kernel, SHAPE, features, self.rows))
+
+    def mean(self, features: Features) -> FloatArray:
+        """The mean alone."""
+        found = super().mean(features)
+        if self.trust is None:
+            return found
+        near = nearness(self.kernel, SHAPE, features, self.rows)
+        return found * self.trust.at(near)[0]
 
     def left_out(self) -> tuple[FloatArray, FloatArray]:
-        """The same for its own rows, each predicted from all others."""
+        """The same as :meth:`at` for its own rows, each predicted from all others."""
         mean, deviation = super().left_out()
-        return mean, deviation * self.widening
+        if self.trust is None:
+            return mean, deviation * self.widening
+        cross = self.kernel.covariance(SHAPE, self.rows, self.rows) / self.kernel.variance
+        cross = np.broadcast_to(cross, (len(self.rows), len(self.rows))).copy()
+        np.fill_diagonal(cross, 0.0)
+        return self._trusted(mean, deviation, cross.max(axis=1))
+
+    def _trusted(
+        self, mean: FloatArray, deviation: FloatArray, near: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        if self.trust is None:
+            return mean, deviation
+        worth, widening = self.trust.at(near)
+        return worth * mean, widening * deviation
 
     def nearest(self, features: Features) -> tuple[str, float] | None:
         """The measured row that says most of the first of ``features``, and their correlation."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from weftline.model import Model
 from weftline.plan.step.compiled import Layouts
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.recipes import recipe_of_framework
 from weftline.spec import Cluster
 
 __all__ = ["Row", "Unpredicted"]
@@ -37,10 +39,15 @@ class Row:
     precision: str
     recipe: str
     """The precision as the source details it: ``mxfp8``, ``fp8 rowwise``; what runs share."""
-    weight_gradients: bool = True
-    """False for LoRA: frozen weights need no gradient."""
     peak_memory_bytes: float | None = None
     source: str = ""
+    held: Mapping[str, int | str] = field(default_factory=dict)
+    """What the source states of the layout, by the names of its parts."""
+
+    @property
+    def recipe_family(self) -> str:
+        """Releases of one framework, whose rows are fitted together."""
+        return (self.frame.recipe or recipe_of_framework(self.frame.name)).family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

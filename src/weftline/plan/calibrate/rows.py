@@ -8,8 +8,8 @@ practitioner would have run it; what cannot be predicted is kept, with the reaso
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import functools
 import io
 import math
 import re
@@ -20,20 +20,24 @@ from typing import Final
 
 import numpy as np
 
-from weftline.errors import InputError, InputErrors, WeftlineError
+from weftline.errors import InputError, InputErrors, UnknownNameError, WeftlineError
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.predict import prior_seconds
 from weftline.plan.calibrate.row import Row, Unpredicted
+from weftline.plan.calibrate.stated import held_of
+from weftline.plan.calibrate.words import CHIPS, MODELS, family_of_run, precision_of, recipe_of
 from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
     RECOMPUTE_SELECTIVE,
     Layouts,
 )
-from weftline.plan.step.frameworks import FRAMEWORKS, Framework
+from weftline.plan.step.frameworks import FRAMEWORKS, Framework, in_precision
 from weftline.plan.step.layouts import enumerate_layouts
 from weftline.plan.step.memory import fit_recompute, memory_of
+from weftline.plan.step.recipes import recipe_of_run
+from weftline.plan.step.releases import released
 from weftline.spec import Cluster
 
 VTRAIN_COLUMNS: Final = (
@@ -44,36 +48,10 @@ VTRAIN_COLUMNS: Final = (
 RUN_COLUMNS: Final = ("accelerator", "n_accel", "model", "seq_len", "gbs", "framework")
 MAX_CSV_BYTES: Final = 64 << 20
 MEMORY_SLACK: Final = 1.25
+ADAPTER_RANK: Final = 16
+"""Rank of adapters where a row of LoRA does not say: that of MLPerf's llama2_70b_lora."""
 
-_CHIPS: Final = {
-    "A100-80GB": "a100-80-sxm", "A100-40GB": "a100-40-sxm", "H100": "h100-sxm",
-    "H100-96GB-500W": "h100-sxm", "H200": "h200-sxm", "H800-80GB": "h800-sxm", "B200": "b200",
-    "B300": "b300", "GB200": "gb200-nvl72", "GB300": "gb300-nvl72", "MI300X": "mi300x",
-    "MI325X": "mi325x", "MI355X": "mi355x", "TPU v4": "tpu-v4", "TPU v5e": "tpu-v5e",
-    "TPU v5p": "tpu-v5p", "TPU v6e": "tpu-v6e", "Trainium1": "trainium1", "Trainium2": "trainium2",
-}  # fmt: skip
-_MODELS: Final = {
-    "LLAMA3_8B": "llama-3.1-8b", "Llama-3.1-8B": "llama-3.1-8b", "LLAMA3_70B": "llama-3.1-70b",
-    "Llama-3.1-70B": "llama-3.1-70b", "LLAMA3.1_405B": "llama-3.1-405b",
-    "DeepSeekV3": "deepseek-v3", "DeepSeek-V3": "deepseek-v3",
-    "DeepSeekV4 Flash": "deepseek-v4-flash", "GPT OSS 120B": "gpt-oss-120b",
-    "Qwen3_30B_a3B": "qwen3-30b-a3b", "Qwen3_235B_a22B": "qwen3-235b-a22b",
-    "Nemotron_3_Nano": "nemotron-3-nano-30b-a3b",
-    "Nemotron_3_Super": "nemotron-3-super-120b-a12b",
-    "Nemotron_3_Ultra": "nemotron-3-ultra-550b-a55b", "BERT-Large-Ph1": "bert-large",
-    "BLOOM-176B": "bloom-176b", "OPT-175B": "opt-175b", "GPT3-175B": "gpt3-175b",
-    "GPT3-23B": "gpt:layers=28,hidden=8192,heads=64,seq=2048",
-    "GPT3-46B": "gpt:layers=56,hidden=8192,heads=64,seq=2048",
-}  # fmt: skip
-_FAMILIES: Final = (
-    ("dualpipe", "dualpipe"), ("maxtext", "maxtext"), ("t5x", "maxtext"),
-    ("torchtitan", "torchtitan"),
-    ("metaseq", "torchtitan"), ("xformers", "torchtitan"), ("neuronx", "neuronx"),
-    ("megatron-lm 2021", "megatron-lm-2021"), ("megatron-lm 2022", "megatron-lm-2022"),
-    ("megatron-deepspeed", "megatron-lm-2021"),
-)  # fmt: skip
-
-_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe")
+_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe", "automodel")
 """Frameworks whose published recipes drop or offload single operators' activations, which costs
 next to nothing; their rows that say nothing of recomputation are taken to have none."""
 
@@ -178,7 +156,7 @@ def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
         measured_s=None if time_ms is None else time_ms / 1000,
         model=model,
         cluster=cluster_of("a100-80-sxm", gpus),
-        frame=FRAMEWORKS["megatron-lm-2022"],
+        frame=replace(FRAMEWORKS["megatron-lm-2022"], recipe=recipe_of_run("vTrain")),
         # A node's models fit without recomputation; those of 3.6B and more do not.
         layout=_layouts(
             tp=tp, cp=1, dp=dp, pp=pp, ep=1, vp=1, micro_batch=micro,
@@ -188,6 +166,7 @@ def _vtrain_row(index: int, record: Mapping[str, str]) -> Row | Unpredicted:
             ulysses=0,
         ),
         stated=True,
+        held={"tp": tp, "pp": pp, "dp": dp, "cp": 1, "zero": 0},
         seq_len=seq,
         precision="bf16",
         recipe="bf16",
@@ -212,7 +191,7 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
     seq, batch = _count(record, "seq_len"), _count(record, "gbs")
     if chips is None:
         return give_up("does not state the number of chips")
-    frame = FRAMEWORKS[_family(framework)]
+    frame = _frame_of(framework, record)
     try:
         model = _model_of(record)
     except WeftlineError as error:
@@ -223,10 +202,17 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         cluster = _cluster_for(listed, chips, frame)
     except WeftlineError as error:
         return give_up(error.what)
+    adapters = re.search("lora", " ".join(record.get(c) or "" for c in ("source", "framework")),
+                         flags=re.IGNORECASE)  # fmt: skip
+    if adapters:
+        frame = replace(frame, adapter_rank=ADAPTER_RANK)
+    if batch is None and (record.get("tokens_per_s_per_accel") or "").strip():
+        batch = _one_micro_batch(record, cluster.chips)
     measured = _step_time(record, model, chips, seq, batch, cluster)
     if batch is None:
         return give_up("does not state the global batch")
-    precision = _precision(record.get("precision") or "", framework)
+    precision = precision_of(record.get("precision") or "", framework)
+    frame = in_precision(released(frame, framework, record.get("model") or ""), precision)
     candidates = _candidates(record, model, cluster, frame, batch, seq)
     if isinstance(candidates, str):
         return give_up(candidates)
@@ -245,28 +231,33 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         stated=_count(record, "tp") is not None or _count(record, "pp") is not None,
         seq_len=seq,
         precision=precision,
-        recipe=_recipe(record.get("precision") or "", precision),
-        weight_gradients="LoRA" not in (record.get("source") or ""),
+        recipe=recipe_of(record.get("precision") or "", precision),
         peak_memory_bytes=None if peak is None else peak * 2**30,
         source=(record.get("source") or "").strip(),
+        held=held_of(record, candidates),
     )
-    if not (record.get("recompute") or "").strip() and frame.name not in _SELECTIVE_BY_RECIPE:
+    said = (record.get("recompute") or "").strip()
+    if said.startswith("custom") or (not said and frame.name not in _SELECTIVE_BY_RECIPE):
         row = replace(row, layout=_recompute_as_needed(row))
     return replace(row, layout=_likeliest(row))
 
 
-def _family(framework: str) -> str:
-    low = framework.lower()
-    return next((name for key, name in _FAMILIES if key in low), "megatron-core")
+def _frame_of(framework: str, record: Mapping[str, str]) -> Framework:
+    """Memory of the framework's family and the recipe of its release."""
+    recipe = recipe_of_run(framework)
+    if "rowwise" in (record.get("precision") or "").lower():
+        recipe = replace(recipe, rowwise=1.0)
+    return replace(FRAMEWORKS[family_of_run(framework)], recipe=recipe)
 
 
 def _model_of(record: Mapping[str, str]) -> Model:
     """The bundled model a row names, or the GPT or Llama shape its numbers state."""
     name = re.sub(r"\s*\(.*\)$", "", (record.get("model") or "").strip())
     layers, hidden = _count(record, "layers"), _count(record, "hidden")
-    bundled = _MODELS.get(name)
-    if bundled is not None and not (bundled == "gpt3-175b" and layers not in (None, 96)):
-        return load_model(bundled)
+    with contextlib.suppress(UnknownNameError):
+        found = load_model(MODELS.get(name, name))
+        if layers in (None, len(found.layers)):
+            return found
     heads = _count(record, "heads")
     if layers is None or hidden is None or heads is None:
         return load_model(name.lower())
@@ -281,7 +272,7 @@ def _model_of(record: Mapping[str, str]) -> Model:
 
 
 def _cluster_for(listed: str, chips: int, frame: Framework) -> Cluster:
-    cluster = cluster_of(_CHIPS.get(listed, listed), chips)
+    cluster = cluster_of(CHIPS.get(listed, listed), chips)
     if listed == "H100-96GB-500W":
         # The HBM2e variant of Grand Teton: 96 GB at 2.4 TB/s, 500 W (the rows' source).
         return replace(
@@ -307,31 +298,6 @@ def _by_core(cluster: Cluster) -> Cluster:
             for lv in cluster.levels
         ),
     )  # fmt: skip
-
-
-def _precision(text: str, framework: str) -> str:
-    low = text.lower()
-    if not low and framework.startswith("Megatron-Bridge"):
-        # Its 25.09 table leaves the column empty; dense rows exceed what bf16 could reach.
-        return "fp8"
-    if "fp8 or nvfp4" in low:
-        # MLPerf 5.1 ships both recipes; its 405B runs reach 52 and 68 % of the fp8 peak, which no
-        # fp8 run beside them does: they are fp4.
-        return "fp4"
-    for key, value in (("nvfp4", "fp4"), ("fp4", "fp4"), ("fp8", "fp8"), ("int8", "int8"),
-                       ("fp32", "bf16" if "bf16" in low else "fp32")):  # fmt: skip
-        if key in low:
-            return value
-    return "bf16"
-
-
-def _recipe(text: str, precision: str) -> str:
-    low = text.lower()
-    for key, name in (("rowwise", "fp8 rowwise"), ("tensorwise", "fp8 tensorwise"),
-                      ("mxfp8", "mxfp8"), ("fp8-mx", "fp8")):  # fmt: skip
-        if key in low:
-            return name if not low.startswith("fp8-mx") else "mxfp8"
-    return precision
 
 
 def _step_time(
@@ -362,6 +328,15 @@ def _step_time(
     return flops / (mfu / 100 * cluster.peak_flops["bf16"] * cores) if mfu else None
 
 
+def _one_micro_batch(record: Mapping[str, str], chips: int) -> int | None:
+    """The batch of a step of one micro-batch: what a rate without a batch is answered for."""
+    micro = _count(record, "mbs")
+    if micro is None:
+        return None
+    degrees = [_count(record, name) or 1 for name in ("tp", "pp", "cp")]
+    return micro * max(chips // math.prod(degrees), 1)
+
+
 def _candidates(
     record: Mapping[str, str], model: Model, cluster: Cluster, frame: Framework, batch: int,
     seq: int,
@@ -372,18 +347,20 @@ def _candidates(
         found = enumerate_layouts(model, cluster, frame, global_batch=batch, seq_len=seq)
         return found if len(found) else "no legal layout for its chips and batch"
     tp, pp, cp = tp or 1, pp or 1, _count(record, "cp") or 1
-    ep = _count(record, "ep") or 1
+    ep = _count(record, "ep")
     if cluster.chips % (tp * pp * cp):
         return f"tp {tp} x pp {pp} x cp {cp} do not divide {cluster.chips} chips"
     dp = cluster.chips // (tp * pp * cp)
-    if (tp * cp * dp) % ep:
+    if ep is not None and (tp * cp * dp) % ep:
         return f"ep {ep} does not divide tp x cp x dp"
+    eps = [ep] if ep is not None else _expert_degrees(model, tp * cp * dp)
     # Batches stated in tokens need not divide evenly: what counts is the mean share of a rank.
     per_rank = batch // dp if batch % dp == 0 else batch / dp
     zero = _zero(record, frame, pp)
-    whole_batch = frame.name in ("maxtext",) or (frame.name == "torchtitan" and pp == 1)
     stated = _count(record, "mbs")
-    if whole_batch:
+    # Without a pipeline nothing asks a fully sharded run to cut what a rank holds.
+    whole_batch = frame.name == "maxtext" or (frame.name == "torchtitan" and pp == 1)
+    if whole_batch or (frame.name in ("fsdp", "automodel") and pp == 1 and stated is None):
         micros: list[float] = [per_rank]
     elif stated is not None and per_rank % stated == 0:
         micros = [stated]
@@ -399,15 +376,22 @@ def _candidates(
     if frame.name == "torchtitan" and pp > 1 and stated is None:
         # torchtitan's default: as many micro-batches as the pipeline has stages.
         micros = [max(per_rank / (pp * vps[0]), 1)]
-    grid = np.meshgrid(micros, vps, indexing="ij")
-    micro, v = (g.ravel().astype(float) for g in grid)
+    grid = np.meshgrid(micros, vps, eps, indexing="ij")
+    micro, v, experts = (g.ravel().astype(float) for g in grid)
     r = np.full(len(micro), _recompute(record.get("recompute") or ""))
     return _layouts(
-        tp=tp, cp=cp, dp=dp, pp=pp, ep=ep, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
+        tp=tp, cp=cp, dp=dp, pp=pp, ep=experts, vp=np.where(pp > 1, v, 1.0), micro_batch=micro,
         num_micro_batches=per_rank / micro, zero=zero, recompute=r,
         recompute_share=(r == RECOMPUTE_FULL).astype(float), etp=1, shard=cp * dp, pp_inner=0,
         zero_bubble=0, ulysses=0,
     )  # fmt: skip
+
+
+def _expert_degrees(model: Model, ranks: int) -> list[int]:
+    """Degrees of expert parallelism that a run which states none may have: 1 without experts."""
+    experts = [op.experts for op in model.operators if op.kind == "grouped_gemm"]
+    most = math.gcd(min(experts, default=1), ranks)
+    return [d for d in range(1, most + 1) if most % d == 0]
 
 
 def _zero(record: Mapping[str, str], frame: Framework, pp: int) -> int:
@@ -426,7 +410,7 @@ def _recompute(text: str) -> int:
     low = text.lower()
     if "full" in low:
         return RECOMPUTE_FULL
-    return RECOMPUTE_SELECTIVE if any(w in low for w in ("selective", "minimal", "save")) else (
+    return RECOMPUTE_SELECTIVE if any(w in low for w in ("selective", "minimal", "save_")) else (
         RECOMPUTE_NONE)  # fmt: skip
 
 
@@ -447,22 +431,3 @@ def _likeliest(row: Row) -> Layouts:
     fits = memory <= MEMORY_SLACK * row.cluster.memory_bytes
     cost = np.where(fits, seconds, seconds + 1e6 * (memory / row.cluster.memory_bytes))
     return row.layout.take(np.array([int(np.argmin(cost))]))
-
-
-def run_words(ident: str) -> str:
-    """A shipped run in words, its id behind: ``LLAMA3_8B on 8 x H100, megatron-bridge [r120]``.
-
-    The id alone for a run that is not among the shipped ones.
-    """
-    found = _shipped_records().get(ident)
-    if found is None:
-        return ident
-    chips = found["n_accel"].strip()
-    return f"{found['model']} on {chips} x {found['accelerator']}, {found['framework']} [{ident}]"
-
-
-@functools.cache
-def _shipped_records() -> Mapping[str, Mapping[str, str]]:
-    path = Path(__file__).parents[1] / "data" / "published_runs.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return {record["id"]: record for record in csv.DictReader(file)}

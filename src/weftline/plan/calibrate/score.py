@@ -7,9 +7,9 @@ scored on the rest, which no part of the fit has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from weftline.plan.calibrate.fit import fit_pool, physics_seconds, row_features
 from weftline.plan.calibrate.predict import compile_row
 from weftline.plan.calibrate.residual import Z90
 from weftline.plan.calibrate.row import Row, Unpredicted
+from weftline.plan.calibrate.sources import source_of
 from weftline.plan.step.compiled import Compiled
-from weftline.plan.step.constants import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,12 @@ class Scored:
     framework: str
     model: str
     layout_stated: bool
+    source: str
+    """Who published it, see :func:`weftline.plan.calibrate.sources.source_of`."""
+    recipe: str
+    """The family of recipes it is fitted with."""
+    physics_s: float
+    """Predicted by constants alone, without what near runs correct."""
     predicted_s: float
     low_s: float
     high_s: float
@@ -62,6 +68,16 @@ class Score:
     """How seen rows were kept apart, in words."""
 
 
+GROUPS: Final[Mapping[str, Callable[[Row], str]]] = {
+    "accelerator": lambda row: row.accelerator,
+    "model": lambda row: row.model.name,
+    "source": lambda row: source_of(row.source),
+    "framework": lambda row: row.recipe_family,
+    "version": lambda row: row.framework,
+}
+"""What can be left out whole, by the name it is asked for with."""
+
+
 def score_rows(rows: Sequence[Row], left: Sequence[Unpredicted]) -> Score:
     """Score with the shipped calibration; its own rows are left out one at a time."""
     compiled = [compile_row(row) for row in rows]
@@ -79,7 +95,7 @@ def score_rows(rows: Sequence[Row], left: Sequence[Unpredicted]) -> Score:
         for j, (i, spot) in enumerate(zip(index, spots, strict=True)):
             mu, sd = (mean[j], deviation[j]) if spot is None else (
                 loo_mean[spot], loo_deviation[spot])  # fmt: skip
-            scored[i] = _scored(rows[i], float(physics[j] * np.exp(mu)), float(sd),
+            scored[i] = _scored(rows[i], float(physics[j]), float(mu), float(sd),
                                 seen=spot is not None)  # fmt: skip
     done = tuple(s for s in scored if s is not None)
     seen = sum(s.seen for s in done)
@@ -103,7 +119,7 @@ def score_held_out(
 ) -> Score:
     """Fit again on some rows and score the rest, until every row was left out once a seed.
 
-    ``by`` leaves out whole groups (accelerators, models) instead of random folds.
+    ``by`` leaves out whole groups (:data:`GROUPS`) instead of random folds.
     """
     known = [row for row in rows if row.measured_s is not None]
     if len(known) < 2 * folds:
@@ -156,22 +172,24 @@ def _score_fold(
         own = [rows[i] for i in mine]
         physics = physics_seconds(own, [compiled[i] for i in mine], fitted.levels)
         mean, deviation = fitted.residual.at(row_features(own))
-        seconds: FloatArray = physics * np.exp(mean)
         found += [
-            _scored(row, float(t), float(sd), seen=False)
-            for row, t, sd in zip(own, seconds, deviation, strict=True)
+            _scored(row, float(t), float(mu), float(sd), seen=False)
+            for row, t, mu, sd in zip(own, physics, mean, deviation, strict=True)
         ]
     return found
 
 
-def _scored(row: Row, seconds: float, deviation: float, *, seen: bool) -> Scored:
-    spread = float(np.exp(Z90 * deviation))
+def _scored(row: Row, physics: float, mean: float, deviation: float, *, seen: bool) -> Scored:
+    spread, seconds = float(np.exp(Z90 * deviation)), physics * float(np.exp(mean))
     return Scored(
         id=row.id,
         accelerator=row.accelerator,
         framework=row.framework,
         model=row.model_name,
         layout_stated=row.stated,
+        source=source_of(row.source),
+        recipe=row.recipe_family,
+        physics_s=physics,
         predicted_s=seconds,
         low_s=seconds / spread,
         high_s=seconds * spread,
@@ -183,6 +201,7 @@ def _scored(row: Row, seconds: float, deviation: float, *, seen: bool) -> Scored
 def summary_of(rows: Sequence[Scored], total: int) -> dict[str, float | int | None]:
     """Rows, predicted, MAPE, median, 90th percentile, bias and interval coverage, in per cent."""
     errors = np.array([e for r in rows if (e := r.error_pct) is not None])
+    alone = [100 * abs(r.physics_s / r.measured_s - 1) for r in rows if r.measured_s is not None]
     hits = [h for r in rows if (h := r.interval_hit) is not None]
     size = np.abs(errors)
 
@@ -197,6 +216,8 @@ def summary_of(rows: Sequence[Scored], total: int) -> dict[str, float | int | No
         "median_pct": None if empty else value(float(np.median(size))),
         "p90_pct": None if empty else value(float(np.quantile(size, 0.9))),
         "bias_pct": None if empty else value(float(errors.mean())),
+        "physics_mape_pct": None if empty else value(float(np.mean(alone))),
+        "physics_median_pct": None if empty else value(float(np.median(alone))),
         "interval_coverage_pct": None if empty else value(100 * float(np.mean(hits))),
     }
 
@@ -212,6 +233,7 @@ def score_to_dict(score: Score) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [
         {
             "id": r.id, "accelerator": r.accelerator, "framework": r.framework, "model": r.model,
+            "source": r.source, "recipe": r.recipe, "physics_s": r.physics_s,
             "predicted_s": r.predicted_s, "low_s": r.low_s, "high_s": r.high_s,
             "measured_s": r.measured_s, "error_pct": r.error_pct, "interval_hit": r.interval_hit,
             "seen": r.seen, "layout_stated": r.layout_stated,

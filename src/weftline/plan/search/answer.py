@@ -12,10 +12,17 @@ from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import FAILURES_BASIS, FAILURES_HIGH, FAILURES_LOW, RECOVERY_BAND_S, goodput
 from weftline.model import Model
 from weftline.plan.calibrate.residual import Z90
+from weftline.plan.search.fits import MEMORY_BAND
 from weftline.plan.search.offers import Offer, energy_of_run, misses, pareto_front, trained
 from weftline.plan.search.prices import HOUR_S, cost_of, quote_of
 from weftline.plan.search.rank_map import rank_map_of
-from weftline.plan.search.reasons import flips_of, memory_parts, step_parts, why_of
+from weftline.plan.search.reasons import (
+    causal_mfu,
+    flips_of,
+    memory_parts,
+    step_parts,
+    why_of,
+)
 from weftline.plan.search.search import Tally
 from weftline.plan.step.frameworks import recipe_of
 from weftline.spec import (
@@ -128,15 +135,19 @@ def _estimates(
             job.tokens_per_step / found.step_time_s, "tokens/s", spread, basis
         ),
         "mfu": _mfu(offer.mfu, spread, basis, job.precision),
+        "mfu_causal": _mfu(causal_mfu(found, model, job), spread, basis, job.precision),
         "train_time": run,
         "memory": Estimate.within(
-            float(found.memory.total_bytes[0]), "B", 0.1, "counted; allocator overhead assumed"
+            float(found.memory.total_bytes[0]),
+            "B",
+            MEMORY_BAND,
+            "counted; allocator overhead assumed",
         ),
     }
     host = float(found.memory.host_bytes[0])
     if host:
         estimates["host_memory"] = Estimate.within(
-            host * found.cluster.chips_per_host, "B a host", 0.1,
+            host * found.cluster.chips_per_host, "B a host", MEMORY_BAND,
             f"counted: states and gradients of {found.cluster.chips_per_host} chips' share",
         )  # fmt: skip
     chips = found.cluster.chips

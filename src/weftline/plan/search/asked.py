@@ -13,10 +13,13 @@ from weftline.model import Model, load_model
 from weftline.plan.search.checked import checked
 from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
-from weftline.spec import PARTS, Job, PriceType
+from weftline.plan.step.frozen import FREEZABLE
+from weftline.plan.step.recipes import checked_recipe
+from weftline.spec import PARTS, TUNES, Job, PriceType
 from weftline.spec.options import JobOptions, MemoryOptions, Where, as_option
 from weftline.spec.parse import (
     Collector,
+    choice,
     discount_text,
     parse_discounts,
     parse_parts,
@@ -69,18 +72,37 @@ def _job(
     length = seq or min(longest or DEFAULT_SEQ_LEN, DEFAULT_SEQ_LEN)
     rough = Job(
         model=model, tokens=tokens or 1, seq_len=length,
-        global_batch=batch or (1 if loaded is None else default_batch(loaded, length)),
+        global_batch=batch or _batch(loaded, length, options.tune, chips or most or 1),
         accelerators=names or (), chips=chips, max_chips=most, budget_usd=budget,
         deadline_s=deadline, price_type=_one_kind(kinds, where, get), region=options.region,
         objective=options.objective,  # type: ignore[arg-type]
         precision=options.precision,  # type: ignore[arg-type]
         framework=options.framework, optimizer=options.optimizer, offload=options.offload,
-        overlap=options.overlap, own_prices={**chip_prices, **own}, discounts=off or {},
+        overlap=options.overlap, recipe=read("recipe", checked_recipe) or "",
+        own_prices={**chip_prices, **own}, discounts=off or {},
         layout=held or {}, allow_long=options.allow_long,
         tune=options.tune,  # type: ignore[arg-type]
-        rank=rank or 16, own_chips=records,
+        rank=rank or 16, freeze=get(lambda: _frozen(options.freeze, where)) or (),
+        own_chips=records,
     )  # fmt: skip
     return checked(rough, get, where, loaded)
+
+
+def _frozen(text: str | None, where: Where) -> tuple[str, ...]:
+    """Parts to freeze, each once."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    return tuple(
+        dict.fromkeys(
+            choice(word, FREEZABLE, "part to freeze", where=where("freeze")) for word in words
+        )
+    )
+
+
+def _batch(model: Model | None, seq_len: int, tune: str, chips: int) -> int:
+    """Sequences a step where the user states none; one where there is no model to ask of."""
+    if model is None or tune not in TUNES:
+        return 1
+    return default_batch(model, seq_len, tune=tune, chips=chips)
 
 
 def _loaded(model: str, where: Where) -> Model:
@@ -120,7 +142,8 @@ def options_of(job: Job) -> JobOptions:
         price=price_text(job.own_prices, (job.price_type,)), discount=discount_text(job.discounts),
         region=job.region, objective=job.objective, precision=job.precision,
         framework=job.framework, optimizer=job.optimizer, offload=job.offload, overlap=job.overlap,
-        tune=job.tune, rank=f"{job.rank}", layout=parts_text(job.layout),
+        recipe=job.recipe or None, tune=job.tune, rank=f"{job.rank}",
+        freeze=",".join(job.freeze) or None, layout=parts_text(job.layout),
         allow_long=job.allow_long, chip=chip, chip_set=chip_set,
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from weftline.catalog.asked import check_region, known_terms
 from weftline.errors import InputError
 from weftline.model import Model
 from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
+from weftline.plan.step.frozen import FREEZABLE
 from weftline.spec import OBJECTIVES, PARTS, PRECISIONS, PRICE_CHOICES, TUNES, Job
 from weftline.spec.options import Where
 from weftline.spec.parse import Collector, choice, parse_parts
@@ -32,12 +33,12 @@ def check_lengths(job: Job, model: Model, where: Where) -> None:
                 hint=f"use --seq {model.max_seq_len} or less, or take it knowingly: --allow-long",
             )
         )
-    if job.tokens < job.tokens_per_step:
+    if job.tokens < job.seq_len:
         wrong.append(
             InputError(
-                f"{job.tokens:,} tokens are less than one step of {job.tokens_per_step:,}",
+                f"{job.tokens:,} tokens are less than one sequence of {job.seq_len:,}",
                 where=where("tokens"),
-                hint="lower --global-batch or --seq",
+                hint="lower --seq, or say how many: --tokens 15T",
             )
         )
     if job.chips is not None and job.max_chips is not None:
@@ -85,6 +86,17 @@ def checked(job: Job, get: Collector, where: Where, model: Model | None = None) 
             InputError(f"a rank of {job.rank} without adapters", where=where("rank"),
                        hint="add --tune lora or --tune qlora")
         )  # fmt: skip
+    if job.tune != "full" and job.freeze:
+        get.errors.append(InputError("adapters freeze every weight already", where=where("freeze"),
+                                     hint="leave --freeze or --tune out"))  # fmt: skip
+    if set(job.freeze) - set(FREEZABLE):
+        get.errors.append(
+            InputError(f"`{', '.join(job.freeze)}` cannot be frozen", where=where("freeze"),
+                       hint=f"any of {', '.join(FREEZABLE)}")
+        )  # fmt: skip
+    if model is not None and "experts" in job.freeze and not model.is_moe:
+        get.errors.append(InputError(f"{model.name} has no routed experts to freeze",
+                                     where=where("freeze")))  # fmt: skip
     if job.tune == "qlora" and job.precision == "fp32":
         get.errors.append(InputError("4-bit weights are unpacked to bf16", where=where("precision"),
                                      hint="leave --precision out"))  # fmt: skip

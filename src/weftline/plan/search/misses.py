@@ -64,7 +64,7 @@ def out_of_memory(
 ) -> str:
     """``does not fit: 16 chips hold it, 8 more (...)``: what lacks on the cluster that came
     closest."""
-    least = float(found.memory.total_bytes.min())
+    least = float(found.total_bytes.min())
     had = (
         f"at least {format_bytes(least)} a chip on {cluster.chips:,}, "
         f"{format_bytes(USABLE_MEMORY * cluster.memory_bytes)} usable"

@@ -92,6 +92,7 @@ def _parts(model: Model, job: Job, frame: Framework) -> tuple[tuple[Part, ...], 
         ("gradients", again.gradients_bytes, "counted"),
         ("optimizer states", again.optimizer_bytes, "counted"),
         ("activations, computed again", again.activations_bytes, "counted"),
+        ("working set of a layer", again.working_bytes, "counted"),
         ("logits", again.logits_bytes, "counted"),
         ("driver, buffers, fragmentation", again.overhead_bytes, "assumed"),
     )
@@ -112,9 +113,9 @@ def _holding(model: Model, job: Job, frame: Framework, acc: Accelerator) -> Hold
     found = fits_on(model, saving, frame, cluster)
     if found is None:
         raise InputError(f"no layout on {count} chips")
-    at = int(np.argmin(found.memory.total_bytes))
+    at = int(np.argmin(found.total_bytes))
     layout = layout_at(found.layouts, at, len(model.layers))
     return Holding(
         accelerator=acc.id, chips=count, layout=f"{layout.short()}, ZeRO-{layout.zero}",
-        least_bytes=float(found.memory.total_bytes[at]), chip_bytes=cluster.memory_bytes,
+        least_bytes=float(found.total_bytes[at]), chip_bytes=cluster.memory_bytes,
     )  # fmt: skip

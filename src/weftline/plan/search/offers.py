@@ -12,6 +12,7 @@ from weftline.errors import InputError
 from weftline.model import Model
 from weftline.plan.search.search import Found
 from weftline.plan.step.compiled import adapter_parameters
+from weftline.plan.step.frozen import trained_parameters
 from weftline.spec import Job
 from weftline.units import format_duration, format_usd
 
@@ -88,7 +89,7 @@ def misses(offer: Offer, job: Job) -> str | None:
 def trained(model: Model, job: Job) -> int:
     """Parameters that a job trains, and so what its checkpoints hold."""
     if job.tune == "full":
-        return model.parameters
+        return round(trained_parameters(model, job.freeze))
     return round(adapter_parameters(model, job.rank))
 
 

@@ -7,10 +7,15 @@ from typing import Final
 
 from weftline.catalog import accelerator, unconfirmed_words
 from weftline.model import Model
-from weftline.plan.calibrate.rows import run_words
+from weftline.operators.products import training_operators
+from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
+from weftline.plan.calibrate.stated import run_words
+from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
 from weftline.plan.step.compiled import adapter_parameters
+from weftline.plan.step.frozen import spared_flops_per_token, trained_parameters
+from weftline.plan.step.recipes import recipe_of_framework, stated_recipe
 from weftline.spec import Job, Part, PriceQuote
 from weftline.units import format_bytes, format_count, format_number, format_usd
 
@@ -30,11 +35,17 @@ _STEP_NAMES: Final = (
     ("optimizer", "optimizer_s"),
     ("stragglers and fixed overhead", "overhead_s"),
 )
+WHOLE_SQUARE: Final = 1.05
+"""FLOP counted with attention's whole square over the causal count from which on a plan says so."""
+ROUNDED_UP: Final = 1.01
+"""Tokens of whole steps over those asked for from which on a plan says so."""
+_SHOWN_GROUNDS: Final = ("products", "attention forward", "attention backward")
 _MEMORY_NAMES: Final = (
     ("weights", "weights_bytes", "counted"),
     ("gradients", "gradients_bytes", "counted"),
     ("optimizer states", "optimizer_bytes", "counted"),
     ("activations", "activations_bytes", "counted"),
+    ("working set of a layer", "working_bytes", "counted"),
     ("logits", "logits_bytes", "counted"),
     ("driver, buffers, fragmentation", "overhead_bytes", "assumed"),
 )
@@ -80,10 +91,18 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
     again: str = found.layout.recompute
     if found.layout.recompute_layers:
         again += f", {found.layout.recompute_layers} layers a stage"
-    said.append(f"memory {used:.0%} full; activation recomputation: {again}")
+    tight = f", within the {COUNT_ERROR:.0%} that a count may be too high" if used > 1 else ""
+    said.append(f"memory {used:.0%} full{tight}; activation recomputation: {again}")
     if found.second is not None:
         other, seconds = found.second
-        said.append(f"second layout: {other.short()}, {seconds / found.step_time_s - 1:.1%} slower")
+        slower = seconds / found.step_time_s - 1
+        said.append(
+            f"second layout: {other.short()}, {slower:.1%} slower" if slower >= 0 else
+            f"second layout: {other.short()}, {-slower:.1%} faster: less than can be told, and it "
+            "asks more of a framework"
+        )  # fmt: skip
+    said += _against_measured(found, model, job)
+    said.append(_grounds(found, job))
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
         said.append(f"{model.experts} experts over {found.layout.ep} ranks")
@@ -92,9 +111,61 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
     return (*said, *unconfirmed_words(accelerator(found.cluster.accelerator)))
 
 
+def causal_mfu(found: Found, model: Model, job: Job) -> float:
+    """Share of the bf16 peak that goes into needed work: attention's causal half alone."""
+    cluster = found.cluster
+    each = causal_flops_per_token(model, job.seq_len)
+    each -= spared_flops_per_token(model, job.tune, job.freeze)
+    flops = each * job.tokens_per_step
+    return flops / found.step_time_s / cluster.chips / cluster.peak_flops["bf16"]
+
+
+def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
+    """What the speed is beside the best that was ever measured on the chip."""
+    if job.tune != "full" or job.freeze:
+        return []
+    chip = accelerator(found.cluster.accelerator)
+    name, share = chip.like or chip.sold_as, causal_mfu(found, model, job)
+    said = []
+    whole = model.training_flops_per_token(job.seq_len)
+    if whole > WHOLE_SQUARE * causal_flops_per_token(model, job.seq_len):
+        said.append(
+            f"MFU counts attention's whole square, as papers do; its causal half alone: {share:.0%}"
+        )
+    best = best_measured(name, job.precision)
+    if best is None:
+        said.append(f"no run on {name} in {job.precision} is known to be measured: its band is "
+                    "that of other chips")  # fmt: skip
+    elif share > best[0]:
+        said.append(
+            f"beyond the best measured on {name} in {job.precision}, {best[0]:.0%} of the bf16 "
+            f"peak ({run_words(best[1])}): expect the slow end of the band"
+        )
+    return said
+
+
+def _grounds(found: Found, job: Job) -> str:
+    """What the times of operators and the framework's habits rest on."""
+    recipe = (
+        stated_recipe(found.framework, job.recipe)
+        if job.recipe
+        else recipe_of_framework(found.framework)
+    )
+    room = training_operators(found.cluster.accelerator).grounds(job.precision)
+    parts = [f"{part}: {ground}" for part, ground in room.items() if part in _SHOWN_GROUNDS]
+    return f"recipe {recipe.name}; {'; '.join(parts)}"
+
+
 def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
     """What the user asked for that a reader of the numbers has to know."""
     said = []
+    whole = job.steps * job.tokens_per_step
+    if whole > ROUNDED_UP * job.tokens:
+        said.append(
+            f"{job.steps} whole step{'s' * (job.steps > 1)} of "
+            f"{format_count(job.tokens_per_step)} tokens: {format_count(whole)} instead of the "
+            f"{format_count(job.tokens)} asked for"
+        )
     if job.tune != "full":
         count = round(adapter_parameters(model, job.rank))
         frozen = "4-bit NormalFloat" if job.tune == "qlora" else job.precision
@@ -103,11 +174,19 @@ def _taken_knowingly(found: Found, model: Model, job: Job) -> list[str]:
             f"parameters trained, {model.parameters and count / model.parameters:.2%} of all; the "
             f"rest is frozen in {frozen}. Constants are those of full training: assumed"
         )
+    if job.freeze:
+        left = trained_parameters(model, job.freeze)
+        said.append(
+            f"{', '.join(job.freeze)} stay as they are: {format_count(round(left))} parameters "
+            f"trained, {left / model.parameters:.0%} of all. Constants are those of full "
+            "training: assumed"
+        )
     host = float(found.memory.host_bytes[0])
     if host:
         cluster = found.cluster
+        what = "" if job.offload else "the layout that is held fits with it alone; "
         said.append(
-            f"offload: {format_bytes(host * cluster.chips_per_host)} of host memory a host, "
+            f"offload: {what}{format_bytes(host * cluster.chips_per_host)} of host memory a host, "
             f"{cluster.hosts:,} of them ({format_bytes(host)} a chip)"
         )
     if model.max_seq_len is not None and job.seq_len > model.max_seq_len:

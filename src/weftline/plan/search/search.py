@@ -19,7 +19,7 @@ from weftline.plan.calibrate.calibration import PUBLISHED, GroupConstants, calib
 from weftline.plan.calibrate.residual import features_of
 from weftline.plan.search.fits import USABLE_MEMORY, Fits, fits_on, state_bytes
 from weftline.plan.search.misses import no_layout, out_of_memory
-from weftline.plan.step.compiled import IntArray, Layouts, compile_layouts
+from weftline.plan.step.compiled import Layouts, compile_layouts
 from weftline.plan.step.constants import FloatArray, without_overlap
 from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
 from weftline.plan.step.layouts import layout_at
@@ -30,7 +30,11 @@ from weftline.spec import Cluster, Job, Layout
 CHUNK = 1 << 13
 """Layouts timed at once: their columns stay in a core's cache."""
 SHORTLIST = 128
-"""Fastest layouts of a cluster that the residual process ranks again."""
+"""Fastest layouts of a cluster that the choice is made of."""
+
+
+UNDECIDED = 0.02
+"""Share of a step below which two layouts are as fast: the best of a sweep is found within 3 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +159,12 @@ def _search_one(
         tally.out_of_memory += int(np.count_nonzero(~fits.fits))
         tally.feasible += int(np.count_nonzero(fits.fits))
         if fits.fits.any():
-            tally.found.append(best_on(model, job, frame, cluster, constants, fits))
+            tally.found.append(best_on(model, job, cluster, constants, fits))
             hits += 1
             if first_does:
                 break
         else:
-            short.append((float(fits.memory.total_bytes.min()), cluster, fits))
+            short.append((float(fits.total_bytes.min()), cluster, fits))
     if hits:
         return None
     if not short:
@@ -170,42 +174,59 @@ def _search_one(
 
 
 def best_on(
-    model: Model, job: Job, frame: Framework, cluster: Cluster, constants: GroupConstants,
-    fits: Fits,
-) -> Found:  # fmt: skip
+    model: Model, job: Job, cluster: Cluster, constants: GroupConstants, fits: Fits
+) -> Found:
     """The fastest layout of those that fit ``cluster``; at least one must."""
-    layouts, memory = fits.layouts, fits.memory
+    layouts, frame = fits.layouts, fits.frame
     kept = layouts.take(fits.fits)
     times = joined([time_chunk(model, job, frame, cluster, constants, c) for c in _chunks(kept)])
     # Ties go to the simpler layout: enumeration runs from small degrees to large ones.
     order = np.argsort(times.total_s, kind="stable")[:SHORTLIST]
     kept, times = kept.take(order), times.take(order)
-    held = memory.take(np.flatnonzero(fits.fits)[order])
+    held = np.flatnonzero(fits.fits)[order]
     seconds = times.total_s
+    best = _simplest(frame, kept, seconds)
+    at = np.array([best])
+    # Measured runs correct the time that is said. They do not choose: what is near the one layout
+    # and far from the other would decide between them.
     _, residual = calibrated(PUBLISHED)
     features = features_of(
-        model, cluster, kept, group=constants.group, version="", precision=job.precision,
+        model, cluster, kept.take(at), group=constants.group, version="", precision=job.precision,
         seq_len=job.seq_len,
     )  # fmt: skip
-    corrected = seconds * np.exp(residual.mean(features))
-    order = np.argsort(corrected, kind="stable")
-    best = int(order[0])
-    at = np.array([best])
-    _, deviation = residual.at(features.take(at))
+    mean, deviation = residual.at(features)
+    correction = float(np.exp(mean[0]))
     layout = layout_at(kept, best, len(model.layers))
     return Found(
         cluster=cluster,
         framework=frame.name,
         constants=constants,
         layout=layout,
-        step_time_s=float(corrected[best]),
-        correction=float(corrected[best] / seconds[best]),
+        step_time_s=float(seconds[best]) * correction,
+        correction=correction,
         log_error=float(deviation[0]),
-        nearest=residual.nearest(features.take(at)),
+        nearest=residual.nearest(features),
         parts=times.take(at),
-        memory=held.take(at),
-        second=_second(kept, corrected, order, layout, len(model.layers)),
+        memory=fits.memory(held[at]),
+        second=_second(kept, seconds * correction, best, layout, len(model.layers)),
     )
+
+
+def _simplest(frame: Framework, layouts: Layouts, seconds: FloatArray) -> int:
+    """Of layouts, fastest first, the first, or one as fast as can be told that needs less.
+
+    What not every framework has, and few runs that were measured use, has to be worth more than
+    ``UNDECIDED``: splitting sequences, heads or experts' features, sharding inside nodes alone,
+    pipeline neighbours inside them, zero-bubble schedules, ZeRO-3 where a framework usually splits
+    the optimizer alone. Splitting layers counts half.
+    """
+    lay = layouts.take(np.flatnonzero(seconds <= (1 + UNDECIDED) * seconds[0]))
+    unusual = (
+        np.log2(lay.cp) + (lay.etp > 1) + (lay.ulysses > 0) + (lay.pp_inner > 0)
+        + (lay.zero_bubble > 0) + ((lay.zero >= 1) & (lay.shard < lay.cp * lay.dp))
+        + (lay.zero > frame.default_zero) + 0.5 * (lay.tp > 1) + 0.5 * (lay.pp > 1)
+    )  # fmt: skip
+    return int(np.argmin(unusual))
 
 
 def time_chunk(
@@ -225,11 +246,13 @@ def _chunks(layouts: Layouts) -> Iterator[Layouts]:
 
 
 def _second(
-    layouts: Layouts, seconds: FloatArray, order: IntArray, best: Layout, layers: int
+    layouts: Layouts, seconds: FloatArray, at: int, best: Layout, layers: int
 ) -> tuple[Layout, float] | None:
-    """The best layout whose degrees differ from the winner's."""
-    for index in order[1:256]:
-        other = layout_at(layouts, int(index), layers)
+    """The fastest layout whose degrees differ from those of the one chosen, at ``at``."""
+    for index in range(len(layouts)):
+        if index == at:
+            continue
+        other = layout_at(layouts, index, layers)
         if (other.tp, other.cp, other.pp, other.dp, other.ep) != (
             best.tp, best.cp, best.pp, best.dp, best.ep,
         ):  # fmt: skip

@@ -12,7 +12,6 @@ from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import goodput
 from weftline.errors import NoFeasiblePlanError
 from weftline.model import Model, load_model
-from weftline.model.once import once_per_model
 from weftline.plan.search.answer import plan_of
 from weftline.plan.search.checked import check_lengths, checked_job
 from weftline.plan.search.misses import nothing_fits
@@ -20,17 +19,29 @@ from weftline.plan.search.offers import Offer, energy_of_run, misses, trained
 from weftline.plan.search.prices import HOUR_S, ChipPrice, networks_of, prices_of
 from weftline.plan.search.search import Found, search
 from weftline.plan.step.frameworks import AUTO, recipe
-from weftline.spec import ANY, Job, Objective, Plan
+from weftline.plan.step.frozen import spared_flops_per_token
+from weftline.spec import ANY, Job, Objective, Plan, Tune
 
 DEFAULT_SEQ_LEN = 8192
-_BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
-"""Tokens a step by active parameters, where the user states no batch: Llama 3 trained 8B and 70B
-with 4M and 405B with 16M tokens a step (arXiv:2407.21783, section 3.4)."""
+_DENSE_BATCH_TOKENS = ((100e9, 16 << 20), (5e9, 4 << 20), (0.0, 1 << 20))
+"""Tokens a step by parameters, where the user states no batch: Llama 3 trained 8B and 70B with 4M
+and 405B with 16M tokens a step (arXiv:2407.21783, section 3.4)."""
+_MIXTURE_BATCH_TOKENS = ((500e9, 64 << 20), (10e9, 16 << 20), (0.0, 4 << 20))
+"""The same for mixtures of experts, by all parameters: DeepSeek-V3 took 63M tokens a step at 671B
+(arXiv:2412.19437, section 4.2), Kimi K2 67M at 1T (arXiv:2507.20534, section 2.5), DeepSeekMoE 18M
+at 16B (arXiv:2401.06066, section 5.1), OLMoE 4M at 7B (arXiv:2409.02060)."""
+_ADAPTER_BATCH_TOKENS = 64 << 10
+"""For adapters: MLPerf's llama2_70b_lora takes 8 sequences of 8,192 a step on one node; more chips
+take one sequence each at least."""
 
 
-def default_batch(model: Model, seq_len: int) -> int:
+def default_batch(model: Model, seq_len: int, *, tune: Tune = "full", chips: int = 1) -> int:
     """Sequences a step where the user states none; a power of two."""
-    tokens = next(t for least, t in _BATCH_TOKENS if model.active_parameters >= least)
+    if tune == "full":
+        rule = _MIXTURE_BATCH_TOKENS if model.is_moe else _DENSE_BATCH_TOKENS
+        tokens = next(t for least, t in rule if model.parameters >= least)
+    else:
+        tokens = max(_ADAPTER_BATCH_TOKENS, chips * seq_len)
     return 1 << (max(1, tokens // seq_len).bit_length() - 1)
 
 
@@ -85,22 +96,12 @@ def _accelerators(job: Job) -> list[Accelerator]:
     return [a for a in accelerators().values() if a.trains and a.rentable]
 
 
-@once_per_model
-def _flops_per_token(model: Model, seq_len: int, tune: str) -> float:
-    """Model FLOP a token; where weights are frozen, without the products for their gradients."""
-    whole = model.training_flops_per_token(seq_len)
-    if tune == "full":
-        return whole
-    return whole - sum(
-        op.forward_flops_per_token(seq_len)
-        for op in model.operators if op.kind in ("gemm", "grouped_gemm")
-    )  # fmt: skip
-
-
 def _offer(found: Found, job: Job, model: Model, priced: ChipPrice) -> Offer:
     chips = found.cluster.chips
     train_time_s = found.step_time_s * job.steps
-    flops = _flops_per_token(model, job.seq_len, job.tune) * job.tokens_per_step
+    whole = model.training_flops_per_token(job.seq_len)
+    each = whole - spared_flops_per_token(model, job.tune, job.freeze)
+    flops = each * job.tokens_per_step
     price = priced.choice
     rate = priced.own if price is None else price.usd_per_chip_hour
     energy = energy_of_run(found, price, train_time_s)

@@ -162,7 +162,7 @@ def _searched(
     constants = constants_for(acc.like or acc.id, frame.name)
     if not job.overlap:
         constants = replace(constants, constants=without_overlap(constants.constants))
-    found: Found = best_on(model, job, frame, cluster, constants, fits)
+    found: Found = best_on(model, job, cluster, constants, fits)
     return found.layout, found.step_time_s, float(found.memory.total_bytes[0])
 
 

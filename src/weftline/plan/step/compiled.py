@@ -12,6 +12,7 @@ of them under ZeRO-3. Communication that does not hide adds up.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -21,10 +22,15 @@ import numpy.typing as npt
 from weftline.fabric.closed_forms import GroupCost, all_to_all_cost, gather_cost, send_cost
 from weftline.model import Model
 from weftline.model.once import once_per_model
+from weftline.operators.products import family_of
 from weftline.plan.step.constants import FloatArray, Number
 from weftline.plan.step.frameworks import Framework
+from weftline.plan.step.frozen import frozen_of
+from weftline.plan.step.pricing import Priced, Rates, price
+from weftline.plan.step.recipes import Recipe, recipe_of_framework
+from weftline.plan.step.saved import again_of
 from weftline.plan.step.workload import Keys, Work, lower
-from weftline.spec import Cluster
+from weftline.spec import Cluster, Level
 
 IntArray = npt.NDArray[np.int64]
 RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL = 0, 1, 2
@@ -93,6 +99,8 @@ class Device:
     """Design power over the bf16 peak, W s/TFLOP; very large where it is not published."""
     fp4: Number = 0.0
     """1 where GEMMs run in fp4."""
+    newer_attention: Number = 0.0
+    """1 where attention kernels newer than flash attention 2 are written for the chip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,10 @@ class Compiled:
     """All about layouts that constants do not change."""
 
     work: Work
+    priced: Priced
     device: Device
+    recipe: Recipe
+    """What the framework's release overlaps and fuses; flags are floats, or one entry a key."""
     layouts: Layouts
     key: IntArray
     layers: FloatArray
@@ -108,8 +119,8 @@ class Compiled:
     edge_layers: FloatArray
     """Layers of the first and last stage, which also hold embedding and loss."""
     chips: FloatArray
-    flash: npt.NDArray[np.bool_] | bool
-    low_precision: npt.NDArray[np.bool_] | bool
+    frozen: Number
+    """1 where weights are frozen: they are not quantised again each micro-batch."""
     moe_fraction: FloatArray
     tp_cost: GroupCost
     cp_cost: GroupCost
@@ -135,11 +146,19 @@ class Compiled:
     optimizer_flops: FloatArray
     offload_s: FloatArray
     """Gradients down, update in host memory, weights up, where states are offloaded."""
+    once_a_rank: FloatArray
+    """Bytes of expert all-to-all inside a node where a token goes once to a rank, over those where
+    it goes once to each of its experts."""
+    once_a_node: FloatArray
+    """The same between nodes where it goes once to a node."""
     dispatch_share: FloatArray
     bubble_share: FloatArray
-    weight_gradients: FloatArray
+    weight_gradients: Number
     """Products of backward beside those for inputs, over the forward's: 1 for gradients of every
     weight; of adapters what little they compute forward and backward."""
+    again: FloatArray
+    """[n, 3] shares of a layer's products, attention and other operators that selective
+    recomputation runs again."""
     unpack_bytes: FloatArray
     """Bytes that unpacking a mean layer's frozen 4-bit weights moves, once a pass."""
 
@@ -184,17 +203,16 @@ def compile_layouts(
 ) -> Compiled:  # fmt: skip
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
-    work = lower(
-        model, keys, seq_len, bytes_per_value=frame.value_bytes, causal_skip=frame.flash_attention
-    )
-    peak = cluster.peak_flops["bf16"]
-    device = Device(
-        peak_flops=peak * frame.compute_share,
-        low_peak_flops=cluster.peak_flops.get(precision, peak) * frame.compute_share,
-        watts_per_tflops=1e3 if cluster.tdp_w is None else cluster.tdp_w / (peak / 1e12),
-        fp4=float(precision == "fp4"),
-        memory_bandwidth_bytes_per_s=cluster.memory_bandwidth_bytes_per_s,
-    )
+    values, fused = frame.value_bytes, frame.flash_attention
+    recipe = (frame.recipe or recipe_of_framework(frame.name)).on(cluster.accelerator, model.name)
+    device = device_of(cluster, frame, precision)
+    rates = Rates(
+        accelerator=cluster.accelerator, peak_flops=float(device.peak_flops),
+        low_peak_flops=float(device.low_peak_flops), precision=precision,
+        bandwidth=cluster.memory_bandwidth_bytes_per_s,
+    )  # fmt: skip
+    work = lower(model, keys, seq_len, bytes_per_value=values, causal_skip=fused)
+    priced = price(model, keys, seq_len, rates, bytes_per_value=values, causal_skip=fused)
     count = float(len(model.layers))
     middle, edge = split_layers(count, layouts.pp)
     stage_chips = layouts.tp * layouts.cp * layouts.dp
@@ -212,18 +230,20 @@ def compile_layouts(
     owned = owned + expert / np.where(split, stage_chips / expert_ranks, 1.0)
     # Sharded gradients are reduced for every micro-batch: there is nowhere to keep whole ones.
     reductions = np.where(zero3, layouts.num_micro_batches, 1.0)
-    weights_sent = np.where(layouts.zero == 0, frame.reduce_bytes, frame.value_bytes)
+    weights_sent = np.where(layouts.zero == 0, recipe.reduce_bytes, frame.value_bytes)
+    rank_share, node_share = _sent_once(model, levels, layouts)
     return Compiled(
         work=work,
+        priced=priced,
         device=device,
+        recipe=recipe,
         layouts=layouts,
         key=key,
         layers=np.full(len(layouts), count),
         stage_layers=middle,
         edge_layers=edge,
         chips=stage_chips * layouts.pp,
-        flash=frame.flash_attention,
-        low_precision=cluster.peak_flops.get(precision, peak) > peak * 1.01,
+        frozen=float(frame.adapter_rank > 0),
         moe_fraction=np.full(len(layouts), _moe_fraction(model)),
         tp_cost=gather_cost(levels, layouts.tp, np.ones_like(layouts.tp)),
         cp_cost=gather_cost(levels, layouts.cp, layouts.tp),
@@ -237,28 +257,74 @@ def compile_layouts(
         ),
         etp_cost=gather_cost(levels, layouts.etp, np.ones_like(layouts.tp)),
         pp_bytes=work.tp_bytes[key] / layouts.tp,
-        dp_reduce_bytes=dense * frame.reduce_bytes * reductions,
+        dp_reduce_bytes=dense * recipe.reduce_bytes * reductions,
         dp_gather_bytes=dense * weights_sent * gathers + np.where(zero3, held * gathers, 0.0),
-        edp_reduce_bytes=expert * frame.reduce_bytes * reductions,
+        edp_reduce_bytes=expert * recipe.reduce_bytes * reductions,
         edp_gather_bytes=expert * weights_sent * gathers
         + np.where(zero3, held_experts * gathers, 0.0),
         replica_bytes=np.where(layouts.shard < layouts.cp * layouts.dp, 1.0, 0.0)
-        * dense * frame.reduce_bytes / layouts.shard,
+        * dense * recipe.reduce_bytes / layouts.shard,
         etp_bytes=work.ep_bytes[key] * layouts.etp,
         optimizer_bytes=owned * (2 * frame.resident_bytes + frame.grad_bytes + 2),
         optimizer_flops=owned * frame.optimizer_flops_per_width * model.hidden,
         offload_s=owned * (OFFLOAD_LINK_BYTES / OFFLOAD_LINK_BYTES_PER_S
                            + OFFLOAD_HOST_BYTES / OFFLOAD_HOST_BYTES_PER_S) * frame.offload,
+        once_a_rank=rank_share,
+        once_a_node=node_share,
         dispatch_share=np.full(len(layouts), frame.dispatch_share),
         bubble_share=np.full(len(layouts), frame.bubble_share),
-        weight_gradients=np.full(len(layouts), _backward_products(model, frame)),
+        weight_gradients=_backward_products(model, frame),
+        again=np.broadcast_to(_again(model, frame), (len(layouts), 3)),
         unpack_bytes=_unpacked(model, layouts, frame),
     )  # fmt: skip
 
 
+def device_of(cluster: Cluster, frame: Framework, precision: str) -> Device:
+    """One chip of ``cluster`` as ``frame`` uses it."""
+    peak = cluster.peak_flops["bf16"]
+    return Device(
+        peak_flops=peak * frame.compute_share,
+        low_peak_flops=cluster.peak_flops.get(precision, peak) * frame.compute_share,
+        watts_per_tflops=1e3 if cluster.tdp_w is None else cluster.tdp_w / (peak / 1e12),
+        fp4=float(precision == "fp4"),
+        newer_attention=float(family_of(cluster.accelerator).name in ("hopper", "blackwell")),
+        memory_bandwidth_bytes_per_s=cluster.memory_bandwidth_bytes_per_s,
+    )
+
+
+def _sent_once(
+    model: Model, levels: Sequence[Level], layouts: Layouts
+) -> tuple[FloatArray, FloatArray]:
+    """Shares of a token's copies that are left where each rank, or each node, gets one at most.
+
+    Of k choices among d places d (1 - (1 - 1/d)^k) are expected to differ.
+    """
+    chosen = _experts_per_token(model)
+    if chosen <= 1:
+        return np.ones(len(layouts)), np.ones(len(layouts))
+    inner = float(levels[0].size) if levels else 1.0
+    nodes = np.ceil(layouts.ep * layouts.etp / max(inner, 1.0))
+
+    def left(places: FloatArray) -> FloatArray:
+        different = places * (1.0 - (1.0 - 1.0 / np.maximum(places, 1.0)) ** chosen)
+        return np.where(places > 1, np.minimum(different / chosen, 1.0), 1.0)
+
+    return left(layouts.ep), left(nodes)
+
+
+@once_per_model
+def _experts_per_token(model: Model) -> float:
+    return float(max((op.experts_per_token for op in model.operators), default=0) or 1)
+
+
+def _again(model: Model, frame: Framework) -> FloatArray:
+    found = again_of(model, frame)
+    return np.array([found.products, found.attention, found.memory])
+
+
 def _backward_products(model: Model, frame: Framework) -> float:
     if not frame.adapter_rank:
-        return 1.0
+        return 1.0 - frozen_of(model, frame.frozen_parts).products
     matrices, _ = _matrices(model)
     return 3.0 * adapter_parameters(model, frame.adapter_rank) / max(matrices, 1.0)
 
@@ -324,7 +390,10 @@ def trained_per_chip(
     """Dense and expert parameters that one chip of the fullest stage trains, before ZeRO, [n] each:
     all of them, or its adapters."""
     if not frame.adapter_rank:
-        return parameters_per_chip(model, layouts)
+        still = frozen_of(model, frame.frozen_parts)
+        return parameters_per_chip(
+            model, layouts, weights=(1 - still.dense, 1 - still.experts, 1 - still.ends)
+        )
     layers = float(max(len(model.layers), 1))
     middle, edge = split_layers(layers, layouts.pp)
     each = adapter_parameters(model, frame.adapter_rank) / layers
@@ -340,6 +409,11 @@ def frozen_per_chip(
     Matrices of the layers are in the frozen format; embedding, head and norms stay as computed
     with. Zero where every weight is trained.
     """
+    if frame.frozen_parts:
+        still = frozen_of(model, frame.frozen_parts)
+        shares = (still.dense, still.experts, still.ends)
+        dense, expert, ends = (share * frame.value_bytes for share in shares)
+        return parameters_per_chip(model, layouts, weights=(dense, expert, ends))
     if not frame.adapter_rank:
         return np.zeros(len(layouts)), np.zeros(len(layouts))
     dense = max(_parameters(model)[0], 1.0)

@@ -1,13 +1,17 @@
-"""The constants a step time rests on: what they are, where they come from, how far to trust them.
+"""The constants a step time rests on: what they are, within which bounds, how far they may differ.
 
-Every constant is physical and bounded. A set belongs to one (chip, framework) group; the fit
-(``weftline.plan.calibrate.calibration``) writes it together with the rows it rests on. Arrays may
-stand in for floats, so that one evaluation can serve rows of many groups while fitting.
+What a kernel takes is measured or a roofline (:mod:`weftline.operators.products`); constants say
+what a training run loses on top. There are few, all physical and bounded. The fit
+(:mod:`weftline.plan.calibrate.fit`) finds one set for all runs and how chip families, chips and
+recipes differ from it, each held to nothing by the spread stated here: what few rows say moves
+little, and a source never seen is predicted from the pool. Arrays may stand in for floats, so that
+one evaluation can serve rows of many groups while fitting.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,94 +22,124 @@ Number = float | FloatArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """Fractions are of a published peak; ``_s`` is seconds."""
+    """A ``_loss`` multiplies a reference time; ``_exposed`` is a share of hidden communication."""
 
-    gemm_efficiency: Number
-    """Fraction of the dense peak that a GEMM far beyond all tile sizes reaches."""
-    gemm_half_size: Number
-    """Size at which one GEMM dimension costs half its rate: d / (d + half_size) per dimension."""
-    lowp_efficiency: Number
-    """What fp8 (or int8) GEMMs keep of ``gemm_efficiency``: casts, scales and amax included."""
-    fp4_efficiency: Number
-    """The same for fp4."""
-    power_half_w: Number
-    """Design power a bf16 TFLOP/s below which power bounds the rate: clocks under load are
-    (1 + (half / w)^4)^(-1/4), so that a rate rises with the peak up to tdp / half."""
-    attention_efficiency: Number
-    """Fraction of the bf16 peak that fused attention reaches."""
-    memory_efficiency: Number
-    """Fraction of memory bandwidth that norms, activations and the optimizer reach."""
+    product_loss: Number
+    """Time of a bf16 product in training over the reference."""
+    low_loss: Number
+    """The same of fp8 and int8, without casts."""
+    fp4_loss: Number
+    """What fp4 products take beside that, over their own reference."""
+    rowwise_loss: Number
+    """What fp8 with a scale a row takes beside that."""
+    grouped_loss: Number
+    """What products of experts take beside that: uneven loads, ragged tiles."""
+    sustained_w: Number
+    """Design power a TFLOP/s of the bf16 peak below which power bounds products for hours: they
+    reach 0.9 (1 + (this / own)^4)^(-1/4) of the peak at most. Energy a FLOP halves as its bits do,
+    so that one figure serves all formats."""
+    attention_loss: Number
+    """Time of fused attention's forward pass over the reference."""
+    attention_back_loss: Number
+    """Time a FLOP of its backward pass (five products for two) over the forward reference."""
+    unfused_loss: Number
+    """Time of attention whose scores pass through memory, over the reference."""
+    old_attention_loss: Number
+    """What flash attention 2 takes on chips that newer kernels are written for."""
+    scan_loss: Number
+    """Time of recurrent layers' scans over the reference."""
     traffic: Number
-    """Bytes really moved by bandwidth-bound operators over the least possible: unfused kernels."""
-    host_layer_s: Number
-    """Least time of a layer's forward pass on the host: kernel launches (Python eager mode)."""
+    """Bytes really moved by norms and activations over the least possible."""
+    cast_traffic: Number
+    """The same of quantisation inside neighbouring kernels: (2 + 1 + 1) bytes a value."""
+    unfused_casts: Number
+    """What quantisation in kernels of its own takes beside that."""
+    routed_traffic: Number
+    """Bytes really moved by permutation of routed tokens over four passes of them."""
+    unfused_routing: Number
+    """What routing, activation and quantisation of experts in kernels of their own take beside."""
+    launch_s: Number
+    """Host time of one kernel launch in eager mode."""
     scale_up_efficiency: Number
     """Fraction of the link rate collectives reach inside the scale-up domain."""
     scale_out_efficiency: Number
     """The same over NICs."""
-    tp_overlap: Number
-    """Share of tensor-parallel communication hidden behind compute."""
-    dp_overlap: Number
-    """Largest share of gradient and parameter communication hidden behind compute."""
-    pp_overlap: Number
-    """Share of pipeline sends hidden behind compute."""
-    ep_overlap: Number
-    """Share of expert all-to-all hidden behind compute."""
-    expert_imbalance: Number
-    """Load of the busiest expert rank over the mean."""
+    tp_exposed: Number
+    """Share of tensor-parallel communication that shows where the recipe overlaps it."""
+    dp_exposed: Number
+    """The same of gradients and parameters, beside what outlasts the compute it hides behind."""
+    pp_exposed: Number
+    cp_exposed: Number
+    ep_exposed: Number
     straggler: Number
     """Step time grows by this fraction each doubling of the chips."""
     step_overhead_s: Number
     """Fixed time a step: data, optimizer launch, logging."""
 
 
-FIELDS: tuple[str, ...] = tuple(f.name for f in fields(Constants))
+FIELDS: Final[tuple[str, ...]] = tuple(f.name for f in fields(Constants))
 
-BOUNDS: dict[str, tuple[float, float]] = {
-    "gemm_efficiency": (0.25, 0.98),
-    "gemm_half_size": (4.0, 1024.0),
-    "lowp_efficiency": (0.3, 1.0),
-    "fp4_efficiency": (0.15, 1.0),
-    "power_half_w": (0.05, 1.2),
-    "attention_efficiency": (0.08, 0.8),
-    "memory_efficiency": (0.4, 0.95),
-    "traffic": (0.5, 6.0),
-    "host_layer_s": (1e-6, 4e-3),
-    "scale_up_efficiency": (0.2, 0.98),
-    "scale_out_efficiency": (0.15, 0.98),
-    "tp_overlap": (0.0, 0.95),
-    "dp_overlap": (0.0, 0.98),
-    "pp_overlap": (0.0, 0.98),
-    "ep_overlap": (0.0, 0.95),
-    "expert_imbalance": (1.0, 2.5),
-    "straggler": (0.0, 0.04),
-    "step_overhead_s": (1e-4, 0.5),
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Where a constant starts, between which bounds, and how far it may differ.
+
+    Spreads are standard deviations: of ln(value) for times and losses, of the logit for shares
+    (``relative`` false). ``overall`` is how sure the start is; the others are how chip families,
+    chips and recipes differ, 0 where they do not.
+    """
+
+    start: float
+    low: float
+    high: float
+    overall: float
+    family: float = 0.0
+    chip: float = 0.0
+    recipe: float = 0.0
+    relative: bool = True
+
+
+PRIORS: Final[dict[str, Prior]] = {
+    "product_loss": Prior(1.05, 0.9, 3.0, 0.10, 0.08, 0.08, 0.03),
+    "low_loss": Prior(1.15, 0.9, 4.0, 0.20, 0.12, 0.08, 0.05),
+    "fp4_loss": Prior(1.25, 0.8, 4.0, 0.25, 0.0, 0.0, 0.05),
+    "rowwise_loss": Prior(1.5, 1.0, 5.0, 0.3),
+    "grouped_loss": Prior(1.2, 0.9, 3.0, 0.20, 0.08, 0.05, 0.08),
+    "sustained_w": Prior(0.75, 0.2, 1.5, 0.2),
+    "attention_loss": Prior(1.1, 0.8, 3.0, 0.2, 0.15, 0.0, 0.1),
+    "attention_back_loss": Prior(1.45, 0.8, 4.0, 0.2, 0.15, 0.0, 0.1),
+    "unfused_loss": Prior(1.3, 0.5, 5.0, 0.4, 0.0, 0.0, 0.2),
+    "old_attention_loss": Prior(1.6, 1.0, 3.0, 0.2),
+    "scan_loss": Prior(2.0, 0.8, 15.0, 0.5, 0.1, 0.0, 0.1),
+    "traffic": Prior(2.0, 0.8, 8.0, 0.25, 0.15, 0.1, 0.25),
+    "cast_traffic": Prior(1.0, 0.3, 4.0, 0.5, 0.0, 0.0, 0.3),
+    "unfused_casts": Prior(2.5, 1.0, 6.0, 0.4, 0.0, 0.0, 0.2),
+    "routed_traffic": Prior(1.0, 0.3, 4.0, 0.3, 0.0, 0.0, 0.2),
+    "unfused_routing": Prior(2.0, 1.0, 5.0, 0.3, 0.0, 0.0, 0.2),
+    "launch_s": Prior(8e-6, 1e-6, 6e-5, 0.5, 0.0, 0.0, 0.5),
+    "scale_up_efficiency": Prior(0.75, 0.2, 0.98, 0.4, 0.3, 0.15, 0.2, relative=False),
+    "scale_out_efficiency": Prior(0.75, 0.15, 0.98, 0.5, 0.3, 0.2, 0.3, relative=False),
+    "tp_exposed": Prior(0.6, 0.0, 1.0, 0.7, 0.0, 0.0, 0.6, relative=False),
+    "dp_exposed": Prior(0.3, 0.0, 1.0, 0.7, 0.0, 0.0, 0.6, relative=False),
+    "pp_exposed": Prior(0.4, 0.0, 1.0, 0.7, 0.0, 0.0, 0.5, relative=False),
+    "cp_exposed": Prior(0.4, 0.0, 1.0, 0.5, 0.0, 0.0, 0.3, relative=False),
+    "ep_exposed": Prior(0.5, 0.0, 1.0, 0.7, 0.0, 0.0, 0.6, relative=False),
+    "straggler": Prior(0.004, 0.0001, 0.04, 0.7, 0.0, 0.0, 0.5),
+    "step_overhead_s": Prior(0.01, 1e-4, 0.5, 0.8, 0.0, 0.0, 0.6),
 }
-"""Physical ranges a fit must stay in: no fraction above one, no negative time."""
+"""Starts and spreads. Shares and losses start where kernel tables, framework papers and vendors'
+guides put them; no row of a source is needed for any of them. Which differences are allowed at all
+was chosen with every row in view."""
 
-PRIOR = Constants(
-    gemm_efficiency=0.85,
-    gemm_half_size=96.0,
-    lowp_efficiency=0.8,
-    fp4_efficiency=0.6,
-    power_half_w=0.4,
-    attention_efficiency=0.4,
-    memory_efficiency=0.8,
-    traffic=1.5,
-    host_layer_s=2e-4,
-    scale_up_efficiency=0.8,
-    scale_out_efficiency=0.75,
-    tp_overlap=0.3,
-    dp_overlap=0.7,
-    pp_overlap=0.6,
-    ep_overlap=0.3,
-    expert_imbalance=1.15,
-    straggler=0.004,
-    step_overhead_s=0.01,
-)
-"""Where a fit starts and what a group without rows falls back to; stated as ``assumed``."""
+BOUNDS: Final[dict[str, tuple[float, float]]] = {n: (p.low, p.high) for n, p in PRIORS.items()}
+"""Physical ranges a fit must stay in."""
+
+PRIOR: Final = Constants(**{name: prior.start for name, prior in PRIORS.items()})
+"""Where a fit starts; stated as ``assumed``."""
 
 
 def without_overlap(base: Constants) -> Constants:
     """``base`` with no communication hidden."""
-    return replace(base, tp_overlap=0.0, dp_overlap=0.0, pp_overlap=0.0, ep_overlap=0.0)
+    return replace(
+        base, tp_exposed=1.0, dp_exposed=1.0, pp_exposed=1.0, cp_exposed=1.0, ep_exposed=1.0
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.plan.step.recipes import Recipe, stated_recipe
 from weftline.spec import Job
 
 
@@ -25,6 +26,34 @@ class Framework:
     sequence_parallel: bool = True
     value_bytes: float = 2.0
     """Bytes of an activation: 2, or 4 in fp32."""
+    input_bytes: float = 2.0
+    """Bytes of one value of a product's input as kept for backward: 2, or less where the quantised
+    copy alone is kept."""
+    keeps_quantised: bool = False
+    """Whether products in fp8 or fp4 keep the quantised copy of their input alone, as Transformer
+    Engine does; others keep it in bf16 and quantise again."""
+    rematerialises: bool = False
+    """Whether the compiler computes again by itself what does not fit (XLA's rematerialisation
+    pass): of a layer computed again only the widest operator has to stand whole."""
+    fused_qkv: bool = False
+    """Whether queries, keys and values are views of one tensor that stays whole: Megatron-Core
+    splits the fused projection, rotates the first two into new tensors and leaves the third."""
+    placeholder_bytes: float = 0.0
+    """Bytes a weight of gradient placeholders, one for each shape of matrix: where products add
+    weight gradients to the main ones themselves, autograd is handed an empty tensor, which
+    Transformer Engine keeps (``get_dummy_wgrad``)."""
+    weight_copy_bytes: float = 0.0
+    """Bytes of quantised copies of a matrix's weight that stand beside ``weight_bytes``."""
+    selective: tuple[str, ...] = ()
+    """Modules that selective recomputation computes again, by Megatron-Core's names; unfused score
+    matrices always are."""
+    saved_products: float = 0.0
+    """Where selective recomputation names what it keeps instead: the share of all products'
+    outputs, beside a layer's input and attention's output (torchtitan's every second product; every
+    product under MaxText's ``minimal``)."""
+    expert_capacity: float = 1.0
+    """Tokens the fullest rank's experts hold over their even share: what is padded to a capacity
+    factor, or what dropless routing leaves uneven."""
     weight_bytes: float = 2.0
     """Bytes of one weight as computed with."""
     grad_bytes: float = 4.0
@@ -39,8 +68,15 @@ class Framework:
     """FLOP of the optimizer a parameter and unit of hidden size (Muon's matrix iterations)."""
     offload: bool = False
     """Master weights and states live in host memory and are updated there."""
+    offload_inputs: bool = False
+    """Inputs of layers that are computed again wait in host memory (MaxText's offloaded
+    ``decoder_layer_input``, Megatron-Core's activation offloading)."""
+    offloads_states: bool = False
+    """Whether published recipes for it put optimizer states there unasked."""
     adapter_rank: int = 0
     """Rank of adapters beside frozen weights; 0 where every weight is trained."""
+    frozen_parts: tuple[str, ...] = ()
+    """Parts whose weights stay as they are, by :data:`weftline.plan.step.frozen.FREEZABLE`."""
     frozen_bytes: float = 2.0
     """Bytes a weight of a layer's matrices is held in where it is frozen, its scales included."""
     replicates_kv: bool = False
@@ -58,6 +94,8 @@ class Framework:
     """Driver context, communicator buffers and workspace a chip loses (CUDA + NCCL: 2 to 4 GB)."""
     alone_share: float = 0.5
     """What a chip alone, without communicators, loses of that; assumed."""
+    logs_reserved: bool = False
+    """Whether the peak it logs is what the allocator reserved, its holes included."""
     fragmentation: float = 0.05
     """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
     allocator: assumed 0.05 with expandable segments, 0.25 as torchtitan reports reserved bytes."""
@@ -66,6 +104,8 @@ class Framework:
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
     bubble_share: float = 1.0
     """Pipeline bubble over that of 1F1B."""
+    recipe: Recipe | None = None
+    """What one release overlaps and fuses; the family's newest where none is named."""
     compute_share: float = 1.0
     """Share of the chip's cores that compute; the rest drive communication."""
 
@@ -86,12 +126,20 @@ class Framework:
         return self.optimizer_bytes + 4.0 if self.offload else 0.0
 
 
+MEGATRON_SELECTIVE: tuple[str, ...] = ("layernorm", "mla_up_proj", "moe_act")
+"""Modules whose recomputation costs next to nothing: what Megatron-Bridge's recipes of mixture
+models turn on first (its perf_recipes, 2026-08: DeepSeek-V3, Kimi-K2, gpt-oss, Nemotron-3)."""
+
 FRAMEWORKS: dict[str, Framework] = {
     f.name: f
     for f in (
         Framework(
             name="megatron-core",
             vendors=("nvidia", "amd", "intel", "meta", "microsoft"),
+            keeps_quantised=True,
+            fused_qkv=True,
+            placeholder_bytes=2.0,
+            selective=MEGATRON_SELECTIVE,
             reduce_bytes=4.0,
             zero_stages=(1, 3),
         ),
@@ -106,10 +154,12 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(
             name="torchtitan",
             vendors=("nvidia", "amd", "intel"),
+            saved_products=0.5,
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
             fragmentation=0.25,
+            logs_reserved=True,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=4.0,
@@ -117,8 +167,39 @@ FRAMEWORKS: dict[str, Framework] = {
             default_zero=3,
             zero_stages=(2, 3),
         ),
+        # NeMo AutoModel: bf16 weights, Transformer Engine's FusedAdam with bf16 moments and
+        # the remainder of the master weight (store_param_remainders), sharded by FSDP2.
+        Framework(
+            name="automodel",
+            fully_sharded=True,
+            weight_bytes=2.0,
+            grad_bytes=2.0,
+            reduce_bytes=2.0,
+            master_bytes=2.0,
+            state_bytes=4.0,
+            default_zero=3,
+            zero_stages=(2, 3),
+        ),
+        # PyTorch FSDP as llm-foundry and metaseq use it: fp32 shards, bf16 gathered.
+        Framework(
+            name="fsdp",
+            vendors=("nvidia", "amd", "intel"),
+            fully_sharded=True,
+            weight_bytes=4.0,
+            grad_bytes=4.0,
+            reduce_bytes=2.0,
+            master_bytes=0.0,
+            default_zero=3,
+            zero_stages=(2, 3),
+            pipeline=False,
+        ),
         Framework(
             name="maxtext",
+            saved_products=1.0,
+            rematerialises=True,
+            offloads_states=True,  # optimizer_memory_host_offload
+            # XLA fuses the loss and writes the logits' gradients over them.
+            logits_bytes=2.0,
             replicates_kv=True,
             vendors=("google", "nvidia"),
             fully_sharded=True,
@@ -137,6 +218,9 @@ FRAMEWORKS: dict[str, Framework] = {
         # measured rows, decide through the fitted overlap.
         Framework(
             name="dualpipe",
+            keeps_quantised=True,
+            fused_qkv=True,
+            selective=MEGATRON_SELECTIVE,
             zero_stages=(1,),
             dispatch_share=0.75 * 4 / 8,
             bubble_share=0.5,
@@ -145,6 +229,7 @@ FRAMEWORKS: dict[str, Framework] = {
         Framework(
             name="neuronx",
             vendors=("aws",),
+            rematerialises=True,
             replicates_kv=True,
             default_zero=1,
             zero_stages=(1,),
@@ -200,15 +285,35 @@ NF4_BYTES: float = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 of those (double quantisation, arXiv:2305.14314, section 3)."""
 
 
+QUANTISED_BYTES: dict[str, float] = {"fp8": 1 + 1 / 32, "fp4": 0.5 + 1 / 16}
+"""Bytes of a value in fp8 with a scale for each 32 (OCP microscaling; per-tensor scales are fewer)
+and in NVFP4 with an fp8 scale for each 16."""
+
+
+def in_precision(frame: Framework, precision: str) -> Framework:
+    """``frame`` with products in ``precision``: what it keeps of inputs and of weights.
+
+    In fp8 Megatron's weights live in fp8 alone, once along rows and once along columns, which is
+    what bf16 takes; in fp4 the bf16 weight stays beside both (Megatron-Bridge's
+    ``fp8_param_gather``, 2026-08: on for fp8, off for nvfp4).
+    """
+    each = QUANTISED_BYTES.get(precision)
+    if each is None or not frame.keeps_quantised:
+        return frame
+    copies = 2 * each if precision == "fp4" else 0.0
+    return replace(frame, input_bytes=each, weight_copy_bytes=copies)
+
+
 def recipe(
     name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16",
-    tune: str = "full", rank: int = 16,
+    tune: str = "full", rank: int = 16, freeze: tuple[str, ...] = (),
 ) -> Framework:  # fmt: skip
     """A framework with an optimizer. Raises UnknownNameError for either.
 
     In fp32 weights are their own master copy, and activations take twice the bytes; fp8 and fp4
     change the products alone, as Transformer Engine does. ``tune`` says what is trained: every
-    weight, or adapters of ``rank`` beside weights frozen in bf16 (lora) or in 4 bits (qlora).
+    weight but those of ``freeze``, or adapters of ``rank`` beside weights frozen in bf16 (lora) or
+    in 4 bits (qlora).
     """
     if optimizer not in OPTIMIZERS:
         raise UnknownNameError(
@@ -225,6 +330,9 @@ def recipe(
         )  # fmt: skip
     if precision == "fp32":
         found = replace(found, value_bytes=4.0, weight_bytes=4.0, master_bytes=0.0)
+    found = in_precision(found, precision)
+    if freeze and tune == "full":
+        found = replace(found, frozen_parts=freeze)
     if tune != "full":
         frozen = NF4_BYTES if tune == "qlora" else found.value_bytes
         found = replace(found, adapter_rank=rank, frozen_bytes=frozen)
@@ -233,7 +341,8 @@ def recipe(
 
 def recipe_of(job: Job, name: str) -> Framework:
     """The framework called ``name`` with all that ``job`` asks of it."""
-    return recipe(
+    found = recipe(
         name, optimizer=job.optimizer, offload=job.offload, precision=job.precision,
-        tune=job.tune, rank=job.rank,
+        tune=job.tune, rank=job.rank, freeze=job.freeze,
     )  # fmt: skip
+    return replace(found, recipe=stated_recipe(name, job.recipe)) if job.recipe else found

@@ -29,8 +29,10 @@ from weftline.spec import DEFAULT_ORDER, PIPELINE_INSIDE, RECOMPUTES, Cluster, L
 BoolArray = npt.NDArray[np.bool_]
 MAX_TP = 64
 MAX_MICRO_BATCH = 16
-TOKENS_PER_CP_RANK = 4096
-"""Context parallelism leaves a rank at least so many tokens: below, attention rings cannot hide."""
+TOKENS_PER_CP_RANK = 8192
+"""Context parallelism leaves a rank at least so many tokens, unless nothing else fits or the user
+asks: below, attention rings do not hide, and frameworks recompute or split layers instead."""
+LEAST_PER_CP_RANK = 4096
 UNEVEN_LIMIT = 1.125
 """A pipeline may give its longest stage at most this much more than an even share."""
 
@@ -65,20 +67,25 @@ Held = tuple[tuple[str, int | str], ...]
 
 def layouts_on(
     model: Model, chips: int, domain: int, frame: Framework, *, global_batch: int, seq_len: int,
-    held: Held = (),
+    held: Held = (), far_context: bool = False,
 ) -> Layouts:  # fmt: skip
     """The same from what it depends on: the count and the chips of a scale-up domain.
 
-    ``held`` parts take the user's value alone, whether or not it would be tried unasked.
+    ``held`` parts take the user's value alone, whether or not it would be tried unasked. Sequences
+    are split inside a domain, unless ``far_context``: beyond it keys and values of every layer
+    cross the slow network, where pipeline stages send one activation.
     """
     fixed = dict(held)
-    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len, fixed)
+    tp, cp, pp, ep = _degrees(model, chips, frame, seq_len, fixed, far_context)
     dp = chips // (tp * cp * pp)
     legal = (dp * tp * cp * pp == chips) & (dp <= global_batch)
     legal &= np.mod(tp * cp * dp, ep) == 0
-    # A ring needs two equal halves a rank (causal balance), sequence parallelism equal shares.
+    if "cp" not in fixed and not far_context:
+        legal &= (cp == 1) | (tp * cp <= domain)
+    # A ring needs two equal halves a rank (causal balance), sequence parallelism equal shares,
+    # unless a compiler pads them.
     legal &= (cp == 1) | (np.mod(seq_len, 2 * cp) == 0)
-    if frame.sequence_parallel:
+    if frame.sequence_parallel and not frame.rematerialises:
         legal &= np.mod(seq_len, cp * tp) == 0
     tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
 
@@ -99,6 +106,11 @@ def layouts_on(
     pp_i = pp[base[index]]
     interleaved = vp > 1
     whole = (np.mod(layers, pp_i * vp) == 0) | (np.mod(layers + 2, pp_i * vp) == 0)
+    # Layers that no stage count divides (DeepSeek-V3's 61) are laid out by hand, chunk by chunk.
+    apart = (np.mod(layers, pp_i) != 0) & (np.mod(layers + 2, pp_i) != 0)
+    if "vp" in fixed:
+        apart = np.ones(len(apart), dtype=bool)
+    whole |= apart & (-(-layers // (pp_i * vp)) * pp_i * vp <= UNEVEN_LIMIT * layers)
     keep = ~interleaved | ((pp_i > 1) & whole & (np.mod(num[index], pp_i) == 0))
     index, vp = index[keep], vp[keep]
 
@@ -106,8 +118,10 @@ def layouts_on(
     index, vp = index[final], vp[final]
     base_i = base[index]
     zero_f, again_f = zero[options // len(again)], again[options % len(again)]
-    # ZeRO-3 gathers weights for every micro-batch of every stage: frameworks pair it with pp = 1.
-    keep = (zero_f < 3) | (pp[base_i] == 1)
+    # ZeRO-3 gathers weights for every micro-batch of every stage: frameworks pair it with pp = 1;
+    # those that shard fully can be told otherwise.
+    told = frame.fully_sharded and {"pp", "zero"} <= fixed.keys()
+    keep = (zero_f < 3) | (pp[base_i] == 1) | told
     share = _held_share(fixed, layers, pp[base_i].astype(np.float64))
     columns = {
         "tp": tp[base_i], "cp": cp[base_i], "dp": dp[base_i], "pp": pp[base_i], "ep": ep[base_i],
@@ -213,14 +227,20 @@ def concatenate(parts: Sequence[Layouts]) -> Layouts:
 
 
 def _degrees(
-    model: Model, chips: int, frame: Framework, seq_len: int, fixed: Mapping[str, int | str]
+    model: Model,
+    chips: int,
+    frame: Framework,
+    seq_len: int,
+    fixed: Mapping[str, int | str],
+    far_context: bool,
 ) -> tuple[npt.NDArray[np.int64], ...]:
     layers = len(model.layers)
     heads, keys = attention_heads(model), kv_heads(model)
     tps = [t for t in _powers(min(MAX_TP, chips)) if heads % t == 0 and model.hidden % t == 0]
     if not frame.replicates_kv and keys > 1:
         tps = [t for t in tps if keys % t == 0]
-    cps = [c for c in _powers(chips) if c == 1 or seq_len // c >= TOKENS_PER_CP_RANK]
+    least = LEAST_PER_CP_RANK if far_context else TOKENS_PER_CP_RANK
+    cps = [c for c in _powers(chips) if c == 1 or seq_len // c >= least]
     pps = [p for p in range(1, min(layers, chips) + 1) if p == 1 or frame.pipeline]
     pps = [p for p in pps if chips % p == 0 and _even_enough(layers, p)]
     experts = model.experts

@@ -1,5 +1,9 @@
 """Seconds of an optimizer step from compiled layouts and constants: arithmetic on arrays.
 
+Operators are priced before (:mod:`weftline.plan.step.pricing`); constants multiply whole classes of
+them. What the host launches and what the device computes overlap layer by layer, so that a layer
+takes a smooth maximum of both.
+
 Pipeline: 1F1B and interleaved 1F1B take n * stage + (p - 1) * stage / v (arXiv:2104.04473, section
 2.2). Data-parallel reduction overlaps with the backward pass of the last micro-batch, or with all
 of them under ZeRO-3. Communication that does not hide adds up.
@@ -12,17 +16,23 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled, Device, IntArray
+from weftline.operators.products import MEMORY_EFFICIENCY
+from weftline.plan.step.communication import exchanges, gradient_s, send_s, shown
+from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled, IntArray
 from weftline.plan.step.constants import Constants, FloatArray, Number
-from weftline.plan.step.workload import ATTENTION, FIRST, GEMM, LAST, LAYER, Work
+from weftline.plan.step.pricing import CLASSES
+from weftline.plan.step.workload import FIRST, LAST, LAYER
 
 ZERO_BUBBLE_SHARE = 1 / 3
 """ZB-H1 over 1F1B where forward and both halves of backward take as long (arXiv:2401.10241)."""
-TILE = 128.0
-"""Rows and columns of an output tile, on tensor cores and 128-wide systolic arrays alike: what a
-product falls short of whole tiles is computed and thrown away."""
 _BACKWARD_FLASH = 2.5
 """Flash attention recomputes scores: five products where forward has two (arXiv:2307.08691)."""
+_BACKWARD_UNFUSED = 2.0
+_SHARPNESS = 4.0
+"""Exponent of the smooth maximum of what overlaps: two equal times show 19 % more than one."""
+_PEAK_HELD = 0.9
+"""Share of the peak that products hold for hours where power allows: the A100's tables, whose power
+does, reach 0.92 in a burst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,75 +69,100 @@ def joined(times: Sequence[StepTime]) -> StepTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTimes:
-    """Forward seconds by slot (rows) and key (columns), split by what bounds them."""
+    """Seconds by slot (rows) and key (columns), split by what bounds them, [3, K] each."""
 
     gemm_s: FloatArray
+    """Forward."""
+    inputs_s: FloatArray
+    """Products of the backward pass for gradients of inputs."""
+    weights_s: FloatArray
+    """The same for gradients of weights."""
     attention_s: FloatArray
+    attention_back_s: FloatArray
+    """Attention and scans, forward and backward."""
     memory_s: FloatArray
+    memory_back_s: FloatArray
+    """Norms, activations, routing and casts, forward and backward."""
+    weight_casts_s: FloatArray
+    """Quantisation of weights, once a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
     """Seconds of one micro-batch in a mean layer and at the ends, one entry a layout."""
 
-    compute_s: FloatArray
-    """Forward and backward of a layer, without recomputation."""
     recompute_s: FloatArray
     host_s: FloatArray
     tp_s: FloatArray
     cp_s: FloatArray
     ep_s: FloatArray
     unpack_s: FloatArray
-    """One unpacking of a layer's frozen 4-bit weights, part of ``compute_s`` twice."""
+    """One unpacking of a layer's frozen 4-bit weights; a step has two a micro-batch."""
     layer_s: FloatArray
-    """All of the above but this: what a layer takes."""
+    """What a layer takes, all of the above included."""
     first_s: FloatArray
     last_s: FloatArray
 
 
-def _at(value: Number, index: IntArray) -> Number:
-    return value[index] if isinstance(value, np.ndarray) else value
+def smooth_max(a: FloatArray, b: FloatArray) -> FloatArray:
+    """A maximum with a gradient on both sides; never below either."""
+    most = np.maximum(np.maximum(a, b), 1e-30)
+    rest = np.minimum(a, b) / most
+    return np.asarray(most * (1.0 + rest**_SHARPNESS) ** (1.0 / _SHARPNESS))
 
 
-def time_operators(work: Work, device: Device, constants: Constants) -> KeyTimes:
-    """Forward time of every key's operators, [3 slots, K] each.
+def time_operators(x: Compiled, c: Constants) -> KeyTimes:
+    """What every key's operators take in training, [3 slots, K] each."""
+    p, d, recipe = x.priced, x.device, x.recipe
+    rate = np.asarray(d.memory_bandwidth_bytes_per_s) * MEMORY_EFFICIENCY
+    # Power held over hours bounds the rate of every format alike: FLOP of half the bits cost half.
+    power = (1 + (np.asarray(c.sustained_w) / d.watts_per_tflops) ** 4) ** 0.25 / _PEAK_HELD
+    low = c.low_loss * (1 + np.asarray(d.fp4) * (np.asarray(c.fp4_loss) - 1))
+    low = low * (1 + np.asarray(recipe.rowwise) * (np.asarray(c.rowwise_loss) - 1))
+    losses = (
+        c.product_loss, low, c.grouped_loss * np.asarray(c.product_loss), c.grouped_loss * low
+    )  # fmt: skip
 
-    GEMM: the larger of FLOP over the reachable rate and bytes over bandwidth; the rate falls with
-    small shapes, with part-filled tiles, and where design power does not hold full clocks.
-    Attention: FLOP time plus, where scores go through memory, their bytes. Everything else: bytes.
-    """
-    c, key = constants, work.key
-    half = _at(c.gemm_half_size, key)
-    fill = work.m / (work.m + half) * work.n / (work.n + half) * work.k / (work.k + half)
-    bf16, own = _at(device.peak_flops, key), _at(device.low_peak_flops, key)
-    low = work.low_precision & (np.asarray(own) > np.asarray(bf16) * 1.01)
-    # fp32 slows every product; narrower formats serve only those that stand them.
-    peak = np.where(low, own, np.minimum(own, bf16))
-    narrow = np.where(_at(device.fp4, key), _at(c.fp4_efficiency, key), _at(c.lowp_efficiency, key))
-    watts = _at(device.watts_per_tflops, key)
-    clocks = (1 + (_at(c.power_half_w, key) / watts) ** 4) ** -0.25
-    reach = _at(c.gemm_efficiency, key) * np.where(low, narrow, 1.0) * clocks
-    bandwidth = _at(device.memory_bandwidth_bytes_per_s, key) * _at(c.memory_efficiency, key)
-    bytes_s = work.nbytes / bandwidth
-    is_gemm, is_attention = work.kind == GEMM, work.kind == ATTENTION
-    padded = (np.ceil(work.m / TILE) * TILE / work.m) * (np.ceil(work.n / TILE) * TILE / work.n)
-    gemm_s = np.where(
-        is_gemm, np.maximum(work.flops * padded / (peak * reach * fill), bytes_s), 0.0
+    def products(form: int) -> FloatArray:
+        total = np.zeros(p.attention_s.shape)
+        for index in range(len(CLASSES)):
+            least = p.products[index, 3] * power
+            total = total + losses[index] * np.maximum(p.products[index, form], least)
+        return total
+
+    fused = np.asarray(recipe.fused_attention)
+    kernel = 1 + np.asarray(recipe.old_attention) * d.newer_attention * (
+        np.asarray(c.old_attention_loss) - 1
     )
-    attention_s = np.where(
-        is_attention,
-        work.flops / (_at(device.peak_flops, key) * _at(c.attention_efficiency, key) * clocks)
-        + bytes_s,
-        0.0,
+    forward = fused * c.attention_loss * kernel + (1 - fused) * c.unfused_loss
+    backward = (
+        fused * c.attention_back_loss * kernel * _BACKWARD_FLASH
+        + (1 - fused) * c.unfused_loss * _BACKWARD_UNFUSED
     )
-    memory_s = np.where(is_gemm | is_attention, 0.0, bytes_s * _at(c.traffic, key))
-
-    def total(seconds: FloatArray) -> FloatArray:
-        cell = work.slot * work.keys + key
-        summed = np.bincount(cell, weights=seconds * work.weight, minlength=3 * work.keys)
-        return summed.reshape(3, work.keys).astype(np.float64, copy=False)
-
-    return KeyTimes(gemm_s=total(gemm_s), attention_s=total(attention_s), memory_s=total(memory_s))
+    apart = 1 + (1 - np.asarray(recipe.fused_routing)) * (np.asarray(c.unfused_routing) - 1)
+    casts = c.cast_traffic * (
+        1 + (1 - np.asarray(recipe.fused_casts)) * (np.asarray(c.unfused_casts) - 1)
+    )
+    scan = p.scan_s * c.scan_loss
+    routed = c.routed_traffic * p.routed_bytes
+    plain = c.traffic * p.memory_bytes
+    experts = c.traffic * p.expert_bytes
+    return KeyTimes(
+        gemm_s=products(0),
+        inputs_s=products(1),
+        weights_s=products(2),
+        attention_s=forward * p.attention_s + scan,
+        attention_back_s=backward * p.attention_s + 2 * scan,
+        memory_s=(
+            plain + casts * p.cast_bytes
+            + apart * (experts + routed + casts * p.expert_cast_bytes)
+        ) / rate,
+        memory_back_s=(
+            2 * plain + casts * p.cast_back_bytes
+            + apart * (2 * experts + routed + casts * p.expert_cast_back_bytes)
+        ) / rate,
+        weight_casts_s=(1 - np.asarray(x.frozen)) * casts * p.cast_weight_bytes / rate,
+    )  # fmt: skip
 
 
 def time_step(compiled: Compiled, constants: Constants) -> StepTime:
@@ -137,7 +172,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     keys as layouts, so one array serves both.
     """
     x, lay, c = compiled, compiled.layouts, constants
-    t = time_operators(x.work, x.device, c)
+    t = time_operators(x, c)
     stage = _time_stage(x, c, t)
     micro = lay.num_micro_batches
     ends = stage.first_s + stage.last_s
@@ -146,27 +181,26 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     slowest = np.where(lay.pp > 1, np.maximum(x.stage_layers * stage.layer_s, edge), mean_stage)
     schedule = x.bubble_share * np.where(lay.zero_bubble > 0, ZERO_BUBBLE_SHARE, 1.0)
     bubble = (lay.pp - 1) / lay.vp * mean_stage * schedule
-    imbalance = micro * (slowest - mean_stage)
-    up, out = c.scale_up_efficiency, c.scale_out_efficiency
-    sends = np.where(lay.pp > 1, x.pp_cost.seconds(x.pp_bytes, up, out), 0.0)
-    pp_s = 2 * sends * ((lay.pp - 1) + micro * lay.vp * (1 - c.pp_overlap))
-
-    window = np.where(lay.zero >= 3, micro, 1.0) * mean_stage
-    dp_raw = _dp_seconds(x, c)
-    dp_s = dp_raw - np.minimum(c.dp_overlap * dp_raw, window)
+    imbalance = micro * np.maximum(slowest - mean_stage, 0.0)
+    sends = send_s(x, c) * 2
+    pp_s = sends * ((lay.pp - 1) + micro * lay.vp * shown(x.recipe.overlap_pp, c.pp_exposed))
+    dp_s = _gradients_shown_s(x, c, mean_stage)
     optimizer_s = _optimizer_seconds(x, c)
     busy = micro * mean_stage + bubble + imbalance + pp_s + dp_s + optimizer_s
     overhead = c.step_overhead_s + busy * c.straggler * np.log2(np.maximum(x.chips, 1.0))
-
     per_step = micro / lay.pp
     layers = per_step * x.layers
-    gemm, attention, memory = (a[:, x.key] for a in (t.gemm_s, t.attention_s, t.memory_s))
+
+    def over_step(seconds: FloatArray) -> FloatArray:
+        """Seconds a step of what every micro-batch does once, [3, K] -> [n]."""
+        ends = seconds[FIRST] + seconds[LAST]
+        return np.asarray(layers * seconds[LAYER][x.key] + per_step * ends[x.key])
+
     return StepTime(
         total_s=busy + overhead,
-        gemm_s=per_step * (2 + x.weight_gradients)
-        * (x.layers * gemm[LAYER] + gemm[FIRST] + gemm[LAST]),
-        attention_s=layers * (1 + _backward_attention(x)) * attention[LAYER],
-        memory_bound_s=per_step * 3 * (x.layers * memory[LAYER] + memory[FIRST] + memory[LAST])
+        gemm_s=over_step(t.gemm_s + t.inputs_s + x.weight_gradients * t.weights_s),
+        attention_s=over_step(t.attention_s + t.attention_back_s),
+        memory_bound_s=over_step(t.memory_s + t.memory_back_s + t.weight_casts_s)
         + layers * 2 * stage.unpack_s,
         recompute_s=layers * stage.recompute_s,
         host_s=layers * stage.host_s,
@@ -179,79 +213,62 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
         dp_s=dp_s,
         optimizer_s=optimizer_s,
         overhead_s=overhead,
-    )  # fmt: skip
-
-
-def _backward_attention(x: Compiled) -> FloatArray:
-    return np.where(x.flash, _BACKWARD_FLASH, 2.0)
+    )
 
 
 def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
     """One micro-batch in a mean layer: compute, what is computed again, what does not hide."""
     lay, key = x.layouts, x.key
-    gemm, attention, memory = t.gemm_s[:, key], t.attention_s[:, key], t.memory_s[:, key]
-    forward = gemm + attention + memory
-    # Backward has a product of the forward's size for gradients of inputs, and one for weights.
-    backward = gemm * (1 + x.weight_gradients) + attention * _backward_attention(x) + memory * 2.0
+    once = t.gemm_s + t.attention_s + t.memory_s
+    back = t.inputs_s + x.weight_gradients * t.weights_s + t.attention_back_s + t.memory_back_s
+    both = (once + back + t.weight_casts_s)[:, key]
+    forward = once[LAYER][key]
+    parts = (t.gemm_s[LAYER][key], t.attention_s[LAYER][key], t.memory_s[LAYER][key])
     full = lay.recompute_share
     selective = np.where(lay.recompute == RECOMPUTE_SELECTIVE, 1.0, 0.0)
-    unpack = x.unpack_bytes / (
-        _at(x.device.memory_bandwidth_bytes_per_s, x.key) * c.memory_efficiency
-    )  # fmt: skip
-    again = full * (forward[LAYER] + unpack) + selective * attention[LAYER]
-    tp_s, cp_s, ep_s = _exchanges(x, c)
+    unpack = x.unpack_bytes / _of_layouts(_memory_rate(x), x)
+    cheap = sum(part * x.again[:, i] for i, part in enumerate(parts))
+    again = full * (forward + unpack) + selective * cheap
+    e = exchanges(x, c)
     passes = 2 + full
-    device = forward[LAYER] + backward[LAYER] + 2 * unpack + again
-    exchanged = passes * (tp_s + ep_s) + (passes + 1) * cp_s
-    # A layer never takes less than the host needs to launch it, forward, backward and again.
-    host = np.maximum(passes * c.host_layer_s - device - exchanged, 0.0)
+    exchanged = passes * (e.tp_s + e.ep_s) + (passes + 1) * e.cp_s
+    device = both[LAYER] + 2 * unpack + again + exchanged
+    eager = (1 - np.asarray(x.recipe.graphs)) * c.launch_s
+    layer = smooth_max(device, (x.priced.launches * eager)[key] * (3 + full))
     return _Stage(
-        compute_s=forward[LAYER] + backward[LAYER] + 2 * unpack,
         recompute_s=again,
         unpack_s=unpack,
-        host_s=host,
-        tp_s=passes * tp_s,
-        cp_s=(passes + 1) * cp_s,
-        ep_s=passes * ep_s,
-        layer_s=device + exchanged + host,
-        first_s=forward[FIRST] + backward[FIRST],
-        last_s=forward[LAST] + backward[LAST],
+        host_s=layer - device,
+        tp_s=passes * e.tp_s,
+        cp_s=(passes + 1) * e.cp_s,
+        ep_s=passes * e.ep_s,
+        layer_s=layer,
+        first_s=both[FIRST],
+        last_s=both[LAST],
     )
 
 
-def _exchanges(x: Compiled, c: Constants) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Exposed seconds of tensor, context and expert exchange in a mean layer's forward pass."""
-    lay, key = x.layouts, x.key
-    up, out = c.scale_up_efficiency, c.scale_out_efficiency
-    pair = 2 * np.where(lay.tp > 1, x.tp_cost.seconds(x.work.tp_bytes[key], up, out), 0.0)
-    tp_s = x.work.tp_collectives * pair * (1 - c.tp_overlap)
-    ring = x.cp_cost.latency_s + x.cp_cost.seconds(x.work.cp_bytes[key], up, out)
-    heads = 2 * x.heads_cost.latency_s + x.heads_cost.seconds(x.work.heads_bytes[key], up, out)
-    cp_s = np.where(lay.cp > 1, np.where(lay.ulysses > 0, heads, ring), 0.0) * (1 - c.dp_overlap)
-    routed = np.where(lay.ep > 1, 2 * x.ep_cost.seconds(x.work.ep_bytes[key], up, out), 0.0)
-    split = np.where(lay.etp > 1, 2 * x.etp_cost.seconds(x.etp_bytes, up, out), 0.0)
-    imbalance = np.where(x.moe_fraction > 0, c.expert_imbalance, 1.0)
-    ep_s = (routed + split) * x.dispatch_share * (1 - c.ep_overlap) * imbalance
-    return tp_s, cp_s, ep_s
+def _memory_rate(x: Compiled) -> Number:
+    return x.device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
+
+
+def _gradients_shown_s(x: Compiled, c: Constants, mean_stage: FloatArray) -> FloatArray:
+    """Reduction and gathering of parameters that compute does not hide: what the recipe exposes,
+    and of the rest what outlasts the passes it hides behind."""
+    lay = x.layouts
+    window = np.where(lay.zero >= 3, lay.num_micro_batches, 1.0) * mean_stage
+    raw = gradient_s(x, c)
+    exposed = shown(x.recipe.overlap_dp, c.dp_exposed)
+    return np.asarray(exposed * raw + (1 - exposed) * (smooth_max(window, raw) - window))
 
 
 def _optimizer_seconds(x: Compiled, c: Constants) -> FloatArray:
     """The update: bytes of states, the optimizer's own FLOP, and the host where it is offloaded."""
-    bandwidth = _at(x.device.memory_bandwidth_bytes_per_s, x.key) * c.memory_efficiency
-    rate = _at(x.device.peak_flops, x.key) * c.gemm_efficiency
-    return x.optimizer_bytes / bandwidth + x.optimizer_flops / rate + x.offload_s
+    rate = _of_layouts(_memory_rate(x), x)
+    peak = _of_layouts(np.asarray(x.device.peak_flops) / c.product_loss, x)
+    return x.optimizer_bytes / rate + x.optimizer_flops / peak + x.offload_s
 
 
-def _dp_seconds(x: Compiled, c: Constants) -> FloatArray:
-    """Reduce-scatter and all-gather of dense and expert parameters, before overlap."""
-    up, out = c.scale_up_efficiency, c.scale_out_efficiency
-    seconds = np.zeros(len(x.layouts))
-    for cost, reduce_bytes, gather_bytes in (
-        (x.dp_cost, x.dp_reduce_bytes, x.dp_gather_bytes),
-        (x.edp_cost, x.edp_reduce_bytes, x.edp_gather_bytes),
-    ):
-        groups = cost.up_s_per_byte + cost.out_s_per_byte > 0
-        both = cost.seconds(reduce_bytes, up, out) + cost.seconds(gather_bytes, up, out)
-        seconds = seconds + np.where(groups & (reduce_bytes > 0), both, 0.0)
-    replicas = 2 * x.replica_cost.seconds(x.replica_bytes, up, out)
-    return seconds + np.where(x.replica_bytes > 0, replicas, 0.0)
+def _of_layouts(values: Number, x: Compiled) -> Number:
+    """A value of every key as one of every layout."""
+    return values[x.key] if isinstance(values, np.ndarray) and values.ndim else values

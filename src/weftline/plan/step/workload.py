@@ -93,16 +93,27 @@ def lower(
     where they compute the full rectangle.
     """
     # Clusters of as many chips share their keys, whatever the chip.
-    code = tuple(np.asarray(getattr(keys, f.name), np.float64).tobytes() for f in fields(keys))
-    return _lowered(model, code, seq_len, bytes_per_value=bytes_per_value, causal_skip=causal_skip)
+    return _lowered(
+        model, keys_code(keys), seq_len, bytes_per_value=bytes_per_value, causal_skip=causal_skip
+    )
+
+
+def keys_code(keys: Keys) -> tuple[bytes, ...]:
+    """Keys as something that can be looked up."""
+    return tuple(np.asarray(getattr(keys, f.name), np.float64).tobytes() for f in fields(keys))
+
+
+def keys_of_code(code: tuple[bytes, ...]) -> Keys:
+    """The inverse of :func:`keys_code`."""
+    return Keys(**{f.name: np.frombuffer(c) for f, c in zip(fields(Keys), code, strict=True)})
 
 
 def _lower(
     model: Model, code: tuple[bytes, ...], seq_len: int, *, bytes_per_value: float,
     causal_skip: bool,
 ) -> Work:  # fmt: skip
-    keys = Keys(**{f.name: np.frombuffer(c) for f, c in zip(fields(Keys), code, strict=True)})
-    ops, slots, weights = _weighted_operators(model)
+    keys = keys_of_code(code)
+    ops, slots, weights = weighted_operators(model)
     tokens = keys.micro_batch * seq_len / keys.cp
     columns: list[dict[str, FloatArray]] = [
         _lower_operator(op, keys, tokens, seq_len, bytes_per_value, causal_skip) for op in ops
@@ -172,7 +183,7 @@ def _exchanged(model: Model) -> _Exchanged:
 
 
 @once_per_model
-def _weighted_operators(model: Model) -> tuple[list[Operator], list[int], list[float]]:
+def weighted_operators(model: Model) -> tuple[list[Operator], list[int], list[float]]:
     """Distinct operators with their slot and how many a mean layer has of them."""
     counts: dict[Operator, int] = {}
     for layer in model.layers:

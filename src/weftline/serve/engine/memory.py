@@ -29,13 +29,6 @@ profiling run reserves it for every sequence; checked on an RTX 4090 that held 4
 MOST_SAMPLED = 1024.0
 SAMPLED = 256.0
 """Sequences the sampler is sized for where a configuration does not say."""
-REPORTED_MIB = {
-    "a100-40-sxm": 40960, "a100-80-sxm": 81920, "h100-sxm": 81559, "h200-sxm": 143771,
-    "b200": 183359, "gb200-nvl72": 189471, "b300": 275040, "rtx-4090": 24564,
-    "rtx-pro-6000": 97887,
-}  # fmt: skip
-"""Memory drivers report, MiB: h100 and b300 from the catalogue, others recalled from nvidia-smi.
-Data sheets round; a cache is sized from what the driver reports."""
 ACTIVATION_ROWS = 14.0
 """Rows of hidden size in bf16 alive at the peak of a layer, a token of the largest iteration."""
 
@@ -69,9 +62,7 @@ class Memory:
 
 def chip_bytes(setting: Setting) -> float:
     """Memory of one chip as its driver reports it, else as its data sheet says."""
-    chip = setting.operators.chip
-    mib = REPORTED_MIB.get(chip.name)
-    return chip.memory_bytes if mib is None else mib * 2.0**20
+    return setting.operators.chip.memory_bytes
 
 
 def _cache_per_token(setting: Setting, tp: FloatArray, pp: FloatArray) -> FloatArray:

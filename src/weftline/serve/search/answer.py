@@ -433,8 +433,8 @@ def _fit_miss(job: ServeJob) -> str | None:
     from weftline.serve.engine.memory import memory
     from weftline.serve.search.screen import chips_of, layouts_of
 
-    chips = [c for c in chips_of(job.space) if c.memory_bytes]
-    for chip in sorted(chips, key=lambda c: -(c.memory_bytes or 0.0))[:6]:
+    chips = [c for c in chips_of(job.space) if c.usable_memory_bytes]
+    for chip in sorted(chips, key=lambda c: -(c.usable_memory_bytes or 0.0))[:6]:
         layouts = layouts_of(job.model, chip, job.space)
         if not layouts:  # nothing is as wide as is held: that is the reason, not the memory
             return None
@@ -452,7 +452,7 @@ def _fit_miss(job: ServeJob) -> str | None:
                 )
                 left = memory(config)
             except NoFeasiblePlanError as error:
-                have = format_bytes((chip.memory_bytes or 0.0) * config.chips)
+                have = format_bytes((chip.usable_memory_bytes or 0.0) * config.chips)
                 return f"{config.chips} x {chip.id} with {have}: {error.what}"
             except WeftlineError:
                 continue

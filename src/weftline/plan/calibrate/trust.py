@@ -1,0 +1,167 @@
+"""How far the residual process is believed, by how near the next measured run is.
+
+Left-out groups decide, whole sources where there are several: each is predicted by constants and a
+process that have not seen it, and each row by all others. In steps of nearness (the correlation
+with the nearest row) the share of the process' mean that would have served best is what it is worth
+there, and the width that would have held nine in ten is its band, every group counting alike. Far
+from every row the mean is worth nothing and the band is the error of the physics on sources it has
+not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from weftline.learn import Features, Kernel, Process, Shape, weighted_quantile
+from weftline.plan.step.constants import FloatArray
+
+__all__ = ["Trust", "learn_trust", "nearness"]
+
+EDGES: Final = (0.0, 0.4, 0.6, 0.75, 0.85, 0.93, 0.98)
+"""Where steps of nearness begin."""
+LEAST: Final = 12
+"""Rows below which a step takes what its neighbours say."""
+LEVEL: Final = 0.9
+_Z: Final = 1.6449
+_NARROWEST: Final = 0.5
+"""A band is never less than this part of the process' own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Worth of the mean and widening of the deviation, one a step of nearness."""
+
+    worth: tuple[float, ...]
+    widening: tuple[float, ...]
+
+    def at(self, near: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Both at each nearness, straight between the middles of the steps."""
+        middles = (np.array(EDGES) + np.array([*EDGES[1:], 1.0])) / 2
+        return np.interp(near, middles, self.worth), np.interp(near, middles, self.widening)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"worth": [round(v, 4) for v in self.worth],
+                "widening": [round(v, 4) for v in self.widening]}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Trust:
+        """The inverse of :meth:`to_json`."""
+        return cls(worth=tuple(map(float, raw["worth"])),
+                   widening=tuple(map(float, raw["widening"])))  # fmt: skip
+
+
+def nearness(kernel: Kernel, shape: Shape, features: Features, rows: Features) -> FloatArray:
+    """Correlation of each of ``features`` with the row nearest to it; 0 without rows."""
+    if not len(rows):
+        return np.zeros(len(features))
+    most = kernel.covariance(shape, features, rows).max(axis=1) / kernel.variance
+    return np.broadcast_to(most, (len(features),)).copy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trials:
+    """Predictions of rows that were kept out, and what was measured, one entry a trial."""
+
+    near: FloatArray
+    mean: FloatArray
+    deviation: FloatArray
+    residual: FloatArray
+    weight: FloatArray
+    """One over the trials of its group in the step: every group counts alike."""
+
+
+def learn_trust(
+    shape: Shape, kernel: Kernel, rows: Features, residual: FloatArray, extra_noise: FloatArray,
+    groups: Sequence[str], without: dict[str, FloatArray],
+) -> Trust:  # fmt: skip
+    """Trust from rows whose groups are kept out in turn, and from each row kept out alone.
+
+    ``without`` holds, by group, the residuals of all rows under constants that have not seen it.
+    """
+    trials = _trials(shape, kernel, rows, residual, extra_noise, groups, without)
+    steps = np.searchsorted(np.array(EDGES), trials.near, side="right") - 1
+    worth: list[float | None] = []
+    for step in range(len(EDGES)):
+        at = steps == step
+        worth.append(_best_share(trials, at) if np.count_nonzero(at) >= LEAST else None)
+    # A nearer row never counts for less.
+    filled = np.maximum.accumulate(_filled(worth, first=0.0))
+    shares = filled[steps]
+    apart = np.abs(trials.residual - shares * trials.mean) / trials.deviation
+    widening: list[float | None] = []
+    for step in range(len(EDGES)):
+        at = steps == step
+        enough = np.count_nonzero(at) >= LEAST
+        widening.append(
+            max(weighted_quantile(apart[at], trials.weight[at], LEVEL) / _Z, _NARROWEST)
+            if enough else None
+        )  # fmt: skip
+    return Trust(
+        worth=tuple(map(float, filled)),
+        widening=tuple(map(float, _filled(widening, first=None))),
+    )
+
+
+def _trials(
+    shape: Shape, kernel: Kernel, rows: Features, residual: FloatArray, extra_noise: FloatArray,
+    groups: Sequence[str], without: dict[str, FloatArray],
+) -> _Trials:  # fmt: skip
+    names = np.array(groups)
+    near, mean, deviation, truth, owner = [], [], [], [], []
+    for name, left in without.items():
+        out = names == name
+        if out.all():
+            continue
+        process = Process(shape, kernel, rows.take(~out), left[~out], extra_noise[~out])
+        mu, sd = process.at(rows.take(out))
+        near.append(nearness(kernel, shape, rows.take(out), rows.take(~out)))
+        mean.append(mu)
+        deviation.append(sd)
+        truth.append(left[out])
+        owner.append(names[out])
+    whole = Process(shape, kernel, rows, residual, extra_noise)
+    mu, sd = whole.left_out()
+    cross = kernel.covariance(shape, rows, rows) / kernel.variance
+    cross = np.broadcast_to(cross, (len(rows), len(rows))).copy()
+    np.fill_diagonal(cross, 0.0)
+    near.append(cross.max(axis=1))
+    mean.append(mu)
+    deviation.append(sd)
+    truth.append(residual)
+    owner.append(names)
+    at, who = np.concatenate(near), np.concatenate(owner)
+    steps = np.searchsorted(np.array(EDGES), at, side="right") - 1
+    pairs = list(zip(steps.tolist(), who.tolist(), strict=True))
+    count: dict[tuple[int, str], int] = {}
+    for pair in pairs:
+        count[pair] = count.get(pair, 0) + 1
+    # The square root: a source of a hundred runs says more than one of two, not fifty times more.
+    weight = np.array([count[pair] ** -0.5 for pair in pairs])
+    return _Trials(
+        near=at, mean=np.concatenate(mean), deviation=np.concatenate(deviation),
+        residual=np.concatenate(truth), weight=weight,
+    )  # fmt: skip
+
+
+def _best_share(trials: _Trials, at: FloatArray) -> float:
+    """The least share of the mean, 0 to 1, whose absolute errors are within 1 % of the least."""
+    shares = np.linspace(0.0, 1.0, 21)
+    mean, truth, weight = trials.mean[at], trials.residual[at], trials.weight[at]
+    errors = [float((weight * np.abs(truth - share * mean)).sum()) for share in shares]
+    return float(shares[int(np.argmax(np.array(errors) <= 1.01 * min(errors)))])
+
+
+def _filled(values: Sequence[float | None], *, first: float | None) -> FloatArray:
+    """Steps without enough rows take the next farther one's value, else the next nearer one's."""
+    known = [v for v in values if v is not None]
+    last = first if first is not None else (known[0] if known else 1.0)
+    out = []
+    for value in values:
+        last = last if value is None else value
+        out.append(last)
+    return np.array(out)
