@@ -7,6 +7,7 @@ models, chips or random parts of the file, copies of a measurement included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -173,9 +174,12 @@ def _one(what: str, value: float, spread: float, measured: float | None) -> dict
         f"predicted_{unit}": value, f"low_{unit}": low, f"high_{unit}": high,
         f"measured_{unit}": measured,
     }  # fmt: skip
-    entry["error_pct"] = None if measured is None else 100 * (value / measured - 1)
-    entry["interval_hit"] = None if measured is None else bool(low <= measured <= high)
-    return entry
+    known = measured is not None and math.isfinite(value)
+    entry["error_pct"] = 100 * (value / measured - 1) if known and measured else None
+    entry["interval_hit"] = bool(low <= measured <= high) if known and measured else None
+    # What is not a number is no answer, and no JSON either.
+    return {k: v if not isinstance(v, float) or math.isfinite(v) else None
+            for k, v in entry.items()}  # fmt: skip
 
 
 def errors_of(rows: Sequence[dict[str, Any]], what: str) -> dict[str, Any]:
@@ -196,6 +200,8 @@ def errors_of(rows: Sequence[dict[str, Any]], what: str) -> dict[str, Any]:
 
 def _summed(rows: list[dict[str, Any]], left: Sequence[Unanswered], how: str) -> dict[str, Any]:
     stated = len(rows) + sum(u.stated for u in left)
+    # Rounded down: 100 means that every one of them is.
+    answered = math.floor(1e4 * len(rows) / stated) / 100 if stated else None
     groups = []
     for key in ("chip", "engine", "model", "mode"):
         for name in sorted({r[key] for r in rows}):
@@ -204,14 +210,15 @@ def _summed(rows: list[dict[str, Any]], left: Sequence[Unanswered], how: str) ->
                            **{m: errors_of(own, m) for m in METRICS}})  # fmt: skip
     missing = [
         {"id": u.id, "model": u.model, "chip": u.chip, "engine": u.engine, "predicted": False,
-         "configuration_stated": u.stated, "reason": u.reason}
+         "configuration_stated": u.stated, "where": u.where,
+         "reason": f"unanswered: {u.reason}"}
         for u in left
     ]  # fmt: skip
     return {
         "summary": {
             "rows": len(rows) + len(left), "predicted": len(rows),
             "stating_their_configuration": stated,
-            "answered_of_stated_pct": round(100 * len(rows) / stated, 2) if stated else None,
+            "answered_of_stated_pct": answered,
             **{m: errors_of(rows, m) for m in METRICS},
         },
         "how": how, "groups": groups, "rows": rows + missing,

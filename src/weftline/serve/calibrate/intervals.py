@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from weftline.serve.calibrate.row import family_of, model_name
+from weftline.serve.calibrate.names import family_of, model_name
 from weftline.serve.calibrate.shipped import points_families, shipped, width_of
 from weftline.serve.engine.config import ServingConfig
 

@@ -23,12 +23,6 @@ SpecMethod = Literal["none", "mtp", "draft"]
 ENGINES: Final = ("vllm", "sglang", "trtllm", "jetstream", "neuron")
 DTYPES: Final = ("bf16", "fp16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4")
 KV_DTYPES: Final = ("bf16", "fp16", "fp8", "int8")
-WEIGHT_BYTES: Final = {
-    "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0 + 4 / 128**2, "int8": 1.0,
-    "int4": 0.5 + 2 / 128, "nvfp4": 0.5 + 1 / 16, "mxfp4": 0.5 + 1 / 32,
-}  # fmt: skip
-"""Bytes a weight with its scales: one fp32 a 128 x 128 block, one fp16 a 128 group, one byte a
-16 (nvfp4) or 32 (mxfp4) group."""
 KV_BYTES: Final = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 

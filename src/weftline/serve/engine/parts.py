@@ -13,8 +13,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from weftline.errors import InputError
+from weftline.model import load_model
 from weftline.operators import Operators, operators
-from weftline.serve.engine.config import KV_BYTES, WEIGHT_BYTES
+from weftline.operators.dtypes import canonical, number_format
+from weftline.serve.engine.config import KV_BYTES
 from weftline.serve.engine.work import Experts, Mixer, Work, work_of
 
 __all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]
@@ -53,8 +56,6 @@ DISTINCT: Final = 0.65
 experts. Chosen among 0.4, 0.65 and 1 by the error of models left out."""
 _WIDE_RANKS: Final = 8
 """Beyond this many ranks engines exchange tokens point to point; within, they may gather."""
-BLOCK_MODELS: Final = ("deepseek", "qwen", "minimax", "glm", "kimi", "mimo", "step")
-"""Families whose fp8 checkpoints scale weights by 128 x 128 blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,22 +78,22 @@ class Setting:
 
 @lru_cache(maxsize=512)
 def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str) -> Setting:
-    """The setting of a model on a chip in stated formats, as its published checkpoints are made.
+    """The setting of a model on a chip in stated formats, as its published checkpoint is made.
 
-    ``fp8`` means blocks where the family's checkpoints have blocks. The 4-bit checkpoints of
-    mixture-of-experts models keep attention in bf16.
+    ``fp8`` means blocks where the published weights are in blocks; weights published in mxfp4 are
+    served so whatever is asked. 4-bit checkpoints of mixture-of-experts models keep attention in
+    bf16.
     """
-    work = work_of(model)
-    if gemm_dtype == "fp8" and work.name.startswith(BLOCK_MODELS):
-        gemm_dtype = "fp8_block"
-    if moe_dtype == "fp8" and work.name.startswith(BLOCK_MODELS):
-        moe_dtype = "fp8_block"
+    work, published = work_of(model), load_model(model).weights_format
+    gemm_dtype, moe_dtype = canonical(gemm_dtype), canonical(moe_dtype)
+    if published == "fp8_block":
+        gemm_dtype = "fp8_block" if gemm_dtype == "fp8" else gemm_dtype
+        moe_dtype = "fp8_block" if moe_dtype == "fp8" else moe_dtype
     attention = gemm_dtype
-    if work.experts and gemm_dtype in ("nvfp4", "mxfp4", "int4"):
+    if work.experts and number_format(gemm_dtype).weight_bytes < 1:
         attention = "bf16"
-    if work.name.startswith("gpt-oss"):
-        gemm_dtype = attention = "bf16"
-        moe_dtype = "mxfp4"
+    if work.experts and published == "mxfp4":  # its attention was never quantised
+        gemm_dtype, attention, moe_dtype = "bf16", "bf16", "mxfp4"
     ops = operators(chip)
     if moe_dtype == "mxfp4" and "fp4" in ops.chip.peaks:
         moe_dtype = "mxfp4_fp8"  # Blackwell's experts take fp8 activations
@@ -100,6 +101,24 @@ def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype:
         work=work, chip=chip, attention_dtype=attention, gemm_dtype=gemm_dtype,
         moe_dtype=moe_dtype, kv_dtype=kv_dtype, operators=ops,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=512)
+def priced(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str) -> Setting:
+    """As :func:`setting_of`, once it is sure that every operator of it has a price.
+
+    Raises InputError where one has none, such as a format that no table and no peak speaks for.
+    """
+    setting = setting_of(model, chip, gemm_dtype, moe_dtype, kv_dtype)
+    try:
+        seconds = part_seconds(setting, Iteration.of(
+            tokens=17.0, sequences=1.0, context=64.0, prefill_tokens=16.0, prefills=1.0,
+        ))  # fmt: skip
+    except LookupError as error:
+        raise InputError(f"no operator times: {error}") from error
+    if not np.isfinite(seconds).all():
+        raise InputError(f"no operator times for {model} on {chip} in {gemm_dtype}")
+    return setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +308,7 @@ def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: Float
         dtype = setting.attention_dtype if g.mixer else setting.gemm_dtype
         dtype = "bf16" if g.head else dtype
         split = tp if g.split_in or g.split_out else 1.0
-        total = total + g.parameters * WEIGHT_BYTES[dtype] / split
-    width = WEIGHT_BYTES.get(setting.moe_dtype, WEIGHT_BYTES["mxfp4"])
+        total = total + g.parameters * number_format(dtype).weight_bytes / split
+    width = number_format(setting.moe_dtype).weight_bytes
     total = total + work.expert_parameters * width / (ep * moe_tp)
-    return np.asarray(total + work.plain_parameters * WEIGHT_BYTES["bf16"] / tp)
+    return np.asarray(total + work.plain_parameters * number_format("bf16").weight_bytes / tp)
