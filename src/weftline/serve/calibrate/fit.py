@@ -101,6 +101,7 @@ def _load(rows: Sequence[Row]) -> Load:
         moe_tp=column(lambda r: r.layout.moe_tp), workers=column(lambda r: r.layout.workers),
         prefill_workers=column(lambda r: r.prefill.workers if r.prefill else 0),
         prefill_tp=np.array([float(s.tp) for s in side]),
+        prefill_pp=np.array([float(s.pp) for s in side]),
         prefill_dp=np.array([float(s.dp) for s in side]),
         prefill_ep=np.array([float(s.ep) for s in side]),
         prefill_moe_tp=np.array([float(s.moe_tp) for s in side]),

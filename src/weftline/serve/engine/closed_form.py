@@ -65,6 +65,7 @@ class Load:
     prefill_workers: FloatArray
     """0 where the same workers prefill and decode."""
     prefill_tp: FloatArray
+    prefill_pp: FloatArray
     prefill_dp: FloatArray
     prefill_ep: FloatArray
     prefill_moe_tp: FloatArray
@@ -78,7 +79,7 @@ class Load:
             "iteration_tokens": ITERATION_TOKENS, "static": 0.0, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
-        for name in ("tp", "dp", "ep", "moe_tp"):
+        for name in ("tp", "pp", "dp", "ep", "moe_tp"):
             d.setdefault(f"prefill_{name}", d[name])
         names = [f.name for f in fields(cls)]
         wide = np.broadcast_arrays(
@@ -93,7 +94,8 @@ class Load:
     def chips(self) -> FloatArray:
         """All chips."""
         decode = self.tp * self.pp * self.dp * self.workers
-        return decode + self.prefill_workers * self.prefill_tp * self.prefill_dp
+        pool = self.prefill_tp * self.prefill_pp * self.prefill_dp
+        return decode + self.prefill_workers * pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,11 @@ class Compiled:
     batch_prompts: FloatArray
     ranks: FloatArray
     """Attention ranks that prefill side by side in one worker."""
+    lanes: FloatArray
+    """Prompts a worker has under way at once: on each rank, one in each pipeline stage."""
+    fill: FloatArray
+    """Time to a prompt's end over the time of its chunks one after the other: where there are
+    stages, chunk follows chunk through them."""
     largest: FloatArray
     """Largest batch of one worker: what is asked, allowed and held by the cache."""
     asked: FloatArray
@@ -149,12 +156,13 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         setting, tp=load.tp, pp=load.pp, dp=load.dp, ep=load.ep, moe_tp=load.moe_tp, context=mean
     )
     largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
+    staged = stage_multiples(setting, load.pp)
     decode = np.stack([
         part_seconds(setting, Iteration.of(
-            tokens=np.maximum(largest * share, 1.0) / load.pp * load.queries,
-            sequences=np.maximum(largest * share, 1.0) / load.pp,
-            context=mean, queries=load.queries, **layout,
-        )) * load.pp[:, None]
+            tokens=np.maximum(largest * share / load.pp, 1.0) * load.queries,
+            sequences=np.maximum(largest * share / load.pp, 1.0),
+            context=mean, queries=load.queries, stages=load.pp, **layout,
+        )) * staged
         for share in BATCH_SHARES
     ], axis=1)  # fmt: skip
     side = {
@@ -164,21 +172,54 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
     prompts = np.maximum(np.floor(load.iteration_tokens / load.input_tokens), 1.0)
     prompts = np.where(load.static > 0, largest / load.dp, prompts)
 
+    prefill_staged = stage_multiples(setting, load.prefill_pp)
+
     def prefill(count: Any) -> FloatArray:
-        return part_seconds(setting, Iteration.of(
+        return prefill_staged * part_seconds(setting, Iteration.of(
             tokens=load.input_tokens * load.prefill_dp * count, prefill_tokens=load.input_tokens,
-            prefills=count, **side,
+            prefills=count, stages=load.prefill_pp, **side,
         ))  # fmt: skip
 
     return Compiled(
         decode=decode, prefill=prefill(1.0), batched=prefill(prompts), batch_prompts=prompts,
-        ranks=load.prefill_dp, largest=largest, asked=asked,
+        ranks=load.prefill_dp, lanes=load.prefill_dp * load.prefill_pp,
+        fill=fill_share(load.input_tokens, load.iteration_tokens, load.prefill_pp),
+        largest=largest, asked=asked,
         feeders=load.prefill_workers / load.workers, output_tokens=load.output_tokens,
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
         poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
         fits=held >= 1.0,
     )  # fmt: skip
+
+
+def stage_multiples(setting: Setting, stages: FloatArray) -> FloatArray:
+    """[n, parts] what each part of a traversal counts where ``stages`` work side by side.
+
+    Micro-batches follow each other through the stages, as many as there are stages; a round of all
+    takes the slowest stage's time for each. A traversal passes every layer once, so the layers
+    count once, but for the stage that holds more of them than the mean; the host's work for an
+    iteration is done in every stage, and the projection to the vocabulary is the last stage's
+    alone, on which the others wait where all hold as many layers.
+    """
+    layers = float(setting.work.layers)
+    most = np.ceil(layers / stages)
+    slowest = most * stages / layers
+    out = np.repeat(slowest[:, None], len(PARTS), axis=1)
+    out[:, PARTS.index("iteration")] = stages
+    out[:, PARTS.index("sequences")] = stages
+    out[:, PARTS.index("head")] = np.where(most * stages == layers, stages, 1.0)
+    return out
+
+
+def fill_share(input_tokens: FloatArray, iteration_tokens: FloatArray,
+               stages: FloatArray) -> FloatArray:  # fmt: skip
+    """Time until the last of ``c`` chunks has passed ``p`` stages: (c + p - 1) / (c p) of theirs.
+
+    One where there is one stage, or one chunk, which passes all of them alone.
+    """
+    chunks = np.maximum(np.ceil(input_tokens / np.maximum(iteration_tokens, 1.0)), 1.0)
+    return np.asarray((chunks + stages - 1.0) / (chunks * stages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,15 +298,14 @@ def solve(c: Compiled, k: Constants) -> Answer:
     # Slow operators cannot be saturated: products over the parts axis are sums of known times.
     decode = np.einsum("nsp,np->ns", c.decode, np.broadcast_to(k.parts, c.prefill.shape))
     host, busy = _host_and_chip(c.prefill, k.prefill_parts)
-    prefill = _overlap(host, busy)
+    prefill = _overlap(host, busy) * c.fill
     host_batch, busy_batch = _host_and_chip(c.batched, k.prefill_parts)
     whole = _overlap(host_batch, busy_batch)
     apart = c.feeders > 0
     steps = np.maximum(c.output_tokens - 1.0, 1.0)
-    each = (
-        _overlap(k.host_mixing * host, busy) / c.ranks
-    )  # a worker's time a prompt, one at a time on each rank
-    rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.ranks / whole, np.inf)
+    # A worker's time a prompt, one at a time in each stage of each rank.
+    each = _overlap(k.host_mixing * host, busy) / c.lanes
+    rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.lanes / whole, np.inf)
     transfer = np.where(apart, c.kv_bytes / k.transfer_bytes_per_s, 0.0)
 
     share = np.ones(len(c))
@@ -280,9 +320,9 @@ def solve(c: Compiled, k: Constants) -> Answer:
         together = np.clip(1.0 + k.cluster * rate * prefill, 1.0, c.batch_prompts)
         alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
         a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
-        each = _overlap(k.host_mixing * host / together, a_prompt) / c.ranks
+        each = _overlap(k.host_mixing * host / together, a_prompt) / c.lanes
         # None of them is answered before the iteration ends.
-        own = np.where(apart, prefill, _overlap(host, together * a_prompt))
+        own = np.where(apart, prefill, _overlap(host, together * a_prompt) * c.fill)
         first = k.front_end_s + own + transfer
         tpot = _tpot(c, k, decode, share, each, apart, steps)
     rate = np.minimum(np.minimum(c.largest / (steps * tpot), rate_most),
@@ -312,7 +352,7 @@ def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,
     of ``n`` requests one ends after (n + b) / 2 prefills on average. ``beside`` is what an
     iteration decodes beside its prompts, where engines mix both.
     """
-    lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.ranks
+    lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.lanes
     queue = np.maximum(c.asked / lines, 1.0)
     some = np.minimum(c.batch_prompts, queue)
     each = _overlap(host / some, busy / c.batch_prompts) + beside / some

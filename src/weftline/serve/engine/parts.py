@@ -143,6 +143,8 @@ class Iteration:
     dp: FloatArray
     ep: FloatArray
     moe_tp: FloatArray
+    stages: FloatArray
+    """Pipeline stages a traversal passes: between two of them its rows are sent."""
     mixed: bool = False
     """Whether decoding runs beside a prompt's chunk: kernels for ragged batches."""
 
@@ -150,7 +152,7 @@ class Iteration:
     def of(cls, **values: Any) -> Iteration:
         """From numbers and arrays, broadcast to one length; absent ones are 0 (layouts: 1)."""
         names = ("tokens", "sequences", "context", "prefill_tokens", "prefill_context", "prefills",
-                 "queries", "tp", "dp", "ep", "moe_tp")  # fmt: skip
+                 "queries", "tp", "dp", "ep", "moe_tp", "stages")  # fmt: skip
         default = dict.fromkeys(names[:6], 0.0) | dict.fromkeys(names[6:], 1.0)
         given = [np.asarray(values.get(n, default[n]), dtype=np.float64) for n in names]
         wide = np.broadcast_arrays(*[np.atleast_1d(g) for g in given])
@@ -281,6 +283,9 @@ def _exchange(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
         scalar = ops.collective_s("all_reduce", rank_tokens * 4.0, it.tp)
         both = work.reductions * one + work.scalar_reductions * scalar
         found["all_reduce"] = np.where(it.tp > 1, both, 0.0)
+    if bool(np.any(it.stages > 1)):
+        sends = (it.stages - 1.0) * ops.network.send_s(rank_tokens * row, across_hosts=False)
+        found["all_reduce"] = found["all_reduce"] + sends
     layers = sum(e.count for e in work.experts)
     if not layers or not bool(np.any(it.dp > 1)):
         return
