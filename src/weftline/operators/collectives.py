@@ -36,6 +36,14 @@ _SWITCH_HOP_S: Final = 3.4e-6
 """One hop inside a switched domain: NCCL's tuner (nccl@5067397c src/graph/tuning.cc)."""
 _OUT_HOP_S: Final = 14e-6
 """One hop over NICs, from the same table."""
+_BUS_REACHED: Final = 0.28
+"""Share of a card's PCIe link that NCCL's rings reach between cards that meet over a root complex:
+16 of 64 GB/s with 4 cards (gardenlinux/gardenlinux#4556), 22 with 8 RTX PRO 6000 of two sockets and
+41 behind switches (voipmonitor/rtx6kpro, hardware/pcie-bandwidth.md), 28 with 8 RTX 5090
+(NVIDIA/nccl#1639); read 2026-11-30. Root complexes are what most hosts have: the low end counts."""
+_BUS_S: Final = (18e-6, 2e-6)
+"""Seconds of a small message over the bus, and more for each doubling of the cards: 14 us with 4
+cards, 24 us with 8 (same sources), as much again for staging in host memory without peer access."""
 _PCIE_BYTES_PER_S: Final = 32e9
 """Links of chips whose sources state none: PCIe 4.0 x16."""
 
@@ -100,12 +108,22 @@ class Network:
         return carried(found, there, np.asarray(1.0 / self.chip.link_bytes_per_s))
 
     def _closed(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
+        if self.chip.link_domain <= 1:
+            return self._over_bus(kind, nbytes, size)
         levels = self._levels(int(np.max(size)))
         one = np.ones_like(size)
         if kind == "all_to_all":
             return all_to_all_cost(levels, size, one).seconds(nbytes, _REACHED, _REACHED)
         found = gather_cost(levels, size, one).seconds(nbytes, _REACHED, _REACHED)
         return 2.0 * found if kind.startswith("all_reduce") else found
+
+    def _over_bus(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
+        """Cards without links of their own: a ring through the host's root complex."""
+        rate = (self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S) * _BUS_REACHED
+        start = _BUS_S[0] + _BUS_S[1] * np.log2(np.maximum(size, 2.0))
+        passes = 2.0 if kind.startswith("all_reduce") else 1.0
+        crossing = passes * (size - 1.0) / size * nbytes / rate
+        return np.where(size > 1.0, start + crossing, 0.0)
 
     def _make_levels(self, chips: int) -> tuple[Level, ...]:
         """The network of that many chips of one domain: the catalogue's where it knows one."""
@@ -148,6 +166,8 @@ class Network:
         inside = self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S
         rate = (self.chip.out_bytes_per_s or 12.5e9) if across_hosts else inside
         hop = _OUT_HOP_S if across_hosts else _SWITCH_HOP_S
+        if self.chip.link_domain <= 1 and not across_hosts:
+            hop = _BUS_S[0]
         return np.asarray(hop + np.asarray(nbytes, dtype=np.float64) / (rate * _REACHED))
 
     def exchange_s(

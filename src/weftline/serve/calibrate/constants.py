@@ -43,9 +43,10 @@ DEPARTING: Final = (
 )  # fmt: skip
 PREFILLING: Final = (
     "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
-    "moe_route", "launches", "layers", "iteration", "prefill_attention",
+    "moe_route", "launches", "layers", "iteration",
 )  # fmt: skip
-"""Parts that may cost other multiples in a prefill: large shapes, and no captured graph."""
+"""Parts that may cost other multiples in a prefill: large shapes, and no captured graph. Attention
+to prompts is in prefills alone: its coefficient is the one of its part."""
 PREFILL_STARTS: Final[Mapping[str, tuple[float, float]]] = {
     "launches": (30.0, 0.5), "moe_route": (100.0, 0.5), "moe": (1.0, 0.3), "moe_block": (1.0, 0.3),
 }  # fmt: skip
@@ -76,7 +77,7 @@ CAPTURED: Final = 0.4
 EAGER: Final = (1.5, 0.6)
 """Host work of a prefill over the shared constant, where it starts: others, and ``CAPTURING``."""
 PER_ENGINE: Final[Mapping[str, float]] = {
-    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
+    "cluster": 2.0, "mixing": 1.0, "sharing": 0.7, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
     "hold": 1.0, "wait_prefills": 0.05, "feed": 0.8,
 }  # fmt: skip
 HELD: Final[Mapping[str, float]] = {"hold": 8.0, "wait_prefills": 3.0}
@@ -213,6 +214,7 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
     return Constants(
         parts=np.exp(base), prefill_parts=np.exp(prefill),
         cluster=per["cluster"], mixing=per["mixing"],
+        sharing=np.minimum(per["sharing"], 1.0),
         host_mixing=per["host_mixing"],
         tokens_per_step=_tokens_per_step(float(np.exp(vector[_AT["acceptance"]])), traits.drafted),
         front_end_s=np.where(known, per["front_end_s"], COMPILED_FRONT_S),

@@ -29,6 +29,7 @@ from weftline.serve.calibrate.rows import read_rows
 from weftline.serve.calibrate.solver import Problem
 from weftline.serve.engine.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.engine.parts import setting_of
+from weftline.serve.engine.scheduler import answer_held
 
 __all__ = ["Fitted", "compile_rows", "fit_all", "fit_constants", "held_out", "make", "traits_of"]
 
@@ -97,6 +98,7 @@ def _load(rows: Sequence[Row]) -> Load:
         gather_steps=column(lambda r: r.launch.gather_steps),
         iteration_tokens=column(lambda r: r.launch.iteration_tokens),
         static=column(lambda r: r.scenario == "static"),
+        answer_held=column(lambda r: answer_held(r.engine)),
         dp=column(lambda r: r.layout.dp), ep=column(lambda r: r.layout.ep),
         moe_tp=column(lambda r: r.layout.moe_tp), workers=column(lambda r: r.layout.workers),
         prefill_workers=column(lambda r: r.prefill.workers if r.prefill else 0),

@@ -132,6 +132,10 @@ def _layout(cells: Cells, chips: int, model: str, chip: str, weights: str, kv: s
         return Layout(tp=max(stated["tp"] // CORES_PER_CHIP, 1))
     if stated["tp"]:
         tp, pp, dp = stated["tp"], max(stated["pp"], 1), max(stated["dp"], 1)
+        if "attention_dp" in cells.text("note") and tp > 1 and dp == 1:
+            # Printed as TP; the options give every chip attention of its own, and the experts are
+            # split as in the rows of that page that print the split: one share of them a chip.
+            tp, dp, stated["ep"] = 1, tp, tp
         ep = min(max(stated["ep"], 1), tp * dp)
         return Layout(tp=tp, pp=pp, dp=dp, ep=ep, workers=max(chips // (tp * pp * dp), 1))
     if cells.text("set") == "tpu":

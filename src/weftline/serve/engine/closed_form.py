@@ -30,6 +30,16 @@ BATCH_SHARES: Final = (1.0, 0.4, 0.12, 0.03)
 ITERATION_TOKENS: Final = 8192.0
 """Tokens of prompts that one iteration takes when they queue, by default."""
 HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
+SHARED: Final = [
+    PARTS.index(p)
+    for p in ("gemm_block", "gemm_quantised", "gemm_plain", "quantise", "moe_block", "moe",
+              "moe_spread", "all_reduce", "exchange", "kernels", "layers", "iteration", "tokens",
+              "elementwise", "head", "moe_route")
+]  # fmt: skip
+"""What a prompt's chunk and the sequences that decode beside it pay once in a common iteration:
+weights are read and kernels launched once. Attention and the work of a sequence is each one's."""
+LEAST_ADDED: Final = 0.15
+"""A prompt's chunk never adds less than this share of its own time: sharing saves the rest."""
 ROUNDS: Final = 6
 """Fixed-point rounds of the batch that prefill can feed."""
 
@@ -62,6 +72,9 @@ class Load:
     """Tokens of prompts that one iteration takes at most, on each attention rank."""
     static: FloatArray
     """1 where a batch is put together once: all its prompts are prefilled in one go."""
+    answer_held: FloatArray
+    """Share of an answer's cache that a running sequence holds: half of it in the mean, all of it
+    where an engine takes the room before it starts (TensorRT-LLM)."""
     prefill_workers: FloatArray
     """0 where the same workers prefill and decode."""
     prefill_tp: FloatArray
@@ -76,7 +89,7 @@ class Load:
         d: dict[str, Any] = {
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
             "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
-            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, **values,
+            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, "answer_held": 0.5, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
         for name in ("tp", "pp", "dp", "ep", "moe_tp"):
@@ -129,6 +142,8 @@ class Compiled:
     """Bytes of cache a prompt hands over from prefill to decode."""
     poll_steps: FloatArray
     gather_steps: FloatArray
+    chunks: FloatArray
+    """Iterations that one prompt's prefill is spread over."""
     static: npt.NDArray[np.bool_]
     fits: npt.NDArray[np.bool_]
 
@@ -153,7 +168,8 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
     layout = {"tp": load.tp, "dp": load.dp, "ep": load.ep, "moe_tp": load.moe_tp}
     mean = load.input_tokens + load.output_tokens / 2.0
     held = cache_tokens(
-        setting, tp=load.tp, pp=load.pp, dp=load.dp, ep=load.ep, moe_tp=load.moe_tp, context=mean
+        setting, tp=load.tp, pp=load.pp, dp=load.dp, ep=load.ep, moe_tp=load.moe_tp,
+        context=load.input_tokens + load.answer_held * load.output_tokens,
     )
     largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
     staged = stage_multiples(setting, load.pp)
@@ -189,6 +205,7 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
         poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
+        chunks=np.maximum(np.ceil(load.input_tokens / load.iteration_tokens), 1.0),
         fits=held >= 1.0,
     )  # fmt: skip
 
@@ -234,7 +251,10 @@ class Constants:
     """How closely prompts follow each other: prompts prefilled together, over those that would
     come by chance while one is prefilled."""
     mixing: FloatArray
-    """Time a prompt's chunks add to the iterations of others, in prefills of that prompt alone."""
+    """Time a prompt's chunks take among the iterations of others, in prefills of it alone."""
+    sharing: FloatArray
+    """Share of what an iteration pays once (``SHARED``) that decoding is spared where it runs
+    beside a prompt's chunk."""
     host_mixing: FloatArray
     """Share of a prefill's launching that holds up the decoding of others."""
     tokens_per_step: FloatArray
@@ -271,6 +291,11 @@ class Answer:
     """Share of time spent prefilling: of the worker, or of the prefill pool."""
 
 
+def k_shared(k: Constants, count: int) -> FloatArray:
+    """Coefficients of what a common iteration pays once, [n, parts of ``SHARED``]."""
+    return np.broadcast_to(k.parts[:, SHARED], (count, len(SHARED)))
+
+
 def _host_and_chip(parts: FloatArray, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What the host takes to launch an uncaptured iteration, and what the chip takes to run it."""
     weighed = parts * coefficients
@@ -304,7 +329,8 @@ def solve(c: Compiled, k: Constants) -> Answer:
     apart = c.feeders > 0
     steps = np.maximum(c.output_tokens - 1.0, 1.0)
     # A worker's time a prompt, one at a time in each stage of each rank.
-    each = _overlap(k.host_mixing * host, busy) / c.lanes
+    each = k.mixing * _overlap(k.host_mixing * host, busy) / c.lanes
+    once = np.einsum("nsp,np->ns", c.decode[:, :, SHARED], k_shared(k, len(c)))
     rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.lanes / whole, np.inf)
     transfer = np.where(apart, c.kv_bytes / k.transfer_bytes_per_s, 0.0)
 
@@ -320,7 +346,10 @@ def solve(c: Compiled, k: Constants) -> Answer:
         together = np.clip(1.0 + k.cluster * rate * prefill, 1.0, c.batch_prompts)
         alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
         a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
-        each = _overlap(k.host_mixing * host / together, a_prompt) / c.lanes
+        each = k.mixing * _overlap(k.host_mixing * host / together, a_prompt) / c.lanes
+        # A common iteration is one that decoding need not run for itself.
+        spared = k.mixes * k.sharing * c.chunks * _decode_at(once, share) / together / c.lanes
+        each = np.where(apart, each, np.maximum(each - spared, LEAST_ADDED * each))
         # None of them is answered before the iteration ends.
         own = np.where(apart, prefill, _overlap(host, together * a_prompt) * c.fill)
         first = k.front_end_s + own + transfer
@@ -385,5 +414,5 @@ def _tpot(
     apart: npt.NDArray[np.bool_], steps: FloatArray,
 ) -> FloatArray:  # fmt: skip
     alone = _decode_at(decode, share) / k.tokens_per_step
-    others = np.maximum(c.largest * share - 1.0, 0.0) / steps * each * k.mixing
+    others = np.maximum(c.largest * share - 1.0, 0.0) / steps * each
     return np.asarray(alone + np.where(apart, 0.0, others))

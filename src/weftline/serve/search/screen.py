@@ -213,6 +213,7 @@ def _ask(
     from weftline.serve.engine.closed_form import Load, compile_load, solve
     from weftline.serve.engine.engines import profile
     from weftline.serve.engine.parts import setting_of
+    from weftline.serve.engine.scheduler import answer_held
 
     layouts = layouts_of(model, chip, space)
     most = profile(engine).max_batch
@@ -235,7 +236,8 @@ def _ask(
             "output_tokens": max(1.0, demand.output_tokens), "workers": float(pool[1]),
             "max_batch": np.repeat([float(c.max_batch) for c in configs], ladder.size),
             "queries": 1.0 + (space.spec_tokens if space.spec_method != "none" else 0),
-            "prefill_workers": float(pool[0]), **degrees,
+            "prefill_workers": float(pool[0]), "answer_held": answer_held(engine),
+            "iteration_tokens": float(profile(engine).chunk_tokens), **degrees,
         }  # fmt: skip
         load = Load.of(
             input_tokens=max(1.0, computed), concurrency=np.tile(ladder, n) * pool[1], **shared
