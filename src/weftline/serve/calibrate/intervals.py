@@ -21,7 +21,7 @@ def band(
     """
     import numpy as np
 
-    wide = width_of(metric, config.engine, config.chip_name, seen=False)
+    wide = width_of(metric, config.engine, config.chip_name, case="harness")
     count = int(shipped().get("rows", 0))
     family = family_of(model_name(config.model))
     what = (

@@ -8,6 +8,7 @@ from typing import Final
 
 from weftline.errors import WeftlineError
 from weftline.serve.calibrate.cells import Cells
+from weftline.serve.calibrate.harness import HARNESSES, harness_of, limits_of
 from weftline.serve.calibrate.names import (
     checkpoint_formats,
     chip_named,
@@ -26,10 +27,6 @@ _ENGINES: Final[tuple[tuple[str, str], ...]] = (
 submission that says ROCm alone is AMD's, which serves with vLLM (their READMEs)."""
 CORES_PER_CHIP: Final = 2
 """NeuronCores of an Inferentia2 or Trainium1: their tensor parallelism counts cores."""
-OFFLINE_BATCH: Final = 1024.0
-"""Sequences a replica may run at once where everything is queued."""
-MLPERF_BATCH: Final = 2048.0
-"""The same in MLPerf: open submissions of v5.1 state 1,232 to 2,401 (Krai, their READMEs)."""
 _ROOM: Final = 0.5
 """Offline layouts that are not stated: the fewest chips whose weights take this share of memory."""
 _NO_LENGTHS: Final = "input and output lengths are not stated"
@@ -86,31 +83,33 @@ def _measured(
     lengths: tuple[float, float],
 ) -> Row | tuple[str, bool]:  # fmt: skip
     """The row of a configuration whose names are all known."""
-    scenario, own = cells.text("scenario").lower(), cells.text("set")
-    offline = scenario in ("offline", "server", "interactive") or "queued" in scenario
+    own = cells.text("set")
+    name = harness_of(own, cells.text("scenario"))
+    harness = HARNESSES[name]
+    queued = harness.arrival in ("queued", "poisson")
     chips = cells.degree("n_accel") or 1
     layout = _layout(cells, chips, model, chip, weights, kv)
     said = cells.number("concurrency", "a number of requests", least=1, most=1e7)
-    if said is None and not offline:
+    if said is None and not queued:
         return "concurrency is not stated", False
-    most = MLPERF_BATCH if own.startswith("mlperf") else OFFLINE_BATCH
-    concurrency = said if said is not None else 50.0 * most * layout.workers
+    concurrency = said if said is not None else 50.0 * harness.max_batch * layout.workers
     ttft, tpot = cells.seconds("ttft_ms"), cells.seconds("tpot_ms")
     rate = cells.number("output_tok_s_total", "a rate of tokens", above=True, most=1e9)
-    # Transformers NeuronX puts a batch together once and encodes all its prompts in one go.
-    static = scenario == "static batch" or own == "aws_neuron"
+    # A static batch's rate is of its decoding alone.
+    once = cells.text("scenario").lower() == "static batch"
     row = Row(
         id=ident, model=model, chip=chip, engine=engine,
-        version=f"{own} {cells.text('engine_version')}".strip(), era="",
+        version=f"{own} {cells.text('engine_version')}".strip(), era=harness.era,
         precision=cells.text("precision").lower(), gemm_dtype=weights, moe_dtype=weights,
-        kv_dtype=kv, layout=layout, input_tokens=lengths[0], output_tokens=lengths[1],
-        concurrency=concurrency, max_batch=most if offline else float("inf"),
-        scenario="offline" if offline else "static" if static else "closed",
-        ttft_s=ttft, tpot_s=tpot,
-        output_tokens_per_s=None if rate is None or scenario == "static batch" else rate / chips,
-        source=cells.text("source"), harness=f"{own} {cells.text('scenario')}".strip(),
+        kv_dtype=kv, layout=layout, input_tokens=lengths[0] * harness.length_share,
+        output_tokens=lengths[1] * harness.length_share, concurrency=concurrency,
+        max_batch=harness.max_batch,
+        scenario="offline" if queued else "static" if harness.arrival == "static" else "closed",
+        ttft_s=ttft, tpot_s=tpot, limits=limits_of(name, model),
+        output_tokens_per_s=None if rate is None or once else rate / chips,
+        source=cells.text("source"), harness=name,
     )  # fmt: skip
-    return row if scenario == "static batch" else with_throughput(row)
+    return row if once else with_throughput(row)
 
 
 def _format(text: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from weftline.serve.calibrate.harness import Limits
 from weftline.serve.calibrate.names import family_of
 from weftline.serve.engine.launch_settings import DEFAULT, Launch
 
@@ -73,13 +74,20 @@ class Row:
     """Whether the rate was worked out from the times."""
     source: str = ""
     harness: str = ""
-    """Who drove the load: decides lengths and what the statistics are."""
+    """Who drove the load (``harness.HARNESSES``): decides lengths and what the statistics are."""
+    limits: Limits | None = None
+    """What the harness held 99 % of requests to when it sought the highest rate."""
     notes: tuple[str, ...] = field(default=())
 
     @property
     def family(self) -> str:
         """Sibling names are one family: no sibling of a left-out model stays in a fit."""
         return family_of(self.model)
+
+    @property
+    def run(self) -> str:
+        """What was set up and measured together: model, chip and engine."""
+        return f"{self.family}|{self.chip}|{self.engine}"
 
     @property
     def mode(self) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 
 from weftline.errors import InputError, WeftlineError
 from weftline.serve.calibrate.cells import Cells, listed
+from weftline.serve.calibrate.harness import HARNESSES
 from weftline.serve.calibrate.names import (
     checkpoint_formats,
     chip_named,
@@ -36,8 +37,6 @@ from weftline.serve.engine.work import work_of
 
 __all__ = ["read_rows", "silicon_row"]
 
-MEAN_OF_RANGE: Final = 0.9
-"""Mean length over stated length where the client draws lengths uniformly from 0.8 to 1."""
 _MOST_RANKS: Final = 8
 """Chips of one machine with one replica in it: a larger aggregated "tp" counts several workers."""
 _DRAFTED: Final = 3
@@ -111,9 +110,9 @@ def _silicon_row(cells: Cells, number: int, plain: _Plain) -> Row | str:
     """The row; or why it is not answered, beside the faults that ``cells`` collects."""
     record, source = cells.record, cells.text("silicon_data_source")
     named = _names_of(cells)
-    harness = "closed-loop" if _ranged(source) else "fixed-length"
+    harness = "inferencex" if _ranged(source) else "fixed-length"
     disaggregated = mode_named(cells.text("mode")) == "disagg"
-    found = (_pools if disaggregated else _replica)(cells, harness == "closed-loop")
+    found = (_pools if disaggregated else _replica)(cells, harness == "inferencex")
     ttft, tpot = cells.seconds("silicon_ttft_ms"), cells.seconds("silicon_tpot_ms")
     lengths = cells.tokens("isl"), cells.tokens("osl", least=1.0 if tpot is None else 2.0)
     if not isinstance(named, _Named):
@@ -127,7 +126,7 @@ def _silicon_row(cells: Cells, number: int, plain: _Plain) -> Row | str:
     if said:
         cells.faults.append(said)
         return said
-    share = MEAN_OF_RANGE if harness == "closed-loop" else 1.0
+    share = HARNESSES[harness].length_share
     measured = _match(r"measured=(\d{4}-\d\d)", source) or ""
     version = cells.text("backend_version") or measured
     engine, chip = named.engine, named.chip
@@ -135,12 +134,12 @@ def _silicon_row(cells: Cells, number: int, plain: _Plain) -> Row | str:
     drafted = 0
     if _drafts(record, source, measured, harness):
         drafted = 1 if layout.dp > 1 else _DRAFTED
-    elif harness == "closed-loop" and not disaggregated:
+    elif harness == "inferencex" and not disaggregated:
         run = (engine, family_of(named.model), chip, named.precision, version, layout.tp, layout.ep)
         twin = _SPECULATIVE_TWINS.get(run, 0)
         drafted = 0 if twin and _is_plain(record, plain) else twin
     launch = DEFAULT
-    if harness == "closed-loop" and not disaggregated:
+    if harness == "inferencex" and not disaggregated:
         launch = launch_of(record, tp=layout.tp, dp=layout.dp, concurrency=concurrency,
                            drafted=drafted, version=version)  # fmt: skip
     return with_throughput(Row(
@@ -227,7 +226,7 @@ def _drafts(record: Mapping[str, str], source: str, measured: str, harness: str)
     TensorRT-LLM's DeepSeek runs with these images and dates are the speculative half of the sweep;
     the dump, which leaves speculative runs out, has none of them.
     """
-    if harness != "closed-loop" or source.startswith("db-dump") or record["mode"] != "agg":
+    if harness != "inferencex" or source.startswith("db-dump") or record["mode"] != "agg":
         return False
     version = record.get("backend_version", "")
     return record["backend"] == "trtllm" and "DeepSeek" in (record["model_path"] or "") and (

@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.engine.memory import cache_tokens
-from weftline.serve.engine.parts import HOST_PARTS, PARTS, Iteration, Setting, part_seconds
+from weftline.serve.engine.parts import (
+    HOST_PARTS,
+    PARTS,
+    Iteration,
+    Setting,
+    least_seconds,
+    part_seconds,
+)
 
 __all__ = ["Answer", "Compiled", "Constants", "Load", "compile_load", "join", "solve"]
 
@@ -72,6 +79,9 @@ class Load:
     """Tokens of prompts that one iteration takes at most, on each attention rank."""
     static: FloatArray
     """1 where a batch is put together once: all its prompts are prefilled in one go."""
+    equal: FloatArray
+    """1 where all requests of a closed loop are of one length: an engine that prefills first then
+    runs them in waves (:func:`_in_waves`)."""
     answer_held: FloatArray
     """Share of an answer's cache that a running sequence holds: half of it in the mean, all of it
     where an engine takes the room before it starts (TensorRT-LLM)."""
@@ -89,7 +99,8 @@ class Load:
         d: dict[str, Any] = {
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
             "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
-            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, "answer_held": 0.5, **values,
+            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, "equal": 0.0,
+            "answer_held": 0.5, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
         for name in ("tp", "pp", "dp", "ep", "moe_tp"):
@@ -142,9 +153,14 @@ class Compiled:
     """Bytes of cache a prompt hands over from prefill to decode."""
     poll_steps: FloatArray
     gather_steps: FloatArray
+    least_decode: FloatArray
+    """[n, shares] what the chip's peaks allow for the iterations of ``decode``."""
+    least_prefill: FloatArray
+    """The same for a prompt on each attention rank."""
     chunks: FloatArray
     """Iterations that one prompt's prefill is spread over."""
     static: npt.NDArray[np.bool_]
+    equal: npt.NDArray[np.bool_]
     fits: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -168,19 +184,25 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
     layout = {"tp": load.tp, "dp": load.dp, "ep": load.ep, "moe_tp": load.moe_tp}
     mean = load.input_tokens + load.output_tokens / 2.0
     held = cache_tokens(
-        setting, tp=load.tp, pp=load.pp, dp=load.dp, ep=load.ep, moe_tp=load.moe_tp,
+        setting,
+        tp=load.tp,
+        pp=load.pp,
+        dp=load.dp,
+        ep=load.ep,
+        moe_tp=load.moe_tp,
         context=load.input_tokens + load.answer_held * load.output_tokens,
     )
     largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
     staged = stage_multiples(setting, load.pp)
-    decode = np.stack([
-        part_seconds(setting, Iteration.of(
+    steps = [
+        Iteration.of(
             tokens=np.maximum(largest * share / load.pp, 1.0) * load.queries,
             sequences=np.maximum(largest * share / load.pp, 1.0),
             context=mean, queries=load.queries, stages=load.pp, **layout,
-        )) * staged
+        )
         for share in BATCH_SHARES
-    ], axis=1)  # fmt: skip
+    ]  # fmt: skip
+    decode = np.stack([part_seconds(setting, it) * staged for it in steps], axis=1)
     side = {
         "tp": load.prefill_tp, "dp": load.prefill_dp, "ep": load.prefill_ep,
         "moe_tp": load.prefill_moe_tp,
@@ -190,14 +212,19 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
 
     prefill_staged = stage_multiples(setting, load.prefill_pp)
 
-    def prefill(count: Any) -> FloatArray:
-        return prefill_staged * part_seconds(setting, Iteration.of(
+    def prompts_of(count: Any) -> Iteration:
+        return Iteration.of(
             tokens=load.input_tokens * load.prefill_dp * count, prefill_tokens=load.input_tokens,
             prefills=count, stages=load.prefill_pp, **side,
-        ))  # fmt: skip
+        )  # fmt: skip
+
+    def prefill(count: Any) -> FloatArray:
+        return prefill_staged * part_seconds(setting, prompts_of(count))
 
     return Compiled(
-        decode=decode, prefill=prefill(1.0), batched=prefill(prompts), batch_prompts=prompts,
+        decode=decode, least_decode=np.stack([least_seconds(setting, it) for it in steps], axis=1),
+        least_prefill=least_seconds(setting, prompts_of(1.0)), prefill=prefill(1.0),
+        batched=prefill(prompts), batch_prompts=prompts,
         ranks=load.prefill_dp, lanes=load.prefill_dp * load.prefill_pp,
         fill=fill_share(load.input_tokens, load.iteration_tokens, load.prefill_pp),
         largest=largest, asked=asked,
@@ -205,6 +232,7 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
         poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
+        equal=load.equal > 0,
         chunks=np.maximum(np.ceil(load.input_tokens / load.iteration_tokens), 1.0),
         fits=held >= 1.0,
     )  # fmt: skip
@@ -322,14 +350,18 @@ def solve(c: Compiled, k: Constants) -> Answer:
     """First-token time, time per token and throughput under some constants."""
     # Slow operators cannot be saturated: products over the parts axis are sums of known times.
     decode = np.einsum("nsp,np->ns", c.decode, np.broadcast_to(k.parts, c.prefill.shape))
+    decode = np.maximum(decode, c.least_decode)
     host, busy = _host_and_chip(c.prefill, k.prefill_parts)
+    busy = np.maximum(busy, c.least_prefill)
     prefill = _overlap(host, busy) * c.fill
     host_batch, busy_batch = _host_and_chip(c.batched, k.prefill_parts)
+    busy_batch = np.maximum(busy_batch, c.least_prefill * c.batch_prompts)
     whole = _overlap(host_batch, busy_batch)
     apart = c.feeders > 0
     steps = np.maximum(c.output_tokens - 1.0, 1.0)
     # A worker's time a prompt, one at a time in each stage of each rank.
     each = k.mixing * _overlap(k.host_mixing * host, busy) / c.lanes
+    least = np.maximum(LEAST_ADDED * each, c.least_prefill / c.lanes)
     once = np.einsum("nsp,np->ns", c.decode[:, :, SHARED], k_shared(k, len(c)))
     rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.lanes / whole, np.inf)
     transfer = np.where(apart, c.kv_bytes / k.transfer_bytes_per_s, 0.0)
@@ -349,7 +381,7 @@ def solve(c: Compiled, k: Constants) -> Answer:
         each = k.mixing * _overlap(k.host_mixing * host / together, a_prompt) / c.lanes
         # A common iteration is one that decoding need not run for itself.
         spared = k.mixes * k.sharing * c.chunks * _decode_at(once, share) / together / c.lanes
-        each = np.where(apart, each, np.maximum(each - spared, LEAST_ADDED * each))
+        each = np.where(apart, each, np.maximum(each - spared, least))
         # None of them is answered before the iteration ends.
         own = np.where(apart, prefill, _overlap(host, together * a_prompt) * c.fill)
         first = k.front_end_s + own + transfer
@@ -364,6 +396,7 @@ def solve(c: Compiled, k: Constants) -> Answer:
     unloaded = first + waits * tpot * k.tokens_per_step + others
     # What does not run waits: Little's law on all that are in flight.
     ttft = np.maximum(unloaded, c.asked / rate - steps * tpot)
+    ttft, tpot = _in_waves(c, k, ttft, tpot, decode[:, 0], whole, steps)
     ttft = np.where(c.static, k.front_end_s + whole, ttft)
     tpot = np.where(c.static, decode[:, 0] / k.tokens_per_step, tpot)
     rate = c.asked / (ttft + steps * tpot)
@@ -371,6 +404,28 @@ def solve(c: Compiled, k: Constants) -> Answer:
         ttft_s=ttft, tpot_s=tpot, output_tokens_per_s=rate * c.output_tokens / c.chips,
         batch=c.largest * share, decode_s=_decode_at(decode, share), prefill_s=prefill, load=load,
     )  # fmt: skip
+
+
+def _in_waves(
+    c: Compiled, k: Constants, ttft: FloatArray, tpot: FloatArray, decode: FloatArray,
+    whole: FloatArray, steps: FloatArray,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """First-token time and time per token where equal requests meet an engine that prefills first.
+
+    All in flight are prefilled, ``b`` at a time, before any decodes; so all end in one step, and
+    the next wave begins as the first did. A first token waits for (n + b) / 2 prefills in the mean,
+    and the answer then for the prefills after its own.
+    """
+    waves = c.equal & (k.mixes < 0.5) & (c.feeders <= 0) & ~c.static
+    per = whole / c.batch_prompts / c.lanes
+    count = np.maximum(c.largest, 1.0)
+    some = np.minimum(c.batch_prompts * c.lanes, count)
+    first = k.front_end_s + 0.5 * (count + some) * per
+    # Those beyond the batch wait for a whole wave.
+    wave = count * per + steps * decode / k.tokens_per_step
+    first = first + np.maximum(c.asked / count - 1.0, 0.0) * wave
+    late = decode / k.tokens_per_step + 0.5 * (count - some) * per / steps
+    return np.where(waves, first, ttft), np.where(waves, late, tpot)
 
 
 def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,

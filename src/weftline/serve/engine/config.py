@@ -80,6 +80,8 @@ class ServingConfig:
     """Tokens one iteration may hold (vLLM's ``max_num_batched_tokens``)."""
     memory_fraction: float = 0.9
     prefix_cache: bool = False
+    cache_hit: float = 0.0
+    """Share of every prompt's tokens that the prefix cache is said to find."""
     spec_method: SpecMethod = "none"
     spec_tokens: int = 0
     """Tokens drafted ahead in each step."""

@@ -20,7 +20,8 @@ from weftline.operators.dtypes import canonical, number_format
 from weftline.serve.engine.config import KV_BYTES
 from weftline.serve.engine.work import Experts, Mixer, Work, work_of
 
-__all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]
+__all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "least_seconds", "part_seconds",
+           "priced", "setting_of"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -186,6 +187,26 @@ def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
     for j, name in enumerate(PARTS):
         out[:, j] = found[name]
     return out
+
+
+def least_seconds(setting: Setting, it: Iteration) -> FloatArray:
+    """Seconds that no iteration undercuts: its products at the chip's peaks, a token's share of
+    the work at most; whatever a fit says, nothing is faster than the data sheet."""
+    chip = setting.operators.chip
+    rank_tokens = np.maximum(it.tokens / it.dp, 0.0)
+    yielding = it.sequences / it.dp * it.queries
+    out: FloatArray = np.zeros(len(it))
+    for g in setting.work.gemms:
+        dtype = "bf16" if g.head else setting.attention_dtype if g.mixer else setting.gemm_dtype
+        split = it.tp if g.split_in or g.split_out else 1.0
+        size = 2.0 * g.count * g.in_features * g.out_features / split
+        out = out + size * (yielding if g.head else rank_tokens) / chip.peak_flops(dtype)
+    for e in setting.work.experts:
+        pairs = it.tokens * e.top_k / it.ep
+        out = out + 6.0 * e.count * pairs * e.hidden * e.inter / it.moe_tp / chip.peak_flops(
+            setting.moe_dtype
+        )
+    return np.asarray(out)
 
 
 def _products(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:

@@ -138,8 +138,10 @@ def _cuts(model: str) -> tuple[int, int, int]:
     return min(heads, default=found.hidden // 64), len(found.layers), found.experts
 
 
-def screen(model: str, demand: ServeDemand, space: ServeSpace,
-           tails: Mapping[float, float] | None = None) -> Screened:  # fmt: skip
+def screen(
+    model: str, demand: ServeDemand, space: ServeSpace,
+    tails: Mapping[float, float] | None = None, *, headroom: float = 0.0,
+) -> Screened:  # fmt: skip
     """Ask the closed form about everything in ``space``. Raises what a name of the user's raises.
 
     ``tails`` are prompt tokens by percentile, where prompts differ: a first-token target of that
@@ -159,7 +161,8 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
                     degrees = ", ".join(f"{k}={v}" for k, v in space.layout.items())
                     why = _clash(model, space.layout) or "more chips than it can have"
                     raise InputError(f"no replica has {degrees}: {why}")
-                found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
+                found, count = _ask(model, chip, engine, weights, demand, space, tails or {},
+                                    headroom)  # fmt: skip
             except WeftlineError as error:
                 said = said or error.what
                 continue
@@ -206,7 +209,7 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
 
 def _ask(
     model: str, chip: Accelerator, engine: str, weights: str, demand: ServeDemand,
-    space: ServeSpace, tails: Mapping[float, float],
+    space: ServeSpace, tails: Mapping[float, float], headroom: float,
 ) -> tuple[list[Option], int]:  # fmt: skip
     """The best load of every layout on one chip in one engine and number format."""
     from weftline.serve.calibrate.shipped import constants_for
@@ -261,10 +264,13 @@ def _ask(
             good = np.flatnonzero(worst[at] <= 1.0)
             j = int(good[np.argmax(rate[at][good])]) if good.size else int(np.argmin(worst[at]))
             i = k * ladder.size + j
+            # No load is kept up for ever that leaves less than the headroom of the most there is.
+            sustained = float(np.max(np.where(np.isfinite(worst[at]), rate[at], 0.0)))
             found.append(Option(
                 config=config, weights=setting.gemm_dtype, experts=setting.moe_dtype,
                 ttft_s=float(answer.ttft_s[i]), tpot_s=float(answer.tpot_s[i]),
-                rate_per_s=float(rate[i]), in_flight=float(load.concurrency[i]),
+                rate_per_s=min(float(rate[i]), (1.0 - headroom) * sustained),
+                in_flight=float(load.concurrency[i]),
                 batch=float(answer.batch[i]), worst=float(worst[i]),
             ))  # fmt: skip
     return found, count
@@ -282,7 +288,8 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
     return ServingConfig(
         model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
         max_batch=space.max_batch or most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
-        prefix_cache=space.prefix_cache, window=space.window, sinks=space.sinks,
+        prefix_cache=space.prefix_cache, cache_hit=space.cache_hit,
+        window=space.window, sinks=space.sinks,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
         spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
         tp=layout["tp"], pp=layout["pp"], dp=layout["dp"], ep=layout["ep"],

@@ -123,6 +123,7 @@ def simulate(
             found, traffic.arrived_s, traffic.prefill_tokens, traffic.decode_tokens,
             max_seqs=config.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
             replicas=replicas, routing=routing, caching=config.prefix_cache, traffic=traffic,
+            hit=config.cache_hit,
         )  # fmt: skip
     first = replace(traffic, decode_tokens=np.ones_like(traffic.decode_tokens))
     workers = prefill_replicas or config.prefill.workers * replicas
@@ -130,6 +131,7 @@ def simulate(
         prefill_surface(config), traffic.arrived_s, traffic.prefill_tokens, first.decode_tokens,
         max_seqs=config.prefill.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
         replicas=workers, routing=routing, caching=config.prefix_cache, traffic=first,
+        hit=config.cache_hit,
     )  # fmt: skip
     decode = surface(config)
     return _decode_side(
@@ -145,12 +147,14 @@ def simulate_requests(
     max_seqs: int, token_budget: int, engine: str = "vllm", lag: int | None = None,
     replicas: int = 1, routing: Routing = "round-robin", caching: bool = False,
     traffic: Traffic | None = None, ready: bool = False, rules: Scheduler | None = None,
+    hit: float = 0.0,
 ) -> Outcome:  # fmt: skip
     """Simulate requests (in order of arrival) on replicas that all have ``surface``.
 
     ``surface`` is the engine room's StepSurface. ``traffic`` is needed for its prefix blocks only;
     ``lag`` overrides the engine's own (1 for a scheduler that does not run ahead); ``ready`` means
-    that prompts come with their KV and the first token is already given. Raises InputError.
+    that prompts come with their KV and the first token is already given; ``hit`` is the share of
+    every prompt that needs no computing. Raises InputError.
     """
     from weftline.serve.simulate.core import run_all
     from weftline.serve.simulate.tables import tables_of
@@ -163,7 +167,7 @@ def simulate_requests(
         record, how, max_seqs=max_seqs, token_budget=token_budget, lag=lag or how.lag,
         capacity=int(float(values["kv_capacity_tokens"]) // how.block_tokens), ready=ready,
         caching=caching and float(record["capped_share"][0]) == 0.0, hash_tokens=per_hash,
-        routing=routing,
+        routing=routing, hit=0.0 if ready else hit,
     )  # fmt: skip
     front_s = 0.0 if ready else float(values.get("front_end_s", 0.0))
     requests = _requests(arrived_s + front_s, prefill_tokens, decode_tokens, starts)
@@ -172,7 +176,8 @@ def simulate_requests(
     fits = _fits(record, requests)
     owner = np.full(int(ids.max(initial=0)) + 1, -1, np.int64)
     run_all(world, owner, fits)
-    return _outcome(world, arrived_s, fits)
+    fill_s = 0.0 if ready else surface.fill_s(prefill_tokens, float(token_budget))
+    return _outcome(world, arrived_s, fits, fill_s)
 
 
 def _decode_side(
@@ -316,7 +321,10 @@ def queued_means(arrived_s: Floats, scheduled_s: Floats, width_s: float, bins: i
     return np.asarray(np.maximum(0.0, means))
 
 
-def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
+def _outcome(
+    world: Any, arrived_s: Floats, fits: NDArray[np.bool_], fill_s: Floats | float
+) -> Outcome:
+    """What happened, with what pipeline stages add to every first token."""
     requests, width_s = world.reqs, float(world.width[0])
     used = np.flatnonzero(world.bins["busy"])
     bins = world.bins[: int(used[-1]) + 1 if used.size else 1]
@@ -324,7 +332,7 @@ def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
     return Outcome(
         arrived_s=np.asarray(arrived_s, np.float64), fits=fits,
         queued_s=requests["queued"], scheduled_s=requests["scheduled"],
-        first_token_s=requests["first"], finished_s=requests["finished"],
+        first_token_s=requests["first"] + fill_s, finished_s=requests["finished"] + fill_s,
         prefill_tokens=requests["prefill"], decode_tokens=requests["decode"],
         thrown_out=requests["thrown_out"], cached_tokens=requests["cached"],
         replica=requests["replica"],

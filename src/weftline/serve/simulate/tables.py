@@ -53,6 +53,7 @@ RULES: Final = np.dtype(
         ("max_seqs", "i8"), ("budget", "i8"), ("mixed", "i8"), ("lag", "i8"), ("block", "i8"),
         ("whole", "i8"), ("prompts", "i8"), ("caching", "i8"), ("hash_tokens", "i8"),
         ("capacity", "i8"), ("ready", "i8"), ("routing", "i8"),
+        ("hit", "f8"),  # share of a prompt that a cache outside this model is said to hold
     ],
     align=True,
 )  # fmt: skip
