@@ -29,7 +29,7 @@ from weftline.serve.calibrate.pool import (
 )
 from weftline.serve.calibrate.residual import SHAPE, features_of, start_kernel
 from weftline.serve.calibrate.row import Row
-from weftline.serve.calibrate.solver import Problem
+from weftline.serve.calibrate.solver import Problem, Solved
 from weftline.serve.engine.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.engine.parts import setting_of
 from weftline.serve.engine.scheduler import answer_held
@@ -38,6 +38,7 @@ __all__ = ["Fitted", "answer_rows", "compile_rows", "fit_all", "fit_constants", 
            "traits_of"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 OUTLIER: Final = 0.12
 """Errors of ln(time) beyond this count linearly: one bad row does not bend the constants."""
@@ -146,8 +147,9 @@ def of_kind(answer: Answer, kind: str) -> FloatArray:
 
 def fit_constants(
     rows: Sequence[Row], compiled: Compiled, *, start: FloatArray | None = None, rounds: int = 15
-) -> FloatArray:
-    """The vector of constants that fits the rows' times, and the rates of those without times."""
+) -> tuple[Solved, IntArray]:
+    """(the constants that fit the rows' times, and the rates of those without times; which rows
+    they were fitted on)."""
     weight = weights_of(rows) * [not is_carried(r.chip) for r in rows]
     keep = np.flatnonzero(weight > 0)
     own = [rows[int(i)] for i in keep]
@@ -170,7 +172,7 @@ def fit_constants(
         weight=counts * weight[keep] * np.array([[WEIGHTS[k]] for k in KINDS]),
         group=group, groups=groups, offset_pull=OFFSET_PULL, outlier=OUTLIER,
     )  # fmt: skip
-    return problem.solve(start, rounds)
+    return Solved(problem, problem.solve(start, rounds)), keep
 
 
 def _offsets(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], int]:
@@ -255,7 +257,15 @@ def fit_all(
     kernels: dict[str, Kernel] | None = None, rounds: int = 10,
 ) -> Fitted:  # fmt: skip
     """Constants and processes; ``kernels`` by kind are learnt if absent."""
-    vector = fit_constants(rows, compiled, start=start, rounds=rounds)
+    vector = fit_constants(rows, compiled, start=start, rounds=rounds)[0].vector
+    return with_constants(rows, compiled, vector, kernels)
+
+
+def with_constants(
+    rows: Sequence[Row], compiled: Compiled, vector: FloatArray,
+    kernels: dict[str, Kernel] | None = None,
+) -> Fitted:  # fmt: skip
+    """Processes over what given constants leave of the rows."""
     keep = [i for i, r in enumerate(rows) if not is_left_out(r)]
     own = [rows[i] for i in keep]
     some = compiled.take(np.array(keep))

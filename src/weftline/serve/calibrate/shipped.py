@@ -7,6 +7,7 @@ on as the residual processes see them (:mod:`weftline.serve.calibrate.make` made
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -30,7 +31,8 @@ from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.engines import is_old
 
 __all__ = [
-    "Points", "constants_for", "factors", "points", "shipped", "shipped_vector", "traits_for",
+    "Points", "constants_for", "constants_for_all", "factors", "points", "shipped",
+    "shipped_vector", "traits_for",
     "width_of",
 ]  # fmt: skip
 
@@ -130,23 +132,29 @@ def new_format_factor() -> float:
     return float(shipped().get("intervals", {}).get("new_format", 1.0))
 
 
-def traits_for(config: ServingConfig) -> Traits:
-    """What decides the constants of a configuration."""
-    slower = factors().get(config.chip_name, (0.0, 0.0))
+def traits_for(configs: Sequence[ServingConfig]) -> Traits:
+    """What decides the constants of configurations of one chip."""
+    chip, n = configs[0].chip_name, len(configs)
     return Traits.of(
-        engine=[config.engine], chip=[config.chip_name], apart=[config.prefill is not None],
-        early=[is_old(config.engine, config.engine_version)],
-        drafted=[config.spec_tokens if config.spec_method != "none" else 0],
-        captured=[False], triton=[False],
-        fused=[fuses(config.chip_name, config.prefill.dp if config.prefill else config.dp)],
-        slower=np.array([slower]),
+        engine=[c.engine for c in configs], chip=[chip] * n,
+        apart=[c.prefill is not None for c in configs],
+        early=[is_old(c.engine, c.engine_version) for c in configs],
+        drafted=[c.spec_tokens if c.spec_method != "none" else 0 for c in configs],
+        captured=[False] * n, triton=[False] * n,
+        fused=[fuses(chip, c.prefill.dp if c.prefill else c.dp) for c in configs],
+        slower=np.tile(factors().get(chip, (0.0, 0.0)), (n, 1)),
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
 def constants_for(config: ServingConfig) -> Constants:
     """The engine model's constants for one configuration."""
-    return constants_of(vector_for(config.chip_name), traits_for(config))
+    return constants_for_all([config])
+
+
+def constants_for_all(configs: Sequence[ServingConfig]) -> Constants:
+    """The same for many configurations of one chip."""
+    return constants_of(vector_for(configs[0].chip_name), traits_for(configs))
 
 
 PROFILED: Final = ("rtx-4090", "rtx-pro-6000")

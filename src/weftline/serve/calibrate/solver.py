@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from weftline.serve.calibrate.constants import ENGINES, SLOTS, Traits, pull_of, start_of
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "Solved"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -99,11 +99,38 @@ class Problem:
         return out
 
     def solve(self, start: FloatArray | None, rounds: int) -> FloatArray:
-        """The constants' logarithms; ``rounds`` bounds the evaluations."""
+        """All unknowns, constants first; ``rounds`` bounds the evaluations."""
         from scipy.optimize import least_squares
 
         begin = self._held()[0]
         if start is not None:
             begin[: len(SLOTS)] = start
         found = least_squares(self.errors, begin, jac=self.jacobian, max_nfev=rounds).x
-        return np.asarray(found[: len(SLOTS)], dtype=np.float64)
+        return np.asarray(found, dtype=np.float64)
+
+
+class Solved:
+    """A solution, and what it would be without some of the rows.
+
+    Constants of a fit without rows are one Gauss-Newton step away from those with them: the rows'
+    errors and derivatives are taken out of the normal equations at the solution.
+    """
+
+    def __init__(self, problem: Problem, x: FloatArray) -> None:
+        self.x = x
+        self.vector: FloatArray = x[: len(SLOTS)]
+        kinds, rows = problem.weight.shape
+        jacobian, errors = problem.jacobian(x), problem.errors(x)
+        of_rows = kinds * rows
+        self._jacobian = jacobian[:of_rows].reshape(kinds, rows, -1)
+        self._errors = errors[:of_rows].reshape(kinds, rows)
+        self._normal = jacobian.T @ jacobian
+        self._right = jacobian.T @ errors
+
+    def without(self, index: npt.NDArray[np.int64]) -> FloatArray:
+        """The constants' logarithms without the rows at ``index`` of those that were fitted."""
+        own = self._jacobian[:, index].reshape(-1, len(self.x))
+        errors = self._errors[:, index].ravel()
+        left = self._normal - own.T @ own
+        step = np.linalg.solve(left, self._right - own.T @ errors)
+        return np.asarray((self.x - step)[: len(SLOTS)])

@@ -19,10 +19,8 @@ from weftline.catalog import Accelerator, accelerator, own_chips
 from weftline.catalog.offers import ANY as ANY_WAY
 from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
-from weftline.serve.engine.config import ServingConfig
 from weftline.serve.search.answer import no_plan, plan_of
 from weftline.serve.search.asked import checked_serve_job
-from weftline.serve.search.capacity import capacity_per_s, least_stable
 from weftline.serve.search.confirm import (
     MOST_REQUESTS,
     Promise,
@@ -36,6 +34,11 @@ from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.fleets import fleet_of
 from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
 from weftline.serve.search.screen import Option, Screened, screen
+from weftline.serve.simulate.capacity import (
+    capacity_per_s,
+    found_capacity_per_s,
+    least_stable,
+)
 from weftline.serve.simulate.traffic import at_rate, extended, gamma
 from weftline.spec import (
     ANY,
@@ -277,7 +280,7 @@ def _confirm(
             promise = replace(promise, least=least_stable(rate, each, job.headroom))
         run, made = least_replicas(config, traffic, promise, start, most=most)
         runs += tunings + made
-        each = _found_capacity(config, traffic, run, each)
+        each = found_capacity_per_s(config, traffic, run.outcome)
         priced = [_priced(job, demand, option, run, market, each)
                   for market in markets[option.config.chip]]  # fmt: skip
         confirmed += (
@@ -294,16 +297,6 @@ def overload_words(job: ServeJob, chips: int, capacity: float) -> str:
         f"the queue would grow without end: {chips:,} chips serve {capacity:.3g} requests/s at "
         f"most, {job.rate_per_s:.3g} come and {job.headroom:.0%} is to stay free"
     )
-
-
-def _found_capacity(config: ServingConfig, traffic: Traffic, run: Run, each: float) -> float:
-    """Requests a second of one replica, with what its prefix cache found in the run."""
-    if not config.prefix_cache or config.cache_hit or traffic.hash_ids is None:
-        return each
-    done = run.outcome
-    tokens = float(done.prefill_tokens[done.fits].sum())
-    share = float(done.cached_tokens[done.fits].sum()) / max(1.0, tokens)
-    return capacity_per_s(replace(config, cache_hit=min(share, 0.99)), traffic)
 
 
 def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,

@@ -16,16 +16,17 @@ import numpy as np
 from weftline.errors import NoFeasiblePlanError
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.memory import memory
-from weftline.serve.simulate.fleet import simulate
+from weftline.serve.simulate.fleet import Outcome, simulate
 from weftline.spec import Traffic
 
-__all__ = ["capacity_per_s", "least_stable"]
+__all__ = ["capacity_per_s", "found_capacity_per_s", "least_stable"]
 
 LIVES: Final = 5.0
 """Requests of a run, over what runs at once: the first lives fill the batch, the last empty it."""
 FEWEST, MOST = 240, 6000
 JITTER: Final = 0.2
 """Lengths are spread by so much to either side: equal ones would run in waves."""
+MOST_FOUND: Final = 0.99
 COUNTED: Final = (0.3, 0.9)
 """The share of requests, in the order they end, whose rate is taken."""
 
@@ -40,6 +41,15 @@ def capacity_per_s(config: ServingConfig, traffic: Traffic) -> float:
         return _of_lengths(config, _Lengths(traffic))
     bare = replace(traffic, hash_starts=None, hash_ids=None)
     return _of_lengths(config, _Lengths(bare))
+
+
+def found_capacity_per_s(config: ServingConfig, traffic: Traffic, done: Outcome) -> float:
+    """The same with what the prefix cache found when ``traffic`` was played."""
+    if not config.prefix_cache or config.cache_hit or traffic.hash_ids is None:
+        return capacity_per_s(config, traffic)
+    tokens = float(done.prefill_tokens[done.fits].sum())
+    share = float(done.cached_tokens[done.fits].sum()) / max(1.0, tokens)
+    return capacity_per_s(replace(config, cache_hit=min(share, MOST_FOUND)), traffic)
 
 
 class _Lengths:
