@@ -27,7 +27,7 @@ from weftline.serve.calibrate.pool import (
     measured,
     weights_of,
 )
-from weftline.serve.calibrate.residual import SHAPE, features_of, start_kernel
+from weftline.serve.calibrate.residual import SHAPE, features_of, place_of, start_kernel
 from weftline.serve.calibrate.row import Row
 from weftline.serve.calibrate.solver import Problem, Solved
 from weftline.serve.engine.closed_form import Answer, Compiled, Load, compile_load, join, solve
@@ -263,13 +263,16 @@ def fit_all(
 
 def with_constants(
     rows: Sequence[Row], compiled: Compiled, vector: FloatArray,
-    kernels: dict[str, Kernel] | None = None,
+    kernels: dict[str, Kernel] | None = None, places: frozenset[str] | None = None,
 ) -> Fitted:  # fmt: skip
-    """Processes over what given constants leave of the rows."""
+    """Processes over what given constants leave of the rows; with ``places``, of those alone, as
+    no other says anything of them."""
     keep = [i for i, r in enumerate(rows) if not is_left_out(r)]
+    factors = chip_factors([rows[i] for i in keep], compiled.take(np.array(keep)), vector)
+    if places is not None:
+        keep = [i for i in keep if place_of(rows[i]) in places]
     own = [rows[i] for i in keep]
-    some = compiled.take(np.array(keep))
-    factors = chip_factors(own, some, vector)
+    some = compiled.take(np.array(keep, dtype=np.int64))
     answer = answer_rows(some, traits_of(own, factors), vector)
     features = features_of(own, answer)
     return Fitted(
@@ -290,6 +293,8 @@ def _process(
     if kind == "rate":
         truth = np.where([by_times(r) for r in rows], np.nan, truth)
     has = np.isfinite(truth)
+    if kernels and not has.any():
+        return Process(SHAPE, kernels[kind], features.take(has), truth[has])
     residual = np.clip(np.log(truth[has] / found[has]), -CLIP[kind], CLIP[kind])
     start = kernels[kind] if kernels else start_kernel(first=kind == "ttft")
     return fit_process(SHAPE, features.take(has), residual, start, learn_on=450, pull=2.0,

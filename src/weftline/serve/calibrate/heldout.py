@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.learn import Kernel, conformal_quantile
-from weftline.serve.calibrate.fit import fit_all, fit_constants, with_constants
+from weftline.serve.calibrate.fit import fit_constants, with_constants
 from weftline.serve.calibrate.pool import KINDS, measured, twin_of
+from weftline.serve.calibrate.residual import place_of
 from weftline.serve.calibrate.row import Row
 from weftline.serve.engine.closed_form import Compiled
 
@@ -63,11 +64,12 @@ def held_out(
             continue
         own, some = [rows[i] for i in train], compiled.take(train)
         if len(train) < (1.0 - REFITTED) * len(rows):
-            found = fit_all(own, some, start=solved.vector, kernels=kernels, rounds=8)
+            vector = fit_constants(own, some, start=solved.vector, rounds=8)[0].vector
         else:
-            away = np.setdiff1d(np.arange(len(rows)), train)
-            left = place[away]
-            found = with_constants(own, some, solved.without(left[left >= 0]), kernels)
+            left = place[np.setdiff1d(np.arange(len(rows)), train)]
+            vector = solved.without(left[left >= 0])
+        places = frozenset(place_of(rows[i]) for i in test)
+        found = with_constants(own, some, vector, kernels, places)
         at = np.array(test)
         for kind, values in found.predict([rows[i] for i in test], compiled.take(at)).items():
             out[kind][at] = values

@@ -331,7 +331,7 @@ def _host_and_chip(parts: FloatArray, coefficients: FloatArray) -> tuple[FloatAr
     return host, weighed.sum(1) - host
 
 
-def _overlap(host: FloatArray, busy: FloatArray) -> FloatArray:
+def overlap(host: FloatArray | float, busy: FloatArray) -> FloatArray:
     """Launching runs ahead of the chip: the longer of the two, with a soft corner."""
     return np.asarray((host**4 + busy**4) ** 0.25)
 
@@ -353,14 +353,14 @@ def solve(c: Compiled, k: Constants) -> Answer:
     decode = np.maximum(decode, c.least_decode)
     host, busy = _host_and_chip(c.prefill, k.prefill_parts)
     busy = np.maximum(busy, c.least_prefill)
-    prefill = _overlap(host, busy) * c.fill
+    prefill = overlap(host, busy) * c.fill
     host_batch, busy_batch = _host_and_chip(c.batched, k.prefill_parts)
     busy_batch = np.maximum(busy_batch, c.least_prefill * c.batch_prompts)
-    whole = _overlap(host_batch, busy_batch)
+    whole = overlap(host_batch, busy_batch)
     apart = c.feeders > 0
     steps = np.maximum(c.output_tokens - 1.0, 1.0)
     # A worker's time a prompt, one at a time in each stage of each rank.
-    each = k.mixing * _overlap(k.host_mixing * host, busy) / c.lanes
+    each = k.mixing * overlap(k.host_mixing * host, busy) / c.lanes
     least = np.maximum(LEAST_ADDED * each, c.least_prefill / c.lanes)
     once = np.einsum("nsp,np->ns", c.decode[:, :, SHARED], k_shared(k, len(c)))
     rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.lanes / whole, np.inf)
@@ -378,12 +378,12 @@ def solve(c: Compiled, k: Constants) -> Answer:
         together = np.clip(1.0 + k.cluster * rate * prefill, 1.0, c.batch_prompts)
         alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
         a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
-        each = k.mixing * _overlap(k.host_mixing * host / together, a_prompt) / c.lanes
+        each = k.mixing * overlap(k.host_mixing * host / together, a_prompt) / c.lanes
         # A common iteration is one that decoding need not run for itself.
         spared = k.mixes * k.sharing * c.chunks * _decode_at(once, share) / together / c.lanes
         each = np.where(apart, each, np.maximum(each - spared, least))
         # None of them is answered before the iteration ends.
-        own = np.where(apart, prefill, _overlap(host, together * a_prompt) * c.fill)
+        own = np.where(apart, prefill, overlap(host, together * a_prompt) * c.fill)
         first = k.front_end_s + own + transfer
         tpot = _tpot(c, k, decode, share, each, apart, steps)
     rate = np.minimum(np.minimum(c.largest / (steps * tpot), rate_most),
@@ -439,7 +439,7 @@ def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,
     lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.lanes
     queue = np.maximum(c.asked / lines, 1.0)
     some = np.minimum(c.batch_prompts, queue)
-    each = _overlap(host / some, busy / c.batch_prompts) + beside / some
+    each = overlap(host / some, busy / c.batch_prompts) + beside / some
     return np.asarray((queue + some - 2.0) * each)
 
 

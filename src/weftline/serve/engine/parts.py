@@ -93,7 +93,8 @@ def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype:
     attention = gemm_dtype
     if work.experts and number_format(gemm_dtype).weight_bytes < 1:
         attention = "bf16"
-    if work.experts and published == "mxfp4":  # its attention was never quantised
+    if work.experts and published == "mxfp4" and gemm_dtype != "bf16":
+        # Its attention was never quantised.
         gemm_dtype, attention, moe_dtype = "bf16", "bf16", "mxfp4"
     ops = operators(chip)
     if moe_dtype == "mxfp4" and "fp4" in ops.chip.peaks:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from weftline.serve.engine.config import ServingConfig
+    from weftline.serve.simulate.step import StepSurface
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -119,20 +120,21 @@ def simulate(
 
     if config.prefill is None:
         found = surface(config)
-        return simulate_requests(
+        return _filled(found, config.chunk_tokens, simulate_requests(
             found, traffic.arrived_s, traffic.prefill_tokens, traffic.decode_tokens,
             max_seqs=config.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
             replicas=replicas, routing=routing, caching=config.prefix_cache, traffic=traffic,
             hit=config.cache_hit,
-        )  # fmt: skip
+        ))  # fmt: skip
     first = replace(traffic, decode_tokens=np.ones_like(traffic.decode_tokens))
     workers = prefill_replicas or config.prefill.workers * replicas
-    prefilled = simulate_requests(
-        prefill_surface(config), traffic.arrived_s, traffic.prefill_tokens, first.decode_tokens,
+    before = prefill_surface(config)
+    prefilled = _filled(before, config.chunk_tokens, simulate_requests(
+        before, traffic.arrived_s, traffic.prefill_tokens, first.decode_tokens,
         max_seqs=config.prefill.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
         replicas=workers, routing=routing, caching=config.prefix_cache, traffic=first,
         hit=config.cache_hit,
-    )  # fmt: skip
+    ))  # fmt: skip
     decode = surface(config)
     return _decode_side(
         prefilled, decode, traffic.decode_tokens, max_seqs=config.max_batch,
@@ -140,6 +142,15 @@ def simulate(
         replicas=config.decode_workers * replicas, routing=routing,
         transfer_s_per_token=decode.kv_bytes_per_token / decode.kv_transfer_bytes_per_s,
     )  # fmt: skip
+
+
+def _filled(surface: StepSurface, chunk_tokens: int, done: Outcome) -> Outcome:
+    """With what pipeline stages add to every first token: the last chunk passes all of them."""
+    if surface.stages <= 1:
+        return done
+    fill_s = surface.fill_s(done.prefill_tokens.astype(np.float64), float(chunk_tokens))
+    return replace(done, first_token_s=done.first_token_s + fill_s,
+                   finished_s=done.finished_s + fill_s)  # fmt: skip
 
 
 def simulate_requests(
@@ -176,8 +187,7 @@ def simulate_requests(
     fits = _fits(record, requests)
     owner = np.full(int(ids.max(initial=0)) + 1, -1, np.int64)
     run_all(world, owner, fits)
-    fill_s = 0.0 if ready else surface.fill_s(prefill_tokens, float(token_budget))
-    return _outcome(world, arrived_s, fits, fill_s)
+    return _outcome(world, arrived_s, fits)
 
 
 def _decode_side(
@@ -321,10 +331,7 @@ def queued_means(arrived_s: Floats, scheduled_s: Floats, width_s: float, bins: i
     return np.asarray(np.maximum(0.0, means))
 
 
-def _outcome(
-    world: Any, arrived_s: Floats, fits: NDArray[np.bool_], fill_s: Floats | float
-) -> Outcome:
-    """What happened, with what pipeline stages add to every first token."""
+def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
     requests, width_s = world.reqs, float(world.width[0])
     used = np.flatnonzero(world.bins["busy"])
     bins = world.bins[: int(used[-1]) + 1 if used.size else 1]
@@ -332,7 +339,7 @@ def _outcome(
     return Outcome(
         arrived_s=np.asarray(arrived_s, np.float64), fits=fits,
         queued_s=requests["queued"], scheduled_s=requests["scheduled"],
-        first_token_s=requests["first"] + fill_s, finished_s=requests["finished"] + fill_s,
+        first_token_s=requests["first"], finished_s=requests["finished"],
         prefill_tokens=requests["prefill"], decode_tokens=requests["decode"],
         thrown_out=requests["thrown_out"], cached_tokens=requests["cached"],
         replica=requests["replica"],

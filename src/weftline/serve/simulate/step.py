@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.calibrate.shipped import constants_for
-from weftline.serve.engine.closed_form import stage_multiples
+from weftline.serve.engine.closed_form import overlap, stage_multiples
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.engines import profile
 from weftline.serve.engine.memory import memory
@@ -52,6 +52,9 @@ class StepSurface:
     token_grid: FloatArray
     token_s: FloatArray
     """[tokens] everything that depends on the iteration's tokens but is not attention."""
+    token_mixed_s: FloatArray
+    """[tokens] the same in an iteration that holds prompt chunks: no captured graph, so the longer
+    of launching and computing, of which ``host_s`` is counted apart."""
     decode_batch_grid: FloatArray
     decode_context_grid: FloatArray
     decode_attention_s: FloatArray
@@ -65,8 +68,6 @@ class StepSurface:
     host_s: float
     """Once an iteration."""
     host_per_sequence_s: float
-    prefill_host_s: float
-    """More once an iteration that holds prompt chunks: no captured graph."""
     front_end_s: float
     """Once a request, before it can be scheduled."""
     stages: float
@@ -85,9 +86,9 @@ class StepSurface:
         """Every field by name: arrays and floats."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def token(self, tokens: float) -> float:
-        """Seconds of what depends on the iteration's tokens."""
-        return _line(self.token_grid, self.token_s, tokens)
+    def token(self, tokens: float, *, prompts: bool = False) -> float:
+        """Seconds of what depends on the iteration's tokens, ``prompts`` among them or not."""
+        return _line(self.token_grid, self.token_mixed_s if prompts else self.token_s, tokens)
 
     def decode(self, batch: float, context: float, *, mixed: bool = False) -> float:
         """Seconds of attention of ``batch`` sequences with ``context`` cached tokens each."""
@@ -135,9 +136,9 @@ class StepSurface:
         if tokens <= 0:
             return 0.0
         mean = decode_context_sum / decode_batch if decode_batch > 0 else 0.0
-        host = self.host_s + (self.prefill_host_s if prefill_tokens > 0 else 0.0)
         return (
-            host + self.host_per_sequence_s * decode_batch + self.token(tokens)
+            self.host_s + self.host_per_sequence_s * decode_batch
+            + self.token(tokens, prompts=prefill_tokens > 0)
             + self.decode(decode_batch, mean, mixed=prefill_tokens > 0)
             + self.chunk(prefill_tokens, prefill_context)
         )  # fmt: skip
@@ -214,6 +215,8 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     draft = _draft_s(config) if config.spec_method != "none" else 0.0
     return StepSurface(
         token_grid=tokens, token_s=token_s,
+        token_mixed_s=np.maximum(overlap(host_prefill, token_s) - host, token_s)
+        if prefilling else token_s,
         decode_batch_grid=np.array(BATCHES, dtype=np.float64),
         decode_context_grid=np.array(CONTEXTS, dtype=np.float64),
         decode_attention_s=attend(mixed=False),
@@ -227,7 +230,6 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
             ("prefill_attention", "scan"), prefill_k) / stages),
         host_s=float(host + draft),
         host_per_sequence_s=float(decode_k[PARTS.index("sequences")] * 1e-6),
-        prefill_host_s=max(host_prefill - host, 0.0) if prefilling else 0.0,
         stages=stages,
         front_end_s=float(k.front_end_s[0]) if engine.calibrated else engine.front_end_s,
         tokens_per_step=config.tokens_per_step, spec_tokens=float(config.spec_tokens),
