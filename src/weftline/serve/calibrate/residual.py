@@ -64,7 +64,9 @@ def features_of(rows: Sequence[Row], answer: Answer) -> Features:
         np.log2([float(r.layout.dp) for r in rows]), np.log2([float(r.layout.ep) for r in rows]),
         5.0 * each, 5.0 * np.clip(answer.load, 0.0, 1.0),
     ], axis=1)  # fmt: skip
-    return Features(labels=labels.reshape(len(rows), -1), numbers=numbers)
+    return Features(
+        labels=labels.astype(np.int64).reshape(len(rows), len(SHAPE.labels)), numbers=numbers
+    )
 
 
 def start_kernel(*, first: bool = False) -> Kernel:
