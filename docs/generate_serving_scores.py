@@ -1,7 +1,7 @@
 """Write the tables of docs/serving.md: ``python docs/generate_serving_scores.py [--held-out]``.
 
-Without ``--held-out`` only the quick tables are written; with it the refits without whole models
-and chips run too (a few minutes).
+Without ``--held-out`` only the quick tables are written; with it the refits without whole runs and
+harnesses run too (a few minutes).
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import weftline.serve
-from weftline.serve.calibrate.published import bare, left_out_scalars
+from weftline.serve.calibrate.pool import unique_rows
 from weftline.serve.calibrate.rows import read_rows
 from weftline.serve.score import score_held_out, score_rows
 
@@ -52,49 +50,29 @@ HEAD = (
 )
 
 
-def silicon(page: str, held_out: bool) -> str:
-    """The tables of the silicon rows."""
-    rows, left = read_rows(DATA / "serving_silicon.csv.gz")
+FILES = ("serving_silicon.csv.gz", "serving_published.csv.gz", "serving_published_2.csv.gz")
+
+
+def tables(page: str, held_out: bool) -> str:
+    """The tables of all shipped rows."""
+    parts = [read_rows(DATA / name) for name in FILES]
+    rows, left = [r for own, _ in parts for r in own], [u for _, own in parts for u in own]
+    rows = unique_rows(rows)
     found = score_rows(rows, left)
     table = HEAD + line("all, each row left out of the corrections", found["summary"] | {
         "rows": found["summary"]["predicted"]})  # fmt: skip
     page = put(page, "seen", table)
     if not held_out:
         return page
-    for by in ("model", "chip"):
+    for by in ("run", "harness"):
         score = score_held_out(rows, left, by=by)
         whole = score["summary"] | {"rows": score["summary"]["predicted"]}
         table = HEAD + line("**all**", whole)
         for g in score["groups"]:
-            if g["by"] in (by, "engine", "mode"):
+            if g["by"] in ("harness", "engine", "mode") or (g["by"] == "chip" and g["rows"] > 20):
                 table += line(f"{g['by']} {g['name']}", g)
         page = put(page, f"left-out-{by}", table)
     return page
-
-
-def published(page: str) -> str:
-    """The table of the published rows: bare, with factors, each row left out of them."""
-    rows, _ = read_rows(DATA / "serving_published.csv.gz")
-    plain = bare(rows)
-    ways = {"bare": plain, "out": left_out_scalars(rows, plain)}
-    table = (
-        "| set, scenario, chip | rows | TPOT bare / left out | TTFT bare / left out | "
-        "throughput bare / left out |\n|---|---|---|---|---|\n"
-    )
-    names = [f"{r.harness}, {r.chip}" for r in rows]
-    for name in sorted(set(names)):
-        index = [i for i, n in enumerate(names) if n == name]
-        cells = []
-        for m in METRICS:
-            key = {"tpot": "tpot_s", "ttft": "ttft_s", "throughput": "output_tokens_per_s"}[m]
-            measured = np.array([getattr(rows[i], key) for i in index], dtype=float)
-            errors = [
-                float(np.nanmedian(np.abs(found[m][index] / measured - 1)))
-                if np.isfinite(measured).any() else None for found in ways.values()
-            ]  # fmt: skip
-            cells.append(" / ".join(pct(None if e is None else 100 * e) for e in errors))
-        table += f"| {name} | {len(index)} | " + " | ".join(cells) + " |\n"
-    return put(page, "published", table)
 
 
 def main() -> None:
@@ -102,7 +80,7 @@ def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("--held-out", action="store_true")
     given = options.parse_args()
-    page = published(silicon(PAGE.read_text(encoding="utf-8"), given.held_out))
+    page = tables(PAGE.read_text(encoding="utf-8"), given.held_out)
     stored = json.loads((DATA / "calibration.json").read_text(encoding="utf-8"))
     page = put(page, "fitted", f"Fitted on {stored['rows']} unique measurements.\n")
     PAGE.write_text(page, encoding="utf-8")

@@ -16,11 +16,12 @@ from weftline.serve.calibrate.shipped import constants_for
 from weftline.serve.engine.closed_form import Load, compile_load, solve
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.engine.parts import setting_of
-from weftline.serve.search.confirm import middle, run
+from weftline.serve.search.confirm import Promise, middle, run
 from weftline.serve.search.economics import Market, power_w, spares_of, token_costs
 from weftline.serve.search.lacking import lacking
 from weftline.serve.search.plan import plan_serve
 from weftline.serve.search.screen import layouts_of
+from weftline.serve.simulate.capacity import capacity_per_s, least_stable
 from weftline.serve.simulate.fleet import simulate, simulate_requests
 from weftline.serve.simulate.step import surface
 from weftline.serve.simulate.traffic import Traffic, at_rate, bundled, poisson
@@ -73,7 +74,7 @@ def test_alone_a_request_takes_its_steps_and_nothing_else() -> None:
 
 
 def test_disaggregation_hides_prompts_from_answers_and_pays_for_the_transfer() -> None:
-    traffic = poisson(6.0, 400, prefill_tokens=4000, decode_tokens=200, seed=5)
+    traffic = poisson(9.0, 400, prefill_tokens=6000, decode_tokens=200, seed=5)
     pools = replace(ONE, prefill=PoolConfig(workers=2, max_batch=4), decode_workers=1)
     apart, together = simulate(pools, traffic), simulate(ONE, traffic, replicas=3)
     assert np.nanpercentile(apart.tpot_s, 99) < np.nanpercentile(together.tpot_s, 99)
@@ -103,7 +104,7 @@ def test_better_routing_is_better(routing: str) -> None:
     assert trace.hash_ids is not None
     n = 1500
     short = replace(
-        at_rate(trace, 6.0), arrived_s=at_rate(trace, 6.0).arrived_s[:n],
+        at_rate(trace, 9.0), arrived_s=at_rate(trace, 9.0).arrived_s[:n],
         prefill_tokens=trace.prefill_tokens[:n], decode_tokens=trace.decode_tokens[:n],
         hash_starts=trace.hash_starts[: n + 1], hash_ids=trace.hash_ids[: trace.hash_starts[n]],
     )  # fmt: skip
@@ -189,8 +190,12 @@ def test_the_plan_meets_its_targets_and_one_replica_less_does_not() -> None:
     fewer = plan.fleet.replicas - 1
     for replicas, meets in ((plan.fleet.replicas, True), (fewer, False)):
         if replicas:
-            found = run(config, traffic, TARGETS, replicas, routing="least-loaded", trace=False)
-            assert found.meets is meets
+            each = capacity_per_s(config, traffic)
+            promise = Promise(
+                targets=TARGETS, within=0.95, least=least_stable(40.0, each, 0.2),
+                routing="least-loaded", trace=False,
+            )  # fmt: skip
+            assert run(config, traffic, promise, replicas).meets is meets
 
 
 def test_the_winner_is_the_cheapest_and_the_front_has_no_beaten_fleet() -> None:
@@ -263,7 +268,9 @@ def test_a_fleet_without_a_target_on_the_wait_keeps_up_all_the_same(
     assert plan.estimates["ttft_p99"].value < 10.0
     with pytest.raises(NoFeasiblePlanError) as caught:
         plan_serve(replace(asked, max_chips=1))
-    assert "slower than requests come" in str(caught.value)
+    said = str(caught.value)
+    assert "the queue would grow without end" in said
+    assert "requests/s at most" in said, "the capacity is not said"
 
 
 def test_chips_that_no_engine_runs_on_do_not_name_formats_that_would() -> None:

@@ -159,11 +159,17 @@ def serving(
     rows: Path,
     *,
     held_out: Annotated[bool, Parameter(negative="")] = False,
-    by: Literal["model", "chip", "random"] = "model",
+    by: Literal["run", "harness", "model", "chip", "random"] = "run",
     seed: int = 0,
     chip: str | None = None,
     model: str | None = None,
-    engine: str | None = None,
+    engine: str = "vllm",
+    engine_version: str = "",
+    precision: str = "bf16",
+    tp: int = 1,
+    dp: int = 1,
+    ep: int = 1,
+    max_seqs: int | None = None,
     max_median: str | None = None,
     json: Json = False,
     form: Format = "table",
@@ -171,8 +177,8 @@ def serving(
     """Predicted and measured first-token time, time per token and throughput.
 
     Rows the shipped calibration has seen are predicted with themselves left
-    out; with --held-out everything is fitted again without whole models (or
-    chips, or random parts) and scored on them.
+    out; with --held-out everything is fitted again without whole runs (model,
+    chip and engine), harnesses, models, chips or random parts, and scored on them.
 
     Parameters
     ----------
@@ -182,7 +188,8 @@ def serving(
     held_out
         Fit again on some rows of the file, score the rest, until each was left out.
     by
-        With --held-out: leave out whole models (siblings together), whole chips or random parts.
+        With --held-out: leave out whole runs, whole harnesses, whole models (siblings
+        together), whole chips or random parts.
     seed
         With --by random: how the parts are cut.
     chip
@@ -191,6 +198,18 @@ def serving(
         Per-request timings: the model.
     engine
         Per-request timings: the engine.
+    engine_version
+        Per-request timings: its version, such as 0.19.0; a recent one if not given.
+    precision
+        Per-request timings: number format of the weights.
+    tp
+        Per-request timings: chips that share every layer.
+    dp
+        Per-request timings: attention data-parallel ranks.
+    ep
+        Per-request timings: ways experts are spread.
+    max_seqs
+        Per-request timings: sequences that may run at once in one engine (of each rank).
     max_median
         Exit with 4 if the median error of time per token is above this: 10%.
     """
@@ -203,9 +222,12 @@ def serving(
     limit = None if max_median is None else 100 * parse_fraction(max_median, where="--max-median")
     head = "" if rows.suffix == ".gz" else first_line(rows)
     if "request_id" in head:
-        from weftline.serve.score_requests import score_requests
+        from weftline.serve.score_requests import Server, score_requests
 
-        found = score_requests(rows, chip=chip, model=model, engine=engine)
+        found = score_requests(rows, Server(
+            chip=chip, model=model, engine=engine, engine_version=engine_version,
+            precision=precision, tp=tp, dp=dp, ep=ep, max_seqs=max_seqs,
+        ))  # fmt: skip
     else:
         from weftline.serve.calibrate.rows import read_rows
         from weftline.serve.score import score_held_out, score_rows

@@ -47,6 +47,7 @@ def serving(
     from weftline.report.text import model_label
     from weftline.serve.calibrate.bands import band_of
     from weftline.serve.simulate.asked import config_of, traffic_of
+    from weftline.serve.simulate.capacity import found_capacity_per_s
     from weftline.serve.simulate.fleet import simulate
     from weftline.serve.simulate.summary import summary
     from weftline.spec import ROUTINGS
@@ -81,7 +82,8 @@ def serving(
         "bands": {
             f"{metric}_s": asdict(band_of(config, metric)) for metric in ("ttft", "tpot", "e2e")
         },
-        **summary(outcome, workers=replicas * config.decode_workers),
+        **summary(outcome, workers=replicas * config.decode_workers,
+                  capacity_per_s=replicas * found_capacity_per_s(config, played, outcome)),
     }  # fmt: skip
     show(answer, lambda: render_simulation(answer), json=json, form=form)
     return 0

@@ -23,6 +23,7 @@ __all__ = [
     "BundledModel",
     "bundled_index",
     "bundled_models",
+    "bundled_name",
     "config_path",
     "load_config",
     "load_generator",
@@ -117,6 +118,11 @@ def load_model(spec: str | Path) -> Model:
             "`gpt:layers=..,hidden=..` will do, too",
         )  # fmt: skip
     return load_config(HFConfig.read(path, name=_file_name(path)))
+
+
+def bundled_name(text: str) -> str | None:
+    """The short name of the bundled model that a name means, ``None`` where it means none."""
+    return _meant(text) if text and _may_be_name(text) else None
 
 
 def config_path(spec: str | Path) -> Path:

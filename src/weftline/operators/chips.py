@@ -38,6 +38,10 @@ class Chip:
     chips_per_host: int = 8
     like: str | None = None
     """Catalogue id of the chip whose measured tables it shares; None: the systolic prior."""
+    reached_matrix: float = 1.0
+    """Share of the peak that this chip's products reach, over what those of ``like`` do."""
+    reached_memory: float = 1.0
+    """The same of the memory bandwidth."""
     prior: Mapping[str, float] = field(default_factory=dict)
     """Scalars of the systolic prior (see :mod:`weftline.operators.systolic`)."""
     sparse: tuple[SparseUnit, ...] = ()
@@ -106,6 +110,8 @@ def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
         out_bytes_per_s=acc.scale_out_bytes_per_s or 0.0,
         chips_per_host=acc.chips_per_host or 8,
         like=entry.get("like"),
+        reached_matrix=float(entry.get("reached", {}).get("matrix", 1.0)),
+        reached_memory=float(entry.get("reached", {}).get("memory", 1.0)),
         prior=entry.get("prior", {}),
         sparse=units_of(entry.get("sparse", ())),
     )

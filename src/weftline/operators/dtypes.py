@@ -58,6 +58,12 @@ FORMATS: Final[Mapping[str, NumberFormat]] = {
         peaks=("bf16", "fp16"),
         table=("int4", "mxfp4", "bf16"),
     ),
+    "w4afp8": NumberFormat(
+        weight_bytes=0.5 + 2 / 128,
+        activation_bytes=1,
+        peaks=("fp8", "bf16", "fp16"),
+        table=("w4afp8", "mxfp4_fp8", "fp8", "bf16"),
+    ),
     "nvfp4": NumberFormat(
         weight_bytes=0.5 + 1 / 16,
         activation_bytes=0.5 + 1 / 16,
@@ -85,7 +91,8 @@ _ALIASES: Final[Mapping[str, str]] = {
     "bfloat16": "bf16", "fp16": "bf16", "float16": "bf16", "half": "bf16", "float8": "fp8",
     "fp8_tensor": "fp8", "int4_wo": "int4", "w4a16": "int4", "awq": "int4", "gptq": "int4",
     "w4a16_mxfp4": "mxfp4", "w4a8_mxfp4_mxfp8": "mxfp4_fp8", "fp4": "nvfp4", "w8a8": "int8",
-    "w8a16": "int8_weight",
+    "w8a16": "int8_weight", "int8_wo": "int8_weight", "uint4": "int4", "w4a8": "w4afp8",
+    "w4a8_awq": "w4afp8", "fp8_static": "fp8", "fp8_per_tensor": "fp8", "float4": "nvfp4",
 }  # fmt: skip
 
 

@@ -64,7 +64,11 @@ class MeasuredTables:
     # -- rooflines
 
     def _here(self, work: Work, quantisation: str) -> FloatArray:
-        return work.seconds(self.chip.peak_flops(quantisation), self.chip.bandwidth_bytes_per_s)
+        chip = self.chip
+        return work.seconds(
+            chip.peak_flops(quantisation) * chip.reached_matrix,
+            chip.bandwidth_bytes_per_s * chip.reached_memory,
+        )
 
     def _there(self, work: Work, quantisation: str) -> FloatArray:
         return work.seconds(self.kin.peak_flops(quantisation), self.kin.bandwidth_bytes_per_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from weftline.report.draw import cdf_lines, strip
@@ -48,6 +48,9 @@ def _best(plan: ServePlan) -> list[str]:
     )
     seed = "" if d.seed is None else f", seed {d.seed}"
     targets = ", ".join(t.short() for t in d.targets) or "no latency target"
+    if any(t.percentile == round(100 * d.within, 6) for t in d.targets):
+        targets += f", all kept by {100 * d.within:g} % of requests"
+    targets += f"; {d.headroom:.0%} headroom"
     cached = f", {d.cached_share:.1%} of prompts cached" if d.cached_share else ""
     return [
         *wrapped(head, hang="      "),
@@ -74,13 +77,18 @@ def _rate(value: float) -> str:
 
 
 def _numbers(plan: ServePlan) -> list[str]:
-    rows = (
-        ("first token, median", "ttft_p50", format_duration),
-        ("first token, p99", "ttft_p99", format_duration),
-        ("a token, median", "tpot_p50", format_duration),
-        ("a token, p99", "tpot_p99", format_duration),
-        ("last token, median", "e2e_p50", format_duration),
-        ("last token, p99", "e2e_p99", format_duration),
+    rows: list[tuple[str, str, Callable[[float], str]]] = []
+    for label, metric in (("first token", "ttft"), ("a token", "tpot"), ("last token", "e2e")):
+        shares = sorted(
+            float(name.partition("_p")[2]) for name in plan.estimates
+            if name.startswith(f"{metric}_p")
+        )  # fmt: skip
+        rows += [
+            (f"{label}, {'median' if p == 50 else f'p{p:g}'}", f"{metric}_p{p:g}", format_duration)
+            for p in shares
+        ]
+    rows += [
+        ("capacity", "capacity", _rate),
         ("most requests", "rate_most", _rate),
         ("goodput", "goodput", _rate),
         ("cost an hour", "cost_per_hour", format_usd),
@@ -88,7 +96,7 @@ def _numbers(plan: ServePlan) -> list[str]:
         ("a million output tokens", "cost_per_m_output", _per_m),
         ("a million cached tokens", "cost_per_m_cached", _per_m),
         ("energy an output token", "energy_per_output_token", _joules),
-    )
+    ]
     return numbers(plan.estimates, rows, ends=";:")
 
 
@@ -216,7 +224,9 @@ def render_simulation(answer: Mapping[str, Any]) -> str:
         ("prompt tokens a second", format_number(answer["input_tokens_per_s"], 4)),
         ("prompt tokens found in the cache", f"{answer['cached_share']:.1%}"),
         ("requests thrown out and computed again", f"{answer['thrown_out']:,}"),
-        ("busy", f"{answer['busy_share']:.0%}"),
+        ("busy, of its steady-state throughput", f"{answer['busy_share']:.0%}"),
+        ("steady-state throughput, requests a second", format_number(answer["capacity_per_s"], 3)),
+        ("time with any request in work", f"{answer['working_share']:.0%}"),
         ("simulated in", f"{answer['wall_s']:.2f} s"),
     ]
     lines += ["", *table(("", ""), facts, right=frozenset({1}))[1:]]

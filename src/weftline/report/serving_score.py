@@ -18,7 +18,7 @@ def render_serving_score(score: dict[str, Any]) -> str:
     answered = s["answered_of_stated_pct"]
     lines = wrapped(
         f"Predicted {s['predicted']} of {s['rows']} rows"
-        + (f", {answered:.0f} % of those that state their configuration" if answered else "")
+        + (f", {answered:.4g} % of those that state their configuration" if answered else "")
     )
     lines += wrapped(f"({score['how']})")
     rows = [

@@ -2,11 +2,12 @@
 
 Rows that stand in the shipped calibration are predicted with themselves left out of the residual
 processes. ``score_held_out`` goes further: constants and processes are fitted again without whole
-models, chips or random parts of the file, copies of a measurement included.
+runs, harnesses, models, chips or random parts of the file, copies of a measurement included.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,27 +19,39 @@ from weftline.errors import InputError
 from weftline.serve.calibrate.fit import (
     answer_rows,
     compile_rows,
-    held_out,
-    throughput_of,
+    of_kind,
     traits_of,
+    with_rates,
+    within_limits,
 )
-from weftline.serve.calibrate.published import (
-    bare,
-    is_published,
-    left_out_scalars,
-    predict_published,
-)
-from weftline.serve.calibrate.residual import ELSEWHERE, features_of
+from weftline.serve.calibrate.harness import HARNESSES
+from weftline.serve.calibrate.heldout import errors_of as spread_of
+from weftline.serve.calibrate.heldout import held_out, widths_left_out
+from weftline.serve.calibrate.pool import KINDS, by_times, implausible
+from weftline.serve.calibrate.residual import features_of
 from weftline.serve.calibrate.row import Row, Unanswered
-from weftline.serve.calibrate.shipped import points, shipped_vector, width_of
-from weftline.serve.engine.closed_form import Compiled
+from weftline.serve.calibrate.shipped import (
+    factors,
+    new_format_factor,
+    points,
+    shipped,
+    shipped_vector,
+    width_of,
+)
 
-__all__ = ["METRICS", "Prediction", "predict_rows", "score_held_out", "score_rows"]
+__all__ = ["BY", "METRICS", "Prediction", "predict_rows", "score_held_out", "score_rows"]
 
 FloatArray = npt.NDArray[np.float64]
 
 METRICS: Final = ("ttft", "tpot", "throughput")
-NEW: Final = "model never measured: no correction, wider interval"
+BY: Final = ("run", "harness", "model", "chip", "random")
+_KIND: Final = {"ttft": "ttft", "tpot": "tpot", "throughput": "rate"}
+NEW: Final = "model never measured: no correction of its own, wider interval"
+_WORDS: Final = {
+    "run": "whole runs (model, chip and engine together)", "harness": "whole harnesses",
+    "model": "whole model families (sibling names together)", "chip": "whole chips",
+}  # fmt: skip
+LEAST_ROWS: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,39 +59,72 @@ class Prediction:
     """Predictions of rows, [n] each: seconds, seconds, output tokens a second and chip."""
 
     values: dict[str, FloatArray]
+    widths: dict[str, FloatArray]
+    """ln half widths of the 90 % intervals."""
     known: npt.NDArray[np.bool_]
     """Whether the row's model is in the calibration."""
     seen: npt.NDArray[np.bool_]
     """Whether the row itself is (it was then left out to predict it)."""
 
 
-def predict_rows(rows: Sequence[Row], compiled: Compiled | None = None) -> Prediction:
+def predict_rows(rows: Sequence[Row]) -> Prediction:
     """Rows predicted with the shipped calibration, each without itself."""
-    compiled = compiled if compiled is not None else compile_rows(rows)
-    answer = answer_rows(compiled, traits_of(rows), shipped_vector())
-    stored, features = points(), features_of(rows, answer)
-    known = np.array([r.family in stored.families for r in rows])
-    spots = np.array([stored.find(r.family, r.ttft_s, r.tpot_s) for r in rows])
-    seen = spots >= 0
+    rows = within_limits(rows, shipped_vector())
+    answer = answer_rows(compile_rows(rows), traits_of(rows, factors()), shipped_vector())
+    features = features_of(rows, answer)
+    families = frozenset(shipped().get("families", ()))
+    known = np.array([r.family in families for r in rows])
     found: dict[str, FloatArray] = {}
-    for what, base in (("ttft", answer.ttft_s), ("tpot", answer.tpot_s)):
-        shift = np.where(known, stored.correction(what, features), 0.0)
-        if what == "ttft":
-            shift *= np.where([r.chip in stored.chips for r in rows], 1.0, ELSEWHERE)
-        shift = np.where(seen, stored.left_out[what][spots], shift)
-        found[what] = base * np.exp(shift)
-    found["throughput"] = throughput_of(rows, found["ttft"], found["tpot"])
-    return Prediction(values=found, known=known, seen=seen)
+    seen = np.zeros(len(rows), dtype=bool)
+    spots = _spots(rows)
+    for kind in KINDS:
+        stored = points(kind)
+        shift = stored.correction(features)
+        for i, at in enumerate(spots[kind]):
+            if at >= 0:
+                shift[i] = stored.left_out[at]
+                seen[i] = True
+        found[kind] = of_kind(answer, kind) * np.exp(shift)
+    found = with_rates(rows, found)
+    wide = {m: np.array([_width(m, r, bool(s)) for r, s in zip(rows, seen, strict=True)])
+            for m in METRICS}  # fmt: skip
+    return Prediction(values={m: found[_KIND[m]] for m in METRICS}, widths=wide, known=known,
+                      seen=seen)  # fmt: skip
+
+
+def _spots(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Where each row stands among the shipped points of each kind; -1 where it does not."""
+    out: dict[str, list[int]] = {kind: [] for kind in KINDS}
+    stored = {kind: points(kind) for kind in KINDS}
+    for r in rows:
+        place = f"{r.chip}|{r.engine}"
+        late = stored["tpot"].find(r.family, r.tpot_s, place)
+        first = stored["ttft"].find(r.family, r.ttft_s, place)
+        # The points of both times are of the same rows, in the same order.
+        both = sorted(set(late) & set(first))
+        out["tpot"].append(both[0] if both else -1)
+        out["ttft"].append(both[0] if both else -1)
+        rate = [] if by_times(r) else stored["rate"].find(r.family, r.output_tokens_per_s, place)
+        out["rate"].append(rate[0] if rate else -1)
+    return out
+
+
+def _width(metric: str, row: Row, seen: bool) -> float:
+    """Half width of one row's interval: by what the calibration knows of its like."""
+    data = shipped()
+    case = "run" if row.harness in data.get("harnesses", ()) else "harness"
+    wide = width_of(metric, row.engine, row.chip, case="seen" if seen else case)
+    if not seen and row.run not in data.get("runs", ()):
+        wide = max(wide, width_of(metric, row.engine, row.chip, case="run"))
+    if not seen and f"{row.chip}|{row.gemm_dtype}" not in data.get("formats", ()):
+        wide *= new_format_factor()
+    return wide
 
 
 def score_rows(rows: Sequence[Row], left: Sequence[Unanswered]) -> dict[str, Any]:
     """The score as ``--json`` prints it, with the shipped calibration."""
     if not rows:
         return _summed([], left, "no row states its configuration")
-    if any(is_published(r) for r in rows):
-        return _summed(_scored_published(rows, left_out=False), left, (
-            "the closed form with one shipped factor a metric for each set, scenario and chip"
-        ))  # fmt: skip
     found = predict_rows(rows)
     how = (
         f"{int(found.seen.sum())} of {len(rows)} rows are in the calibration, each predicted "
@@ -88,80 +134,58 @@ def score_rows(rows: Sequence[Row], left: Sequence[Unanswered]) -> dict[str, Any
 
 
 def score_held_out(
-    rows: Sequence[Row], left: Sequence[Unanswered], *, by: str = "model", seed: int = 0
+    rows: Sequence[Row], left: Sequence[Unanswered], *, by: str = "run", seed: int = 0
 ) -> dict[str, Any]:
-    """The score with everything fitted again on other rows; ``by``: model, chip or random."""
-    if by not in ("model", "chip", "random"):
-        raise InputError(f"cannot leave out by `{by}`", hint="model, chip or random", where="--by")
-    if any(is_published(r) for r in rows):
-        return _summed(_scored_published(rows, left_out=True), left, (
-            "each row left out of the factor of its set, scenario and chip; constants are those "
-            "of the silicon rows"
-        ))  # fmt: skip
-    known = [r for r in rows if r.ttft_s is not None and r.tpot_s is not None]
-    if len(known) < 40:
-        raise InputError(f"{len(known)} measured rows are too few to leave some out")
-    compiled = compile_rows(known)
-    stored = points()
-    kernels = (stored.kernels["tpot"], stored.kernels["ttft"])
-    first, late = held_out(known, compiled, by, start=shipped_vector(), kernels=kernels, seed=seed)
-    done = np.flatnonzero(np.isfinite(first))
-    own = [known[i] for i in done]
-    values = {"ttft": first[done], "tpot": late[done]}
-    values["throughput"] = throughput_of(own, first[done], late[done])
-    # A chip left out is priced as a chip never measured: with the wider interval.
-    seen = np.full(len(own), by == "random")
-    found = Prediction(
-        values=values, known=np.full(len(own), by != "model"), seen=np.zeros(len(own), dtype=bool)
+    """The score with everything fitted again on other rows; ``by`` is one of ``BY``.
+
+    Intervals are as wide as the errors of the other groups say. Raises InputError where the file
+    has too few rows to leave some out.
+    """
+    if by not in BY:
+        raise InputError(f"cannot leave out by `{by}`", hint=", ".join(BY), where="--by")
+    own = [r for r in rows if by_times(r) or r.output_tokens_per_s is not None]
+    if len(own) < LEAST_ROWS:
+        raise InputError(f"{len(own)} measured rows are too few to leave some out",
+                         hint=f"{LEAST_ROWS} at least")  # fmt: skip
+    own = within_limits(own, shipped_vector())
+    kernels = {kind: points(kind).kernel for kind in KINDS}
+    found = held_out(own, compile_rows(own), by, start=shipped_vector(), kernels=kernels,
+                     seed=seed)  # fmt: skip
+    done = np.flatnonzero(np.isfinite(found["tpot"]))
+    errors = spread_of(own, found)
+    wide = {m: widths_left_out(own, errors[_KIND[m]], by)[done] for m in METRICS}
+    some = [own[i] for i in done]
+    prediction = Prediction(
+        values={m: found[_KIND[m]][done] for m in METRICS}, widths=wide,
+        known=np.full(len(some), by != "model"), seen=np.zeros(len(some), dtype=bool),
+    )  # fmt: skip
+    words = _WORDS.get(by, f"five random parts, seed {seed}")
+    how = (
+        f"constants and corrections fitted again without {words}; intervals from the errors of the "
+        "other groups"
     )
-    words = {"model": "whole model families (sibling names together)", "chip": "whole chips",
-             "random": f"five random parts, seed {seed}"}  # fmt: skip
-    how = f"constants and corrections fitted again without {words[by]}"
-    return _summed(_scored(own, found, narrow=seen), left, how)
+    return _summed(_scored(some, prediction), left, how)
 
 
-def _scored_published(rows: Sequence[Row], *, left_out: bool) -> list[dict[str, Any]]:
-    found, wide, known = predict_published(rows)
-    if left_out:
-        found = left_out_scalars(rows, bare(rows))
-    out = []
-    for i, r in enumerate(rows):
-        entry: dict[str, Any] = {
-            "id": r.id, "model": r.model, "chip": r.chip, "engine": r.engine,
-            "version": r.version, "mode": r.harness, "known_model": bool(known[i]),
-            "in_calibration": bool(known[i]),
-        }  # fmt: skip
-        measured = {"ttft": r.ttft_s, "tpot": r.tpot_s, "throughput": r.output_tokens_per_s}
-        for what in METRICS:
-            entry[what] = _one(what, float(found[what][i]), float(np.exp(wide[what][i])),
-                               measured[what])  # fmt: skip
-        if not known[i]:
-            entry["note"] = "no factor for this set and chip: wider interval"
-        out.append(entry)
-    return out
-
-
-def _scored(
-    rows: Sequence[Row], found: Prediction, *, narrow: npt.NDArray[np.bool_] | None = None
-) -> list[dict[str, Any]]:
-    narrow = found.known if narrow is None else narrow
+def _scored(rows: Sequence[Row], found: Prediction) -> list[dict[str, Any]]:
     out = []
     for i, r in enumerate(rows):
         own = bool(found.known[i])
+        title = HARNESSES[r.harness].title if r.harness in HARNESSES else r.harness
         entry: dict[str, Any] = {
             "id": r.id, "model": r.model, "chip": r.chip, "engine": r.engine,
-            "version": r.version, "mode": r.mode, "known_model": own,
+            "version": r.version, "mode": r.mode, "harness": title, "known_model": own,
             "in_calibration": bool(found.seen[i]),
         }  # fmt: skip
         measured = {"ttft": r.ttft_s, "tpot": r.tpot_s, "throughput": r.output_tokens_per_s}
         for what in METRICS:
-            value = float(found.values[what][i])
-            spread = float(np.exp(width_of(what, r.engine, r.chip, seen=bool(narrow[i]))))
+            value, spread = float(found.values[what][i]), float(np.exp(found.widths[what][i]))
             entry[what] = _one(what, value, spread, measured[what])
         if r.derived:
             entry["throughput"]["derived"] = True
-        if not own:
-            entry["note"] = NEW
+        notes = [said for said in ("" if own else NEW, implausible(r)) if said]
+        if notes:
+            entry["note"] = "; ".join(notes)
         out.append(entry)
     return out
 
@@ -173,9 +197,12 @@ def _one(what: str, value: float, spread: float, measured: float | None) -> dict
         f"predicted_{unit}": value, f"low_{unit}": low, f"high_{unit}": high,
         f"measured_{unit}": measured,
     }  # fmt: skip
-    entry["error_pct"] = None if measured is None else 100 * (value / measured - 1)
-    entry["interval_hit"] = None if measured is None else bool(low <= measured <= high)
-    return entry
+    known = measured is not None and math.isfinite(value)
+    entry["error_pct"] = 100 * (value / measured - 1) if known and measured else None
+    entry["interval_hit"] = bool(low <= measured <= high) if known and measured else None
+    # What is not a number is no answer, and no JSON either.
+    return {k: v if not isinstance(v, float) or math.isfinite(v) else None
+            for k, v in entry.items()}  # fmt: skip
 
 
 def errors_of(rows: Sequence[dict[str, Any]], what: str) -> dict[str, Any]:
@@ -196,22 +223,25 @@ def errors_of(rows: Sequence[dict[str, Any]], what: str) -> dict[str, Any]:
 
 def _summed(rows: list[dict[str, Any]], left: Sequence[Unanswered], how: str) -> dict[str, Any]:
     stated = len(rows) + sum(u.stated for u in left)
+    # Rounded down: 100 means that every one of them is.
+    answered = math.floor(1e4 * len(rows) / stated) / 100 if stated else None
     groups = []
-    for key in ("chip", "engine", "model", "mode"):
+    for key in ("chip", "engine", "model", "mode", "harness"):
         for name in sorted({r[key] for r in rows}):
             own = [r for r in rows if r[key] == name]
             groups.append({"by": key, "name": name, "rows": len(own),
                            **{m: errors_of(own, m) for m in METRICS}})  # fmt: skip
     missing = [
         {"id": u.id, "model": u.model, "chip": u.chip, "engine": u.engine, "predicted": False,
-         "configuration_stated": u.stated, "reason": u.reason}
+         "configuration_stated": u.stated, "where": u.where,
+         "reason": f"unanswered: {u.reason}"}
         for u in left
     ]  # fmt: skip
     return {
         "summary": {
             "rows": len(rows) + len(left), "predicted": len(rows),
             "stating_their_configuration": stated,
-            "answered_of_stated_pct": round(100 * len(rows) / stated, 2) if stated else None,
+            "answered_of_stated_pct": answered,
             **{m: errors_of(rows, m) for m in METRICS},
         },
         "how": how, "groups": groups, "rows": rows + missing,

@@ -7,18 +7,22 @@ step-time surface. Times are counted as vLLM's core counts them: from when it fi
 from __future__ import annotations
 
 import csv
-import re
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from weftline.errors import InputError
-from weftline.serve.calibrate.shipped import chip_scalars
-from weftline.serve.engine.config import ServingConfig
+from weftline.errors import InputError, UnknownNameError
+from weftline.model.load import bundled_name
+from weftline.operators import chip_of
+from weftline.serve.calibrate.names import chip_named, engine_named, format_named, model_name
+from weftline.serve.engine.config import DTYPES, ServingConfig
+from weftline.serve.engine.engines import PROFILES, profile
 
-__all__ = ["first_line", "read_requests", "score_requests"]
+__all__ = ["Server", "first_line", "read_requests", "score_requests"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,52 +71,85 @@ def read_requests(path: Path) -> dict[str, FloatArray]:
     return {c: np.array(v) for c, v in found.items()}
 
 
-def score_requests(
-    path: Path, *, chip: str | None = None, model: str | None = None, engine: str | None = None
-) -> dict[str, Any]:
-    """Means of TPOT, first-token and end-to-end times, simulated and measured, as a score."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """How the measured server was started, as far as a file's name does not tell it."""
+
+    chip: str | None = None
+    model: str | None = None
+    engine: str = "vllm"
+    engine_version: str = ""
+    precision: str = "bf16"
+    tp: int = 1
+    dp: int = 1
+    ep: int = 1
+    max_seqs: int | None = None
+    """Sequences of one engine that may run at once (vLLM's ``max_num_seqs``, each rank's own)."""
+
+
+def score_requests(path: Path, server: Server | None = None) -> dict[str, Any]:
+    """Means of TPOT, first-token and end-to-end times, simulated and measured, as a score.
+
+    Raises InputError(s) for a file or a server that cannot be.
+    """
     from weftline.serve.simulate.fleet import simulate_requests
     from weftline.serve.simulate.step import surface
 
-    table = read_requests(path)
-    chip, model = chip or _named(path, 0), model or _named(path, 1)
-    config = ServingConfig(model=model, chip=chip, engine=engine or "vllm",
-                           chunk_tokens=CHUNK_TOKENS)  # fmt: skip
+    table, said = read_requests(path), server or Server()
+    config = _config(path, said)
+    found = surface(config)
+    seqs = said.max_seqs or MAX_SEQS.get(config.chip_name, config.max_batch // config.dp)
     out = simulate_requests(
-        surface(config), table["arrived_at"],
+        found.of_rank(config.dp) if config.dp > 1 else found, table["arrived_at"],
         table["num_prefill_tokens"].astype(np.int64), table["num_decode_tokens"].astype(np.int64),
-        max_seqs=MAX_SEQS.get(config.chip_name, config.max_batch), token_budget=CHUNK_TOKENS,
-        engine=config.engine, caching=True,
+        max_seqs=seqs, token_budget=CHUNK_TOKENS, engine=config.engine, caching=True,
+        replicas=config.dp, routing="least-loaded",
     )  # fmt: skip
     steps = np.maximum(table["num_decode_tokens"] - 1, 1)
     measured = {
         "ttft": table["ttft_s"], "tpot": (table["e2e_s"] - table["ttft_s"]) / steps,
         "e2e": table["e2e_s"],
     }  # fmt: skip
-    found = {"ttft": out.engine_ttft_s, "tpot": out.tpot_s, "e2e": out.engine_e2e_s}
-    return _as_score(path, config, found, measured)
+    times = {"ttft": out.engine_ttft_s, "tpot": out.tpot_s, "e2e": out.engine_e2e_s}
+    return _as_score(path, config, times, measured)
 
 
-def _named(path: Path, part: int) -> str:
-    """Chip or model from a name such as ``..._RTX4090_Llama-3.1-8B.csv``."""
-    hit = re.search(r"(RTX\s?-?4090|RTX\s?-?PRO\s?-?6000|H100|H200|A100|B200)_([\w.-]+?)\.csv",
-                    path.name, re.IGNORECASE)  # fmt: skip
-    if not hit:
-        raise InputError("the file's name tells neither machine nor model", where=str(path),
-                         hint="give --chip and --model")  # fmt: skip
-    return hit[part + 1].lower()
+def _config(path: Path, said: Server) -> ServingConfig:
+    """The server of a file, by what was said and by the file's name. Raises InputError(s)."""
+    chip, model = said.chip, said.model
+    if chip is None or model is None:
+        named = _named(path)
+        chip, model = chip or named[0], model or named[1]
+    weights = format_named(said.precision)
+    if weights not in DTYPES:
+        raise UnknownNameError("number format", said.precision, DTYPES, where="--precision")
+    engine = engine_named(said.engine)
+    if engine is None:
+        raise UnknownNameError("engine", said.engine, PROFILES, where="--engine")
+    if said.max_seqs is not None and said.max_seqs < 1:
+        raise InputError("at least 1 sequence runs at once", where="--max-seqs")
+    seqs = said.max_seqs or MAX_SEQS.get(chip_of(chip).name, profile(engine).max_batch)
+    return ServingConfig(
+        model=model, chip=chip, engine=engine, engine_version=said.engine_version,
+        gemm_dtype=weights, tp=said.tp, dp=said.dp, ep=said.ep, max_batch=seqs * said.dp,
+        chunk_tokens=CHUNK_TOKENS,
+    )  # fmt: skip
 
 
-def _fitted(config: ServingConfig) -> str:
-    """What was fitted on requests of this machine, in words."""
-    own = chip_scalars().get("chips", {}).get(config.chip_name)
-    if own is None:
-        return "nothing was fitted on requests of this machine"
-    count = len(own["constants"])
-    return (
-        f"{count} constant{'s were' if count > 1 else ' was'} fitted on {own['rows']} requests of "
-        "this machine"
-    )
+def _named(path: Path) -> tuple[str, str]:
+    """Chip and model from a name such as ``..._RTX4090_Llama-3.1-8B.csv``, in that order."""
+    words = path.name.removesuffix(".gz").removesuffix(".csv").split("_")
+    for at in range(len(words) - 1):
+        for end in range(at + 1, min(at + 4, len(words))):
+            try:
+                chip = chip_named(" ".join(words[at:end]))
+            except InputError:
+                continue
+            model = model_name("-".join(words[end:]))
+            if bundled_name(model) is not None:
+                return chip, model
+    raise InputError("the file's name tells neither machine nor model", where=str(path),
+                     hint="give --chip and --model")  # fmt: skip
 
 
 def _as_score(
@@ -122,7 +159,7 @@ def _as_score(
     metrics: dict[str, Any] = {}
     entry: dict[str, Any] = {
         "id": path.name, "model": config.model, "chip": config.chip_name,
-        "engine": config.engine, "version": "", "mode": "agg",
+        "engine": config.engine, "version": config.engine_version, "mode": "agg",
     }  # fmt: skip
     for name, values in found.items():
         own = np.isfinite(values) & np.isfinite(measured[name])
@@ -140,10 +177,13 @@ def _as_score(
         }  # fmt: skip
     metrics["throughput"] = {"rows": 0, "mape_pct": None, "median_pct": None, "bias_pct": None,
                              "interval_coverage_pct": None}  # fmt: skip
-    count = metrics["ttft"]["rows"]
+    count, fit = len(measured["ttft"]), metrics["ttft"]["rows"]
+    layout = " ".join(f"{k.upper()}{v}" for k, v in (
+        ("tp", config.tp), ("dp", config.dp), ("ep", config.ep)) if v > 1)  # fmt: skip
     return {
-        "summary": {"rows": count, "predicted": count, "stating_their_configuration": count,
-                    "answered_of_stated_pct": 100.0, **metrics},
-        "how": f"every request simulated; bias is of the mean; {_fitted(config)}",
+        "summary": {"rows": count, "predicted": fit, "stating_their_configuration": count,
+                    "answered_of_stated_pct": math.floor(1e4 * fit / count) / 100, **metrics},
+        "how": f"every request simulated on {layout or 'one chip'}, {config.gemm_dtype}; bias is "
+        "of the mean; nothing was fitted on requests of this machine",
         "groups": [], "rows": [entry],
     }  # fmt: skip

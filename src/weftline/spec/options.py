@@ -119,13 +119,17 @@ class FleetOptions:
     Parameters
     ----------
     ttft
-        Median time to the first token at most: 500ms.
+        Time to the first token at most, of the requests that --within names: 500ms.
     tpot
-        Median time a token after the first at most: 40ms.
+        Time a token after the first at most: 40ms.
     e2e
-        Median time to the last token at most: 20s.
+        Time to the last token at most: 20s.
+    within
+        Share of requests that must keep all of these limits.
     p99
-        The same for all but one request in a hundred: ttft=1s,tpot=60ms.
+        Further limits for all but one request in a hundred: ttft=1s,tpot=60ms.
+    headroom
+        Share of the fleet's steady-state throughput that must stay free.
     on
         Accelerators, separated by commas, or all.
     engine
@@ -157,7 +161,9 @@ class FleetOptions:
     ttft: str | None = None
     tpot: str | None = None
     e2e: str | None = None
+    within: str = "95%"
     p99: str | None = None
+    headroom: str = "20%"
     on: str = "all"
     engine: str = "all"
     precision: str | None = None
@@ -213,6 +219,8 @@ class ServingOptions:
         Number format of the KV cache: bf16, fp8, int8.
     prefix_cache
         Keep the KV of prompts; a trace with hashes says what it finds.
+    cache_hit
+        Share of every prompt's tokens that such a cache finds, where no trace says it: 80%.
     speculate
         Draft tokens ahead: mtp:3, or mtp:3:0.8 with the chance that each is kept.
     window
@@ -223,6 +231,7 @@ class ServingOptions:
 
     kv: str = "bf16"
     prefix_cache: bool = False
+    cache_hit: str | None = None
     speculate: str | None = None
     window: str | None = None
     routing: str = "least-loaded"

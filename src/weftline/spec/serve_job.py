@@ -37,6 +37,8 @@ class ServeSpace:
     spec_method: str = "none"
     spec_tokens: int = 0
     spec_acceptance: float = 0.7
+    cache_hit: float = 0.0
+    """Share of every prompt's tokens that a prefix cache is said to find."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,10 @@ class ServeJob:
     """Share taken off list prices, by seller; ``*`` for every other one."""
     own_chips: tuple[Mapping[str, Any], ...] = ()
     """Chips of the user's own and changed figures, as :mod:`weftline.catalog.own` reads them."""
+    headroom: float = 0.2
+    """Share of the fleet's steady-state throughput that stays free."""
+    within: float = 0.95
+    """Share of requests that must keep every limit of that percentile."""
     routing: Routing = "least-loaded"
     space: ServeSpace = field(default_factory=ServeSpace)
     max_chips: int | None = None

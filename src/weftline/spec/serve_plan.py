@@ -50,6 +50,10 @@ class ServeDemand:
     requests: int
     """How many the simulation ran."""
     seed: int | None
+    headroom: float = 0.0
+    """Share of the fleet's steady-state throughput that stays free."""
+    within: float = 0.95
+    """Share of requests that keep the targets, where a fleet meets them."""
     cells: int = 1
     """Equal parts of the fleet, of which one is simulated with its share of the rate."""
 
@@ -111,6 +115,8 @@ class ServeCandidate:
     note: str = ""
     price_type: str = ""
     """on-demand, spot, ...; empty without a price."""
+    capacity_per_s: float | None = None
+    """Requests a second that the fleet without its spares works off for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +136,9 @@ class ServeSearch:
 class ServePlan:
     """The demand, the fleet, every estimate and what it rests on.
 
-    ``estimates`` holds ttft_p50, ttft_p99, tpot_p50, tpot_p99, e2e_p50, e2e_p99, rate_most
-    (requests a second the fleet could take), goodput, cost_per_hour, cost_per_m_input,
+    ``estimates`` holds ttft, tpot and e2e at p50, p95 (or what the targets name) and p99, as
+    ttft_p95; capacity (requests a second in a steady state), rate_most (within targets and
+    headroom), goodput, cost_per_hour, cost_per_m_input,
     cost_per_m_output, cost_per_m_cached, energy_per_output_token; a key is absent where nothing is
     known (no price).
     """

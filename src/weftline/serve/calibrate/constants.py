@@ -37,15 +37,30 @@ START: Final[Mapping[str, float]] = {
     "tokens": 0.5,
 }  # fmt: skip
 """Where coefficients start and what holds them: measured kernels cost what they cost."""
-DEPARTING: Final = (
-    "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "moe_spread",
-    "decode_attention", "all_reduce", "exchange", "kernels", "iteration", "sequences",
-)  # fmt: skip
+DEPARTING: Final[Mapping[str, tuple[float, float]]] = {
+    **{f"{e}.{p}": (1.0, 4.0) for e in ENGINES
+       for p in ("gemm_quantised", "moe", "decode_attention", "all_reduce", "kernels")},
+    **{f"{e}.iteration": (1.0, 2.0) for e in ENGINES},
+    "vllm.sequences": (1.0, 1.0), "sglang.sequences": (1.0, 1.0), "trtllm.sequences": (0.2, 1.0),
+    **{f"hopper.{p}": (1.0, 0.7) for p in ("gemm_block", "moe_block")},
+    **{f"hopper.{p}": (1.0, 4.0) for p in ("gemm_quantised", "gemm_plain", "moe",
+                                            "decode_attention", "all_reduce", "kernels")},
+    **{f"disagg.{p}": (1.0, 7.0) for p in ("moe", "decode_attention", "exchange")},
+    **{f"early.{p}": (1.0, 3.0) for p in ("gemm_block", "moe_block", "moe", "decode_attention",
+                                           "iteration")},
+    "early.vllm.sequences": (20.0, 1.0), "early.sglang.sequences": (4.0, 1.0),
+    "early.trtllm.sequences": (1.0, 2.0),
+}  # fmt: skip
+"""What departs from the constants that all share: trait and part, start, and what holds it there.
+
+Blocks of fp8 run other kernels on Hopper than on Blackwell. A server's host work for a running
+sequence is its own: about 35 us in vLLM of 2025, next to nothing within TensorRT-LLM's process."""
 PREFILLING: Final = (
     "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
-    "moe_route", "launches", "layers", "iteration", "prefill_attention",
+    "moe_route", "launches", "layers", "iteration",
 )  # fmt: skip
-"""Parts that may cost other multiples in a prefill: large shapes, and no captured graph."""
+"""Parts that may cost other multiples in a prefill: large shapes, and no captured graph. Attention
+to prompts is in prefills alone: its coefficient is the one of its part."""
 PREFILL_STARTS: Final[Mapping[str, tuple[float, float]]] = {
     "launches": (30.0, 0.5), "moe_route": (100.0, 0.5), "moe": (1.0, 0.3), "moe_block": (1.0, 0.3),
 }  # fmt: skip
@@ -76,8 +91,8 @@ CAPTURED: Final = 0.4
 EAGER: Final = (1.5, 0.6)
 """Host work of a prefill over the shared constant, where it starts: others, and ``CAPTURING``."""
 PER_ENGINE: Final[Mapping[str, float]] = {
-    "cluster": 2.0, "mixing": 0.9, "host_mixing": 0.5, "front_end_s": 0.02, "wait_steps": 1.0,
-    "hold": 1.0, "wait_prefills": 0.05, "feed": 0.8,
+    "cluster": 2.0, "mixing": 1.0, "sharing": 0.7, "host_mixing": 0.5, "front_end_s": 0.02,
+    "wait_steps": 1.0, "hold": 1.0, "wait_prefills": 0.05, "feed": 0.8,
 }  # fmt: skip
 HELD: Final[Mapping[str, float]] = {"hold": 8.0, "wait_prefills": 3.0}
 """What is worked out is held: ten waves of which one is a burst make half a tenth."""
@@ -100,6 +115,9 @@ class Traits:
     waves: FloatArray
     """Requests a client sends for each one in flight, of which the first come all at once; 0
     where that is not known."""
+    slower: FloatArray
+    """[n, 2] ln factors on decoding and prefill of chips that other chips' kernels or a prior
+    price, from their published rows."""
 
     def __len__(self) -> int:
         return len(self.flags)
@@ -120,6 +138,7 @@ class Traits:
         fused: Sequence[bool],
         triton: Sequence[bool],
         waves: Sequence[float] | None = None,
+        slower: FloatArray | None = None,
     ) -> Traits:
         """From what rows or configurations say."""
         flags = np.stack([
@@ -132,13 +151,14 @@ class Traits:
         return cls(flags=flags, drafted=np.asarray(drafted, dtype=float),
                    captured=np.asarray(captured, dtype=bool),
                    fused=np.asarray(fused, dtype=bool), triton=np.asarray(triton, dtype=bool),
-                   waves=said)  # fmt: skip
+                   waves=said,
+                   slower=np.zeros((len(flags), 2)) if slower is None else slower)  # fmt: skip
 
 
 def _slots() -> tuple[tuple[str, float, float], ...]:
     """Name, start (logarithm) and pull of every constant."""
     found = [(f"part.{p}", float(np.log(START[p])), 0.5) for p in PARTS]
-    found += [(f"{t}.{p}", 0.0, 7.0) for t in TRAITS for p in DEPARTING]
+    found += [(name, float(np.log(start)), pull) for name, (start, pull) in DEPARTING.items()]
     for p in PREFILLING:
         start, pull = PREFILL_STARTS.get(p, (1.0, 0.5))
         found += [(f"prefill.{p}", float(np.log(start)), pull)]
@@ -184,9 +204,10 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
     """The constants of rows with these traits."""
     n = len(PARTS)
     base = np.tile(vector[:n], (len(traits), 1))
-    for j, trait in enumerate(TRAITS):
-        for p in DEPARTING:
-            base[:, PARTS.index(p)] += traits.flags[:, j] * vector[_AT[f"{trait}.{p}"]]
+    for name in DEPARTING:
+        *words, p = name.split(".")
+        holds = np.prod([traits.flags[:, TRAITS.index(w)] for w in words], axis=0)
+        base[:, PARTS.index(p)] += holds * vector[_AT[name]]
     prefill = base.copy()
     for p in PREFILLING:
         prefill[:, PARTS.index(p)] += vector[_AT[f"prefill.{p}"]]
@@ -210,9 +231,13 @@ def constants_of(vector: FloatArray, traits: Traits) -> Constants:
     routing = routing + np.where(traits.triton, vector[_AT["triton.moe_route"]], 0.0)
     prefill[:, PARTS.index("moe_route")] += routing
     prefill[:, host] += np.where(traits.captured, vector[_AT["captured.prefill"]], 0.0)[:, None]
+    # What a chip's own rows say of it slows the chip; its host launches as any other's.
+    base[:, chip_parts] += traits.slower[:, :1]
+    prefill[:, chip_parts] += traits.slower[:, 1:]
     return Constants(
         parts=np.exp(base), prefill_parts=np.exp(prefill),
         cluster=per["cluster"], mixing=per["mixing"],
+        sharing=np.minimum(per["sharing"], 1.0),
         host_mixing=per["host_mixing"],
         tokens_per_step=_tokens_per_step(float(np.exp(vector[_AT["acceptance"]])), traits.drafted),
         front_end_s=np.where(known, per["front_end_s"], COMPILED_FRONT_S),

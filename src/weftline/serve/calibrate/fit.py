@@ -1,65 +1,68 @@
 """Fit the engine model to measured rows: constants with pulls, then what is left over.
 
-Run as ``python -m weftline.serve.calibrate.fit ROWS.csv OUT.json`` to make the shipped file.
+Run as ``python -m weftline.serve.calibrate.fit OUT.json ROWS.csv...`` to make the shipped file.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from weftline.learn import Kernel, Process, conformal_quantile, fit_process
-from weftline.serve.calibrate.constants import (
-    Traits,
-    constants_of,
-    fuses,
-    to_json,
+from weftline.learn import Features, Kernel, Process, fit_process
+from weftline.operators import operators
+from weftline.serve.calibrate.constants import Traits, constants_of, fuses
+from weftline.serve.calibrate.harness import HARNESSES
+from weftline.serve.calibrate.pool import (
+    KINDS,
+    LEFT_OUT_FIRST_TOKENS,
+    by_times,
+    is_early,
+    is_left_out,
+    measured,
+    weights_of,
 )
-from weftline.serve.calibrate.residual import ELSEWHERE, SHAPE, features_of, start_kernel
+from weftline.serve.calibrate.residual import SHAPE, features_of, place_of, start_kernel
 from weftline.serve.calibrate.row import Row
-from weftline.serve.calibrate.rows import read_rows
-from weftline.serve.calibrate.solver import Problem
+from weftline.serve.calibrate.solver import Problem, Solved
 from weftline.serve.engine.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.engine.parts import setting_of
+from weftline.serve.engine.scheduler import answer_held
 
-__all__ = ["Fitted", "compile_rows", "fit_all", "fit_constants", "held_out", "make", "traits_of"]
+__all__ = ["Fitted", "answer_rows", "compile_rows", "fit_all", "fit_constants", "throughput_of",
+           "traits_of"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 OUTLIER: Final = 0.12
 """Errors of ln(time) beyond this count linearly: one bad row does not bend the constants."""
-FIRST_TOKEN_WEIGHT: Final = 0.35
+WEIGHTS: Final = {"tpot": 1.0, "ttft": 0.35, "rate": 0.7}
+"""What the kinds of measurement count in the fit of the constants."""
 OFFSET_PULL: Final = 4.0
 """Pull of the offsets of single models: the square root of the rows they are worth."""
-CROWD: Final = -0.25
-"""A row counts by this power of its group's size: large groups of one run do not rule."""
-LEFT_OUT_VERSIONS: Final = ("1.3.0rc1", "0.12.0", "0.11.2")
-"""Versions whose rows contradict all others by more than a factor two; scored, never fitted on."""
-EARLY: Final = "2025-12"
-"""Runs before this month are `early`: kernels and host paths were slower."""
-OLD_VERSIONS: Final = ("1.1.0rc2",)
-"""Versions of that time that later runs used still."""
-LEFT_OUT_FIRST_TOKENS: Final = (("sglang", "2025-11"),)
-"""Engines and versions whose first-token times contradict all others by more than a factor two:
-scored, never fitted on. Their times per token agree with the others'."""
+CLIP: Final = {"tpot": 0.6, "ttft": 1.0, "rate": 0.8}
+"""Residuals beyond this are taken as this."""
+BATCHES: Final = (1.0, 0.8, 0.63, 0.5, 0.4, 0.31, 0.25, 0.2, 0.15, 0.12, 0.09, 0.06, 0.04, 0.02)
+"""Shares of the largest batch at which a harness with limits may run."""
+TAIL: Final = 1.1
+"""A limit on 99 % of requests over their mean: assumed, as in a capacity screen."""
 
 
-def is_early(row: Row) -> bool:
-    """Whether a run's software is of before ``EARLY``, by its version where that is older."""
-    return bool(row.era) and (row.era < EARLY or row.version.startswith(OLD_VERSIONS))
+Factors = Mapping[str, tuple[float, float]]
+"""ln factors on decoding and prefill by chip."""
 
 
-def traits_of(rows: Sequence[Row]) -> Traits:
+def traits_of(rows: Sequence[Row], factors: Factors | None = None) -> Traits:
     """What decides the constants of measured rows."""
+    known = factors or {}
     return Traits.of(
+        slower=np.array([known.get(r.chip, (0.0, 0.0)) for r in rows]).reshape(-1, 2),
         engine=[r.engine for r in rows], chip=[r.chip for r in rows],
         apart=[r.prefill is not None for r in rows],
         early=[is_early(r) for r in rows],
@@ -83,6 +86,27 @@ def compile_rows(rows: Sequence[Row]) -> Compiled:
     return join(parts).take(np.argsort(np.array(order)))
 
 
+def within_limits(rows: Sequence[Row], vector: FloatArray) -> list[Row]:
+    """The rows, those whose harness keeps limits with the largest batch that keeps them."""
+    out = list(rows)
+    index = [i for i, r in enumerate(rows) if r.limits is not None]
+    if not index:
+        return out
+    own = [rows[i] for i in index]
+    tried = [replace(r, max_batch=max(1.0, share * r.max_batch)) for share in BATCHES for r in own]
+    answer = answer_rows(compile_rows(tried), traits_of(tried), vector)
+    late = answer.tpot_s.reshape(len(BATCHES), len(own))
+    alone = answer.prefill_s.reshape(len(BATCHES), len(own))
+    for j, i in enumerate(index):
+        limits = own[j].limits
+        if limits is None:
+            continue
+        good = (TAIL * late[:, j] <= limits.tpot_s) & (alone[:, j] <= limits.ttft_s)
+        share = BATCHES[int(np.argmax(good))] if good.any() else BATCHES[-1]
+        out[i] = replace(rows[i], max_batch=max(1.0, share * rows[i].max_batch))
+    return out
+
+
 def _load(rows: Sequence[Row]) -> Load:
     def column(get: Callable[[Row], float]) -> FloatArray:
         return np.array([float(get(r)) for r in rows])
@@ -97,10 +121,13 @@ def _load(rows: Sequence[Row]) -> Load:
         gather_steps=column(lambda r: r.launch.gather_steps),
         iteration_tokens=column(lambda r: r.launch.iteration_tokens),
         static=column(lambda r: r.scenario == "static"),
+        equal=column(lambda r: HARNESSES[r.harness].equal if r.harness in HARNESSES else False),
+        answer_held=column(lambda r: answer_held(r.engine)),
         dp=column(lambda r: r.layout.dp), ep=column(lambda r: r.layout.ep),
         moe_tp=column(lambda r: r.layout.moe_tp), workers=column(lambda r: r.layout.workers),
         prefill_workers=column(lambda r: r.prefill.workers if r.prefill else 0),
         prefill_tp=np.array([float(s.tp) for s in side]),
+        prefill_pp=np.array([float(s.pp) for s in side]),
         prefill_dp=np.array([float(s.dp) for s in side]),
         prefill_ep=np.array([float(s.ep) for s in side]),
         prefill_moe_tp=np.array([float(s.moe_tp) for s in side]),
@@ -112,48 +139,50 @@ def answer_rows(compiled: Compiled, traits: Traits, vector: FloatArray) -> Answe
     return solve(compiled, constants_of(vector, traits))
 
 
-def weights_of(rows: Sequence[Row]) -> FloatArray:
-    """How much each row counts in the fit of the constants."""
-    keys = [(r.family, r.engine, r.version, r.chip, r.precision, r.mode) for r in rows]
-    size = Counter(keys)
-    weight = np.array([float(size[k]) for k in keys]) ** CROWD
-    weight[[r.version in LEFT_OUT_VERSIONS for r in rows]] = 0.0
-    return np.asarray(weight / weight[weight > 0].mean())
+def of_kind(answer: Answer, kind: str) -> FloatArray:
+    """What the closed form says of one of ``KINDS``."""
+    return {"tpot": answer.tpot_s, "ttft": answer.ttft_s,
+            "rate": answer.output_tokens_per_s}[kind]  # fmt: skip
 
 
 def fit_constants(
     rows: Sequence[Row], compiled: Compiled, *, start: FloatArray | None = None, rounds: int = 15
-) -> FloatArray:
-    """The vector of constants that fits the rows' first-token times and times per token."""
-    weight = weights_of(rows)
+) -> tuple[Solved, IntArray]:
+    """(the constants that fit the rows' times, and the rates of those without times; which rows
+    they were fitted on)."""
+    weight = weights_of(rows) * [not is_carried(r.chip) for r in rows]
     keep = np.flatnonzero(weight > 0)
     own = [rows[int(i)] for i in keep]
     some, traits = compiled.take(keep), traits_of(own)
-    tpot = np.log([r.tpot_s or np.nan for r in own])
-    ttft = np.log([r.ttft_s or np.nan for r in own])
+    stated = np.stack([measured(own, kind) for kind in KINDS])
+    counts = np.isfinite(stated)
+    counts[KINDS.index("rate")] &= ~np.array([by_times(r) for r in own])
+    late = np.array([(r.engine, r.version) in LEFT_OUT_FIRST_TOKENS for r in own])
+    counts[KINDS.index("ttft")] &= ~late
+    truth = np.where(counts, np.log(np.where(counts, stated, 1.0)), 0.0)
     group, groups = _offsets(own)
 
-    def gaps(vector: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def gaps(vector: FloatArray) -> FloatArray:
         found = answer_rows(some, traits, vector)
-        return np.log(found.tpot_s) - tpot, np.log(found.ttft_s) - ttft
+        logs = np.log(np.stack([of_kind(found, kind) for kind in KINDS]))
+        return np.where(counts, logs - truth, 0.0)
 
-    first = [0.0 if (r.engine, r.version) in LEFT_OUT_FIRST_TOKENS else 1.0 for r in own]
     problem = Problem(
-        gaps=gaps, traits=traits, weight=weight[keep],
-        first_weight=FIRST_TOKEN_WEIGHT * np.array(first),
+        gaps=gaps, traits=traits,
+        weight=counts * weight[keep] * np.array([[WEIGHTS[k]] for k in KINDS]),
         group=group, groups=groups, offset_pull=OFFSET_PULL, outlier=OUTLIER,
     )  # fmt: skip
-    return problem.solve(start, rounds)
+    return Solved(problem, problem.solve(start, rounds)), keep
 
 
 def _offsets(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], int]:
-    """A group for each row: what a model departs by on one engine and chip generation.
+    """A group for each row: what a model departs by on one engine, chip generation and harness.
 
     The groups' offsets are fitted beside the constants and thrown away: a model that is odd for
     reasons of its own then does not bend constants that all models share.
     """
     keys = [
-        (r.family, r.engine, r.chip[0], r.precision, is_early(r), r.mode, r.drafted > 0)
+        (r.family, r.engine, r.chip[0], r.precision, is_early(r), r.mode, r.drafted > 0, r.harness)
         for r in rows
     ]
     names = sorted(set(keys), key=str)
@@ -161,206 +190,119 @@ def _offsets(rows: Sequence[Row]) -> tuple[npt.NDArray[np.int64], int]:
     return np.array([at[k] for k in keys]), len(names)
 
 
-def unique_rows(rows: Sequence[Row]) -> list[Row]:
-    """One row for each measurement: files repeat each other in different words."""
-    seen: set[tuple[object, ...]] = set()
-    out = []
-    for r in rows:
-        if r.ttft_s is None or r.tpot_s is None:
-            continue
-        key = (r.family, r.chip, round(r.ttft_s, 4), round(r.tpot_s, 6))
-        if key not in seen:
-            seen.add(key)
-            out.append(r)
+def chip_factors(
+    rows: Sequence[Row], compiled: Compiled, vector: FloatArray
+) -> dict[str, tuple[float, float]]:
+    """ln factors of chips whose own kernels were not measured: medians of measured over predicted.
+
+    Where a chip's rows state rates alone, of their inverse; limits on latency say nothing of it.
+    """
+    answer = answer_rows(compiled, traits_of(rows), vector)
+    gaps = {k: np.log(measured(rows, k) / of_kind(answer, k)) for k in KINDS}
+    bound = np.array([r.limits is not None for r in rows])
+    out: dict[str, tuple[float, float]] = {}
+    for chip in sorted({r.chip for r in rows if is_carried(r.chip)}):
+        own = np.array([r.chip == chip for r in rows])
+        some = own & ~bound if (own & ~bound).any() else own
+        middle = {k: _median(g[some]) for k, g in gaps.items()}
+        rate = -(middle["rate"] or 0.0)
+        late = rate if middle["tpot"] is None else middle["tpot"]
+        first = late if middle["ttft"] is None else middle["ttft"]
+        out[chip] = (round(late, 4), round(first, 4))
     return out
+
+
+def _median(values: FloatArray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
+
+
+@lru_cache(maxsize=128)
+def is_carried(chip: str) -> bool:
+    """Whether a chip is priced by a prior, or by the kernels of another maker's."""
+    found = operators(chip).chip
+    return found.like is None or found.vendor != operators(found.like).chip.vendor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """Constants and the two residual processes of one pool of rows."""
+    """Constants and a residual process for each kind of measurement, from one pool of rows."""
 
     vector: FloatArray
-    tpot: Process
-    ttft: Process
+    factors: dict[str, tuple[float, float]]
+    processes: dict[str, Process]
     ids: tuple[str, ...]
     families: frozenset[str]
-    chips: frozenset[str]
 
-    def predict(self, rows: Sequence[Row], compiled: Compiled) -> tuple[FloatArray, FloatArray]:
-        """First-token time and time per token of rows, corrected where their model is known."""
-        answer = answer_rows(compiled, traits_of(rows), self.vector)
+    def predict(self, rows: Sequence[Row], compiled: Compiled) -> dict[str, FloatArray]:
+        """Rows by kind of measurement, corrected by points of their own place."""
+        answer = answer_rows(compiled, traits_of(rows, self.factors), self.vector)
         features = features_of(rows, answer)
-        known = np.array([r.family in self.families for r in rows])
-        near = np.where([r.chip in self.chips for r in rows], 1.0, ELSEWHERE)
-        first = np.where(known, near * self.ttft.mean(features), 0.0)
-        late = np.where(known, self.tpot.mean(features), 0.0)
-        return answer.ttft_s * np.exp(first), answer.tpot_s * np.exp(late)
+        found = {
+            kind: of_kind(answer, kind) * np.exp(self.processes[kind].mean(features))
+            for kind in KINDS
+        }
+        return with_rates(rows, found)
+
+
+def with_rates(rows: Sequence[Row], found: dict[str, FloatArray]) -> dict[str, FloatArray]:
+    """The same with the rates of closed loops and static batches as their times make them."""
+    queued = np.array([r.scenario == "offline" for r in rows])
+    rate = np.where(queued, found["rate"], throughput_of(rows, found["ttft"], found["tpot"]))
+    return {**found, "rate": rate}
 
 
 def fit_all(
     rows: Sequence[Row], compiled: Compiled, *, start: FloatArray | None = None,
-    kernels: tuple[Kernel, Kernel] | None = None, rounds: int = 10,
+    kernels: dict[str, Kernel] | None = None, rounds: int = 10,
 ) -> Fitted:  # fmt: skip
-    """Constants and processes; ``kernels`` (time per token, first token) are learnt if absent."""
-    vector = fit_constants(rows, compiled, start=start, rounds=rounds)
-    keep = [i for i, r in enumerate(rows) if r.version not in LEFT_OUT_VERSIONS]
+    """Constants and processes; ``kernels`` by kind are learnt if absent."""
+    vector = fit_constants(rows, compiled, start=start, rounds=rounds)[0].vector
+    return with_constants(rows, compiled, vector, kernels)
+
+
+def with_constants(
+    rows: Sequence[Row], compiled: Compiled, vector: FloatArray,
+    kernels: dict[str, Kernel] | None = None, places: frozenset[str] | None = None,
+) -> Fitted:  # fmt: skip
+    """Processes over what given constants leave of the rows; with ``places``, of those alone, as
+    no other says anything of them."""
+    keep = [i for i, r in enumerate(rows) if not is_left_out(r)]
+    factors = chip_factors([rows[i] for i in keep], compiled.take(np.array(keep)), vector)
+    if places is not None:
+        keep = [i for i in keep if place_of(rows[i]) in places]
     own = [rows[i] for i in keep]
-    answer = answer_rows(compiled.take(np.array(keep)), traits_of(own), vector)
+    some = compiled.take(np.array(keep, dtype=np.int64))
+    answer = answer_rows(some, traits_of(own, factors), vector)
     features = features_of(own, answer)
-    processes = []
-    for at, (found, measured) in enumerate((
-        (answer.tpot_s, [r.tpot_s or np.nan for r in own]),
-        (answer.ttft_s, [r.ttft_s or np.nan for r in own]),
-    )):  # fmt: skip
-        residual = np.clip(np.log(np.array(measured) / found), -CLIP[at], CLIP[at])
-        processes.append(fit_process(
-            SHAPE, features, residual, kernels[at] if kernels else start_kernel(first=at == 1),
-            learn_on=450, pull=2.0, fit=kernels is None,
-        ))  # fmt: skip
     return Fitted(
-        vector=vector, tpot=processes[0], ttft=processes[1], ids=tuple(r.id for r in own),
-        families=frozenset(r.family for r in own), chips=frozenset(r.chip for r in own),
+        vector=vector, factors=factors, ids=tuple(r.id for r in own),
+        families=frozenset(r.family for r in own),
+        processes={
+            kind: _process(own, kind, of_kind(answer, kind), features, kernels) for kind in KINDS
+        },
     )  # fmt: skip
 
 
-CLIP: Final = (0.6, 1.0)
-"""Residuals beyond this are taken as this: time per token, first-token time."""
-
-
-def folds_of(rows: Sequence[Row], by: str, *, parts: int = 5, seed: int = 0) -> list[list[int]]:
-    """Rows left out together: whole model families, whole chips, or random parts."""
-    if by == "random":
-        order = np.random.default_rng(seed).permutation(len(rows))
-        return [sorted(int(i) for i in part) for part in np.array_split(order, parts)]
-    names = [r.family if by == "model" else r.chip for r in rows]
-    return [[i for i, n in enumerate(names) if n == name] for name in sorted(set(names))]
-
-
-def held_out(
-    rows: Sequence[Row], compiled: Compiled, by: str, *, start: FloatArray | None = None,
-    kernels: tuple[Kernel, Kernel] | None = None, seed: int = 0,
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """First-token time and time per token of every row, by fits that have not seen its group.
-
-    Copies of a measurement that other rows hold are left out with it.
-    """
-    first, late = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    for test in folds_of(rows, by, seed=seed):
-        twins = {_twin(rows[i]) for i in test}
-        gone = set(test)
-        train = [i for i in range(len(rows)) if i not in gone and _twin(rows[i]) not in twins]
-        index = _first_of([rows[i] for i in train])
-        train = [train[i] for i in index]
-        if len(train) < MIN_ROWS:
-            continue
-        fitted = fit_all([rows[i] for i in train], compiled.take(np.array(train)), start=start,
-                         kernels=kernels, rounds=5)  # fmt: skip
-        at = np.array(test)
-        first[at], late[at] = fitted.predict([rows[i] for i in test], compiled.take(at))
-    return first, late
-
-
-MIN_ROWS: Final = 20
-
-
-def _twin(row: Row) -> tuple[object, ...]:
-    return (row.family, row.chip, round(row.ttft_s or 0.0, 4), round(row.tpot_s or 0.0, 6))
-
-
-def _first_of(rows: Sequence[Row]) -> list[int]:
-    seen: set[tuple[object, ...]] = set()
-    out = []
-    for i, r in enumerate(rows):
-        if _twin(r) not in seen and r.ttft_s is not None and r.tpot_s is not None:
-            seen.add(_twin(r))
-            out.append(i)
-    return out
-
-
-def interval_scores(
-    rows: Sequence[Row], predicted: FloatArray, measured: FloatArray
-) -> dict[str, list[float]]:
-    """|ln(measured / predicted)| by engine and chip, by engine, and of all rows."""
-    scores: dict[str, list[float]] = defaultdict(list)
-    for r, value in zip(rows, np.abs(np.log(measured / predicted)), strict=True):
-        if np.isfinite(value):
-            for name in interval_path(r.engine, r.chip):
-                scores[name].append(float(value))
-    return scores
-
-
-def interval_path(engine: str, chip: str) -> tuple[str, str, str]:
-    """Groups an interval is taken from, the most particular one first."""
-    return f"{engine}|{chip}", engine, "all"
-
-
-def widths(scores: Mapping[str, Sequence[float]], level: float = 0.9) -> dict[str, float]:
-    """The conformal bound of every group with enough rows."""
-    return {
-        name: round(conformal_quantile(own, level), 4)
-        for name, own in sorted(scores.items())
-        if len(own) >= MIN_ROWS
-    }
+def _process(
+    rows: Sequence[Row], kind: str, found: FloatArray, features: Features,
+    kernels: dict[str, Kernel] | None,
+) -> Process:  # fmt: skip
+    """The process of what one kind of measurement leaves over."""
+    truth = measured(rows, kind)
+    if kind == "rate":
+        truth = np.where([by_times(r) for r in rows], np.nan, truth)
+    has = np.isfinite(truth)
+    if kernels and not has.any():
+        return Process(SHAPE, kernels[kind], features.take(has), truth[has])
+    residual = np.clip(np.log(truth[has] / found[has]), -CLIP[kind], CLIP[kind])
+    start = kernels[kind] if kernels else start_kernel(first=kind == "ttft")
+    return fit_process(SHAPE, features.take(has), residual, start, learn_on=450, pull=2.0,
+                       fit=kernels is None)  # fmt: skip
 
 
 def throughput_of(rows: Sequence[Row], ttft_s: FloatArray, tpot_s: FloatArray) -> FloatArray:
-    """Output tokens a second and chip, by Little's law (see ``rows.with_throughput``)."""
+    """Output tokens a second and chip, by Little's law (see ``row.with_throughput``)."""
     count = np.array([r.concurrency / r.chips for r in rows])
     length = np.array([r.output_tokens for r in rows])
     return np.asarray(count * length / (ttft_s + (length - 1.0) * tpot_s))
-
-
-def make(path: str, out: str) -> None:
-    """Fit the rows of ``path`` and write the shipped files ``out`` (.json) and its rows (.npz)."""
-    rows = unique_rows(read_rows(path)[0])
-    compiled = compile_rows(rows)
-    fitted = fit_all(rows, compiled)
-    kernels = (fitted.tpot.kernel, fitted.ttft.kernel)
-    keep = [i for i, r in enumerate(rows) if r.version not in LEFT_OUT_VERSIONS]
-    own = [rows[i] for i in keep]
-    answer = answer_rows(compiled.take(np.array(keep)), traits_of(own), fitted.vector)
-    seen = (answer.ttft_s * np.exp(fitted.ttft.left_out()[0]),
-            answer.tpot_s * np.exp(fitted.tpot.left_out()[0]))  # fmt: skip
-    unseen = held_out(rows, compiled, "model", start=fitted.vector, kernels=kernels)
-    data: dict[str, Any] = {
-        "format": "weftline-serving-calibration/1",
-        "as_of": "2026-11-21",
-        "source": "measured serving points of aiconfigurator-core 0.12.0 (Apache-2.0); "
-        "made by `python -m weftline.serve.calibrate.fit ROWS.csv OUT.json`",
-        "rows": len(own),
-        "left_out_versions": list(LEFT_OUT_VERSIONS),
-        "constants": to_json(fitted.vector),
-        "kernels": {"tpot": kernels[0].to_json(SHAPE), "ttft": kernels[1].to_json(SHAPE)},
-        "families": sorted(fitted.families),
-        "chips": sorted(fitted.chips),
-        "intervals": {"level": 0.9},
-    }
-    for name, group, (first, late) in (("seen", own, seen), ("unseen", rows, unseen)):
-        rate = throughput_of(group, first, late)
-        for what, found, measured in (
-            ("ttft", first, [r.ttft_s for r in group]),
-            ("tpot", late, [r.tpot_s for r in group]),
-            ("throughput", rate, [r.output_tokens_per_s for r in group]),
-        ):
-            values = np.array(measured, dtype=np.float64)
-            data["intervals"][f"{what}.{name}"] = widths(interval_scores(group, found, values))
-            error = np.abs(found / values - 1)
-            data.setdefault("errors", {})[f"{what}.{name}_median_pct"] = round(
-                100 * float(np.nanmedian(error)), 2
-            )
-    Path(out).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    np.savez_compressed(
-        Path(out).with_suffix(".npz"), ids=np.array(fitted.ids), labels=fitted.tpot.rows.labels,
-        numbers=fitted.tpot.rows.numbers.astype(np.float32),
-        tpot_weights=fitted.tpot.weights, ttft_weights=fitted.ttft.weights,
-        tpot_residual=fitted.tpot.residual, ttft_residual=fitted.ttft.residual,
-        tpot_s=np.array([r.tpot_s for r in own]),
-        ttft_s=np.array([r.ttft_s for r in own]),
-        tpot_left_out=fitted.tpot.left_out()[0], ttft_left_out=fitted.ttft.left_out()[0],
-    )  # fmt: skip
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit("usage: python -m weftline.serve.calibrate.fit ROWS.csv OUT.json")
-    make(sys.argv[1], sys.argv[2])

@@ -6,32 +6,27 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from weftline.errors import InputError, UnknownNameError
-from weftline.serve.calibrate.row import (
-    Layout,
-    Row,
-    Unanswered,
+from weftline.errors import WeftlineError
+from weftline.serve.calibrate.cells import Cells
+from weftline.serve.calibrate.harness import HARNESSES, harness_of, limits_of
+from weftline.serve.calibrate.names import (
+    checkpoint_formats,
+    chip_named,
+    format_named,
     model_name,
-    number_of,
-    with_throughput,
 )
+from weftline.serve.calibrate.row import Layout, Row, Unanswered, with_throughput
 
 __all__ = ["published_row"]
 
-_CHIPS: Final[tuple[tuple[str, str], ...]] = (
-    ("gb300", "gb300-nvl72"), ("gb200", "gb200-nvl72"), ("b200", "b200"),
-    ("h200-nvl", "h200-nvl"), ("h200", "h200-sxm"), ("h100", "h100-sxm"), ("a100", "a100-80-sxm"),
-    ("mi300x", "mi300x"), ("mi325x", "mi325x"), ("pro 6000", "rtx-pro-6000"),
-    ("4090", "rtx-4090"), ("l40s", "l40s"), ("inferentia2", "inferentia2"),
-    ("trainium1", "trainium1"), ("v5e", "tpu-v5e"), ("v6e", "tpu-v6e"),
+_ENGINES: Final[tuple[tuple[str, str], ...]] = (
+    ("vllm", "vllm"), ("tensorrt", "trtllm"), ("sglang", "sglang"), ("neuron", "neuron"),
+    ("jetstream", "jetstream"), ("rocm", "vllm"),
 )  # fmt: skip
-_FORMATS: Final = {"fp4": "nvfp4", "fp8": "fp8", "fp16": "bf16", "bf16": "bf16", "int8": "int8"}
+"""Word in the column -> engine. MLPerf names the library below: TensorRT is TensorRT-LLM, and a
+submission that says ROCm alone is AMD's, which serves with vLLM (their READMEs)."""
 CORES_PER_CHIP: Final = 2
 """NeuronCores of an Inferentia2 or Trainium1: their tensor parallelism counts cores."""
-OFFLINE_BATCH: Final = 1024.0
-"""Sequences a replica may run at once where everything is queued."""
-MLPERF_BATCH: Final = 2048.0
-"""The same in MLPerf: open submissions of v5.1 state 1,232 to 2,401 (Krai, their READMEs)."""
 _ROOM: Final = 0.5
 """Offline layouts that are not stated: the fewest chips whose weights take this share of memory."""
 _NO_LENGTHS: Final = "input and output lengths are not stated"
@@ -41,103 +36,108 @@ SHAREGPT: Final = (512.0, 380.0)
 
 def published_row(record: Mapping[str, str], where: str, number: int) -> Row | Unanswered:
     """One published row, or why it cannot be answered."""
-    ident = f"{record['set']}:{number}"
-    name = record["accelerator"].lower()
-    chip = next((c for text, c in _CHIPS if text in name), "")
-    engine = _engine(record.get("engine", ""))
-    model = model_name(re.sub(r"-hf$", "", record["model"]))
-    model = {"codellama-13b": "llama-2-13b", "mistral-7b-v0.2": "mistral-7b-v0.3"}.get(model, model)
-
-    def unanswered(reason: str, *, stated: bool = False) -> Unanswered:
-        return Unanswered(id=ident, chip=chip or record["accelerator"], engine=engine, model=model,
-                          reason=reason, stated=stated)  # fmt: skip
-
-    if not chip or chip == "h200-nvl":
-        return unanswered(f"no operator times for `{record['accelerator']}`", stated=True)
-    if record["set"] == "llmservingsim_vllm":
-        return unanswered("a Poisson run: score its per-request file instead")
-    weights = _format(record["precision"])
-    if weights is None:
-        return unanswered(f"precision `{record['precision']}` is not known", stated=True)
-    lengths = _lengths(record, where)
-    if lengths is None:
-        return unanswered(_NO_LENGTHS)
+    cells = Cells(record, where)
     try:
-        return _row(record, where, ident, model, chip, engine, weights, lengths)
-    except UnknownNameError as error:
-        return unanswered(error.what, stated=True)
-    except InputError as error:
-        return unanswered(error.what)
+        row = _row(cells, f"{cells.text('set')}:{number}")
+    except WeftlineError as error:
+        row = (error.what, True)
+    if isinstance(row, Row) and not cells.faults:
+        return row
+    reason, stated = ("", False) if isinstance(row, Row) else row
+    return Unanswered(
+        id=f"{cells.text('set')}:{number}", chip=cells.text("accelerator"),
+        engine=cells.text("engine"), model=cells.text("model"), reason=cells.said() or reason,
+        where=where, stated=stated and not cells.faults,
+    )  # fmt: skip
 
 
-def _row(
-    record: Mapping[str, str], where: str, ident: str, model: str, chip: str, engine: str,
-    weights: str, lengths: tuple[float, float],
-) -> Row:  # fmt: skip
-    from weftline.serve.engine.parts import setting_of
+def _row(cells: Cells, ident: str) -> Row | tuple[str, bool]:
+    """The row; or why it is not answered and whether it states its configuration at all."""
+    from weftline.serve.engine.parts import priced
 
-    kv = "fp8" if weights in ("fp8", "nvfp4") else "bf16"
-    setting_of(model, chip, weights, weights, kv)
-    scenario = record.get("scenario", "").lower()
-    offline = scenario in ("offline", "server", "interactive") or "queued" in scenario
-    chips = int(number_of(record, "n_accel", where) or 1)
-    layout = _layout(record, where, chips, model, chip, weights, kv)
-    said = number_of(record, "concurrency", where)
-    if said is None and not offline:
-        raise InputError("concurrency is not stated")
-    most = MLPERF_BATCH if record["set"].startswith("mlperf") else OFFLINE_BATCH
-    concurrency = said if said is not None else 50.0 * most * layout.workers
-    ttft, tpot = (number_of(record, c, where) for c in ("ttft_ms", "tpot_ms"))
-    rate = number_of(record, "output_tok_s_total", where)
-    # Transformers NeuronX puts a batch together once and encodes all its prompts in one go.
-    static = scenario == "static batch" or record["set"] == "aws_neuron"
+    for column in ("set", "model", "accelerator", "engine", "precision"):
+        if not cells.text(column):
+            return f"`{column}` is not stated", False
+    if cells.text("set") == "llmservingsim_vllm":
+        return "a Poisson run: score its per-request file instead", False
+    low = cells.text("engine").lower()
+    engine = next((name for word, name in _ENGINES if word in low), None)
+    if engine is None:
+        return f"engine `{cells.text('engine')}` is not known", True
+    weights = _format(cells.text("precision"))
+    if weights is None:
+        return f"number format `{cells.text('precision')}` is not known", True
+    path = cells.text("model")
+    model, chip = model_name(path), chip_named(cells.text("accelerator"))
+    weights = checkpoint_formats(path, model, weights, weights)[0]
+    kv = "fp8" if weights in ("fp8", "fp8_block", "nvfp4") else "bf16"
+    priced(model, chip, weights, weights, kv)
+    lengths = _lengths(cells)
+    if lengths is None:
+        return _NO_LENGTHS, False
+    return _measured(cells, ident, model, chip, engine, weights, kv, lengths)
+
+
+def _measured(
+    cells: Cells, ident: str, model: str, chip: str, engine: str, weights: str, kv: str,
+    lengths: tuple[float, float],
+) -> Row | tuple[str, bool]:  # fmt: skip
+    """The row of a configuration whose names are all known."""
+    own = cells.text("set")
+    name = harness_of(own, cells.text("scenario"))
+    harness = HARNESSES[name]
+    queued = harness.arrival in ("queued", "poisson")
+    chips = cells.degree("n_accel") or 1
+    layout = _layout(cells, chips, model, chip, weights, kv)
+    said = cells.number("concurrency", "a number of requests", least=1, most=1e7)
+    if said is None and not queued:
+        return "concurrency is not stated", False
+    concurrency = said if said is not None else 50.0 * harness.max_batch * layout.workers
+    ttft, tpot = cells.seconds("ttft_ms"), cells.seconds("tpot_ms")
+    rate = cells.number("output_tok_s_total", "a rate of tokens", above=True, most=1e9)
+    # A static batch's rate is of its decoding alone.
+    once = cells.text("scenario").lower() == "static batch"
     row = Row(
         id=ident, model=model, chip=chip, engine=engine,
-        version=f"{record['set']} {record.get('engine_version') or ''}".strip(), era="",
-        precision=record["precision"].lower(), gemm_dtype=weights, moe_dtype=weights, kv_dtype=kv,
-        layout=layout, input_tokens=lengths[0], output_tokens=lengths[1], concurrency=concurrency,
-        max_batch=most if offline else float("inf"),
-        scenario="offline" if offline else "static" if static else "closed",
-        ttft_s=None if ttft is None else ttft / 1e3, tpot_s=None if tpot is None else tpot / 1e3,
-        output_tokens_per_s=None if rate is None or scenario == "static batch" else rate / chips,
-        source=record["source"], harness=f"{record['set']} {record.get('scenario', '')}".strip(),
+        version=f"{own} {cells.text('engine_version')}".strip(), era=harness.era,
+        precision=cells.text("precision").lower(), gemm_dtype=weights, moe_dtype=weights,
+        kv_dtype=kv, layout=layout, input_tokens=lengths[0] * harness.length_share,
+        output_tokens=lengths[1] * harness.length_share, concurrency=concurrency,
+        max_batch=harness.max_batch,
+        scenario="offline" if queued else "static" if harness.arrival == "static" else "closed",
+        ttft_s=ttft, tpot_s=tpot, limits=limits_of(name, model),
+        output_tokens_per_s=None if rate is None or once else rate / chips,
+        source=cells.text("source"), harness=name,
     )  # fmt: skip
-    return row if scenario == "static batch" else with_throughput(row)
-
-
-def _engine(text: str) -> str:
-    low = text.lower()
-    if "neuron" in low:
-        return "neuron"
-    if "jetstream" in low:
-        return "jetstream"
-    return "trtllm" if "tensorrt" in low else "vllm"
+    return row if once else with_throughput(row)
 
 
 def _format(text: str) -> str | None:
-    low = text.lower()
-    stated = re.search(r"w:(\w+)", low)
-    return _FORMATS.get(stated[1] if stated else low)
+    stated = re.search(r"w:(\w+)", text.lower())
+    return format_named(stated[1] if stated else text)
 
 
-def _lengths(record: Mapping[str, str], where: str) -> tuple[float, float] | None:
-    if "sharegpt" in record.get("isl", "").lower():
+def _lengths(cells: Cells) -> tuple[float, float] | None:
+    if "sharegpt" in cells.text("isl").lower():
         return SHAREGPT
-    found = [number_of(record, c, where) for c in ("isl", "osl")]
-    return (found[0], found[1]) if found[0] and found[1] else None
+    tpot = cells.text("tpot_ms")
+    prompt, answer = cells.tokens("isl"), cells.tokens("osl", least=2.0 if tpot else 1.0)
+    return (prompt, answer) if prompt and answer else None
 
 
-def _layout(
-    record: Mapping[str, str], where: str, chips: int, model: str, chip: str, weights: str, kv: str
-) -> Layout:  # fmt: skip
-    stated = {c: int(number_of(record, c, where) or 0) for c in ("tp", "pp", "dp", "ep")}
-    if stated["tp"] and record["set"] == "aws_neuron":
+def _layout(cells: Cells, chips: int, model: str, chip: str, weights: str, kv: str) -> Layout:
+    stated = {c: cells.degree(c) or 0 for c in ("tp", "pp", "dp", "ep")}
+    if stated["tp"] and cells.text("set") == "aws_neuron":
         return Layout(tp=max(stated["tp"] // CORES_PER_CHIP, 1))
     if stated["tp"]:
         tp, pp, dp = stated["tp"], max(stated["pp"], 1), max(stated["dp"], 1)
+        if "attention_dp" in cells.text("note") and tp > 1 and dp == 1:
+            # Printed as TP; the options give every chip attention of its own, and the experts are
+            # split as in the rows of that page that print the split: one share of them a chip.
+            tp, dp, stated["ep"] = 1, tp, tp
         ep = min(max(stated["ep"], 1), tp * dp)
         return Layout(tp=tp, pp=pp, dp=dp, ep=ep, workers=max(chips // (tp * pp * dp), 1))
-    if record["set"] == "tpu":
+    if cells.text("set") == "tpu":
         return Layout(tp=chips)
     return _roomy(chips, model, chip, weights, kv)
 

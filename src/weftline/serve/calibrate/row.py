@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
-from weftline.errors import InputError
+from weftline.serve.calibrate.harness import Limits
+from weftline.serve.calibrate.names import family_of
 from weftline.serve.engine.launch_settings import DEFAULT, Launch
 
-__all__ = [
-    "Layout", "Row", "Unanswered", "family_of", "model_name", "number_of", "with_throughput",
-]  # fmt: skip
-
-_ALIASES: Final[Mapping[str, str]] = {
-    "deepseek-v3.1": "deepseek-v3", "meta-llama-3.1-70b": "llama-3.1-70b",
-    "meta-llama-3.1-8b": "llama-3.1-8b", "meta-llama-3.1-405b": "llama-3.1-405b",
-    "llama-3.3-70b": "llama-3.1-70b", "llama3.1-405b": "llama-3.1-405b",
-    "llama3.1-8b": "llama-3.1-8b", "llama-3-70b": "llama-3.1-70b", "llama-3-8b": "llama-3.1-8b",
-    "llama2-70b-99": "llama-2-70b", "llama2-70b-99.9": "llama-2-70b", "llama2-70b": "llama-2-70b",
-    "qwen3-235b": "qwen3-235b-a22b", "gpt-oss": "gpt-oss-120b", "codellama-34b": "codellama-34b",
-}  # fmt: skip
-"""Names that share a shape with a bundled model (Llama 3 and 3.3 have Llama 3.1's)."""
-_DECORATION: Final = re.compile(
-    r"-(?:fp8|nvfp4|fp4|int4|int8|awq|gptq|kv|0528|0324|instruct|it|chat|2507|hf|bf16|static"
-    r"|per\w+|dynamic|preview|nvfp4a16|mxfp4|v2(?=$))(?=-|$)"
-)
+__all__ = ["Layout", "Row", "Unanswered", "with_throughput"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +74,20 @@ class Row:
     """Whether the rate was worked out from the times."""
     source: str = ""
     harness: str = ""
-    """Who drove the load: decides lengths and what the statistics are."""
+    """Who drove the load (``harness.HARNESSES``): decides lengths and what the statistics are."""
+    limits: Limits | None = None
+    """What the harness held 99 % of requests to when it sought the highest rate."""
     notes: tuple[str, ...] = field(default=())
 
     @property
     def family(self) -> str:
         """Sibling names are one family: no sibling of a left-out model stays in a fit."""
         return family_of(self.model)
+
+    @property
+    def run(self) -> str:
+        """What was set up and measured together: model, chip and engine."""
+        return f"{self.family}|{self.chip}|{self.engine}"
 
     @property
     def mode(self) -> str:
@@ -120,37 +109,10 @@ class Unanswered:
     engine: str
     model: str
     reason: str
+    where: str = ""
+    """File and line."""
     stated: bool = False
     """Whether the row does state its configuration (and something else is wrong)."""
-
-
-def model_name(text: str) -> str:
-    """The bundled name of a model as rows write it: organisation and format stripped."""
-    name = text.strip().rpartition("/")[2].lower().replace("_", "-").replace(" ", "-")
-    for _ in range(4):
-        name = _DECORATION.sub("", name)
-    return _ALIASES.get(name, name)
-
-
-def family_of(model: str) -> str:
-    """The family a model's siblings share: DeepSeek-V3, R1 and V3.1 have one architecture."""
-    if model.startswith(("deepseek-r1", "deepseek-v3")):
-        return "deepseek-v3"
-    for stem in ("kimi-k2", "glm-5", "minimax-m2", "llama-3.1-70b", "qwen3.5-397b"):
-        if model.startswith(stem):
-            return stem
-    return model
-
-
-def number_of(record: Mapping[str, str], column: str, where: str) -> float | None:
-    """A cell as a number, None if empty; raises InputError naming the column."""
-    text = (record.get(column) or "").strip()
-    if not text:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"column `{column}` is not a number: `{text}`", where=where) from None
 
 
 def with_throughput(row: Row) -> Row:

@@ -1,14 +1,15 @@
 """The shipped calibration: constants, the measured points' corrections, and how wide intervals are.
 
 ``data/calibration.json`` holds the constants, ``data/calibration.npz`` the points they were fitted
-on as the residual processes see them (see :mod:`weftline.serve.calibrate.fit`, which made both).
+on as the residual processes see them (:mod:`weftline.serve.calibrate.make` made both).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,6 @@ import numpy.typing as npt
 
 from weftline.learn import Features, Kernel
 from weftline.serve.calibrate.constants import (
-    SLOTS,
     Traits,
     constants_of,
     from_json,
@@ -28,23 +28,19 @@ from weftline.serve.calibrate.constants import (
 from weftline.serve.calibrate.residual import SHAPE, label_code
 from weftline.serve.engine.closed_form import Constants
 from weftline.serve.engine.config import ServingConfig
+from weftline.serve.engine.engines import is_old
 
 __all__ = [
-    "Points",
-    "constants_for",
-    "points",
-    "shipped",
-    "shipped_vector",
-    "traits_for",
+    "Points", "constants_for", "constants_for_all", "factors", "points", "shipped",
+    "shipped_vector", "traits_for",
     "width_of",
-]
+]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
 FILE: Final = Path(__file__).parents[1] / "data" / "calibration.json"
 SAME: Final = 1e-3
 """Two rows whose times agree to this are one measurement: some files round to 0.01 ms."""
-MODEL_LABEL: Final = SHAPE.labels.index("model")
 UNCALIBRATED_WIDTH: Final = 0.7
 """|ln| half width where no measured point speaks for an engine and chip: a factor two."""
 
@@ -65,49 +61,49 @@ def shipped_vector() -> FloatArray:
     return from_json(raw) if raw else start_of()
 
 
+def factors() -> dict[str, tuple[float, float]]:
+    """ln factors on decoding and prefill of chips that other chips' kernels or a prior price."""
+    return {c: (f[0], f[1]) for c, f in shipped().get("chip_factors", {}).items()}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """The measured points behind the corrections."""
+    """The measured points of one kind behind the corrections."""
 
-    ids: tuple[str, ...]
     rows: Features
-    kernels: dict[str, Kernel]
-    weights: dict[str, FloatArray]
-    measured_s: dict[str, FloatArray]
-    left_out: dict[str, FloatArray]
-    families: frozenset[str]
-    chips: frozenset[str]
+    kernel: Kernel
+    weights: FloatArray
+    measured: FloatArray
+    left_out: FloatArray
+    """ln correction of each point from the others alone."""
+    families: npt.NDArray[np.int64]
 
-    def find(self, family: str, ttft_s: float | None, tpot_s: float | None) -> int:
-        """The point that is this measurement, in whatever file it stands; -1 if there is none."""
-        if ttft_s is None or tpot_s is None:
-            return -1
-        same = np.abs(self.measured_s["ttft"] / ttft_s - 1.0) < SAME
-        same &= np.abs(self.measured_s["tpot"] / tpot_s - 1.0) < SAME
-        same &= self.rows.labels[:, MODEL_LABEL] == label_code("model", family)
-        hits = np.flatnonzero(same)
-        return int(hits[0]) if len(hits) else -1
+    def find(self, family: str, value: float | None, chip_engine: str) -> list[int]:
+        """Points that may be this measurement, in whatever file it stands."""
+        if value is None or not len(self.measured):
+            return []
+        same = np.abs(self.measured / value - 1.0) < SAME
+        same &= self.families == label_code("family", f"{family}|{chip_engine}")
+        return [int(i) for i in np.flatnonzero(same)]
 
-    def correction(self, what: str, features: Features) -> FloatArray:
-        """ln(measured / closed form) expected of each row; ``what`` is ``tpot`` or ``ttft``."""
-        cross = self.kernels[what].covariance(SHAPE, features, self.rows)
-        out: FloatArray = cross @ self.weights[what]
+    def correction(self, features: Features) -> FloatArray:
+        """ln(measured / closed form) expected of each row."""
+        if not len(self.weights):
+            return np.zeros(len(features))
+        out: FloatArray = self.kernel.covariance(SHAPE, features, self.rows) @ self.weights
         return out
 
 
 @cache
-def points() -> Points:
-    """The shipped points."""
+def points(kind: str) -> Points:
+    """The shipped points of one kind of measurement."""
     raw = np.load(FILE.with_suffix(".npz"), allow_pickle=False)
-    names = ("tpot", "ttft")
-    kernels = {n: Kernel.from_json(SHAPE, shipped()["kernels"][n]) for n in names}
     return Points(
-        ids=tuple(str(i) for i in raw["ids"]),
-        rows=Features(labels=raw["labels"], numbers=raw["numbers"].astype(np.float64)),
-        kernels=kernels, weights={n: raw[f"{n}_weights"] for n in names},
-        measured_s={n: raw[f"{n}_s"] for n in names},
-        left_out={n: raw[f"{n}_left_out"] for n in names},
-        families=frozenset(shipped()["families"]), chips=frozenset(shipped()["chips"]),
+        rows=Features(labels=raw[f"{kind}_labels"],
+                      numbers=raw[f"{kind}_numbers"].astype(np.float64)),
+        kernel=Kernel.from_json(SHAPE, shipped()["kernels"][kind]),
+        weights=raw[f"{kind}_weights"], measured=raw[f"{kind}_measured"],
+        left_out=raw[f"{kind}_left_out"], families=raw[f"{kind}_families"],
     )  # fmt: skip
 
 
@@ -116,64 +112,56 @@ def points_families() -> frozenset[str]:
     return frozenset(shipped().get("families", ()))
 
 
-def width_of(what: str, engine: str, chip: str, *, seen: bool) -> float:
-    """Half width of the 90 % interval of ln(time): from the most particular group measured.
+def width_of(what: str, engine: str, chip: str, *, case: str) -> float:
+    """Half width of the 90 % interval of ln(value): from the most particular group measured.
 
-    ``seen``: the model is in the calibration. An engine and chip never measured together get the
-    width of what was left out whole, whatever the model.
+    ``case`` is what the points that are nearest were when widths were measured: ``seen`` (rows left
+    out one at a time), ``run`` (whole runs of model, chip and engine) or ``harness`` (all of one
+    harness). An engine and chip never measured together get at least a factor two.
     """
-    tables = shipped().get("intervals", {})
-    own = f"{engine}|{chip}"
-    table = tables.get(f"{what}.seen", {})
-    if seen and own in table:
-        return float(table[own])
-    table = tables.get(f"{what}.unseen", {})
-    for name in (own, engine):
+    table: dict[str, float] = shipped().get("intervals", {}).get(f"{what}.{case}", {})
+    known = f"{engine}|{chip}" in shipped().get("measured_together", ())
+    for name in (f"{engine}|{chip}", engine, "all"):
         if name in table:
-            return float(table[name])
-    return max(float(table.get("all", UNCALIBRATED_WIDTH)), UNCALIBRATED_WIDTH)
+            return max(float(table[name]), 0.0 if known else UNCALIBRATED_WIDTH)
+    return UNCALIBRATED_WIDTH
 
 
-def traits_for(config: ServingConfig) -> Traits:
-    """What decides the constants of a configuration."""
+def new_format_factor() -> float:
+    """How much wider an interval is for a number format that no row of the chip was in."""
+    return float(shipped().get("intervals", {}).get("new_format", 1.0))
+
+
+def traits_for(configs: Sequence[ServingConfig]) -> Traits:
+    """What decides the constants of configurations of one chip."""
+    chip, n = configs[0].chip_name, len(configs)
     return Traits.of(
-        engine=[config.engine], chip=[config.chip_name], apart=[config.prefill is not None],
-        early=[False], drafted=[config.spec_tokens if config.spec_method != "none" else 0],
-        captured=[False], triton=[False],
-        fused=[fuses(config.chip_name, config.prefill.dp if config.prefill else config.dp)],
+        engine=[c.engine for c in configs], chip=[chip] * n,
+        apart=[c.prefill is not None for c in configs],
+        early=[is_old(c.engine, c.engine_version) for c in configs],
+        drafted=[c.spec_tokens if c.spec_method != "none" else 0 for c in configs],
+        captured=[False] * n, triton=[False] * n,
+        fused=[fuses(chip, c.prefill.dp if c.prefill else c.dp) for c in configs],
+        slower=np.tile(factors().get(chip, (0.0, 0.0)), (n, 1)),
     )  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def constants_for(config: ServingConfig) -> Constants:
     """The engine model's constants for one configuration."""
-    found = constants_of(vector_for(config.chip_name), traits_for(config))
-    own = chip_scalars().get("chip_factors", {}).get(config.chip_name)
-    if own is None:
-        return found
-    return replace(
-        found, parts=found.parts * np.exp(own["ln_decode"]),
-        prefill_parts=found.prefill_parts * np.exp(own["ln_prefill"]),
-    )  # fmt: skip
+    return constants_for_all([config])
+
+
+def constants_for_all(configs: Sequence[ServingConfig]) -> Constants:
+    """The same for many configurations of one chip."""
+    return constants_of(vector_for(configs[0].chip_name), traits_for(configs))
 
 
 PROFILED: Final = ("rtx-4090", "rtx-pro-6000")
-"""Chips whose tables are an engine's own layers, timed: nothing is scaled but what is said here."""
+"""Chips whose tables are an engine's own layers, timed: nothing is scaled."""
 
 
 @cache
 def vector_for(chip: str) -> FloatArray:
-    """The constants a chip is priced with: the shipped ones, with what was fitted for it alone."""
-    vector = (profiled_of() if chip in PROFILED else shipped_vector()).copy()
-    own = chip_scalars().get("chips", {}).get(chip, {}).get("constants", {})
-    for at, (name, _, _) in enumerate(SLOTS):
-        if name in own:
-            vector[at] = np.log(float(own[name]))
-    return vector
-
-
-@cache
-def chip_scalars() -> dict[str, Any]:
-    """What was fitted for single chips: ``data/calibration_chips.json``."""
-    file = FILE.with_name("calibration_chips.json")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return found
+    """The constants a chip is priced with."""
+    return profiled_of() if chip in PROFILED else shipped_vector()

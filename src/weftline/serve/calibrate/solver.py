@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from weftline.serve.calibrate.constants import ENGINES, SLOTS, Traits, pull_of, start_of
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "Solved"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -38,17 +38,15 @@ def _moved_together() -> list[list[tuple[int, int | None]]]:
 class Problem:
     """Rows, what was measured of them, and what holds constants and offsets.
 
-    The unknowns are the constants' logarithms, then the offsets of ``groups`` groups of rows for
-    ln(time per token), then those for ln(first-token time).
+    The unknowns are the constants' logarithms, then for each kind of measurement (time per token,
+    first-token time, rate) the offsets of ``groups`` groups of rows.
     """
 
-    gaps: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
-    """ln(predicted / measured) time per token and first-token time under a vector of constants."""
+    gaps: Callable[[FloatArray], FloatArray]
+    """[kinds, n] ln(predicted / measured) under a vector of constants; 0 where not measured."""
     traits: Traits
     weight: FloatArray
-    """[n] how much each row counts."""
-    first_weight: FloatArray
-    """[n] how much first-token times count beside times per token."""
+    """[kinds, n] how much each measurement counts, 0 where there is none."""
     group: npt.NDArray[np.int64]
     """[n] group of each row."""
     groups: int
@@ -66,52 +64,73 @@ class Problem:
 
     def _held(self) -> tuple[FloatArray, FloatArray]:
         """Centre and pull of all unknowns."""
-        centre = np.concatenate([start_of(), np.zeros(2 * self.groups)])
-        return centre, np.concatenate([pull_of(), np.full(2 * self.groups, self.offset_pull)])
+        more = len(self.weight) * self.groups
+        centre = np.concatenate([start_of(), np.zeros(more)])
+        return centre, np.concatenate([pull_of(), np.full(more, self.offset_pull)])
 
-    def _weighed(self, x: FloatArray) -> tuple[list[tuple[FloatArray, FloatArray]], FloatArray]:
-        """Gaps before offsets and after, of both times, and the constants."""
-        n = len(SLOTS)
-        late, first = self.gaps(x[:n])
-        apart, first_apart = x[n : n + self.groups], x[n + self.groups :]
-        return [(late, late + apart[self.group]), (first, first + first_apart[self.group])], x[:n]
+    def _with_offsets(self, x: FloatArray, found: FloatArray) -> FloatArray:
+        offsets = x[len(SLOTS) :].reshape(len(self.weight), self.groups)
+        return np.asarray(found + offsets[:, self.group])
 
     def errors(self, x: FloatArray) -> FloatArray:
         """What least squares makes small."""
         centre, pull = self._held()
-        ((_, late), (_, first)), _ = self._weighed(x)
-        return np.concatenate([
-            self._soft(late)[0] * self.weight,
-            self._soft(first)[0] * self.weight * self.first_weight, pull * (x - centre),
-        ])  # fmt: skip
+        found = self._with_offsets(x, self.gaps(x[: len(SLOTS)]))
+        return np.concatenate([(self._soft(found)[0] * self.weight).ravel(), pull * (x - centre)])
 
     def jacobian(self, x: FloatArray) -> FloatArray:
         """Derivatives of :meth:`errors`."""
-        ((late, late_all), (first, first_all)), constants = self._weighed(x)
-        m, n = len(late), len(SLOTS)
-        slope = self._soft(late_all)[1] * self.weight
-        first_slope = self._soft(first_all)[1] * self.weight * self.first_weight
-        out = np.zeros((2 * m + len(x), len(x)))
+        kinds, m = self.weight.shape
+        n = len(SLOTS)
+        base = self.gaps(x[:n])
+        slope = self._soft(self._with_offsets(x, base))[1] * self.weight
+        out = np.zeros((kinds * m + len(x), len(x)))
         for block in _moved_together():
-            moved = constants.copy()
+            moved = x[:n].copy()
             moved[[at for at, _ in block]] += STEP
-            found, first_found = self.gaps(moved)
+            change = slope * (self.gaps(moved) - base) / STEP
             for at, engine in block:
                 rows = np.ones(m) if engine is None else self.traits.flags[:, engine]
-                out[:m, at] = rows * slope * (found - late) / STEP
-                out[m : 2 * m, at] = rows * first_slope * (first_found - first) / STEP
+                out[: kinds * m, at] = (rows * change).ravel()
         own = np.arange(m)
-        out[own, n + self.group] = slope
-        out[m + own, n + self.groups + self.group] = first_slope
-        out[2 * m :] = np.diag(self._held()[1])
+        for kind in range(kinds):
+            out[kind * m + own, n + kind * self.groups + self.group] = slope[kind]
+        out[kinds * m :] = np.diag(self._held()[1])
         return out
 
     def solve(self, start: FloatArray | None, rounds: int) -> FloatArray:
-        """The constants' logarithms; ``rounds`` bounds the evaluations."""
+        """All unknowns, constants first; ``rounds`` bounds the evaluations."""
         from scipy.optimize import least_squares
 
         begin = self._held()[0]
         if start is not None:
             begin[: len(SLOTS)] = start
         found = least_squares(self.errors, begin, jac=self.jacobian, max_nfev=rounds).x
-        return np.asarray(found[: len(SLOTS)], dtype=np.float64)
+        return np.asarray(found, dtype=np.float64)
+
+
+class Solved:
+    """A solution, and what it would be without some of the rows.
+
+    Constants of a fit without rows are one Gauss-Newton step away from those with them: the rows'
+    errors and derivatives are taken out of the normal equations at the solution.
+    """
+
+    def __init__(self, problem: Problem, x: FloatArray) -> None:
+        self.x = x
+        self.vector: FloatArray = x[: len(SLOTS)]
+        kinds, rows = problem.weight.shape
+        jacobian, errors = problem.jacobian(x), problem.errors(x)
+        of_rows = kinds * rows
+        self._jacobian = jacobian[:of_rows].reshape(kinds, rows, -1)
+        self._errors = errors[:of_rows].reshape(kinds, rows)
+        self._normal = jacobian.T @ jacobian
+        self._right = jacobian.T @ errors
+
+    def without(self, index: npt.NDArray[np.int64]) -> FloatArray:
+        """The constants' logarithms without the rows at ``index`` of those that were fitted."""
+        own = self._jacobian[:, index].reshape(-1, len(self.x))
+        errors = self._errors[:, index].ravel()
+        left = self._normal - own.T @ own
+        step = np.linalg.solve(left, self._right - own.T @ errors)
+        return np.asarray((self.x - step)[: len(SLOTS)])

@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.engine.memory import cache_tokens
-from weftline.serve.engine.parts import HOST_PARTS, PARTS, Iteration, Setting, part_seconds
+from weftline.serve.engine.parts import (
+    HOST_PARTS,
+    PARTS,
+    Iteration,
+    Setting,
+    least_seconds,
+    part_seconds,
+)
 
 __all__ = ["Answer", "Compiled", "Constants", "Load", "compile_load", "join", "solve"]
 
@@ -30,6 +37,16 @@ BATCH_SHARES: Final = (1.0, 0.4, 0.12, 0.03)
 ITERATION_TOKENS: Final = 8192.0
 """Tokens of prompts that one iteration takes when they queue, by default."""
 HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
+SHARED: Final = [
+    PARTS.index(p)
+    for p in ("gemm_block", "gemm_quantised", "gemm_plain", "quantise", "moe_block", "moe",
+              "moe_spread", "all_reduce", "exchange", "kernels", "layers", "iteration", "tokens",
+              "elementwise", "head", "moe_route")
+]  # fmt: skip
+"""What a prompt's chunk and the sequences that decode beside it pay once in a common iteration:
+weights are read and kernels launched once. Attention and the work of a sequence is each one's."""
+LEAST_ADDED: Final = 0.15
+"""A prompt's chunk never adds less than this share of its own time: sharing saves the rest."""
 ROUNDS: Final = 6
 """Fixed-point rounds of the batch that prefill can feed."""
 
@@ -62,9 +79,16 @@ class Load:
     """Tokens of prompts that one iteration takes at most, on each attention rank."""
     static: FloatArray
     """1 where a batch is put together once: all its prompts are prefilled in one go."""
+    equal: FloatArray
+    """1 where all requests of a closed loop are of one length: an engine that prefills first then
+    runs them in waves (:func:`_in_waves`)."""
+    answer_held: FloatArray
+    """Share of an answer's cache that a running sequence holds: half of it in the mean, all of it
+    where an engine takes the room before it starts (TensorRT-LLM)."""
     prefill_workers: FloatArray
     """0 where the same workers prefill and decode."""
     prefill_tp: FloatArray
+    prefill_pp: FloatArray
     prefill_dp: FloatArray
     prefill_ep: FloatArray
     prefill_moe_tp: FloatArray
@@ -75,10 +99,11 @@ class Load:
         d: dict[str, Any] = {
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
             "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
-            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, **values,
+            "iteration_tokens": ITERATION_TOKENS, "static": 0.0, "equal": 0.0,
+            "answer_held": 0.5, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
-        for name in ("tp", "dp", "ep", "moe_tp"):
+        for name in ("tp", "pp", "dp", "ep", "moe_tp"):
             d.setdefault(f"prefill_{name}", d[name])
         names = [f.name for f in fields(cls)]
         wide = np.broadcast_arrays(
@@ -93,7 +118,8 @@ class Load:
     def chips(self) -> FloatArray:
         """All chips."""
         decode = self.tp * self.pp * self.dp * self.workers
-        return decode + self.prefill_workers * self.prefill_tp * self.prefill_dp
+        pool = self.prefill_tp * self.prefill_pp * self.prefill_dp
+        return decode + self.prefill_workers * pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +135,11 @@ class Compiled:
     batch_prompts: FloatArray
     ranks: FloatArray
     """Attention ranks that prefill side by side in one worker."""
+    lanes: FloatArray
+    """Prompts a worker has under way at once: on each rank, one in each pipeline stage."""
+    fill: FloatArray
+    """Time to a prompt's end over the time of its chunks one after the other: where there are
+    stages, chunk follows chunk through them."""
     largest: FloatArray
     """Largest batch of one worker: what is asked, allowed and held by the cache."""
     asked: FloatArray
@@ -122,7 +153,14 @@ class Compiled:
     """Bytes of cache a prompt hands over from prefill to decode."""
     poll_steps: FloatArray
     gather_steps: FloatArray
+    least_decode: FloatArray
+    """[n, shares] what the chip's peaks allow for the iterations of ``decode``."""
+    least_prefill: FloatArray
+    """The same for a prompt on each attention rank."""
+    chunks: FloatArray
+    """Iterations that one prompt's prefill is spread over."""
     static: npt.NDArray[np.bool_]
+    equal: npt.NDArray[np.bool_]
     fits: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -146,17 +184,25 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
     layout = {"tp": load.tp, "dp": load.dp, "ep": load.ep, "moe_tp": load.moe_tp}
     mean = load.input_tokens + load.output_tokens / 2.0
     held = cache_tokens(
-        setting, tp=load.tp, pp=load.pp, dp=load.dp, ep=load.ep, moe_tp=load.moe_tp, context=mean
+        setting,
+        tp=load.tp,
+        pp=load.pp,
+        dp=load.dp,
+        ep=load.ep,
+        moe_tp=load.moe_tp,
+        context=load.input_tokens + load.answer_held * load.output_tokens,
     )
     largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
-    decode = np.stack([
-        part_seconds(setting, Iteration.of(
-            tokens=np.maximum(largest * share, 1.0) / load.pp * load.queries,
-            sequences=np.maximum(largest * share, 1.0) / load.pp,
-            context=mean, queries=load.queries, **layout,
-        )) * load.pp[:, None]
+    staged = stage_multiples(setting, load.pp)
+    steps = [
+        Iteration.of(
+            tokens=np.maximum(largest * share / load.pp, 1.0) * load.queries,
+            sequences=np.maximum(largest * share / load.pp, 1.0),
+            context=mean, queries=load.queries, stages=load.pp, **layout,
+        )
         for share in BATCH_SHARES
-    ], axis=1)  # fmt: skip
+    ]  # fmt: skip
+    decode = np.stack([part_seconds(setting, it) * staged for it in steps], axis=1)
     side = {
         "tp": load.prefill_tp, "dp": load.prefill_dp, "ep": load.prefill_ep,
         "moe_tp": load.prefill_moe_tp,
@@ -164,21 +210,61 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
     prompts = np.maximum(np.floor(load.iteration_tokens / load.input_tokens), 1.0)
     prompts = np.where(load.static > 0, largest / load.dp, prompts)
 
-    def prefill(count: Any) -> FloatArray:
-        return part_seconds(setting, Iteration.of(
+    prefill_staged = stage_multiples(setting, load.prefill_pp)
+
+    def prompts_of(count: Any) -> Iteration:
+        return Iteration.of(
             tokens=load.input_tokens * load.prefill_dp * count, prefill_tokens=load.input_tokens,
-            prefills=count, **side,
-        ))  # fmt: skip
+            prefills=count, stages=load.prefill_pp, **side,
+        )  # fmt: skip
+
+    def prefill(count: Any) -> FloatArray:
+        return prefill_staged * part_seconds(setting, prompts_of(count))
 
     return Compiled(
-        decode=decode, prefill=prefill(1.0), batched=prefill(prompts), batch_prompts=prompts,
-        ranks=load.prefill_dp, largest=largest, asked=asked,
+        decode=decode, least_decode=np.stack([least_seconds(setting, it) for it in steps], axis=1),
+        least_prefill=least_seconds(setting, prompts_of(1.0)), prefill=prefill(1.0),
+        batched=prefill(prompts), batch_prompts=prompts,
+        ranks=load.prefill_dp, lanes=load.prefill_dp * load.prefill_pp,
+        fill=fill_share(load.input_tokens, load.iteration_tokens, load.prefill_pp),
+        largest=largest, asked=asked,
         feeders=load.prefill_workers / load.workers, output_tokens=load.output_tokens,
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
         poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
+        equal=load.equal > 0,
+        chunks=np.maximum(np.ceil(load.input_tokens / load.iteration_tokens), 1.0),
         fits=held >= 1.0,
     )  # fmt: skip
+
+
+def stage_multiples(setting: Setting, stages: FloatArray) -> FloatArray:
+    """[n, parts] what each part of a traversal counts where ``stages`` work side by side.
+
+    Micro-batches follow each other through the stages, as many as there are stages; a round of all
+    takes the slowest stage's time for each. A traversal passes every layer once, so the layers
+    count once, but for the stage that holds more of them than the mean; the host's work for an
+    iteration is done in every stage, and the projection to the vocabulary is the last stage's
+    alone, on which the others wait where all hold as many layers.
+    """
+    layers = float(setting.work.layers)
+    most = np.ceil(layers / stages)
+    slowest = most * stages / layers
+    out = np.repeat(slowest[:, None], len(PARTS), axis=1)
+    out[:, PARTS.index("iteration")] = stages
+    out[:, PARTS.index("sequences")] = stages
+    out[:, PARTS.index("head")] = np.where(most * stages == layers, stages, 1.0)
+    return out
+
+
+def fill_share(input_tokens: FloatArray, iteration_tokens: FloatArray,
+               stages: FloatArray) -> FloatArray:  # fmt: skip
+    """Time until the last of ``c`` chunks has passed ``p`` stages: (c + p - 1) / (c p) of theirs.
+
+    One where there is one stage, or one chunk, which passes all of them alone.
+    """
+    chunks = np.maximum(np.ceil(input_tokens / np.maximum(iteration_tokens, 1.0)), 1.0)
+    return np.asarray((chunks + stages - 1.0) / (chunks * stages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +279,10 @@ class Constants:
     """How closely prompts follow each other: prompts prefilled together, over those that would
     come by chance while one is prefilled."""
     mixing: FloatArray
-    """Time a prompt's chunks add to the iterations of others, in prefills of that prompt alone."""
+    """Time a prompt's chunks take among the iterations of others, in prefills of it alone."""
+    sharing: FloatArray
+    """Share of what an iteration pays once (``SHARED``) that decoding is spared where it runs
+    beside a prompt's chunk."""
     host_mixing: FloatArray
     """Share of a prefill's launching that holds up the decoding of others."""
     tokens_per_step: FloatArray
@@ -230,6 +319,11 @@ class Answer:
     """Share of time spent prefilling: of the worker, or of the prefill pool."""
 
 
+def k_shared(k: Constants, count: int) -> FloatArray:
+    """Coefficients of what a common iteration pays once, [n, parts of ``SHARED``]."""
+    return np.broadcast_to(k.parts[:, SHARED], (count, len(SHARED)))
+
+
 def _host_and_chip(parts: FloatArray, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What the host takes to launch an uncaptured iteration, and what the chip takes to run it."""
     weighed = parts * coefficients
@@ -237,7 +331,7 @@ def _host_and_chip(parts: FloatArray, coefficients: FloatArray) -> tuple[FloatAr
     return host, weighed.sum(1) - host
 
 
-def _overlap(host: FloatArray, busy: FloatArray) -> FloatArray:
+def overlap(host: FloatArray | float, busy: FloatArray) -> FloatArray:
     """Launching runs ahead of the chip: the longer of the two, with a soft corner."""
     return np.asarray((host**4 + busy**4) ** 0.25)
 
@@ -256,16 +350,20 @@ def solve(c: Compiled, k: Constants) -> Answer:
     """First-token time, time per token and throughput under some constants."""
     # Slow operators cannot be saturated: products over the parts axis are sums of known times.
     decode = np.einsum("nsp,np->ns", c.decode, np.broadcast_to(k.parts, c.prefill.shape))
+    decode = np.maximum(decode, c.least_decode)
     host, busy = _host_and_chip(c.prefill, k.prefill_parts)
-    prefill = _overlap(host, busy)
+    busy = np.maximum(busy, c.least_prefill)
+    prefill = overlap(host, busy) * c.fill
     host_batch, busy_batch = _host_and_chip(c.batched, k.prefill_parts)
-    whole = _overlap(host_batch, busy_batch)
+    busy_batch = np.maximum(busy_batch, c.least_prefill * c.batch_prompts)
+    whole = overlap(host_batch, busy_batch)
     apart = c.feeders > 0
     steps = np.maximum(c.output_tokens - 1.0, 1.0)
-    each = (
-        _overlap(k.host_mixing * host, busy) / c.ranks
-    )  # a worker's time a prompt, one at a time on each rank
-    rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.ranks / whole, np.inf)
+    # A worker's time a prompt, one at a time in each stage of each rank.
+    each = k.mixing * overlap(k.host_mixing * host, busy) / c.lanes
+    least = np.maximum(LEAST_ADDED * each, c.least_prefill / c.lanes)
+    once = np.einsum("nsp,np->ns", c.decode[:, :, SHARED], k_shared(k, len(c)))
+    rate_most = np.where(apart, k.feed * c.feeders * c.batch_prompts * c.lanes / whole, np.inf)
     transfer = np.where(apart, c.kv_bytes / k.transfer_bytes_per_s, 0.0)
 
     share = np.ones(len(c))
@@ -280,9 +378,12 @@ def solve(c: Compiled, k: Constants) -> Answer:
         together = np.clip(1.0 + k.cluster * rate * prefill, 1.0, c.batch_prompts)
         alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
         a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
-        each = _overlap(k.host_mixing * host / together, a_prompt) / c.ranks
+        each = k.mixing * overlap(k.host_mixing * host / together, a_prompt) / c.lanes
+        # A common iteration is one that decoding need not run for itself.
+        spared = k.mixes * k.sharing * c.chunks * _decode_at(once, share) / together / c.lanes
+        each = np.where(apart, each, np.maximum(each - spared, least))
         # None of them is answered before the iteration ends.
-        own = np.where(apart, prefill, _overlap(host, together * a_prompt))
+        own = np.where(apart, prefill, overlap(host, together * a_prompt) * c.fill)
         first = k.front_end_s + own + transfer
         tpot = _tpot(c, k, decode, share, each, apart, steps)
     rate = np.minimum(np.minimum(c.largest / (steps * tpot), rate_most),
@@ -295,6 +396,7 @@ def solve(c: Compiled, k: Constants) -> Answer:
     unloaded = first + waits * tpot * k.tokens_per_step + others
     # What does not run waits: Little's law on all that are in flight.
     ttft = np.maximum(unloaded, c.asked / rate - steps * tpot)
+    ttft, tpot = _in_waves(c, k, ttft, tpot, decode[:, 0], whole, steps)
     ttft = np.where(c.static, k.front_end_s + whole, ttft)
     tpot = np.where(c.static, decode[:, 0] / k.tokens_per_step, tpot)
     rate = c.asked / (ttft + steps * tpot)
@@ -302,6 +404,28 @@ def solve(c: Compiled, k: Constants) -> Answer:
         ttft_s=ttft, tpot_s=tpot, output_tokens_per_s=rate * c.output_tokens / c.chips,
         batch=c.largest * share, decode_s=_decode_at(decode, share), prefill_s=prefill, load=load,
     )  # fmt: skip
+
+
+def _in_waves(
+    c: Compiled, k: Constants, ttft: FloatArray, tpot: FloatArray, decode: FloatArray,
+    whole: FloatArray, steps: FloatArray,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """First-token time and time per token where equal requests meet an engine that prefills first.
+
+    All in flight are prefilled, ``b`` at a time, before any decodes; so all end in one step, and
+    the next wave begins as the first did. A first token waits for (n + b) / 2 prefills in the mean,
+    and the answer then for the prefills after its own.
+    """
+    waves = c.equal & (k.mixes < 0.5) & (c.feeders <= 0) & ~c.static
+    per = whole / c.batch_prompts / c.lanes
+    count = np.maximum(c.largest, 1.0)
+    some = np.minimum(c.batch_prompts * c.lanes, count)
+    first = k.front_end_s + 0.5 * (count + some) * per
+    # Those beyond the batch wait for a whole wave.
+    wave = count * per + steps * decode / k.tokens_per_step
+    first = first + np.maximum(c.asked / count - 1.0, 0.0) * wave
+    late = decode / k.tokens_per_step + 0.5 * (count - some) * per / steps
+    return np.where(waves, first, ttft), np.where(waves, late, tpot)
 
 
 def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,
@@ -312,10 +436,10 @@ def _burst_s(c: Compiled, host: FloatArray, busy: FloatArray,
     of ``n`` requests one ends after (n + b) / 2 prefills on average. ``beside`` is what an
     iteration decodes beside its prompts, where engines mix both.
     """
-    lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.ranks
+    lines = np.where(c.feeders > 0, c.feeders, 1.0) * c.lanes
     queue = np.maximum(c.asked / lines, 1.0)
     some = np.minimum(c.batch_prompts, queue)
-    each = _overlap(host / some, busy / c.batch_prompts) + beside / some
+    each = overlap(host / some, busy / c.batch_prompts) + beside / some
     return np.asarray((queue + some - 2.0) * each)
 
 
@@ -345,5 +469,5 @@ def _tpot(
     apart: npt.NDArray[np.bool_], steps: FloatArray,
 ) -> FloatArray:  # fmt: skip
     alone = _decode_at(decode, share) / k.tokens_per_step
-    others = np.maximum(c.largest * share - 1.0, 0.0) / steps * each * k.mixing
+    others = np.maximum(c.largest * share - 1.0, 0.0) / steps * each
     return np.asarray(alone + np.where(apart, 0.0, others))

@@ -23,12 +23,6 @@ SpecMethod = Literal["none", "mtp", "draft"]
 ENGINES: Final = ("vllm", "sglang", "trtllm", "jetstream", "neuron")
 DTYPES: Final = ("bf16", "fp16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4")
 KV_DTYPES: Final = ("bf16", "fp16", "fp8", "int8")
-WEIGHT_BYTES: Final = {
-    "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0 + 4 / 128**2, "int8": 1.0,
-    "int4": 0.5 + 2 / 128, "nvfp4": 0.5 + 1 / 16, "mxfp4": 0.5 + 1 / 32,
-}  # fmt: skip
-"""Bytes a weight with its scales: one fp32 a 128 x 128 block, one fp16 a 128 group, one byte a
-16 (nvfp4) or 32 (mxfp4) group."""
 KV_BYTES: Final = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 
@@ -86,6 +80,8 @@ class ServingConfig:
     """Tokens one iteration may hold (vLLM's ``max_num_batched_tokens``)."""
     memory_fraction: float = 0.9
     prefix_cache: bool = False
+    cache_hit: float = 0.0
+    """Share of every prompt's tokens that the prefix cache is said to find."""
     spec_method: SpecMethod = "none"
     spec_tokens: int = 0
     """Tokens drafted ahead in each step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from weftline.serve.engine.config import DTYPES
 __all__ = [
     "PROFILES",
     "EngineProfile",
+    "is_old",
     "profile",
     "require_formats",
     "require_units",
@@ -79,6 +81,24 @@ def profile(name: str) -> EngineProfile:
     if name not in PROFILES:
         raise UnknownNameError("engine", name, PROFILES)
     return PROFILES[name]
+
+
+_FIRST_NEW: Final[Mapping[str, tuple[int, ...]]] = {
+    "vllm": (0, 12), "sglang": (0, 5, 6), "trtllm": (1, 2),
+}  # fmt: skip
+"""First releases of December 2025 and later: faster host paths and kernels."""
+
+
+def is_old(engine: str, version: str) -> bool:
+    """Whether an engine's version is of before December 2025; not where it does not say."""
+    found = re.match(r"v?(\d+(?:\.\d+)+)", version.strip())
+    if found is None or engine not in _FIRST_NEW:
+        return False
+    numbers = tuple(int(n) for n in found[1].split("."))
+    # Dated builds (2025-10) and packages that only carry an engine (Dynamo 0.8) say nothing here.
+    if engine == "trtllm" and numbers[0] < 1:
+        return False
+    return numbers < _FIRST_NEW[engine]
 
 
 def require_formats(engine: str, chip_vendor: str, chip: str, formats: tuple[str, ...]) -> None:

@@ -13,11 +13,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from weftline.errors import InputError
+from weftline.model import load_model
 from weftline.operators import Operators, operators
-from weftline.serve.engine.config import KV_BYTES, WEIGHT_BYTES
+from weftline.operators.dtypes import canonical, number_format
+from weftline.serve.engine.config import KV_BYTES
 from weftline.serve.engine.work import Experts, Mixer, Work, work_of
 
-__all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "part_seconds", "setting_of"]
+__all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "least_seconds", "part_seconds",
+           "priced", "setting_of"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -53,8 +57,6 @@ DISTINCT: Final = 0.65
 experts. Chosen among 0.4, 0.65 and 1 by the error of models left out."""
 _WIDE_RANKS: Final = 8
 """Beyond this many ranks engines exchange tokens point to point; within, they may gather."""
-BLOCK_MODELS: Final = ("deepseek", "qwen", "minimax", "glm", "kimi", "mimo", "step")
-"""Families whose fp8 checkpoints scale weights by 128 x 128 blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,22 +79,23 @@ class Setting:
 
 @lru_cache(maxsize=512)
 def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str) -> Setting:
-    """The setting of a model on a chip in stated formats, as its published checkpoints are made.
+    """The setting of a model on a chip in stated formats, as its published checkpoint is made.
 
-    ``fp8`` means blocks where the family's checkpoints have blocks. The 4-bit checkpoints of
-    mixture-of-experts models keep attention in bf16.
+    ``fp8`` means blocks where the published weights are in blocks; weights published in mxfp4 are
+    served so whatever is asked. 4-bit checkpoints of mixture-of-experts models keep attention in
+    bf16.
     """
-    work = work_of(model)
-    if gemm_dtype == "fp8" and work.name.startswith(BLOCK_MODELS):
-        gemm_dtype = "fp8_block"
-    if moe_dtype == "fp8" and work.name.startswith(BLOCK_MODELS):
-        moe_dtype = "fp8_block"
+    work, published = work_of(model), load_model(model).weights_format
+    gemm_dtype, moe_dtype = canonical(gemm_dtype), canonical(moe_dtype)
+    if published == "fp8_block":
+        gemm_dtype = "fp8_block" if gemm_dtype == "fp8" else gemm_dtype
+        moe_dtype = "fp8_block" if moe_dtype == "fp8" else moe_dtype
     attention = gemm_dtype
-    if work.experts and gemm_dtype in ("nvfp4", "mxfp4", "int4"):
+    if work.experts and number_format(gemm_dtype).weight_bytes < 1:
         attention = "bf16"
-    if work.name.startswith("gpt-oss"):
-        gemm_dtype = attention = "bf16"
-        moe_dtype = "mxfp4"
+    if work.experts and published == "mxfp4" and gemm_dtype != "bf16":
+        # Its attention was never quantised.
+        gemm_dtype, attention, moe_dtype = "bf16", "bf16", "mxfp4"
     ops = operators(chip)
     if moe_dtype == "mxfp4" and "fp4" in ops.chip.peaks:
         moe_dtype = "mxfp4_fp8"  # Blackwell's experts take fp8 activations
@@ -100,6 +103,24 @@ def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype:
         work=work, chip=chip, attention_dtype=attention, gemm_dtype=gemm_dtype,
         moe_dtype=moe_dtype, kv_dtype=kv_dtype, operators=ops,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=512)
+def priced(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str) -> Setting:
+    """As :func:`setting_of`, once it is sure that every operator of it has a price.
+
+    Raises InputError where one has none, such as a format that no table and no peak speaks for.
+    """
+    setting = setting_of(model, chip, gemm_dtype, moe_dtype, kv_dtype)
+    try:
+        seconds = part_seconds(setting, Iteration.of(
+            tokens=17.0, sequences=1.0, context=64.0, prefill_tokens=16.0, prefills=1.0,
+        ))  # fmt: skip
+    except LookupError as error:
+        raise InputError(f"no operator times: {error}") from error
+    if not np.isfinite(seconds).all():
+        raise InputError(f"no operator times for {model} on {chip} in {gemm_dtype}")
+    return setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +145,8 @@ class Iteration:
     dp: FloatArray
     ep: FloatArray
     moe_tp: FloatArray
+    stages: FloatArray
+    """Pipeline stages a traversal passes: between two of them its rows are sent."""
     mixed: bool = False
     """Whether decoding runs beside a prompt's chunk: kernels for ragged batches."""
 
@@ -131,7 +154,7 @@ class Iteration:
     def of(cls, **values: Any) -> Iteration:
         """From numbers and arrays, broadcast to one length; absent ones are 0 (layouts: 1)."""
         names = ("tokens", "sequences", "context", "prefill_tokens", "prefill_context", "prefills",
-                 "queries", "tp", "dp", "ep", "moe_tp")  # fmt: skip
+                 "queries", "tp", "dp", "ep", "moe_tp", "stages")  # fmt: skip
         default = dict.fromkeys(names[:6], 0.0) | dict.fromkeys(names[6:], 1.0)
         given = [np.asarray(values.get(n, default[n]), dtype=np.float64) for n in names]
         wide = np.broadcast_arrays(*[np.atleast_1d(g) for g in given])
@@ -165,6 +188,26 @@ def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
     for j, name in enumerate(PARTS):
         out[:, j] = found[name]
     return out
+
+
+def least_seconds(setting: Setting, it: Iteration) -> FloatArray:
+    """Seconds that no iteration undercuts: its products at the chip's peaks, a token's share of
+    the work at most; whatever a fit says, nothing is faster than the data sheet."""
+    chip = setting.operators.chip
+    rank_tokens = np.maximum(it.tokens / it.dp, 0.0)
+    yielding = it.sequences / it.dp * it.queries
+    out: FloatArray = np.zeros(len(it))
+    for g in setting.work.gemms:
+        dtype = "bf16" if g.head else setting.attention_dtype if g.mixer else setting.gemm_dtype
+        split = it.tp if g.split_in or g.split_out else 1.0
+        size = 2.0 * g.count * g.in_features * g.out_features / split
+        out = out + size * (yielding if g.head else rank_tokens) / chip.peak_flops(dtype)
+    for e in setting.work.experts:
+        pairs = it.tokens * e.top_k / it.ep
+        out = out + 6.0 * e.count * pairs * e.hidden * e.inter / it.moe_tp / chip.peak_flops(
+            setting.moe_dtype
+        )
+    return np.asarray(out)
 
 
 def _products(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
@@ -262,6 +305,9 @@ def _exchange(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
         scalar = ops.collective_s("all_reduce", rank_tokens * 4.0, it.tp)
         both = work.reductions * one + work.scalar_reductions * scalar
         found["all_reduce"] = np.where(it.tp > 1, both, 0.0)
+    if bool(np.any(it.stages > 1)):
+        sends = (it.stages - 1.0) * ops.network.send_s(rank_tokens * row, across_hosts=False)
+        found["all_reduce"] = found["all_reduce"] + sends
     layers = sum(e.count for e in work.experts)
     if not layers or not bool(np.any(it.dp > 1)):
         return
@@ -289,7 +335,7 @@ def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: Float
         dtype = setting.attention_dtype if g.mixer else setting.gemm_dtype
         dtype = "bf16" if g.head else dtype
         split = tp if g.split_in or g.split_out else 1.0
-        total = total + g.parameters * WEIGHT_BYTES[dtype] / split
-    width = WEIGHT_BYTES.get(setting.moe_dtype, WEIGHT_BYTES["mxfp4"])
+        total = total + g.parameters * number_format(dtype).weight_bytes / split
+    width = number_format(setting.moe_dtype).weight_bytes
     total = total + work.expert_parameters * width / (ep * moe_tp)
-    return np.asarray(total + work.plain_parameters * WEIGHT_BYTES["bf16"] / tp)
+    return np.asarray(total + work.plain_parameters * number_format("bf16").weight_bytes / tp)

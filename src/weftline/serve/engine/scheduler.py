@@ -55,3 +55,9 @@ def scheduler(engine: str) -> Scheduler:
         hint = f"one of {', '.join(SCHEDULERS)}"
         raise UnknownNameError("engine", engine, SCHEDULERS, hint=hint)
     return SCHEDULERS[engine]
+
+
+def answer_held(engine: str) -> float:
+    """Share of an answer's cache a running sequence holds in the mean; half for unknown engines."""
+    found = SCHEDULERS.get(engine)
+    return 1.0 if found is not None and found.reserve == "whole" else 0.5

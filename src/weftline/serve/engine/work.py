@@ -118,6 +118,11 @@ class Work:
     is_mla: bool
 
     @property
+    def attention_heads(self) -> int:
+        """Query heads of the layer with the fewest: what tensor parallelism divides."""
+        return min((m.heads for m in self.mixers if m.v_dim), default=1)
+
+    @property
     def kv_values_per_token(self) -> float:
         """Values one more token adds to the cache while no window is full."""
         return sum(m.count * m.kv_values_per_token / m.compress for m in self.mixers)

@@ -111,14 +111,21 @@ def _occupancy(best: Confirmed) -> dict[str, float]:
     last = float(best.run.outcome.arrived_s[-1])
     inside = slice(0, max(1, int(last / line.width_s)))
     workers = best.run.replicas * best.option.config.decode_workers
-    busy = float(line.busy[inside].mean()) or 1e-9
+    working = float(line.busy[inside].mean()) or 1e-9
     return {
-        "batch": float(line.running[inside].mean()) / busy,
+        "batch": float(line.running[inside].mean()) / working,
         "waiting": float(line.waiting[inside].mean()) / workers,
-        "kv_share": float(line.kv_share[inside].mean()) / min(1.0, busy / workers),
-        "busy_share": min(1.0, busy / workers),
+        "kv_share": float(line.kv_share[inside].mean()) / min(1.0, working / workers),
+        "busy_share": best.demand.rate_per_s / best.capacity_per_s,
+        "working_share": min(1.0, working / workers),
         "thrown_out_share": float((best.run.outcome.thrown_out > 0).mean()),
     }
+
+
+def _percentiles(demand: ServeDemand) -> tuple[float, ...]:
+    """Percentiles that are shown: the median, the 99th, and what the targets name."""
+    named = {t.percentile for t in demand.targets} | {round(100 * demand.within, 6)}
+    return tuple(sorted({50.0, 99.0, *named}))
 
 
 def _within(value: float, unit: str, band: Band, how: str) -> Estimate:
@@ -134,22 +141,33 @@ def _estimates(best: Confirmed, demand: ServeDemand, rate_most: float,
     found: dict[str, Estimate] = {}
     for metric in METRICS:
         band = band_of(config, metric)
-        for p in (50, 99):
+        for p in _percentiles(demand):
             value = best.run.percentile(metric, p)
             if math.isfinite(value):
-                found[f"{metric}_p{p}"] = _within(value, "s", band, how)
+                found[f"{metric}_p{p:g}"] = _within(value, "s", band, how)
     through = band_of(config, "throughput")
     most = Band(low=max(through.low, demand.rate_per_s / rate_most * through.low),
                 high=through.high, basis=through.basis)  # fmt: skip
-    found["rate_most"] = _within(rate_most, "requests/s", most, "targets kept, by simulation")
+    found["capacity"] = _within(
+        best.capacity_per_s,
+        "requests/s",
+        through,
+        "steady-state throughput of the fleet, spares not counted",
+    )
+    found["rate_most"] = _within(
+        rate_most,
+        "requests/s",
+        most,
+        f"targets kept and {demand.headroom:.0%} headroom, by simulation",
+    )
     good = demand.rate_per_s * best.run.goodput_share
     found["goodput"] = Estimate(
         value=good, unit="requests/s", low=0.0, high=demand.rate_per_s,
-        basis=f"{how}: {best.run.goodput_share:.1%} of requests meet every limit",
+        basis=f"{how}: {best.run.goodput_share:.1%} of requests keep all limits",
     )  # fmt: skip
     found |= _money(best, demand, batch, through)
     if best.power_w is not None:
-        tokens = demand.rate_per_s * demand.output_tokens
+        tokens = best.served_per_s * demand.output_tokens
         value, low, high = (w / tokens for w in best.power_w)
         found["energy_per_output_token"] = Estimate(
             value=value, unit="J/token", low=low, high=high,
@@ -172,7 +190,7 @@ def _money(best: Confirmed, demand: ServeDemand, batch: float, through: Band) ->
         usd, "USD/h", f"{basis}; {_chips(_paid_chips(best))} in whole instances, spares included"
     )
     parts = token_costs(
-        config, usd_per_hour=usd, rate_per_s=demand.rate_per_s,
+        config, usd_per_hour=usd, rate_per_s=best.served_per_s,
         input_tokens=demand.input_tokens, output_tokens=demand.output_tokens,
         cached_share=demand.cached_share, batch=batch,
     )  # fmt: skip
@@ -265,7 +283,8 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
     total = sum(p.value for p in parts)
     said.append(
         f"a replica runs {format_number(occupancy['batch'])} sequences at once, its KV cache "
-        f"{occupancy['kv_share']:.0%} full, busy {occupancy['busy_share']:.0%} of the time; "
+        f"{occupancy['kv_share']:.0%} full; the fleet runs at {occupancy['busy_share']:.0%} of its "
+        f"steady-state throughput; "
         f"{parts[0].value / total:.0%} of a decode step is {parts[0].name}"
     )
     if best.fleet.spares:
@@ -293,8 +312,13 @@ def _by_instance(c: Confirmed) -> str:
 
 def tightest(c: Confirmed, demand: ServeDemand) -> str:
     """The target that leaves the least room, in words; or that requests queue up without end."""
+    if not c.run.stable:
+        return (
+            f"it serves {format_number(c.capacity_per_s)} requests/s at most and "
+            f"{demand.headroom:.0%} is to stay free: the queue would grow without end"
+        )
     if not c.run.meets and c.run.worst(demand.targets) <= 1.0:
-        return "it answers slower than requests come: the wait grows without end"
+        return f"{c.run.goodput_share:.1%} of requests keep all limits, not {demand.within:.4g}"
     if not demand.targets:
         return ""
     shares = [
@@ -320,7 +344,8 @@ def _flips(confirmed: Sequence[Confirmed], demand: ServeDemand,
         said.append(f"price: {second.chip.id} wins below {format_usd(wins)} a chip-hour "
                     f"(now {format_usd(now)}{_by_instance(second)})")  # fmt: skip
     said.append(
-        f"rate: this fleet keeps the targets up to {format_number(rate_most)}/s "
+        f"rate: this fleet keeps {'the targets and ' if demand.targets else ''}"
+        f"{demand.headroom:.0%} headroom up to {format_number(rate_most)}/s "
         f"({rate_most / demand.rate_per_s - 1:+.0%}); beyond, one replica of "
         f"{_chips(best.fleet.chips_per_replica)} more"
     )

@@ -49,7 +49,7 @@ from weftline.spec.parse import (
     parts_text,
     price_text,
 )
-from weftline.units import parse_count, parse_duration_s
+from weftline.units import parse_count, parse_duration_s, parse_fraction
 
 DEGREES: Final = dict.fromkeys(("tp", "pp", "dp", "ep"))
 """Parts of a replica's layout that can be held."""
@@ -96,10 +96,14 @@ def _job(
                else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
     seats = get(lambda: None if fleet.max_batch is None
                 else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
+    hit = get(lambda: parse_hit(serving.cache_hit, where=where("cache_hit")))
+    within = get(lambda: parse_within(fleet.within, where=where("within"))) or 0.95
+    headroom = get(lambda: parse_headroom(fleet.headroom, where=where("headroom"))) or 0.0
     space = ServeSpace(
         max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
         formats=_formats(fleet.precision, model),
-        kv=serving.kv, disaggregated=fleet.disaggregated, prefix_cache=serving.prefix_cache,
+        kv=serving.kv, disaggregated=fleet.disaggregated,
+        prefix_cache=serving.prefix_cache or bool(hit), cache_hit=hit or 0.0,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
         layout={name: int(degree) for name, degree in held.items()},
     )  # fmt: skip
@@ -107,7 +111,7 @@ def _job(
         model=model, targets=targets or (), rate_per_s=1.0, spread=traffic.spread,
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
         own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
-        space=space, max_chips=most,
+        space=space, max_chips=most, within=within, headroom=headroom,
     )  # fmt: skip
     job = _checked(rough, get, where)
     if requests is None:
@@ -184,11 +188,13 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
     space = job.space
     chip, chip_set = chip_texts(job.own_chips)
     on = ",".join(dict.fromkeys(name.partition("+")[0] for name in space.chips))
-    medians = {t.metric: f"{t.limit_s!r}s" for t in job.targets if t.percentile == 50}
-    tails = [f"{t.metric}={t.limit_s!r}s" for t in job.targets if t.percentile == 99]
+    own = round(100 * job.within, 6)
+    plain_limits = {t.metric: f"{t.limit_s!r}s" for t in job.targets if t.percentile == own}
+    tails = [f"{t.metric}={t.limit_s!r}s" for t in job.targets if 99 == t.percentile != own]
     trace = job.trace_from or (job.trace.name if job.trace is not None else None)
     fleet = FleetOptions(
-        **medians, p99=",".join(tails) or None, on=on or "all",
+        **plain_limits, within=f"{own:g}%", headroom=f"{round(100 * job.headroom, 6):g}%",
+        p99=",".join(tails) or None, on=on or "all",
         engine=",".join(space.engines) or "all", precision=",".join(space.formats),
         price=price_text(job.own_prices, job.price_types), discount=discount_text(job.discounts),
         region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
@@ -205,7 +211,8 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
     speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
     window = None if space.window is None else f"{space.window}"
     serving = ServingOptions(
-        kv=space.kv, prefix_cache=space.prefix_cache, routing=job.routing,
+        kv=space.kv, prefix_cache=space.prefix_cache and not space.cache_hit, routing=job.routing,
+        cache_hit=f"{round(100 * space.cache_hit, 6):g}%" if space.cache_hit else None,
         speculate=None if space.spec_method == "none" else speculate,
         window=f"{window}+{space.sinks}" if window and space.sinks else window,
     )  # fmt: skip
@@ -214,15 +221,17 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
 
 def question_of(job: ServeJob) -> dict[str, str | bool | float]:
     """The question as fields of a job file; none where options cannot ask it: a job from Python
-    with percentiles other than the median and the 99th."""
-    if any(t.percentile not in (50, 99) for t in job.targets):
+    with percentiles other than its share of requests and the 99th."""
+    if any(t.percentile not in (round(100 * job.within, 6), 99) for t in job.targets):
         return {}
     return job_values("serve", job.model, *options_of(job))
 
 
 def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[Target, ...]:
-    """Medians from their own options, 99th percentiles from ``ttft=1s,tpot=60ms``."""
+    """Limits from their own options at the percentile of ``within``, 99th percentiles from
+    ``ttft=1s,tpot=60ms``."""
     get = Collector()
+    share = get(lambda: parse_within(options.within, where=where("within"))) or 0.95
     found: list[Target] = []
     for metric in METRICS:
         text = getattr(options, metric)
@@ -230,7 +239,7 @@ def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[T
             continue
         limit = get(lambda t=text, m=metric: parse_duration_s(t, where=where(m)))  # type: ignore[misc]
         if limit is not None:
-            found.append(Target(metric=metric, percentile=50.0, limit_s=limit))
+            found.append(Target(metric=metric, percentile=round(100 * share, 6), limit_s=limit))
     for part in (options.p99 or "").split(","):
         if not part.strip():
             continue
@@ -245,6 +254,35 @@ def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[T
             found.append(Target(metric=metric_name, percentile=99.0, limit_s=limit))
     get.raise_all()
     return tuple(found)
+
+
+def parse_within(text: str, *, where: str) -> float:
+    """The share of requests that must keep the limits: half at least, not all."""
+    share = parse_fraction(text, where=where)
+    if not 0.5 <= share < 1.0:
+        raise InputError(f"`{text}`: 50% at least, and below 100%", where=where, hint="95% or 99%")
+    return share
+
+
+def parse_headroom(text: str, *, where: str) -> float:
+    """The share of steady-state throughput that stays free."""
+    share = parse_fraction(text, where=where)
+    if share > MOST_HEADROOM:
+        raise InputError(f"`{text}`: at most {MOST_HEADROOM:.0%}", where=where, hint="20%")
+    return share
+
+
+def parse_hit(text: str | None, *, where: str) -> float:
+    """The share of prompt tokens that a prefix cache finds; 0 where nothing is said."""
+    share = 0.0 if text is None else parse_fraction(text, where=where)
+    if share > MOST_HIT:
+        raise InputError(f"`{text}`: at most {MOST_HIT:.0%}: the last token is always computed",
+                         where=where)  # fmt: skip
+    return share
+
+
+MOST_HEADROOM: Final = 0.9
+MOST_HIT: Final = 0.99
 
 
 def _require_some(space: ServeSpace) -> None:

@@ -46,6 +46,9 @@ class Run:
     reached: dict[str, float]
     """``p99 ttft`` -> seconds; infinite where requests do not fit."""
     goodput_share: float
+    """Share of requests within every limit of the percentile that ``within`` names."""
+    stable: bool
+    """Whether the queue ends: the fleet works off more than comes, with the headroom asked for."""
     meets: bool
 
     def worst(self, targets: Sequence[Target]) -> float:
@@ -75,15 +78,34 @@ def middle(outcome: Outcome, *, trace: bool) -> NDArray[np.bool_]:
     return np.asarray(inside & outcome.fits)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What a fleet is held against."""
+
+    targets: Sequence[Target]
+    within: float
+    """Share of requests that keep all limits of its percentile at once."""
+    least: int
+    """Replicas below which the queue would not end, or the headroom be missing."""
+    routing: Routing
+    trace: bool
+
+    def is_joint(self, target: Target) -> bool:
+        """Whether a target is one of those that requests keep together."""
+        return abs(target.percentile - 100.0 * self.within) < 1e-6
+
+
 def run(
-    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
-    routing: Routing, trace: bool,
+    config: ServingConfig, traffic: Traffic, promise: Promise, replicas: int, *,
+    stable: bool | None = None,
 ) -> Run:  # fmt: skip
-    """Simulate a fleet and hold it against the targets."""
+    """Simulate a fleet and hold it against the promise; ``stable`` where that is known already."""
+    targets, routing, trace = promise.targets, promise.routing, promise.trace
     outcome = simulate(config, traffic, replicas=replicas, routing=routing)
     counted = middle(outcome, trace=trace)
     reached: dict[str, float] = {}
     good = outcome.fits.copy()
+    joint = [t for t in targets if promise.is_joint(t)]
     for t in targets:
         values = getattr(outcome, f"{t.metric}_s")
         # An answer of one token has no time between tokens: it meets every such target.
@@ -92,13 +114,18 @@ def run(
             float(np.percentile(seen, t.percentile)) if seen.size else
             (0.0 if counted.any() else math.inf)
         )  # fmt: skip
-        good &= ~(values > t.limit_s)
-    met = [reached[f"p{t.percentile:g} {t.metric}"] <= t.limit_s + MARGIN_S for t in targets]
+        if t in joint or not joint:
+            good &= ~(values > t.limit_s + MARGIN_S)
+    # Limits of one percentile are kept together; others each by its own share of requests.
+    alone = [t for t in targets if t not in joint]
+    met = [reached[f"p{t.percentile:g} {t.metric}"] <= t.limit_s + MARGIN_S for t in alone]
     share = float(good[counted | ~outcome.fits].mean()) if outcome.fits.any() else 0.0
-    stable = bool(outcome.fits.any()) and (ends_queue(targets) or keeps_up(outcome))
+    met.append(not joint or share >= promise.within)
+    steady = replicas >= promise.least if stable is None else stable
+    steady = steady and bool(outcome.fits.any()) and (ends_queue(targets) or keeps_up(outcome))
     return Run(
         replicas=replicas, outcome=outcome, counted=counted, reached=reached,
-        goodput_share=share, meets=all(met) and stable,
+        goodput_share=share, stable=steady, meets=all(met) and steady,
     )  # fmt: skip
 
 
@@ -108,16 +135,15 @@ def ends_queue(targets: Sequence[Target]) -> bool:
 
 
 def tuned(
-    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
-    routing: Routing, trace: bool,
+    config: ServingConfig, traffic: Traffic, promise: Promise, replicas: int
 ) -> tuple[ServingConfig, int]:  # fmt: skip
     """(the configuration with the token budget that serves the targets best, runs made)."""
     best, least, runs = config, math.inf, 0
     for chunk in (config.chunk_tokens, *(c for c in CHUNKS if c < config.chunk_tokens)):
         tried = replace(config, chunk_tokens=chunk)
-        found = run(tried, traffic, targets, replicas, routing=routing, trace=trace)
+        found = run(tried, traffic, promise, replicas, stable=True)
         runs += 1
-        worst = found.worst(targets)
+        worst = found.worst(promise.targets)
         if worst < least:
             best, least = tried, worst
         if found.meets:
@@ -126,22 +152,25 @@ def tuned(
 
 
 def least_replicas(
-    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], start: int, *,
-    routing: Routing, trace: bool, most: int | None = None,
+    config: ServingConfig, traffic: Traffic, promise: Promise, start: int, *,
+    most: int | None = None,
 ) -> tuple[Run, int]:  # fmt: skip
     """(the smallest fleet found that meets the targets, or the best one tried; runs made).
 
     Starts from the closed form's number, goes up until the targets are met (``most`` at most),
-    then halves the gap to the largest that failed.
+    then halves the gap to the largest that failed. Never goes below ``promise.least``: fewer would
+    let the queue grow for ever, whatever a short run shows.
     """
+    start = max(start, promise.least)
     bound = most or max(start + 15, math.ceil(start * MOST_GROWTH))
     runs = 0
 
     def attempt(n: int) -> Run:
         nonlocal runs
         runs += 1
-        return run(config, traffic, targets, n, routing=routing, trace=trace)
+        return run(config, traffic, promise, n)
 
+    targets = promise.targets
     high = min(max(1, start), bound)
     best = attempt(high)
     low = stuck = 0
@@ -158,8 +187,8 @@ def least_replicas(
     if low == 0:
         # Met at once: look below for a number that fails.
         step = max(1, high // 8)
-        while high > 1:
-            lower = max(1, high - step)
+        while high > promise.least:
+            lower = max(promise.least, high - step)
             tried = attempt(lower)
             if not tried.meets:
                 low = lower
@@ -197,21 +226,28 @@ def keeps_up(outcome: Outcome) -> bool:
 
 
 def most_rate(
-    config: ServingConfig, traffic: Traffic, targets: Sequence[Target], replicas: int, *,
-    routing: Routing, trace: bool,
-) -> float:  # fmt: skip
-    """Requests a second that a fleet could take within the targets, to about 3 %."""
+    config: ServingConfig, traffic: Traffic, promise: Promise, replicas: int, limit_per_s: float
+) -> float:
+    """Requests a second that a fleet could take within the targets, to about 3 %.
+
+    Never more than ``limit_per_s``: its steady-state throughput less the headroom.
+    """
     from weftline.serve.simulate.traffic import at_rate, extended
 
     rate = traffic.rate_per_s
 
     def meets(factor: float) -> bool:
         # As long a time as before: a burst shorter than an answer would show no queue.
+        if rate * factor > limit_per_s:
+            return False
         n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
         sped = at_rate(extended(traffic, n), rate * factor)
-        tried = run(config, sped, targets, replicas, routing=routing, trace=trace)
-        return tried.meets and (trace or keeps_up(tried.outcome))
+        tried = run(config, sped, promise, replicas, stable=True)
+        return tried.meets and (promise.trace or keeps_up(tried.outcome))
 
+    edge = limit_per_s / rate
+    if meets(edge):
+        return limit_per_s
     low, step = 1.0, 1.15
     while low * step < MOST_FACTOR and meets(low * step):
         low, step = low * step, min(step**1.5, 8.0)
@@ -222,4 +258,4 @@ def most_rate(
             low = middle_of
         else:
             high = middle_of
-    return rate * low
+    return min(rate * low, limit_per_s)

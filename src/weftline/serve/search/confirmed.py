@@ -26,6 +26,13 @@ class Confirmed:
     usd_per_hour: float | None
     power_w: tuple[float, float, float] | None
     demand: ServeDemand
+    capacity_per_s: float
+    """Requests a second that the fleet without its spares works off for ever."""
+
+    @property
+    def served_per_s(self) -> float:
+        """Requests a second that are really served: what comes, or what can be."""
+        return min(self.demand.rate_per_s, self.capacity_per_s)
 
     @property
     def rank(self) -> tuple[float, ...]:
@@ -35,7 +42,7 @@ class Confirmed:
 
     def candidate(self, note: str = "") -> ServeCandidate:
         """As the plan keeps it."""
-        rate, out = self.demand.rate_per_s, self.demand.output_tokens
+        rate, out = self.served_per_s, self.demand.output_tokens
         usd = None if self.usd_per_hour is None else self.usd_per_hour / 3600.0 / rate / out * 1e6
         watts = self.power_w
         return ServeCandidate(
@@ -43,5 +50,6 @@ class Confirmed:
             joules_per_token=None if watts is None else watts[0] / rate / out,
             reached=self.run.reached, goodput_share=self.run.goodput_share,
             meets=self.run.meets, simulated=True, note=note or self.market.warning,
+            capacity_per_s=self.capacity_per_s,
             price_type="" if self.usd_per_hour is None else self.market.price_type,
         )  # fmt: skip

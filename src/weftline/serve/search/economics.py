@@ -211,7 +211,7 @@ def token_costs(
     chunk = float(config.chunk_tokens)
     # A full iteration's tokens share its fixed part: what a prompt takes in a busy engine.
     packed = max(chunk, fresh)
-    a_prompt = (prefill.token(packed) + prefill.host_s) * fresh / packed
+    a_prompt = (prefill.token(packed, prompts=True) + prefill.host_s) * fresh / packed
     attend = prefill.chunk(fresh, 0.0)
     a_prompt += attend
     look_back = max(0.0, prefill.chunk(fresh, cached) - attend) if cached else 0.0

@@ -21,12 +21,24 @@ from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.search.answer import no_plan, plan_of
 from weftline.serve.search.asked import checked_serve_job
-from weftline.serve.search.confirm import MOST_REQUESTS, Run, least_replicas, most_rate, tuned
+from weftline.serve.search.confirm import (
+    MOST_REQUESTS,
+    Promise,
+    Run,
+    least_replicas,
+    most_rate,
+    tuned,
+)
 from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.fleets import fleet_of
 from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
 from weftline.serve.search.screen import Option, Screened, screen
+from weftline.serve.simulate.capacity import (
+    capacity_per_s,
+    found_capacity_per_s,
+    least_stable,
+)
 from weftline.serve.simulate.traffic import at_rate, extended, gamma
 from weftline.spec import (
     ANY,
@@ -62,7 +74,7 @@ def plan_serve(job: ServeJob, *, progress: Progress | None = None) -> ServePlan:
 def _planned(job: ServeJob, say: Progress) -> ServePlan:
     began = time.perf_counter()
     demand = demand_of(job)
-    found = screen(job.model, demand, job.space, tails_of(job))
+    found = screen(job.model, demand, job.space, tails_of(job), headroom=job.headroom)
     say(f"{found.evaluated:,} configurations screened, {len(found.meeting)} chips may do")
     if not found.meeting:
         raise no_plan(job, demand, found, (), {})
@@ -84,8 +96,8 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
         share = found_tokens / max(1.0, float(done.prefill_tokens[done.fits].sum()))
         demand = replace(demand, cached_share=share)
     rate = most_rate(
-        best.option.config, traffic, job.targets, best.run.replicas,
-        routing=job.routing, trace=trace,
+        best.option.config, traffic, promise_of(job, 1, trace), best.run.replicas,
+        best.capacity_per_s * (1.0 - job.headroom) / cells,
     )  # fmt: skip
     stats = ServeSearch(
         screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
@@ -93,12 +105,19 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     )  # fmt: skip
     ranked = sorted(confirmed, key=lambda c: c.rank)
     # Drawn arrivals are a little off the rate that was asked: scale that, not the draw's.
-    most = demand.rate_per_s * rate / traffic.rate_per_s
+    most = min(demand.rate_per_s * rate / traffic.rate_per_s,
+               best.capacity_per_s * (1.0 - job.headroom))  # fmt: skip
     shown = {c.chip.id for c in ranked}
     beside = unpriced(job, demand, found, markets, shown)
     shown |= {c.fleet.accelerator for c in beside}
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
     return plan_of(job, demand, ranked, most, stats, beside, lost)
+
+
+def promise_of(job: ServeJob, least: int, trace: bool) -> Promise:
+    """What fleets are held against; ``least`` is the fewest replicas whose queue ends."""
+    return Promise(targets=job.targets, within=job.within, least=least, routing=job.routing,
+                   trace=trace)  # fmt: skip
 
 
 def _quiet(text: str) -> None:
@@ -114,8 +133,8 @@ def demand_of(job: ServeJob) -> ServeDemand:
         raise InputError(
             "prompts and answers have at least one token", hint="--input 2000 --output 400"
         )
-    cached = 0.0
-    if trace is not None and trace.hash_ids is not None and job.space.prefix_cache:
+    cached = job.space.cache_hit
+    if not cached and trace is not None and trace.hash_ids is not None and job.space.prefix_cache:
         from weftline.serve.simulate.prefix import prefix_use
 
         cached = prefix_use(trace).ideal_hit_rate
@@ -126,7 +145,8 @@ def demand_of(job: ServeJob) -> ServeDemand:
         price_type=(
             "given" if ANY in job.own_prices else ", ".join(job.price_types)
         ),
-        region=job.region, requests=0, seed=None if trace is not None else job.seed,
+        region=job.region, requests=0, headroom=job.headroom, within=job.within,
+        seed=None if trace is not None else job.seed,
     )  # fmt: skip
 
 
@@ -222,7 +242,12 @@ def _confirm(
     runs = 0
     for look in sorted(looks, key=guess):
         option = look
-        start = option.replicas(rate)
+        each = capacity_per_s(option.config, traffic)
+        if each <= 0:
+            turned_down.setdefault(option.config.chip, "no request fits a replica's cache")
+            continue
+        least = least_stable(rate, each, job.headroom)
+        start = max(option.replicas(rate), least)
         most = None
         if job.max_chips is not None:
             most = job.max_chips // option.group_chips // cells
@@ -235,22 +260,28 @@ def _confirm(
                     f"--max-chips {job.max_chips:,}, {needed:,} in all",
                 )
                 continue
+            if most < least:
+                turned_down.setdefault(option.config.chip, overload_words(
+                    job, most * cells * option.group_chips, most * cells * each
+                ))  # fmt: skip
+                continue
+        promise = promise_of(job, least, trace)
         try:
             config, tunings = tuned(
-                option.config, traffic, job.targets, min(start, most or start),
-                routing=job.routing, trace=trace,
+                option.config, traffic, promise, min(start, most or start)
             )  # fmt: skip
         except NoFeasiblePlanError as error:  # the engine's memory is counted more closely there
             turned_down[option.config.chip] = f"does not fit: {error.what}"
             say(f"{option.config.chip}: {error.what}")
             continue
         option = replace(option, config=config)
-        run, made = least_replicas(
-            config, traffic, job.targets, start, routing=job.routing, trace=trace,
-            most=most,
-        )  # fmt: skip
+        if config.chunk_tokens != look.config.chunk_tokens:
+            each = capacity_per_s(config, traffic)
+            promise = replace(promise, least=least_stable(rate, each, job.headroom))
+        run, made = least_replicas(config, traffic, promise, start, most=most)
         runs += tunings + made
-        priced = [_priced(job, demand, option, run, market)
+        each = found_capacity_per_s(config, traffic, run.outcome)
+        priced = [_priced(job, demand, option, run, market, each)
                   for market in markets[option.config.chip]]  # fmt: skip
         confirmed += (
             [min(priced, key=lambda c: c.rank)] if job.price_types == (ANY_WAY,) else priced
@@ -260,8 +291,16 @@ def _confirm(
     return confirmed, runs, turned_down
 
 
+def overload_words(job: ServeJob, chips: int, capacity: float) -> str:
+    """That a fleet cannot work off what comes, with what it can."""
+    return (
+        f"the queue would grow without end: {chips:,} chips serve {capacity:.3g} requests/s at "
+        f"most, {job.rate_per_s:.3g} come and {job.headroom:.0%} is to stay free"
+    )
+
+
 def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
-            market: Market) -> Confirmed:  # fmt: skip
+            market: Market, each_per_s: float) -> Confirmed:  # fmt: skip
     """A simulated fleet with spares, dollars and watts."""
     chip = accelerator(option.config.chip)
     fleet = fleet_of(option, run.replicas * demand.cells, job.routing)
@@ -274,4 +313,5 @@ def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
     return Confirmed(
         option=option, chip=chip, market=market, run=run, fleet=fleet, usd_per_hour=usd,
         power_w=power_w(chip, fleet.chips, min(1.0, busy)), demand=demand,
+        capacity_per_s=each_per_s * run.replicas * demand.cells,
     )  # fmt: skip

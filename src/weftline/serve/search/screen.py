@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from weftline.errors import InputError, WeftlineError
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.search.lacking import lacking, short_of
 from weftline.spec import ServeDemand, ServeSpace, Target
+
+if TYPE_CHECKING:
+    from weftline.serve.engine.closed_form import Constants, Load
 
 IN_FLIGHT: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768,
                     1024)  # fmt: skip
@@ -138,8 +141,10 @@ def _cuts(model: str) -> tuple[int, int, int]:
     return min(heads, default=found.hidden // 64), len(found.layers), found.experts
 
 
-def screen(model: str, demand: ServeDemand, space: ServeSpace,
-           tails: Mapping[float, float] | None = None) -> Screened:  # fmt: skip
+def screen(
+    model: str, demand: ServeDemand, space: ServeSpace,
+    tails: Mapping[float, float] | None = None, *, headroom: float = 0.0,
+) -> Screened:  # fmt: skip
     """Ask the closed form about everything in ``space``. Raises what a name of the user's raises.
 
     ``tails`` are prompt tokens by percentile, where prompts differ: a first-token target of that
@@ -153,13 +158,14 @@ def screen(model: str, demand: ServeDemand, space: ServeSpace,
     for chip in chips_of(space):
         options: list[Option] = []
         said = ""
-        for engine, weights in engines_and_formats(chip, space):
+        for engines, weights in _by_format(engines_and_formats(chip, space)):
             try:
                 if not layouts_of(model, chip, space):
                     degrees = ", ".join(f"{k}={v}" for k, v in space.layout.items())
                     why = _clash(model, space.layout) or "more chips than it can have"
                     raise InputError(f"no replica has {degrees}: {why}")
-                found, count = _ask(model, chip, engine, weights, demand, space, tails or {})
+                found, count = _ask(model, chip, engines, weights, demand, space, tails or {},
+                                    headroom)  # fmt: skip
             except WeftlineError as error:
                 said = said or error.what
                 continue
@@ -189,6 +195,14 @@ def _varied(options: Sequence[Option]) -> list[Option]:
     return list(kept.values())[:KEPT_A_CHIP]
 
 
+def _by_format(ways: Sequence[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Engines that take a number format, for each of them: they are asked in one go."""
+    found: dict[str, list[str]] = {}
+    for engine, weights in ways:
+        found.setdefault(weights, []).append(engine)
+    return [(engines, weights) for weights, engines in found.items()]
+
+
 def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str, str]]:
     """Engines of ``space`` that run on ``chip``, with each number format both can take."""
     from weftline.serve.engine.engines import PROFILES, runs_format
@@ -205,71 +219,93 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
 
 
 def _ask(
-    model: str, chip: Accelerator, engine: str, weights: str, demand: ServeDemand,
-    space: ServeSpace, tails: Mapping[float, float],
+    model: str, chip: Accelerator, engines: Sequence[str], weights: str, demand: ServeDemand,
+    space: ServeSpace, tails: Mapping[float, float], headroom: float,
 ) -> tuple[list[Option], int]:  # fmt: skip
-    """The best load of every layout on one chip in one engine and number format."""
-    from weftline.serve.calibrate.shipped import constants_for
-    from weftline.serve.engine.closed_form import Load, compile_load, solve
-    from weftline.serve.engine.engines import profile
+    """The best load of every layout on one chip in one number format, under each engine."""
+    from weftline.serve.engine.closed_form import compile_load, solve
     from weftline.serve.engine.parts import setting_of
 
     layouts = layouts_of(model, chip, space)
-    most = profile(engine).max_batch
     found: list[Option] = []
     count = 0
+    # A cached prefix is not computed: the prompt the closed form sees is what is left of it.
+    computed = max(1.0, demand.input_tokens * (1.0 - demand.cached_share))
     pools: list[tuple[int, int]] = [(0, 1), *(POOLS if space.disaggregated else ())]
     for pool in pools:
-        configs = [_config(model, chip, engine, weights, lay, pool, most, space)
-                   for lay in layouts]  # fmt: skip
-        first = configs[0]
-        setting = setting_of(model, chip.id, weights, first.moe_format, space.kv)
-        n, ladder = len(configs), np.array(IN_FLIGHT, dtype=np.float64)
-        degrees = {
-            name: np.repeat([float(lay[name]) for lay in layouts], ladder.size)
-            for name in ("tp", "pp", "dp", "ep")
-        }  # fmt: skip
-        # A cached prefix is not computed: the prompt the closed form sees is what is left of it.
-        computed = demand.input_tokens * (1.0 - demand.cached_share)
-        shared = {
-            "output_tokens": max(1.0, demand.output_tokens), "workers": float(pool[1]),
-            "max_batch": np.repeat([float(c.max_batch) for c in configs], ladder.size),
-            "queries": 1.0 + (space.spec_tokens if space.spec_method != "none" else 0),
-            "prefill_workers": float(pool[0]), **degrees,
-        }  # fmt: skip
-        load = Load.of(
-            input_tokens=max(1.0, computed), concurrency=np.tile(ladder, n) * pool[1], **shared
-        )
-        compiled, constants = compile_load(setting, load), constants_for(first)
+        configs = [_config(model, chip, engine, weights, lay, pool, space)
+                   for engine in engines for lay in layouts]  # fmt: skip
+        setting = setting_of(model, chip.id, weights, configs[0].moe_format, space.kv)
+        load = _load_of(configs, computed, np.tile(IN_FLIGHT, len(configs)) * pool[1], demand)
+        compiled, constants = compile_load(setting, load), _constants_of(configs)
         answer = solve(compiled, constants)
         rate = answer.output_tokens_per_s * load.chips / max(1.0, demand.output_tokens)
         worst = _worst(demand.targets, answer.ttft_s, answer.tpot_s, demand.output_tokens)
         for target in demand.targets:
             tail = tails.get(target.percentile, 0.0)
             if target.metric == "ttft" and tail > 1.2 * computed:
-                alone = Load.of(input_tokens=tail, concurrency=float(pool[1]), **shared)
+                alone = _load_of(configs, tail, np.full(len(load), float(pool[1])), demand)
                 reached = solve(compile_load(setting, alone), constants).ttft_s
                 worst = np.maximum(worst, reached / target.limit_s)
         worst = np.where(compiled.fits & np.isfinite(worst), worst, np.inf)
-        count += n * ladder.size
+        count += len(load)
         for k, config in enumerate(configs):
-            at = slice(k * ladder.size, (k + 1) * ladder.size)
+            at = slice(k * len(IN_FLIGHT), (k + 1) * len(IN_FLIGHT))
             if not np.isfinite(worst[at]).any():
                 continue
             good = np.flatnonzero(worst[at] <= 1.0)
             j = int(good[np.argmax(rate[at][good])]) if good.size else int(np.argmin(worst[at]))
-            i = k * ladder.size + j
+            i = at.start + j
+            # No load is kept up for ever that leaves less than the headroom of the most there is.
+            sustained = float(np.max(np.where(np.isfinite(worst[at]), rate[at], 0.0)))
             found.append(Option(
                 config=config, weights=setting.gemm_dtype, experts=setting.moe_dtype,
                 ttft_s=float(answer.ttft_s[i]), tpot_s=float(answer.tpot_s[i]),
-                rate_per_s=float(rate[i]), in_flight=float(load.concurrency[i]),
-                batch=float(answer.batch[i]), worst=float(worst[i]),
+                rate_per_s=min(float(rate[i]), (1.0 - headroom) * sustained),
+                in_flight=float(load.concurrency[i]), batch=float(answer.batch[i]),
+                worst=float(worst[i]),
             ))  # fmt: skip
     return found, count
 
 
+def _load_of(configs: Sequence[ServingConfig], input_tokens: float, concurrency: Any,
+             demand: ServeDemand) -> Load:  # fmt: skip
+    """Every configuration at every number of requests in flight."""
+    from weftline.serve.engine.closed_form import Load
+    from weftline.serve.engine.scheduler import answer_held
+
+    def column(values: Sequence[float]) -> Any:
+        return np.repeat(np.asarray(values, dtype=np.float64), len(IN_FLIGHT))
+
+    first = configs[0]
+    return Load.of(
+        input_tokens=input_tokens, output_tokens=max(1.0, demand.output_tokens),
+        concurrency=concurrency, workers=float(first.decode_workers),
+        prefill_workers=float(first.prefill.workers if first.prefill else 0),
+        queries=1.0 + (first.spec_tokens if first.spec_method != "none" else 0),
+        max_batch=column([c.max_batch for c in configs]),
+        answer_held=column([answer_held(c.engine) for c in configs]),
+        iteration_tokens=column([c.chunk_tokens for c in configs]),
+        tp=column([c.tp for c in configs]), pp=column([c.pp for c in configs]),
+        dp=column([c.dp for c in configs]), ep=column([c.ep for c in configs]),
+    )  # fmt: skip
+
+
+def _constants_of(configs: Sequence[ServingConfig]) -> Constants:
+    """The constants of every configuration at every number of requests in flight."""
+    from dataclasses import fields
+
+    from weftline.serve.calibrate.shipped import constants_for_all
+    from weftline.serve.engine.closed_form import Constants
+
+    found = constants_for_all(configs)
+    return Constants(**{
+        f.name: np.repeat(getattr(found, f.name), len(IN_FLIGHT), axis=0) for f in fields(Constants)
+    })  # fmt: skip
+
+
 def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: dict[str, int],
-            pool: tuple[int, int], most: int, space: ServeSpace) -> ServingConfig:  # fmt: skip
+            pool: tuple[int, int], space: ServeSpace) -> ServingConfig:  # fmt: skip
     from weftline.serve.engine.engines import profile
 
     prefill = None
@@ -279,8 +315,10 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
                              max_batch=8)  # fmt: skip
     return ServingConfig(
         model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
-        max_batch=space.max_batch or most * layout["dp"], chunk_tokens=profile(engine).chunk_tokens,
-        prefix_cache=space.prefix_cache, window=space.window, sinks=space.sinks,
+        max_batch=space.max_batch or profile(engine).max_batch * layout["dp"],
+        chunk_tokens=profile(engine).chunk_tokens,
+        prefix_cache=space.prefix_cache, cache_hit=space.cache_hit,
+        window=space.window, sinks=space.sinks,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
         spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
         tp=layout["tp"], pp=layout["pp"], dp=layout["dp"], ep=layout["ep"],

@@ -29,8 +29,8 @@ from weftline.serve.simulate.tables import (
     decode_run,
     kernel,
     prefill_attention_s,
+    prompt_token_s,
     steps_to_advance,
-    token_s,
 )
 
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
@@ -88,7 +88,7 @@ def step_with_prompts(s: Any, r: int, chunks: int, grown: float, tokens: int) ->
         size, behind = s.chunks[c].size, s.reqs[s.chunks[c].id].done
         total += size
         took += prefill_attention_s(s.tab, rules, float(size), float(behind))
-    took += token_s(s.tab, rules, float(total))
+    took += prompt_token_s(s.tab, rules, float(total))
     start = rep.clock
     step_ends(s, r, start, start + took, grown, tokens if batch else 0, 1 if batch else 0)
     # Those that ended came before: the chunks belong to the last of the running ones.

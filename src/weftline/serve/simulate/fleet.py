@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from weftline.serve.engine.config import ServingConfig
+    from weftline.serve.simulate.step import StepSurface
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -119,18 +120,21 @@ def simulate(
 
     if config.prefill is None:
         found = surface(config)
-        return simulate_requests(
+        return _filled(found, config.chunk_tokens, simulate_requests(
             found, traffic.arrived_s, traffic.prefill_tokens, traffic.decode_tokens,
             max_seqs=config.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
             replicas=replicas, routing=routing, caching=config.prefix_cache, traffic=traffic,
-        )  # fmt: skip
+            hit=config.cache_hit,
+        ))  # fmt: skip
     first = replace(traffic, decode_tokens=np.ones_like(traffic.decode_tokens))
     workers = prefill_replicas or config.prefill.workers * replicas
-    prefilled = simulate_requests(
-        prefill_surface(config), traffic.arrived_s, traffic.prefill_tokens, first.decode_tokens,
+    before = prefill_surface(config)
+    prefilled = _filled(before, config.chunk_tokens, simulate_requests(
+        before, traffic.arrived_s, traffic.prefill_tokens, first.decode_tokens,
         max_seqs=config.prefill.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
         replicas=workers, routing=routing, caching=config.prefix_cache, traffic=first,
-    )  # fmt: skip
+        hit=config.cache_hit,
+    ))  # fmt: skip
     decode = surface(config)
     return _decode_side(
         prefilled, decode, traffic.decode_tokens, max_seqs=config.max_batch,
@@ -140,17 +144,28 @@ def simulate(
     )  # fmt: skip
 
 
+def _filled(surface: StepSurface, chunk_tokens: int, done: Outcome) -> Outcome:
+    """With what pipeline stages add to every first token: the last chunk passes all of them."""
+    if surface.stages <= 1:
+        return done
+    fill_s = surface.fill_s(done.prefill_tokens.astype(np.float64), float(chunk_tokens))
+    return replace(done, first_token_s=done.first_token_s + fill_s,
+                   finished_s=done.finished_s + fill_s)  # fmt: skip
+
+
 def simulate_requests(
     surface: Any, arrived_s: Floats, prefill_tokens: Ints, decode_tokens: Ints, *,
     max_seqs: int, token_budget: int, engine: str = "vllm", lag: int | None = None,
     replicas: int = 1, routing: Routing = "round-robin", caching: bool = False,
     traffic: Traffic | None = None, ready: bool = False, rules: Scheduler | None = None,
+    hit: float = 0.0,
 ) -> Outcome:  # fmt: skip
     """Simulate requests (in order of arrival) on replicas that all have ``surface``.
 
     ``surface`` is the engine room's StepSurface. ``traffic`` is needed for its prefix blocks only;
     ``lag`` overrides the engine's own (1 for a scheduler that does not run ahead); ``ready`` means
-    that prompts come with their KV and the first token is already given. Raises InputError.
+    that prompts come with their KV and the first token is already given; ``hit`` is the share of
+    every prompt that needs no computing. Raises InputError.
     """
     from weftline.serve.simulate.core import run_all
     from weftline.serve.simulate.tables import tables_of
@@ -163,7 +178,7 @@ def simulate_requests(
         record, how, max_seqs=max_seqs, token_budget=token_budget, lag=lag or how.lag,
         capacity=int(float(values["kv_capacity_tokens"]) // how.block_tokens), ready=ready,
         caching=caching and float(record["capped_share"][0]) == 0.0, hash_tokens=per_hash,
-        routing=routing,
+        routing=routing, hit=0.0 if ready else hit,
     )  # fmt: skip
     front_s = 0.0 if ready else float(values.get("front_end_s", 0.0))
     requests = _requests(arrived_s + front_s, prefill_tokens, decode_tokens, starts)

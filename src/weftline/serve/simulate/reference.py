@@ -56,6 +56,8 @@ class Setting:
     spec: int = 0
     tokens_per_step: float = 1.0
     ready: bool = False
+    hit: float = 0.0
+    """Share of a prompt that a cache outside this model is said to hold."""
     window: int = 0
     """Tokens an evicting engine keeps of a sequence; 0 for all."""
 
@@ -164,6 +166,8 @@ class Replica:
         known = found * s.hash_blocks * per
         if found == len(prefix):
             known += min(len(kept) * per, (tokens - 1 - known) // per * per)
+        if s.hit:
+            known = max(known, min(int(s.hit * request.prefill), tokens - 1))
         request.shared, request.done, request.todo = len(prefix), known, tokens - known
         request.cached += known
         if math.isnan(request.scheduled_s):

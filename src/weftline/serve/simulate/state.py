@@ -223,6 +223,8 @@ def admit(s: Any, r: int, room: float, seen: float) -> Any:
         req.shared = full
         if found == full and kept > 0:
             known += min(kept * rules.block, (tokens - 1 - known) // rules.block * rules.block)
+    if rules.hit > 0.0:
+        known = max(known, min(int(rules.hit * req.prefill), tokens - 1))
     req.done = known
     req.todo = tokens - known
     req.cached += known

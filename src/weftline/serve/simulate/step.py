@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.calibrate.shipped import constants_for
+from weftline.serve.engine.closed_form import overlap, stage_multiples
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.engines import profile
 from weftline.serve.engine.memory import memory
@@ -25,6 +26,7 @@ from weftline.serve.engine.parts import (
     PARTS,
     Iteration,
     Setting,
+    least_seconds,
     part_seconds,
     setting_of,
 )
@@ -50,6 +52,9 @@ class StepSurface:
     token_grid: FloatArray
     token_s: FloatArray
     """[tokens] everything that depends on the iteration's tokens but is not attention."""
+    token_mixed_s: FloatArray
+    """[tokens] the same in an iteration that holds prompt chunks: no captured graph, so the longer
+    of launching and computing, of which ``host_s`` is counted apart."""
     decode_batch_grid: FloatArray
     decode_context_grid: FloatArray
     decode_attention_s: FloatArray
@@ -63,10 +68,11 @@ class StepSurface:
     host_s: float
     """Once an iteration."""
     host_per_sequence_s: float
-    prefill_host_s: float
-    """More once an iteration that holds prompt chunks: no captured graph."""
     front_end_s: float
     """Once a request, before it can be scheduled."""
+    stages: float
+    """Pipeline stages: a prompt's last chunk passes all of them, though a round takes the time of
+    one (:meth:`fill_s`)."""
     tokens_per_step: float
     spec_tokens: float
     kv_capacity_tokens: float
@@ -80,9 +86,9 @@ class StepSurface:
         """Every field by name: arrays and floats."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def token(self, tokens: float) -> float:
-        """Seconds of what depends on the iteration's tokens."""
-        return _line(self.token_grid, self.token_s, tokens)
+    def token(self, tokens: float, *, prompts: bool = False) -> float:
+        """Seconds of what depends on the iteration's tokens, ``prompts`` among them or not."""
+        return _line(self.token_grid, self.token_mixed_s if prompts else self.token_s, tokens)
 
     def decode(self, batch: float, context: float, *, mixed: bool = False) -> float:
         """Seconds of attention of ``batch`` sequences with ``context`` cached tokens each."""
@@ -98,6 +104,29 @@ class StepSurface:
         return _plane(self.prefill_tokens_grid, self.prefill_context_grid,
                       self.prefill_attention_s, tokens, context)  # fmt: skip
 
+    def fill_s(self, prompt_tokens: FloatArray, chunk_tokens: float) -> FloatArray:
+        """Seconds that the last chunk of each prompt is under way beyond its own round.
+
+        Of ``p`` stages a round counts one; the chunk passes p - 1 more.
+        """
+        if self.stages <= 1:
+            return np.zeros(len(prompt_tokens))
+        chunk = np.minimum(prompt_tokens, chunk_tokens)
+        alone = np.interp(chunk * self.stages, self.token_grid, self.token_s)
+        return np.asarray((self.stages - 1.0) / self.stages * alone)
+
+    def of_rank(self, ranks: int) -> StepSurface:
+        """The surface of one of ``ranks`` attention ranks, each with a scheduler of its own.
+
+        The others are taken to be as busy: what all ranks do together costs what ``ranks`` times
+        this one's tokens and sequences cost.
+        """
+        return replace(
+            self, token_grid=self.token_grid / ranks,
+            decode_batch_grid=self.decode_batch_grid / ranks,
+            kv_capacity_tokens=self.kv_capacity_tokens / ranks,
+        )  # fmt: skip
+
     def step_s(
         self, prefill_tokens: float, prefill_context: float, decode_batch: float,
         decode_context_sum: float,
@@ -107,9 +136,9 @@ class StepSurface:
         if tokens <= 0:
             return 0.0
         mean = decode_context_sum / decode_batch if decode_batch > 0 else 0.0
-        host = self.host_s + (self.prefill_host_s if prefill_tokens > 0 else 0.0)
         return (
-            host + self.host_per_sequence_s * decode_batch + self.token(tokens)
+            self.host_s + self.host_per_sequence_s * decode_batch
+            + self.token(tokens, prompts=prefill_tokens > 0)
             + self.decode(decode_batch, mean, mixed=prefill_tokens > 0)
             + self.chunk(prefill_tokens, prefill_context)
         )  # fmt: skip
@@ -147,8 +176,6 @@ def prefill_surface(config: ServingConfig) -> StepSurface:
     pool = config.prefill
     if pool is None:
         return surface(config)
-    from dataclasses import replace
-
     alone = replace(
         config, tp=pool.tp, pp=pool.pp, dp=pool.dp, ep=pool.ep, moe_tp=pool.moe_tp, prefill=None,
         decode_workers=1, max_batch=pool.max_batch,
@@ -163,19 +190,24 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     )
     k, held, engine = constants_for(config), memory(config), profile(config.engine)
     decode_k, prefill_k = k.parts[0], k.prefill_parts[0]
-    layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp}
     stages, queries = float(config.pp), 1.0 + config.spec_tokens
+    layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp,
+              "stages": stages}  # fmt: skip
     cut = _window_of(config)
     tokens = np.array(TOKENS, dtype=np.float64)
-    token_s = stages * _tokens(setting, tokens / stages, layout, decode_k, prefill_k)
+    # A round of as many micro-batches as stages: each has its share of what the round works on,
+    # and passes all layers once while the others are in other stages.
+    staged = stage_multiples(setting, np.array([stages]))[0]
+    decode_k, prefill_k = decode_k * staged, prefill_k * staged
+    token_s = _tokens(setting, tokens / stages, layout, decode_k, prefill_k)
     one = part_seconds(setting, Iteration.of(tokens=1.0, sequences=1.0, **layout))[0]
-    host = stages * float(_pick(one, HOST_PARTS) @ _pick(decode_k, HOST_PARTS))
+    host = float(_pick(one, HOST_PARTS) @ _pick(decode_k, HOST_PARTS))
     first = part_seconds(setting, Iteration.of(tokens=1.0, prefill_tokens=1.0, prefills=1.0,
                                                **layout))[0]  # fmt: skip
-    host_prefill = stages * float(_pick(first, HOST_PARTS) @ _pick(prefill_k, HOST_PARTS))
+    host_prefill = float(_pick(first, HOST_PARTS) @ _pick(prefill_k, HOST_PARTS))
 
     def attend(*, mixed: bool) -> FloatArray:
-        return stages * _grid(BATCHES, CONTEXTS, lambda b, c: _weigh(
+        return _grid(BATCHES, CONTEXTS, lambda b, c: _weigh(
             setting, Iteration.of(sequences=b / stages, tokens=b / stages * queries,
                                   context=cut(c), queries=queries, mixed=mixed, **layout),
             ("decode_attention", "scan"), decode_k))  # fmt: skip
@@ -183,19 +215,22 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     draft = _draft_s(config) if config.spec_method != "none" else 0.0
     return StepSurface(
         token_grid=tokens, token_s=token_s,
+        token_mixed_s=np.maximum(overlap(host_prefill, token_s) - host, token_s)
+        if prefilling else token_s,
         decode_batch_grid=np.array(BATCHES, dtype=np.float64),
         decode_context_grid=np.array(CONTEXTS, dtype=np.float64),
         decode_attention_s=attend(mixed=False),
         decode_attention_mixed_s=attend(mixed=True) if prefilling else attend(mixed=False),
         prefill_tokens_grid=np.array(CHUNKS, dtype=np.float64),
         prefill_context_grid=np.array(CONTEXTS, dtype=np.float64),
+        # A chunk is in one stage at a time: the round is longer by its share of the stages.
         prefill_attention_s=_grid(CHUNKS, CONTEXTS, lambda n, c: _weigh(
             setting, Iteration.of(prefill_tokens=n, prefills=1.0, tokens=n,
                                   prefill_context=cut(c - 1.0), **layout),
-            ("prefill_attention", "scan"), prefill_k)),
+            ("prefill_attention", "scan"), prefill_k) / stages),
         host_s=float(host + draft),
         host_per_sequence_s=float(decode_k[PARTS.index("sequences")] * 1e-6),
-        prefill_host_s=max(host_prefill - host, 0.0) if prefilling else 0.0,
+        stages=stages,
         front_end_s=float(k.front_end_s[0]) if engine.calibrated else engine.front_end_s,
         tokens_per_step=config.tokens_per_step, spec_tokens=float(config.spec_tokens),
         kv_capacity_tokens=held.kv_capacity_tokens, kv_bytes_per_token=held.kv_bytes_per_token,
@@ -220,12 +255,13 @@ def _pick(values: FloatArray, names: tuple[str, ...]) -> FloatArray:
 def _tokens(setting: Setting, tokens: FloatArray, layout: dict[str, Any], decode_k: FloatArray,
             prefill_k: FloatArray) -> FloatArray:  # fmt: skip
     """Token-dependent time: decode's coefficients for small iterations, prefill's for large."""
-    found = part_seconds(setting, Iteration.of(tokens=tokens, sequences=np.minimum(tokens, 256.0),
-                                               **layout))  # fmt: skip
+    it = Iteration.of(tokens=tokens, sequences=np.minimum(tokens, 256.0), **layout)
+    found = part_seconds(setting, it)
     keep = np.array([p not in (*HOST_PARTS, *ATTENTION_PARTS, "sequences") for p in PARTS])
     large = np.clip(np.log2(np.maximum(tokens, 1.0) / 128.0) / 3.0, 0.0, 1.0)[:, None]
     weights = np.exp((1 - large) * np.log(decode_k) + large * np.log(prefill_k))
-    return np.asarray(np.maximum.accumulate((found * weights)[:, keep].sum(1)))
+    whole = np.maximum((found * weights)[:, keep].sum(1), least_seconds(setting, it))
+    return np.asarray(np.maximum.accumulate(whole))
 
 
 def _weigh(setting: Setting, it: Iteration, names: tuple[str, ...],
@@ -246,8 +282,6 @@ def _grid(rows: tuple[int, ...], columns: tuple[int, ...],
 def _draft_s(config: ServingConfig) -> float:
     """Seconds a step spends on drafting its tokens."""
     if config.spec_method == "draft" and config.draft_model:
-        from dataclasses import replace
-
         small = replace(config, model=config.draft_model, spec_method="none", spec_tokens=0,
                         draft_model=None)  # fmt: skip
         return float(config.spec_tokens * surface(small).step_s(0.0, 0.0, 1.0, 1024.0))

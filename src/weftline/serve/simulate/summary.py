@@ -15,13 +15,15 @@ MARKS: Final = 56
 SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
-def summary(outcome: Outcome, *, workers: int) -> dict[str, Any]:
+def summary(outcome: Outcome, *, workers: int, capacity_per_s: float) -> dict[str, Any]:
     """Numbers of a simulation, ready for JSON; times in seconds.
 
-    ``workers`` are the replicas whose time counts as busy or not (decode workers, where prompts
-    have workers of their own).
+    ``workers`` are the replicas whose time counts as at work or not (decode workers, where prompts
+    have workers of their own); ``capacity_per_s`` is the steady-state throughput of all of them, of
+    which ``busy_share`` is used.
     """
     fits = outcome.fits
+    asked = float(fits.sum()) / max(1e-9, float(np.ptp(outcome.arrived_s)))
     served = max(1e-9, outcome.end_s - float(outcome.arrived_s[0]))
     prompts = int(outcome.prefill_tokens[fits].sum())
     return {
@@ -36,7 +38,9 @@ def summary(outcome: Outcome, *, workers: int) -> dict[str, Any]:
         "input_tokens_per_s": prompts / served,
         "cached_share": int(outcome.cached_tokens[fits].sum()) / max(1, prompts),
         "thrown_out": int((outcome.thrown_out > 0).sum()),
-        "busy_share": min(1.0, float(outcome.timeline.busy.sum()) * outcome.timeline.width_s
+        "capacity_per_s": capacity_per_s,
+        "busy_share": min(1.0, asked / capacity_per_s) if capacity_per_s else 1.0,
+        "working_share": min(1.0, float(outcome.timeline.busy.sum()) * outcome.timeline.width_s
                           / (served * workers)),
         "end_s": outcome.end_s,
         "timeline": timeline(outcome),

@@ -43,6 +43,7 @@ RULES: Final = np.dtype(
         ("context_at", "i8"), ("contexts", "i8"),
         ("chunk_at", "i8"), ("chunks", "i8"),
         ("behind_at", "i8"), ("behinds", "i8"),
+        ("prompts_at", "i8"),  # token times of an iteration with prompt chunks; same grid
         ("mixed_at", "i8"),  # decode attention beside a prompt chunk; same grids as alone
         # Scalars of the surface.
         ("host_s", "f8"), ("host_per_sequence_s", "f8"), ("prefill_host_s", "f8"),
@@ -53,6 +54,7 @@ RULES: Final = np.dtype(
         ("max_seqs", "i8"), ("budget", "i8"), ("mixed", "i8"), ("lag", "i8"), ("block", "i8"),
         ("whole", "i8"), ("prompts", "i8"), ("caching", "i8"), ("hash_tokens", "i8"),
         ("capacity", "i8"), ("ready", "i8"), ("routing", "i8"),
+        ("hit", "f8"),  # share of a prompt that a cache outside this model is said to hold
     ],
     align=True,
 )  # fmt: skip
@@ -90,6 +92,12 @@ def tables_of(values: Mapping[str, Any]) -> tuple[Any, Any]:
     if mixed is not None:
         rules["mixed_at"] = at
         parts.append(np.asarray(mixed, np.float64).ravel())
+        at += parts[-1].size
+    prompts = values.get("token_mixed_s")
+    rules["prompts_at"] = rules["token_at"] + rules["tokens"]
+    if prompts is not None:
+        rules["prompts_at"] = at
+        parts.append(np.asarray(prompts, np.float64).ravel())
     rules["host_s"] = values["host_s"]
     rules["prefill_host_s"] = values.get("prefill_host_s", 0.0)
     rules["host_per_sequence_s"] = values["host_per_sequence_s"]
@@ -131,6 +139,12 @@ def lookup(tab: Any, at: int, points: int, values: int, x: float) -> Any:
 def token_s(tab: Any, rules: Any, tokens: float) -> Any:
     """What depends on the tokens of an iteration alone, seconds."""
     return lookup(tab, rules.token_at, rules.tokens, rules.token_at + rules.tokens, tokens)
+
+
+@kernel
+def prompt_token_s(tab: Any, rules: Any, tokens: float) -> Any:
+    """The same of an iteration that holds prompt chunks, which is launched kernel by kernel."""
+    return lookup(tab, rules.token_at, rules.tokens, rules.prompts_at, tokens)
 
 
 @kernel
