@@ -1,1 +1,1 @@
-"""What keeps a run going: the parent of the workers, its watch, its ledger, and failures on command."""
+"""What keeps a run going: the parent of the ranks, its watch and ledger, failures on command."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run in a burst store: by name and place in the whole tensor, in no layout's form.
+"""Checkpoints of a run in a burst store: by name and place in whole tensors, in no layout's form.
 
 So a run goes on under another layout: every rank reads the blocks that it holds now.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,11 +21,9 @@ from weftline.burst.handle import SaveHandle
 from weftline.burst.pytorch import load, save
 from weftline.errors import InputError
 from weftline.runtime.train.optimizer import Optimizers
+from weftline.runtime.train.recipe import CHECKPOINTS
 
-__all__ = ["CHECKPOINTS", "Checkpoints"]
-
-CHECKPOINTS: Final = "checkpoints"
-"""Folder of the store inside a run's folder."""
+__all__ = ["Checkpoints"]
 
 
 class Checkpoints:
@@ -115,6 +113,7 @@ class Checkpoints:
                 worst = [p for p in every if p]
             if not any(worst):
                 optimizers.set_steps(step)
+                self.saved = step
                 return step
             note(f"checkpoint {step} was passed over: {worst[0]}")
         if steps:
@@ -153,9 +152,7 @@ class Checkpoints:
             self._store = None
 
 
-def _state(
-    named: Mapping[str, nn.Parameter], optimizers: Optimizers, step: int
-) -> dict[str, Any]:
+def _state(named: Mapping[str, nn.Parameter], optimizers: Optimizers, step: int) -> dict[str, Any]:
     trained = {name: p.detach() for name, p in named.items() if p.requires_grad}
     return {"model": trained, "moments": optimizers.state(), "step": step}
 
@@ -171,9 +168,7 @@ def _contiguous(state: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(tensor, DTensor):
             return tensor
         dims = [p.dim for p in tensor.placements if isinstance(p, Shard | _StridedShard)]
-        odd = [
-            isinstance(p, _StridedShard) and dims.count(p.dim) == 1 for p in tensor.placements
-        ]
+        odd = [isinstance(p, _StridedShard) and dims.count(p.dim) == 1 for p in tensor.placements]
         if not any(odd):
             return tensor
         plain = [Shard(p.dim) if o else p for p, o in zip(tensor.placements, odd, strict=True)]

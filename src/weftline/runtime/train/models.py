@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,16 +24,10 @@ from weftline.errors import InputError, InternalError
 from weftline.runtime.meta import IGNORED
 
 __all__ = [
-    "PIPELINED", "Ties", "begin_as_embedding", "build", "check_count", "config_of", "cut_to_stage", "materialise",
-    "quietly", "tie", "tied_head", "ties_of", "weights_of",
+    "Read", "Ties", "begin_as_embedding", "build", "check_count", "config_of", "cut_to_stage",
+    "materialise", "quietly", "tie", "tied_head", "ties_of", "weights_of",
 ]  # fmt: skip
 
-PIPELINED: Final = frozenset({
-    "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2",
-    "olmo2",
-})  # fmt: skip
-"""Types whose later stages can go on from hidden states: no factor on the embeddings in between.
-Held by tests; others may be right, and nobody has shown it."""
 Read = Callable[[str], torch.Tensor | None]
 Ties = list[tuple[str, str]]
 

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from weftline.errors import InputError
 from weftline.runtime.train.recipe import Recipe
 
-__all__ = ["Optimizers", "gradient_norm", "rate_at", "scale_gradients"]
+__all__ = ["Optimizers", "align_gradients", "gradient_norm", "rate_at", "scale_gradients"]
 
 _BETAS: Final = (0.9, 0.95)
 _LAST_SHARE: Final = 0.1
@@ -144,6 +144,16 @@ def gradient_norm(parameters: Iterable[nn.Parameter], pipeline: Any) -> torch.Te
     if pipeline is not None:
         dist.all_reduce(total, group=pipeline)
     return total.sqrt()
+
+
+def align_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Lay every gradient out as its parameter is; an embedding's comes back whole on every rank."""
+    for p in parameters:
+        grad = p.grad
+        if isinstance(p, DTensor) and isinstance(grad, DTensor) and (
+            grad.placements != p.placements
+        ):  # fmt: skip
+            p.grad = grad.redistribute(placements=p.placements)
 
 
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: float) -> None:

@@ -59,7 +59,13 @@ def attention_for(recipe: Recipe) -> str:
 
 
 def laid_out(
-    recipe: Recipe, model: Any, meshes: Meshes | None, *, first: bool, read: models.Read | None
+    recipe: Recipe,
+    model: Any,
+    meshes: Meshes | None,
+    *,
+    first: bool,
+    read: models.Read | None,
+    filled: bool = True,
 ) -> nn.Module:
     """The stage with its memory and its values, wrapped as the layout says.
 
@@ -77,7 +83,8 @@ def laid_out(
     _recompute(recipe, model)
     if meshes is not None and _shards(recipe):
         _share_state(recipe, stage, meshes, tied=bool(ties))
-    models.materialise(model, recipe.device, seed=recipe.seed, ties=ties, read=read)
+    if filled:
+        models.materialise(model, recipe.device, seed=recipe.seed, ties=ties, read=read)
     if recipe.compile:
         for layer in model.base_model.layers:
             layer.compile()

@@ -16,10 +16,12 @@ from weftline.errors import InputError, InputErrors
 from weftline.spec import Layout
 from weftline.spec.serialize import write_text
 
-__all__ = ["RECIPE_FILE", "Recipe", "read_recipe", "write_recipe"]
+__all__ = ["CHECKPOINTS", "RECIPE_FILE", "Recipe", "read_recipe", "write_recipe"]
 
 RECIPE_FILE: Final = "recipe.json"
 RECIPE_FORMAT: Final = 1
+CHECKPOINTS: Final = "checkpoints"
+"""The folder of a run that is its burst store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Splitting along the sequence: styles for transformers' tensor parallelism, and gathered attention.
+"""Splitting along the sequence: styles for transformers' tensor plans, and gathered attention.
 
 Sequence parallelism (arXiv:2205.05198): between the blocks a rank of a tensor group holds its share
 of the tokens, so norms and residuals are not computed tp times. transformers 5.23 has the switch
@@ -60,7 +60,7 @@ def gathered_attention(
 
     Tensors are (batch, heads, tokens, head). The mask follows from the places of the tokens.
     """
-    del attention_mask  # none is made: see the registration below
+    del module, attention_mask  # no mask is made: see the registration below
     mine = query.shape[2]
     if place.group is not None:
         key = all_gather_tensor_autograd(key.contiguous(), 2, place.group)
@@ -68,13 +68,12 @@ def gathered_attention(
     begin = place.index * mine
     key, value = key[:, :, : begin + mine], value[:, :, : begin + mine]
     total = key.shape[2]
-    windowed = sliding_window is not None and total > sliding_window
     mask = None
-    if begin or windowed:
+    if begin or (sliding_window is not None and total > sliding_window):
         rows = torch.arange(begin, total, device=query.device)[:, None]
         columns = torch.arange(total, device=query.device)[None, :]
         mask = columns <= rows
-        if windowed:
+        if sliding_window is not None:
             mask &= columns > rows - sliding_window
     out = nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
@@ -95,6 +94,7 @@ class _SplitEmbedding(EmbeddingParallel):
     """Rows of the vocabulary on each rank; what comes out is split along the sequence."""
 
     def transform_output_post_forward(self, module: Any, output: Any, mesh: Any) -> Any:
+        del module
         if not isinstance(output, DTensor):
             output = DTensor.from_local(output, mesh, [Partial()], run_check=False)
         return output.redistribute(placements=[Shard(_SEQUENCE)]).to_local()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +15,10 @@ from torch.distributed.fsdp import FSDPModule
 from weftline.runtime.data.shards import Shards
 from weftline.runtime.train import models, parallel, pipeline
 from weftline.runtime.train.adapters import adapted
-from weftline.runtime.train.meshes import Meshes, meshes_of, rank_grid
+from weftline.runtime.train.meshes import meshes_of, rank_grid
 from weftline.runtime.train.optimizer import (
     Optimizers,
+    align_gradients,
     gradient_norm,
     rate_at,
     scale_gradients,
@@ -50,8 +49,10 @@ def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 class Trainer:
     """The stages and optimizer of this rank; :meth:`step` takes one step of the run."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, *, filled: bool = True) -> None:
+        """``filled=False`` leaves weights without memory or values: for fakes."""
         self.recipe = recipe
+        self._filled = filled
         layout = recipe.layout
         many = layout.chips > 1
         self.meshes = meshes_of(layout, recipe.device) if many else None
@@ -97,10 +98,17 @@ class Trainer:
             if read is not None and number and models.tied_head(model):
                 source = _head_from_embedding(read)
             self.stages.append(
-                parallel.laid_out(recipe, model, self.meshes, first=number == 0, read=source)
+                parallel.laid_out(
+                    recipe,
+                    model,
+                    self.meshes,
+                    first=number == 0,
+                    read=source,
+                    filled=self._filled,
+                )
             )
             self.models.append(model)
-        if layout.pp > 1 and models.tied_head(self.models[0]) and read is None:
+        if layout.pp > 1 and models.tied_head(self.models[0]) and read is None and (self._filled):
             self._same_ends(layers)
 
     def _same_ends(self, layers: int) -> None:
@@ -136,7 +144,9 @@ class Trainer:
         ids = drawn[:, begin : begin + tokens].to(self.recipe.device)
         return ids, drawn[:, begin + 1 : begin + tokens + 1].to(self.recipe.device)
 
-    def step(self, ids: torch.Tensor, targets: torch.Tensor, number: int, *, stop: bool) -> StepTimes:
+    def step(
+        self, ids: torch.Tensor, targets: torch.Tensor, number: int, *, stop: bool
+    ) -> StepTimes:
         """Forward, backward, exchange and update of step ``number`` (from 0)."""
         recipe = self.recipe
         done = StepTimes(learning_rate=rate_at(recipe, number))
@@ -144,6 +154,7 @@ class Trainer:
         with _products_in(recipe):
             mean = self._forward_backward(ids, targets)
         clock("forward and backward")
+        align_gradients(self.named.values())
         if self.ends is not None:
             self.ends.add_up()
         group = self.meshes.group("pp") if self.meshes and recipe.layout.pp > 1 else None
