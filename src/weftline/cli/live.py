@@ -65,7 +65,7 @@ def _text(event: dict[str, Any]) -> str:
     said = {
         "death": "rank {rank} ended: {how}", "hang": "hung: {why}", "note": "note: {text}",
         "nan": "loss of step {step} is {loss}",
-        "slow": "rank {rank} holds the others up: it waits {sleeps:.0%}, they {others:.0%} of the time",
+        "slow": "rank {rank} holds others up: they wait {others:.0%} of the time, it {sleeps:.0%}",
         "save-failed": "a checkpoint failed, training goes on: {why}",
     }  # fmt: skip
     return said[kind].format(**event) if kind in said else ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from weftline.units import format_duration
+from weftline.report.text import page, table, wrapped
+from weftline.units import format_bytes, format_duration
 
-__all__ = ["render_dry_run", "render_outcome"]
+__all__ = ["render_comparison", "render_dry_run", "render_outcome"]
 
 _ABOUT = {
     "start": "until the first step", "productive": "steps that count",
@@ -50,8 +51,8 @@ def render_dry_run(answer: Any) -> str:
     ]  # fmt: skip
     for axis, ranks in answer.groups.items():
         step = ranks[1] - ranks[0]
-        lines.append(f"  {axis:<13}{len(ranks):>6} ranks, every {step:,}: "
-                     f"{', '.join(map(str, ranks[:6]))}{', ...' if len(ranks) > 6 else ''}")  # fmt: skip
+        first = ", ".join(map(str, ranks[:6])) + (", ..." if len(ranks) > 6 else "")
+        lines.append(f"  {axis:<13}{len(ranks):>6} ranks, every {step:,}: {first}")
     lines += ["", "shapes: whole -> rank 0"]
     for name, whole, local in answer.shapes:
         lines.append(f"  {name:<52} {_by(whole)} -> {_by(local)}")
@@ -61,3 +62,35 @@ def render_dry_run(answer: Any) -> str:
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "1"
+
+
+def render_comparison(found: Any) -> str:
+    """Predicted beside measured, and the ratio where both are."""
+    lines = wrapped(
+        f"{found.model}, {found.layout}, {found.steps} steps: "
+        + ("the plan is about this very run" if found.same else
+           f"the plan is about other things: {found.other}; ratios say how they differ, not how "
+           "well it predicts"), hang="  ",
+    )  # fmt: skip
+    rows = []
+    for row in found.rows:
+        both = row.predicted and row.measured is not None
+        rows.append((
+            row.name, _amount(row.predicted, row.unit), _amount(row.measured, row.unit),
+            f"{row.measured / row.predicted:.2f}" if both else "", row.basis,
+        ))  # fmt: skip
+    header = ("", "predicted", "measured", "ratio", "measured by")
+    lines += ["", *table(header, rows, right=frozenset({1, 2, 3}))]
+    if found.explains and found.same:
+        lines += ["", f"differs most: {found.explains}"]
+    return page(lines)
+
+
+def _amount(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    if unit == "s":
+        return format_duration(value)
+    if unit == "B":
+        return format_bytes(value)
+    return f"{value:.1%}" if unit == "1" else f"{value:,.0f}"

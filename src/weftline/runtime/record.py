@@ -76,7 +76,7 @@ class StepLog:
         if (run / BOARD).is_dir():
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run / BOARD))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(run / BOARD))
 
     def write(self, record: StepRecord) -> None:
         """One step. Whole lines: a process that is killed leaves no half of one."""

@@ -101,12 +101,14 @@ class _Supervisor:
     ) -> None:  # fmt: skip
         import torch.distributed as dist
 
+        c10d: Any = dist
+
         self.recipe, self.folder, self.work, self.say = recipe, folder, work, say
         self.world = recipe.layout.chips
         self.state = _Run()
         self.ledger = Ledger(time.time())
         self.watch, self.sleep, self.works = Watch(_FIRST_STEP_S), Sleep(), Work()
-        self.store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        self.store = c10d.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
         self.events = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.reads, self.writes = os.pipe()
@@ -185,14 +187,16 @@ class _Supervisor:
     def _rank(self, rank: int) -> int:
         import torch.distributed as dist
 
+        c10d: Any = dist
+
         generation = self.state.generation
 
         def report(kind: str, **values: Any) -> None:
             said = {"kind": kind, "rank": rank, "generation": generation, **values}
             os.write(self.writes, (json.dumps(said) + "\n").encode()[: select.PIPE_BUF])
 
-        store = dist.TCPStore("127.0.0.1", self.store.port, None, False)
-        met = dist.PrefixStore(f"generation{generation}", store)
+        store = c10d.TCPStore("127.0.0.1", self.store.port, None, False)
+        met = c10d.PrefixStore(f"generation{generation}", store)
         try:
             whole = self.work(
                 self.folder, self.recipe, report, rank=rank, world=self.world, store=met,

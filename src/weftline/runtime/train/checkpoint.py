@@ -171,7 +171,8 @@ def _contiguous(state: dict[str, Any]) -> dict[str, Any]:
         odd = [isinstance(p, _StridedShard) and dims.count(p.dim) == 1 for p in tensor.placements]
         if not any(odd):
             return tensor
-        plain = [Shard(p.dim) if o else p for p, o in zip(tensor.placements, odd, strict=True)]
+        whole: Any = zip(tensor.placements, odd, strict=True)
+        plain = [Shard(p.dim) if o else p for p, o in whole]
         return tensor.redistribute(placements=plain)
 
     return {

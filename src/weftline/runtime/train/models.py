@@ -74,8 +74,9 @@ def build(config: Any, *, attention: str) -> nn.Module:
     """The module on the meta device, in training mode."""
     import transformers
 
+    auto: Any = transformers.AutoModelForCausalLM
     with quietly(), torch.device("meta"):
-        model: nn.Module = transformers.AutoModelForCausalLM.from_config(
+        model: nn.Module = auto.from_config(
             copy.deepcopy(config), attn_implementation=attention, dtype=torch.float32
         )
     model.train()
@@ -98,17 +99,18 @@ def cut_to_stage(model: Any, first: int, last: int) -> None:
     """
     from transformers.distributed.pipeline_parallel import PipelineIdentityLayer
 
+    passing_on: Any = PipelineIdentityLayer
     base = model.base_model
     layers = base.layers
     for index in range(len(layers)):
         if not first <= index < last:
-            layers[index] = PipelineIdentityLayer()
+            layers[index] = passing_on()
     ends = last == len(layers)
     if first > 0:
-        base.embed_tokens = PipelineIdentityLayer()
+        base.embed_tokens = passing_on()
     if not ends:
-        base.norm = PipelineIdentityLayer()
-        model.lm_head = PipelineIdentityLayer()
+        base.norm = passing_on()
+        model.lm_head = passing_on()
         if getattr(model.config, "final_logit_softcapping", None) is not None:
             model.config.final_logit_softcapping = None
     if not (first == 0 and ends):
@@ -236,7 +238,8 @@ def weights_of(folder: str, config: Any) -> Read:
 def begin_as_embedding(model: Any, weight: torch.Tensor, seed: int) -> None:
     """Fill a tied output projection that stands apart from its embedding, as that is filled."""
     name = f"{model.base_model_prefix}.embed_tokens"
-    whole = nn.Embedding(*weight.shape, padding_idx=model.config.get_text_config().pad_token_id)
+    rows, width = weight.shape
+    whole = nn.Embedding(rows, width, padding_idx=model.config.get_text_config().pad_token_id)
     torch.manual_seed(_seed_of(name, seed))
     with torch.no_grad():
         model._init_weights(whole)

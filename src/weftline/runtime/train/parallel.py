@@ -104,7 +104,7 @@ def _shards(recipe: Recipe) -> bool:
 
 
 def _split_tensors(recipe: Recipe, model: Any, meshes: Meshes) -> None:
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
     from transformers.distributed.expert_parallel import apply_expert_parallelism
     from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
@@ -144,7 +144,8 @@ def _share_state(recipe: Recipe, stage: Stage, meshes: Meshes, *, tied: bool) ->
         ends = [model.base_model.embed_tokens, model.lm_head]
         fully_shard(ends, mesh=mesh, reshard_after_forward=False)
         kept = {name: s for name, s in kept.items() if model.get_submodule(name) not in ends}
-    apply_fully_sharded_data_parallelism(model, meshes, kept, experts)
+    share: Any = apply_fully_sharded_data_parallelism
+    share(model, meshes, kept, experts)
     fully_shard(stage, mesh=mesh)
     for module in stage.modules():
         if isinstance(module, FSDPModule) and recipe.layout.zero < 3:

@@ -128,7 +128,8 @@ def ends_of(recipe: Recipe, models: Sequence[Any]) -> Ends:
     group = None
     if last_at != 0:
         pairs = torch.stack([grid[0].flatten(), grid[last_at].flatten()], 1).tolist()
-        mine, _ = dist.new_subgroups_by_enumeration(pairs)
+        make: Any = dist.new_subgroups_by_enumeration
+        mine, _ = make(pairs)
         group = mine if any(dist.get_rank() in pair for pair in pairs) else None
     here = []
     for number, model in zip(stages_of_rank(layout, _at(grid)), models, strict=True):

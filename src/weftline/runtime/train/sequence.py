@@ -100,7 +100,7 @@ class _SplitEmbedding(EmbeddingParallel):
         return output.redistribute(placements=[Shard(_SEQUENCE)]).to_local()
 
 
-class _GatherBlock(TensorParallelLayer):  # type: ignore[misc]
+class _GatherBlock(TensorParallelLayer):
     """Before attention or a feed-forward: the whole sequence, whose gradient is summed as split.
 
     The input stays a DTensor, so that the gradients of several projections add up before one
@@ -142,7 +142,10 @@ class _SumBackward(torch.autograd.Function):
         return total, None
 
 
-class _SummedGradient(TensorParallelLayer):  # type: ignore[misc]
+_sum_backward: Any = _SumBackward.apply
+
+
+class _SummedGradient(TensorParallelLayer):
     """A replicated parameter of which each rank's gradient is a part: summed as it is made.
 
     transformers' own style sums what has been accumulated, and so counts the earlier micro-batches
@@ -155,7 +158,7 @@ class _SummedGradient(TensorParallelLayer):  # type: ignore[misc]
         group = mesh.get_group()
         for name, p in kept.items():
             if p is not None and p.requires_grad and torch.is_grad_enabled():
-                module._parameters[name] = _SumBackward.apply(p, group)
+                module._parameters[name] = _sum_backward(p, group)
         try:
             yield
         finally:
@@ -163,13 +166,12 @@ class _SummedGradient(TensorParallelLayer):  # type: ignore[misc]
 
 
 SUMMED: Final = "weftline_summed_gradient"
-ALL_PARALLEL_STYLES.register(SUMMED, _SummedGradient())
-ALL_PARALLEL_STYLES.register("weftline_split_embedding", _SplitEmbedding(shard_dim=0))
-ALL_PARALLEL_STYLES.register("weftline_gather_block", _GatherBlock())
-ALL_PARALLEL_STYLES.register(
-    "weftline_rowwise_split", RowwiseParallel(output_layouts=Shard(_SEQUENCE))
-)
-ALL_PARALLEL_STYLES.register(
+_styles: Any = ALL_PARALLEL_STYLES
+_styles.register(SUMMED, _SummedGradient())
+_styles.register("weftline_split_embedding", _SplitEmbedding(shard_dim=0))
+_styles.register("weftline_gather_block", _GatherBlock())
+_styles.register("weftline_rowwise_split", RowwiseParallel(output_layouts=Shard(_SEQUENCE)))
+_styles.register(
     "weftline_split_head",
     ColwiseParallel(input_layouts=Shard(_SEQUENCE), output_layouts=Replicate()),
 )

@@ -186,12 +186,12 @@ class Trainer:
         total = torch.zeros((), device=ids.device)
         runs = layout.num_micro_batches
         for run, (x, y) in enumerate(
-            zip(ids.split(layout.micro_batch), targets.split(layout.micro_batch), strict=True)
+            zip(*(torch.split(t, layout.micro_batch) for t in (ids, targets)), strict=True)
         ):
             exchange = run == runs - 1 or (isinstance(module, FSDPModule) and layout.zero >= 2)
             parallel.set_sync(module, exchange)
             loss = loss_of(module(x), y) / runs
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.detach()
         return share * float(total)
 
