@@ -35,6 +35,7 @@ _GROUPS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 """Row -> names of the plan's parts, names of the profile's; all other parts of a plan are
 exchanges, bubbles and stragglers."""
 _EXCHANGES: Final = "exchanges and bubble"
+_LEARNT: Final = "what near measured runs add or save"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +111,14 @@ def _parts(plan: Plan, run: Path, step_s: float) -> list[Row]:
     for name, (theirs, ours) in _GROUPS.items():
         predicted = sum(own.get(part, 0.0) for part in theirs)
         if name == _EXCHANGES:
-            predicted = sum(value for part, value in own.items() if part not in named)
+            predicted = sum(v for part, v in own.items() if part not in named | {_LEARNT})
         measured = sum(profile.get(part, 0.0) for part in ours) * scale if profile else None
         rows.append(Row(name=f"  {name}", unit="s", predicted=predicted, measured=measured,
                         basis="one profiled step, scaled to the median" if profile else
                         "no step was profiled"))  # fmt: skip
+    if _LEARNT in own:
+        rows.append(Row(name=f"  {_LEARNT}", unit="s", predicted=own[_LEARNT], measured=None,
+                        basis=""))  # fmt: skip
     return rows
 
 

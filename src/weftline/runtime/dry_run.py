@@ -6,6 +6,7 @@ sizes are those of the real run. Weights and activations have no memory: tensors
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -77,52 +78,82 @@ def dry_run(plan: Plan, asked: TrainOptions, *, where: str) -> DryRun:
 
 
 def _tried(recipe: Recipe, torch: Any) -> DryRun:
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """Rank 0 with one and with two layers a stage: layers are alike, the rest follows exactly.
 
+    Where they are not alike the whole stage is tried.
+    """
     from weftline.runtime.train import models
-    from weftline.runtime.train.trainer import Trainer, loss_of
+    from weftline.runtime.train.pipeline import layers_of_stages, stage_count
 
     with models.quietly():
-        trainer = Trainer(recipe, filled=False)
-        local = [_local(p) for p in trainer.named.values()]
-        count = sum(math.prod(shape) for shape in local)
-        ties = models.ties_of(trainer.models[0])
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            trainer.models[0].to_empty(device="cpu")
-            models.tie(trainer.models[0], ties)
-            peak = _micro_batch(recipe, trainer, torch, loss_of)
-    gathered = 0.0
-    for model in trainer.models:
-        layers = getattr(model.base_model, "layers", ())
-        for layer in layers:
-            gathered = max(gathered, sum(4.0 * p.numel() for p in layer.parameters()))
+        whole = models.build(models.config_of(recipe.config), attention="eager")
+        models.check_count(whole, recipe.parameters)
+        depth = len(whole.base_model.layers)  # type: ignore[union-attr, arg-type]
+        first, last = layers_of_stages(recipe.layout, depth)[0]
+        stages = stage_count(recipe.layout)
+        if len({_kind(layer) for layer in whole.base_model.layers}) > 1:  # type: ignore[union-attr]
+            sizes = (last - first,)
+        else:
+            sizes = (1, 2)
+        tries = [_with_layers(recipe, size * stages, torch) for size in sizes]
+    one, more = tries[0], tries[-1]
+    left = last - first - sizes[-1]
+    local = more.local_parameters + left * (more.local_parameters - one.local_parameters)
+    return replace(
+        more, parameters=recipe.parameters, local_parameters=local, state_bytes=16.0 * local,
+        activation_bytes=more.activation_bytes
+        + left * (more.activation_bytes - one.activation_bytes),
+    )  # fmt: skip
+
+
+def _kind(layer: Any) -> tuple[Any, ...]:
+    """What tells layers apart: their shapes by name."""
+    return tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+
+
+def _with_layers(recipe: Recipe, depth: int, torch: Any) -> DryRun:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from weftline.model.config import HFConfig
+    from weftline.model.load import load_config
+    from weftline.runtime.train import models
+    from weftline.runtime.train.trainer import Trainer
+
+    fields = dict(recipe.config) | {"num_hidden_layers": depth}
+    if isinstance(fields.get("layer_types"), list):
+        fields["layer_types"] = fields["layer_types"][:depth]
+    if "max_window_layers" in fields:
+        fields["max_window_layers"] = min(int(fields["max_window_layers"] or 0), depth)
+    count = load_config(HFConfig(json.dumps(fields), recipe.model)).parameters
+    trainer = Trainer(replace(recipe, config=fields, parameters=count), filled=False)
+    held = sum(math.prod(_local(p)) for p in trainer.named.values())
+    gathered = max(sum(4.0 * p.numel() for p in layer.parameters())
+                   for model in trainer.models for layer in model.base_model.layers)  # fmt: skip
+    ties = models.ties_of(trainer.models[0])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        trainer.models[0].to_empty(device="cpu")
+        models.tie(trainer.models[0], ties)
+        peak = _micro_batch(recipe, trainer, torch)
     return DryRun(
         model=recipe.model, ranks=recipe.layout.chips, layout=recipe.layout.short(),
-        parameters=recipe.parameters, local_parameters=count, state_bytes=16.0 * count,
+        parameters=count, local_parameters=held, state_bytes=16.0 * held,
         gathered_bytes=gathered, groups=_groups(trainer), shapes=_shapes(trainer),
         activation_bytes=peak, seconds=0.0, notes=recipe.notes,
     )  # fmt: skip
 
 
-def _micro_batch(recipe: Recipe, trainer: Any, torch: Any, loss_of: Any) -> float:
-    """Forward and backward of rank 0's first stage; most bytes alive beside the weights."""
-    from torch.distributed._tools.mem_tracker import MemTracker
+def _micro_batch(recipe: Recipe, trainer: Any, torch: Any) -> float:
+    """Forward and backward of rank 0's first stage; most bytes alive at once, weights left out."""
+    from weftline.runtime.train.alive import Alive
+    from weftline.runtime.train.trainer import loss_of
 
     tokens = recipe.seq_len // recipe.layout.cp
     ids = torch.zeros(recipe.layout.micro_batch, tokens, dtype=torch.long)
-    tracker = MemTracker()
-    tracker.track_external(*trainer.stages)
-    with tracker:
+    with Alive() as alive:
         out = trainer.stages[0](ids)
         loss = loss_of(out, ids) if recipe.layout.pp == 1 else out.float().mean()
         loss.backward()
-    peaks = tracker.get_tracker_snapshot("peak")
-    kinds: dict[str, float] = {}
-    for by_kind in peaks.values():
-        for kind, held in by_kind.items():
-            name = getattr(kind, "value", str(kind))
-            kinds[name] = kinds.get(name, 0.0) + float(held)
-    return sum(v for k, v in kinds.items() if k in ("Activation", "Temp"))
+    return float(alive.peak_bytes)
 
 
 def _local(parameter: Any) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ PROFILE_FILE: Final = "profile.json"
 T = TypeVar("T")
 _PARTS: Final = (
     ("exchange, waited for", ("c10d::", "gloo:", "nccl:", "_c10d_functional", "wait_tensor",
-                              "record_param_comms")),
+                              "record_param_comms", "FSDP::")),
     ("attention", ("scaled_dot_product", "flash_attention", "softmax")),
     ("matrix products", ("::mm", "::addmm", "::bmm", "::matmul", "::linear", "grouped_mm")),
     ("optimizer", ("Optimizer.", "adam", "_foreach")),
