@@ -18,14 +18,14 @@ from typing import Any, Final
 from weftline.errors import InputError
 from weftline.model.config import HFConfig
 
-__all__ = ["FACTORIES", "MetaCount", "count_on_meta", "meta_model"]
+__all__ = ["FACTORIES", "IGNORED", "MetaCount", "count_on_meta", "meta_model"]
 
 FACTORIES: Final = (
     "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq",
     "AutoModelForCausalLM", "AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModel",
 )  # fmt: skip
 """Tried in turn: a language model counts with its output projection."""
-_IGNORED: Final = ("auto_map", "quantization_config", "torch_dtype", "dtype")
+IGNORED: Final = ("auto_map", "quantization_config", "torch_dtype", "dtype")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def meta_model(fields: Mapping[str, Any]) -> Any:
     import torch
 
     transformers = _transformers()
-    kept = {key: value for key, value in fields.items() if key not in _IGNORED}
+    kept = {key: value for key, value in fields.items() if key not in IGNORED}
     kind = kept.pop("model_type")
     with _quietly():
         mapping = transformers.CONFIG_MAPPING

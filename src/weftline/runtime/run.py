@@ -1,0 +1,25 @@
+"""A recipe run on this machine, all ranks under our own supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from weftline.runtime.keep.supervise import Outcome, supervise
+from weftline.runtime.train.recipe import Recipe
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, folder: Path, *, say: Callable[[dict[str, Any]], None]) -> Outcome:
+    """Train to the last step, through failures. Raises InputError and RunFailedError."""
+    from weftline.runtime.train import models
+    from weftline.runtime.train.worker import work
+
+    # Loaded here once: a rank that is forked has them.
+    with models.quietly():
+        model = models.build(models.config_of(recipe.config), attention="eager")
+        models.check_count(model, recipe.parameters)
+        del model
+    return supervise(recipe, folder, work, say=say)
