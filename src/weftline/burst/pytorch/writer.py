@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from weftline.burst.errors import CommitError
+from weftline.burst.files import local_folder
 from weftline.burst.log.record import Prepared
 from weftline.burst.log.values import encode
 from weftline.burst.nodes.cluster import Nodes
@@ -90,6 +91,7 @@ class BurstStorageWriter(StorageWriter):
         nodes: Nodes | None = None,
     ) -> None:
         self.path = os.fspath(path)
+        local_folder(path)
         self._nodes = nodes
         self.step = step
         self._writer = writer
