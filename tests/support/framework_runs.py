@@ -257,7 +257,7 @@ def run_accelerate(folder: Path, mode: str) -> None:
     loader = StatefulDataLoader(
         TensorDataset(torch.randn(64, 8, generator=data)),
         batch_size=2,
-        shuffle=True,
+        shuffle=accelerator.num_processes == 1,  # of many, Accelerate itself draws anew
         generator=torch.Generator(),
         num_workers=0,  # its own: an iterator draws when it begins
     )
