@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,29 @@ from torch.distributed.checkpoint.api import CheckpointException
 from weftline.burst import Store, pytorch
 from weftline.burst.errors import CommitError
 from weftline.burst.pytorch import BurstSavePlanner, BurstStorageReader, BurstStorageWriter, PerRank
+
+ODD: dict[str, Any] = {
+    "ordered": OrderedDict(b=1, a=2), "milestones": Counter({2: 1, 4: 1}), "lambdas": [{}],
+    "empty": {}, "nothing": [], "pair": (torch.tensor([1.0]), {"x": 2}), "plain": (1, (2, 3)),
+    "default": defaultdict(list, {3: [1]}), "deep": {1: {2: {}}},
+}  # fmt: skip
+
+
+def same(a: Any, b: Any) -> None:
+    """Also of one kind."""
+    assert type(a) is type(b), (a, b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b) if type(a) is not dict else set(a) == set(b), (a, b)
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), (a, b)
+        for one, other in zip(a, b, strict=True):
+            same(one, other)
+    else:
+        assert a == b
 
 
 class Own:
@@ -43,6 +67,7 @@ def state_of(rank: int) -> dict[str, Any]:
         "model": {"embed": weight, "head": weight, "other": weight.clone()},
         "optimizer": {"state": {0: {"exp": torch.ones(2)}, 1: {"exp": torch.zeros(2)}},
                       "groups": [{"lr": 0.1, "params": [0, 1]}]},
+        "odd": ODD,
         "mine": PerRank(Own(rank + 1)),
     }  # fmt: skip
 
@@ -55,6 +80,8 @@ def check_whole(path: Path) -> None:
     assert found["model"]["embed"] is not found["model"]["other"]
     assert torch.equal(found["model"]["head"], torch.arange(6.0).reshape(2, 3))
     assert sorted(found["mine"]) == ["rank0", "rank1"]
+    same(ODD, found["odd"])
+    same(ODD, pytorch.load(path, only="odd"))
     only = pytorch.load(path, only="optimizer")
     assert list(only["state"]) == [0, 1]
     with Store.open(path, read_only=True) as store:
@@ -85,7 +112,7 @@ def work(rank: int, folder: Path) -> None:
     with pytest.raises(CommitError, match=r"`loader.at` \(ranks 0 and 1\)(.|\n)*PerRank"):
         pytorch.save(differ, folder / "differ")
     writer = BurstStorageWriter(folder / "differ")
-    with pytest.raises(CheckpointException, match="loader.at"):
+    with pytest.raises(CheckpointException, match=r"loader\.at"):
         dcp_save(differ, storage_writer=writer, planner=BurstSavePlanner())
     writer.close()
     pytorch.save({"w": torch.ones(1), "rank": rank}, folder / f"alone{rank}", alone=True)

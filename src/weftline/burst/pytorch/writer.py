@@ -303,8 +303,9 @@ def shards_of(
             tensor = whole[item.index] if item.index in whole else planner.resolve_data(item)
             shard = _tensor_shard(item, tensor)
         state.setdefault(item.index.fqn, []).append(shard)
-    keys = [[path, inner] for path, inner in said.keys]
-    about = {"planner": said.mappings, "plain": plain, "tied": tied, "keys": keys}
+    about = {
+        "planner": said.mappings, "plain": plain, "tied": tied, "kinds": list(map(list, said.kinds))
+    }  # fmt: skip
     return state, {EXTRA_KEY: encode(about, "planner data", special)}
 
 
