@@ -104,8 +104,8 @@ class Files(Protocol):
         """Return when the names in this folder are on stable storage."""
 
 
-def local_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder that ``path`` names; ``file://`` is understood.
+def local_folder(path: str | os.PathLike[str], what: str = "a store") -> Path:
+    """The folder that ``path`` names; ``file://`` is understood. ``what`` is to be there.
 
     Raises NotAStoreError for another URL, also one that a :class:`Path` was made of, which has one
     slash less: it would become a folder of that name here.
@@ -117,9 +117,9 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     if found[1].lower() == "file":
         return Path("/" + text[found.end() :])
     raise NotAStoreError(
-        "a store is a local folder, and this is a URL", where=text,
-        hint="save to a folder and send it there: `weftline burst drain FOLDER URL`; "
-        "`weftline burst restore URL` loads from it",
+        f"{what} is a local folder, and this is a URL", where=text,
+        hint="save to a folder and send it there: `weftline burst drain FOLDER --to URL`; "
+        "`weftline burst restore URL FILE` loads from it",
     )  # fmt: skip
 
 

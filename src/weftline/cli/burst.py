@@ -21,7 +21,7 @@ from weftline.cli.burst_shared import (
     share,
     sources,
 )
-from weftline.cli.burst_tier import advise, bench, drain, peer
+from weftline.cli.burst_tier import advise, bench, doctor, drain, peer
 from weftline.cli.options import Format, Json
 from weftline.errors import InputError
 
@@ -407,5 +407,5 @@ def export(
     return out(asdict(done), render_export, json=json, form=form)
 
 
-for _command in (drain, peer, bench, advise):
+for _command in (drain, peer, bench, doctor, advise):
     app.command(_command)

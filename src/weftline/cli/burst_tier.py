@@ -228,6 +228,27 @@ def bench(
     return out(data, render_bench, json=json, form=form)
 
 
+def doctor(folder: Path, *, json: Json = False, form: Format = "table") -> int:
+    """Try out whether a folder's file system keeps what a store relies on.
+
+    Exits with 1 where a store should not be written.
+
+    Parameters
+    ----------
+    folder
+        Where the store is or will be; a few small files are made there and removed.
+    """
+    from dataclasses import asdict
+
+    from weftline.burst.advise.filesystem import probe
+    from weftline.report.burst import render_file_system
+
+    found = probe(folder)
+    data = {**asdict(found), "fit": found.fit}
+    out(data, render_file_system, json=json, form=form)
+    return 0 if found.fit else 1
+
+
 def advise(
     *,
     state: str,

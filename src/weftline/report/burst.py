@@ -15,8 +15,10 @@ __all__ = [
     "render_checkpoint",
     "render_drain",
     "render_export",
+    "render_file_system",
     "render_findings",
     "render_gc",
+    "render_imported",
     "render_list",
     "render_restored",
     "render_saved",
@@ -204,6 +206,22 @@ def render_bench(data: Data) -> str:
     ]  # fmt: skip
     lines += ["", *table(("", "here", "against"), rows)]
     lines += [f"note: {n}" for n in data["notices"]]
+    return page(lines)
+
+
+def render_file_system(data: Data) -> str:
+    """Whether a store can be written there, then what was tried."""
+    verdict = "a store can be written here" if data["fit"] else "write no store here"
+    lines = wrapped(f"{data['folder']} ({data['kind']}): {verdict}")
+    rows = [
+        (c["name"], "yes" if c["works"] else ("NO" if c["needed"] else "no"), c["says"])
+        for c in data["checks"]
+    ]
+    lines += ["", *table(("", "works", ""), rows)]
+    if data["shared"]:
+        lines += wrapped(
+            "note: other machines may see this folder; their locks are not tried here", hang="  "
+        )
     return page(lines)
 
 

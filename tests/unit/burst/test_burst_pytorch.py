@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import joint_ranks
 import numpy as np
 import pytest
 import torch
@@ -248,3 +251,11 @@ def test_what_one_process_saved_many_can_load(tmp_path: Path) -> None:
     for found, wanted in zip(into["model"]["layers"], state["model"]["layers"], strict=True):
         assert torch.equal(found, wanted)
     assert (into["step"], into["names"], into["lr"]) == (7, ["a", "b"], {"now": 0.1, "of": (1, 2)})
+
+
+def test_two_ranks_agree_on_values_ties_and_what_each_has_for_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, joint_ranks.__file__, str(tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]

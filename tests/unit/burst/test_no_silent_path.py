@@ -10,9 +10,11 @@ import sys
 import time
 import warnings
 from collections import Counter, OrderedDict, defaultdict, namedtuple
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from torch.distributed.checkpoint import save as dcp_save
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import AsyncStager
 
+from weftline import burst
 from weftline.burst import Options, Retention, Store
 from weftline.burst.errors import CorruptionError, NotAStoreError
 from weftline.burst.pytorch import BurstStorageReader, BurstStorageWriter, load, save
@@ -259,6 +262,48 @@ def test_a_url_never_becomes_a_folder_of_that_name(
     with pytest.raises(NotAStoreError, match="this is a URL"):
         save({"w": torch.zeros(3)}, make(url))
     assert list(tmp_path.iterdir()) == []
+
+
+def places(url: Any, here: Path) -> dict[str, Callable[[], Any]]:
+    """Everything that takes a path of a store, or of what comes out of one."""
+    from weftline.burst.advise.bench import measure
+    from weftline.burst.formats.export import export
+    from weftline.burst.formats.tensorfiles import check_target
+    from weftline.burst.frameworks.pointers import Keeper, has_checkpoints, read_pointer
+    from weftline.burst.nodes.server import NodeServer
+
+    whole = here / "whole"
+    return {
+        "open": lambda: Store.open(url),
+        "save": lambda: save({"w": torch.zeros(3)}, url),
+        "load": lambda: load(url),
+        "plain save": lambda: burst.save({"w": np.zeros(3)}, url),
+        "plain load": lambda: burst.load(url),
+        "writer": lambda: BurstStorageWriter(url),
+        "reader": lambda: BurstStorageReader(url),
+        "export": lambda: export(Store.open(whole, read_only=True), url),
+        "restore": lambda: check_target(Path(url) / "x.safetensors"),
+        "bench": lambda: measure(url, 1000),
+        "keeper": lambda: Keeper(url, writer="w", options=None),
+        "framework": lambda: has_checkpoints(url),
+        "pointer": lambda: read_pointer(url),
+        "server": lambda: NodeServer(here / "m", store=url, port=0),
+        "server's memory": lambda: NodeServer(url, port=0),
+    }
+
+
+@pytest.mark.parametrize("make", [str, Path])
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "az://c/x"])
+def test_no_place_takes_a_url_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, make: type
+) -> None:
+    (tmp_path / "here").mkdir()
+    save({"w": torch.zeros(3)}, tmp_path / "whole")
+    monkeypatch.chdir(tmp_path / "here")
+    for name, call in places(make(url), tmp_path).items():
+        with pytest.raises(NotAStoreError, match="this is a URL"):
+            pytest.fail(f"{name} took it: {call()}")
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:

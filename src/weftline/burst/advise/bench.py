@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.burst.errors import storage_error
-from weftline.burst.files import File, RealFiles
+from weftline.burst.files import File, RealFiles, local_folder
 from weftline.burst.options import Options
 from weftline.burst.stage.arena import aligned_buffer
 from weftline.burst.store import Store
@@ -129,6 +129,7 @@ def measure(
     Raises StorageError.
     """
     tell = progress or (lambda _name, _share: None)
+    folder = local_folder(folder, "what is measured")
     try:
         own = tempfile.mkdtemp(prefix=".burst-bench-", dir=folder)
     except OSError as error:

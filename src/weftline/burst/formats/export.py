@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from weftline.burst.errors import MismatchError, TensorMissingError
-from weftline.burst.files import Buffer, Files, RealFiles, write_atomic
+from weftline.burst.files import Buffer, Files, RealFiles, local_folder, write_atomic
 from weftline.burst.formats.safetensors import Entry, in_order, write_safetensors
 from weftline.errors import InputError
 
@@ -82,7 +82,7 @@ def export(
     already. Raises InputError, CorruptionError, StorageError.
     """
     files = RealFiles() if files is None else files
-    target = os.path.abspath(folder)  # noqa: PTH100  (paths are plain strings here)
+    target = str(local_folder(folder, "an export").absolute())
     known = store.tensors(step)
     names = select(known, only)
     if step is None:

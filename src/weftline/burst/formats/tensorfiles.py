@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weftline.burst.errors import MismatchError, storage_error
+from weftline.burst.files import local_folder
 from weftline.burst.formats.safetensors import Entry, read_safetensors, write_safetensors
 from weftline.burst.stage.state import DTYPES, check_name
 from weftline.errors import InputError
@@ -82,6 +83,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 def check_target(path: Path) -> None:
     """Refuse a file that exists, or of a kind that cannot be written. Raises InputError."""
+    local_folder(path, "what is restored to")
     if path.suffix not in SUFFIXES:
         raise InputError(
             f"`{path.name}` is not .safetensors or .npz", where=str(path), hint="end the name so"

@@ -59,8 +59,8 @@ def read_pointer(path: str | os.PathLike[str]) -> Pointer:
 
     Raises CheckpointMissingError where nothing is, InputError for a file of another kind.
     """
-    text = os.fspath(path)
-    place = Path(text)
+    place = local_folder(path, "a checkpoint")
+    text = str(place)
     if place.is_file():
         said = _said(place)
         if said is not None:
@@ -77,7 +77,7 @@ def read_pointer(path: str | os.PathLike[str]) -> Pointer:
 
 def has_checkpoints(path: str | os.PathLike[str]) -> bool:
     """Whether there is a store at a path, and a commit record in it, whole or damaged."""
-    if not (Path(path) / "BURST").exists():
+    if not (local_folder(path) / "BURST").exists():
         return False
     with Store.open(os.fspath(path), create=False, read_only=True) as store:
         return bool(store.view.commits.steps())

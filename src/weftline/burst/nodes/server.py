@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from weftline.burst.commit.commits import Commit, decode_commit
 from weftline.burst.errors import BurstError, StorageError
-from weftline.burst.files import Files
+from weftline.burst.files import Files, local_folder
 from weftline.burst.log.record import Chunk, Prepared, chunks_of
 from weftline.burst.nodes.shares import (
     RECORDS,
@@ -52,7 +52,7 @@ class NodeServer(PeerServer):
         files: Files | None = None,
     ) -> None:
         """Listen. ``store`` need not be there yet. Arguments and errors of :class:`PeerServer`."""
-        self._store_path = None if store is None else str(store)
+        self._store_path = None if store is None else str(local_folder(store))
         self._store: Store | None = None
         self._known: dict[str, dict[int, Chunk]] = {}
         self._pruning = threading.Lock()

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from weftline.burst.log.values import decode, encode
 from weftline.burst.pytorch.joint import own_rank
 from weftline.burst.pytorch.tensors import identity_of
-from weftline.burst.pytorch.values import restore_special, special
+from weftline.burst.pytorch.values import like, restore_special, special
 from weftline.errors import InputError
 
 __all__ = ["BurstSavePlanner", "PerRank", "Planned", "plain_states", "tied_among"]
@@ -74,9 +74,10 @@ class Planned:
     """Name -> the name it is stored under."""
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
     """Of every value that is no tensor."""
-    keys: list[tuple[list[str], list[Any]]] = dataclasses.field(default_factory=list)
-    """Paths of dictionaries whose keys are not all text, and those keys: torch makes text of all,
-    and an optimizer's state would not come back as it was."""
+    kinds: list[tuple[list[Any], Any, list[Any]]] = dataclasses.field(default_factory=list)
+    """Containers that torch would give back as others, by path: an empty one of the kind, and the
+    keys. It makes text of every key, plain dictionaries and lists of every kind, and drops what is
+    empty; an optimizer or a scheduler would not come back as it was."""
 
 
 class BurstSavePlanner(DefaultSavePlanner):
@@ -90,8 +91,8 @@ class BurstSavePlanner(DefaultSavePlanner):
         self, state_dict: Any, storage_meta: StorageMeta | None = None,
         is_coordinator: bool = False,
     ) -> None:  # fmt: skip
-        """Note the keys that torch will change."""
-        self._keys = list(odd_keys(state_dict, ()))
+        """Note the containers that torch will change."""
+        self._kinds = list(odd_kinds(state_dict, ()))
         super().set_up_planner(state_dict, storage_meta, is_coordinator)
 
     def create_local_plan(self) -> SavePlan:
@@ -104,7 +105,7 @@ class BurstSavePlanner(DefaultSavePlanner):
             ).digest(16)
             for index in plain
         }  # fmt: skip
-        said = Planned(plan.planner_data, self._tied(plan.items), digests, self._keys)
+        said = Planned(plan.planner_data, self._tied(plan.items), digests, self._kinds)
         self.plan = dataclasses.replace(plan, planner_data=said)
         return self.plan
 
@@ -129,7 +130,7 @@ class BurstSavePlanner(DefaultSavePlanner):
             ]
         )  # fmt: skip
         final = [
-            dataclasses.replace(p, planner_data=Planned(p.planner_data, tied, keys=s.keys))
+            dataclasses.replace(p, planner_data=Planned(p.planner_data, tied, kinds=s.kinds))
             for p, s in zip(plans, said, strict=True)
         ]
         return final, metadata
@@ -141,14 +142,25 @@ class BurstSavePlanner(DefaultSavePlanner):
         )
 
 
-def odd_keys(value: Any, path: tuple[str, ...]) -> Iterator[tuple[list[str], list[Any]]]:
-    """Dictionaries with keys that are no text, by path, the inner ones first."""
-    if not isinstance(value, dict):
-        return
-    for key, inner in value.items():
-        yield from odd_keys(inner, (*path, str(key)))
-    if any(not isinstance(key, str) for key in value):
-        yield list(path), list(value)
+def odd_kinds(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[list[Any], Any, list[Any]]]:
+    """Containers that torch changes, the inner ones first: path, an empty one, and the keys."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from odd_kinds(inner, (*path, str(key)))
+        if type(value) is not dict or not value or any(type(key) is not str for key in value):
+            yield list(path), like(value, []), list(value)
+    elif isinstance(value, list | tuple) and not isinstance(value, torch.Size) and _taken(value):
+        for i, inner in enumerate(value):
+            yield from odd_kinds(inner, (*path, i))
+        if isinstance(value, tuple):
+            yield list(path), (), []
+
+
+def _taken(value: Any) -> bool:
+    """Whether torch takes a list apart: for a dictionary or a tensor somewhere in it."""
+    if isinstance(value, list | tuple):
+        return any(_taken(inner) for inner in value)
+    return isinstance(value, dict | torch.Tensor)
 
 
 def tied_among(items: list[WriteItem], tensors: Mapping[Any, Any]) -> dict[str, str]:

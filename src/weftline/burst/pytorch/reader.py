@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from weftline.burst.commit.view import Source
+from weftline.burst.files import local_folder
 from weftline.burst.log.values import Ref, decode
 from weftline.burst.nodes.agree import Seen
 from weftline.burst.nodes.cluster import Nodes, open_to_restore
@@ -73,6 +74,7 @@ class BurstStorageReader(StorageReader):
         group: ProcessGroup | None = None,
     ) -> None:
         self.path = os.fspath(path)
+        local_folder(path)
         self.step = step
         self._nodes = nodes
         self._group = group

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.tensor import DTensor
 
 from weftline.burst.errors import MismatchError
@@ -28,7 +28,7 @@ from weftline.burst.pytorch.reader import (
     torch_extras,
 )
 from weftline.burst.pytorch.tensors import identity_of, place_of, shard_of, tensor_of
-from weftline.burst.pytorch.values import dtype_of, restore_special, special
+from weftline.burst.pytorch.values import DICTIONARIES, dtype_of, like, restore_special, special
 from weftline.burst.stage.state import Shard
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -130,20 +130,6 @@ def _save(state: Any, store: Store, step: int | None) -> SaveHandle:
         step = store.next_step()
     extra = {TREE_KEY: encode(tree, "state", special)}
     return store.save(shards, step, extra=extra)
-
-
-DICTIONARIES = (dict, OrderedDict, Counter, defaultdict)
-"""What comes back as it was."""
-
-
-def like(value: Any, items: list[tuple[Any, Any]]) -> Any:
-    """A dictionary of the kind of ``value`` with these items, and the versions it carries."""
-    if isinstance(value, defaultdict):
-        return defaultdict(value.default_factory, items)
-    made: Any = Counter(dict(items)) if isinstance(value, Counter) else type(value)(items)
-    if hasattr(value, "_metadata"):
-        made._metadata = value._metadata
-    return made
 
 
 class _Flattener:
@@ -286,17 +272,24 @@ def _from_planner(
         flat = {name: value for name, value in flat.items() if mappings[name][0] == only}
     nested: dict[str, Any] = unflatten_state_dict(flat, {name: mappings[name] for name in flat})
     for extra in extras:
-        for path, keys in extra.get("keys", ()):
-            _give_keys(nested, path, keys)
+        for path, empty, keys in extra.get("kinds", ()):
+            if only is None or path[:1] == [only]:
+                _put_back(nested, path, empty, keys)
     return nested
 
 
-def _give_keys(nested: Any, path: Sequence[str], keys: Sequence[Any]) -> None:
-    """Put back the keys of one dictionary that torch has made text of."""
-    for name in path:
-        nested = nested.get(name) if isinstance(nested, dict) else None
-    if isinstance(nested, dict):
-        was = {str(key): key for key in keys}
-        items = [(was.get(key, key), value) for key, value in nested.items()]
-        nested.clear()
-        nested.update(items)
+def _put_back(nested: Any, path: Sequence[Any], empty: Any, keys: Sequence[Any]) -> None:
+    """One container as it was, where torch has made a plain dictionary, a list or nothing of it."""
+    if not path:
+        return
+    if isinstance(empty, dict) and not keys:
+        set_element(nested, tuple(path), {})
+    for name in path[:-1]:
+        nested = nested[name]
+    found = nested[path[-1]]
+    if isinstance(empty, tuple):
+        nested[path[-1]] = tuple(found)
+        return
+    values = {str(key): (key, value) for key, value in found.items()}
+    items = [(key, values.pop(str(key))[1]) for key in keys if str(key) in values]
+    nested[path[-1]] = like(empty, [*items, *values.values()])  # the rest is other ranks'

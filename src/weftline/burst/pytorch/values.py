@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,20 @@ def _tensor_bytes(tensor: torch.Tensor) -> list[Any]:
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
     return [dtype_name(plain.dtype), list(plain.shape), raw]
+
+
+DICTIONARIES = (dict, OrderedDict, Counter, defaultdict)
+"""What comes back as it was."""
+
+
+def like(value: Any, items: list[tuple[Any, Any]]) -> Any:
+    """A dictionary of the kind of ``value`` with these items, and the versions it carries."""
+    if isinstance(value, defaultdict):
+        return defaultdict(value.default_factory, items)
+    made: Any = Counter(dict(items)) if isinstance(value, Counter) else type(value)(items)
+    if hasattr(value, "_metadata"):
+        made._metadata = value._metadata
+    return made
 
 
 def special(value: Any) -> tuple[str, Any] | None:

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from weftline.burst.errors import CommitError
+from weftline.burst.files import local_folder
 from weftline.burst.log.record import Prepared
 from weftline.burst.log.values import encode
 from weftline.burst.nodes.cluster import Nodes
@@ -90,6 +91,7 @@ class BurstStorageWriter(StorageWriter):
         nodes: Nodes | None = None,
     ) -> None:
         self.path = os.fspath(path)
+        local_folder(path)
         self._nodes = nodes
         self.step = step
         self._writer = writer
@@ -301,8 +303,9 @@ def shards_of(
             tensor = whole[item.index] if item.index in whole else planner.resolve_data(item)
             shard = _tensor_shard(item, tensor)
         state.setdefault(item.index.fqn, []).append(shard)
-    keys = [[path, inner] for path, inner in said.keys]
-    about = {"planner": said.mappings, "plain": plain, "tied": tied, "keys": keys}
+    about = {
+        "planner": said.mappings, "plain": plain, "tied": tied, "kinds": list(map(list, said.kinds))
+    }  # fmt: skip
     return state, {EXTRA_KEY: encode(about, "planner data", special)}
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import xxhash
 
 from weftline.burst.errors import BurstError, StorageError
-from weftline.burst.files import Files, RealFiles
+from weftline.burst.files import Files, RealFiles, local_folder
 from weftline.burst.remote import wire
 from weftline.burst.remote.objects import (
     BucketCounters,
@@ -75,7 +75,7 @@ class PeerServer:
         ``capacity_bytes`` bounds what the folder may hold; a put beyond it is refused. Raises
         InputError without a secret, StorageError for the folder, OSError for a taken port.
         """
-        self.folder = os.path.abspath(folder)  # noqa: PTH100  (paths are plain strings here)
+        self.folder = str(local_folder(folder, "what a peer keeps").absolute())
         self._secret = secret_from_environment() if secret is None else secret
         self._files: Files = RealFiles() if files is None else files
         self._capacity_bytes = capacity_bytes
