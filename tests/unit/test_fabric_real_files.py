@@ -18,7 +18,7 @@ from weftline.fabric.formats.clusters.description import Description
 from weftline.fabric.formats.clusters.expanded import with_chips
 from weftline.fabric.formats.clusters.kubernetes import read as read_nodes
 from weftline.fabric.formats.hosts import nccl, smi
-from weftline.fabric.formats.networks import simulators
+from weftline.fabric.formats.networks import ibnetdiscover, simulators
 from weftline.fabric.formats.speeds import LinkSpeeds, parse_speeds
 from weftline.fabric.graph import Topology
 from weftline.fabric.parse import parse_topology
@@ -67,8 +67,26 @@ def test_rccl_writes_xgmi_and_an_unknown_generation_is_asked_for() -> None:
     speeds = LinkSpeeds(classes={"nvlink": 30e9})
     given = nccl.read_topology(text, "f", speeds=speeds)
     assert given.bandwidth_bytes_per_s.max() == 18 * 30e9
-    with pytest.raises(InputError, match="no PCIe speed"):
-        nccl.read_topology(text.replace("32.0 GT/s PCIe", "Unknown speed"), "f")
+    # Virtual machines hide PCIe's speed: NCCL's own default, and said.
+    hidden = nccl.read_topology(
+        text.replace('link_speed="32.0 GT/s PCIe" link_width="16"', 'link_speed="" link_width="0"'),
+        "f",
+    )
+    assert 15.75e9 < hidden.bandwidth_bytes_per_s.min() < 15.76e9
+    assert "generation 3, 16 lanes for 5" in hidden.basis["pcie"]
+    with pytest.raises(InputError, match="f:2: a <gpu> outside any <pci>"):
+        nccl.read_topology('<system version="1">\n<gpu dev="0"/><cpu/></system>', "f")
+
+
+def test_several_switch_chips_of_a_baseboard_are_one_switch() -> None:
+    """As H100 hosts dump it: 5, 4, 5 and 4 links to four NVSwitches make 450 GB/s."""
+    text = (DATA / "nccl_topo.xml").read_text("utf-8").replace(
+        '<nvlink target="0000:05:00.0" count="18" tclass="0x068000"/>',
+        "".join(f'<nvlink target="0000:0{i}:00.0" count="{n}" tclass="0x068000"/>'
+                for i, n in ((5, 5), (6, 4), (7, 5), (8, 4))),
+    )  # fmt: skip
+    host = nccl.read_topology(text, "f")
+    assert (host.bandwidth_bytes_per_s == 450e9).sum() == 4
 
 
 def test_nccl_graph_gives_channels_and_rings() -> None:
@@ -97,6 +115,10 @@ GPU3    SYS     NV2     NV1      X
     four = smi.read_nvidia(cube, "f", chip="v100-16-sxm", link_bytes_per_s=25e9)
     assert four.switches == 0
     assert sorted(set(four.bandwidth_bytes_per_s.tolist())) == [25e9, 50e9]
+    # Four A100 on one board: four links a pair, twelve a GPU, and no switch.
+    board = cube.replace("NV1", "NV4").replace("NV2", "NV4").replace("SYS", "NV4")
+    a100 = smi.read_nvidia(board, "f", chip="a100-80-sxm")
+    assert (a100.switches, set(a100.bandwidth_bytes_per_s.tolist())) == (0, {100e9})
     with pytest.raises(InputError, match="f:3: row GPU1 has 3 entries for 4"):
         smi.read_nvidia(cube.replace("SYS     NV2\n", "NV2\n", 1), "f", chip="h100")
 
@@ -220,6 +242,13 @@ def test_ibnetdiscover_joins_a_hosts_adapters_and_leaves_out_what_is_no_host() -
     # Two adapters of 50 GB/s for eight chips, and NVLink inside.
     assert chips.egress_bytes_per_s()[0] == pytest.approx(450e9 + 100e9 / 8)
     chips.require_connected()
+
+
+def test_adapters_called_after_their_maker_are_no_one_host() -> None:
+    text = (DATA / "ibnetdiscover_agg_node.txt").read_text("utf-8")
+    for name in ("node-1 mlx5_0", "node-1 mlx5_1", "node-2 mlx5_0", "node-2 mlx5_1"):
+        text = text.replace(name, "MT4129 ConnectX7 Mellanox Technologies")
+    assert ibnetdiscover.read(text, "f").ranks == 4
 
 
 def test_infragraph_links_without_speed_are_asked_for_by_class() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -62,25 +63,21 @@ def export_schedule(
     output
         File to write; Chakra writes one a rank, NAME.0.et, NAME.1.et, ...
     """
-    import sys
-
     from weftline.fabric.checker import check
     from weftline.fabric.export import export_of
-    from weftline.fabric.formats import Program
+    from weftline.fabric.formats import Program, write_files
 
     how = Program(executor=executor, in_place=not out_of_place, instances=instances,
                   sizes=_sizes(min_size, max_size))  # fmt: skip
     found = export_of(collective, size, on=on, to=to, algorithm=algorithm, link=link,
                       latency=latency, how=how)  # fmt: skip
     proof = check(found.schedule, found.topology)
-    files: list[str] = []
     asked = form_of(form, json=json)
     if output is None and asked == "table" and len(found.contents) == 1:
         sys.stdout.write(next(iter(found.contents.values())).decode())
         return 0
+    files: list[str] = []
     if output is not None:
-        from weftline.fabric.formats import write_files
-
         files = [str(p) for p in write_files(found.contents, output)]
     said = {
         "collective": found.schedule.collective, "algorithm": found.schedule.algorithm,
@@ -91,13 +88,18 @@ def export_schedule(
     if asked != "table":
         show(said, str, json=json, form=form)
     else:
-        print(f"{said['collective']} by {said['algorithm']} on {said['ranks']} ranks: "
-              f"{said['rows']} rows in {said['steps']} steps, proved")  # fmt: skip
-        for name in files:
-            print(f"written to {name}")
-        if not files:
-            print(f"{len(found.contents)} files; -o NAME writes them", file=sys.stderr)
+        _tell(said, len(found.contents))
     return 0
+
+
+def _tell(said: dict[str, Any], contents: int) -> None:
+    """What was made and where it is, in lines."""
+    print(f"{said['collective']} by {said['algorithm']} on {said['ranks']} ranks: "
+          f"{said['rows']} rows in {said['steps']} steps, proved")  # fmt: skip
+    for name in said["files"]:
+        print(f"written to {name}")
+    if not said["files"]:
+        print(f"{contents} files; -o NAME writes them", file=sys.stderr)
 
 
 def _sizes(least: str | None, most: str | None) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
+from weftline.cli.slow import slow_said
 
 
 def import_fabric(
@@ -63,7 +64,8 @@ def import_fabric(
     from weftline.report.fabric_import import render_import
 
     speeds = parse_speeds(link)
-    found = files.import_fabric(file, kind=kind, speeds=speeds, chip=chip)
+    with slow_said(f"reading {file}", "--kind, where many formats are tried"):
+        found = files.import_fabric(file, kind=kind, speeds=speeds, chip=chip)
     topology, described = found.topology, found.description
     if topology is not None and found.ends_are_hosts and chip is not None:
         topology = with_chips(topology, chip, chips_per_node)

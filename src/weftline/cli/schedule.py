@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.options import Format, Json
+from weftline.cli.slow import slow_said
 
 app = App(
     name="schedule", help="Schedules in files of MSCCL, MSCCL++ and Chakra: proved, timed, shown."
@@ -58,7 +59,7 @@ def time(
     from weftline.fabric.schedule_file import timed
     from weftline.report.schedule import render_time
 
-    with compiling_said():
+    with compiling_said(), slow_said(f"timing {file} message by message"):
         said = timed(file, size, on=on, link=link, latency=latency)
     show(said, lambda: render_time(said), json=json, form=form)
     return 0

@@ -21,11 +21,14 @@ from weftline.fabric.formats.clusters.description import Description, Host
 from weftline.fabric.graph import Grid, Topology
 from weftline.fabric.named import named_fabric
 from weftline.fabric.nests import nested
-from weftline.fabric.topologies import grid
+from weftline.fabric.topologies import full_mesh, grid
+from weftline.fabric.topologies import switch as one_switch
 from weftline.spec import Level
 
 _Switch = Callable[[str, bool], int]
 """Name and whether it adds up -> the number of the new switch."""
+FOLDED_FROM = 512
+"""Chips from which a network without oversubscription is kept as its symmetric equivalent."""
 NVLS_CHIPS = ("h100-sxm", "h200-sxm", "h800-sxm", "b200", "b300", "gb200-nvl72", "gb300-nvl72")
 """Chips whose NVSwitches add up what passes them (NVLink SHARP)."""
 
@@ -86,7 +89,42 @@ def topology_of(
         return _grid_topology(described, acc, per_host, link_bytes_per_s)
     speeds = speeds_of(acc, per_host, len(described.hosts) * per_host, link_bytes_per_s)
     speeds.basis.update(basis)
+    chips = per_host * len(described.hosts)
+    if chips >= FOLDED_FROM and oversubscription == 1.0:
+        folded = _folded(described, speeds, per_host)
+        if folded is not None:
+            return folded
     return _switched(described, speeds, per_host, oversubscription)
+
+
+def _folded(described: Description, speeds: Speeds, per_host: int) -> Topology | None:
+    """A large cluster without oversubscription as what it is: equal units below one Clos.
+
+    Uplinks are taken to carry all that is below them, so the switches of the file limit nothing,
+    and the network is the same seen from every unit: schedules are timed from one chip. None where
+    domains differ in size, or a host's inside is not one of a kind.
+    """
+    up, acc, hosts = speeds.up, speeds.acc, described.hosts
+    domains = _domains(described, acc, per_host)
+    members = list(domains.values()) or [
+        list(range(h * per_host, (h + 1) * per_host)) for h in range(len(hosts))
+    ]
+    size = len(members[0])
+    if len({len(m) for m in members}) > 1 or up is None or up.kind == "torus":
+        return None
+    if up.kind == "full-mesh":
+        ways = max((acc.scale_up_domain or size) - 1, 1)
+        inner = full_mesh(size, up.bandwidth_bytes_per_s / ways, up.latency_s)
+    else:
+        inner = one_switch(size, up.bandwidth_bytes_per_s, up.latency_s,
+                           reducing=acc.id in NVLS_CHIPS)  # fmt: skip
+    order = [rank for group in members for rank in group]
+    labels = tuple(f"{hosts[r // per_host].name}/{r % per_host}" for r in order)
+    basis = {**speeds.basis, "uplinks": "assumed to carry what is below them: the switches above "
+             f"{len(hosts):,} hosts are taken as one Clos"}  # fmt: skip
+    made = nested(inner, len(members), speeds.out_bytes_per_s, speeds.out_latency_s,
+                  name=described.name, basis=basis)  # fmt: skip
+    return replace(made, labels=labels)
 
 
 def _said(described: Description, chip: str | None) -> tuple[str, int | None, float | None]:

@@ -106,6 +106,8 @@ class _HostGraph:
         self.by_bus: dict[str, int] = {}
         self.cables: list[tuple[int, int, float, float]] = []
         self.kinds: dict[str, int] = {}
+        self.hidden = 0
+        """PCIe links that say neither speed nor width."""
 
     def node(self, name: str, *, chip: bool = False, adds: bool = False) -> int:
         self.names.append(name)
@@ -154,14 +156,23 @@ def read_topology(text: str, where: str, *, speeds: LinkSpeeds | None = None) ->
         for b in numbers[i + 1 :]:
             host.cable(a, b, rate, PCIE_HOP_S / 2, "links between CPUs")
     gpus = [e for e in root.walk() if e.name == "gpu"]
+    placed = {id(g) for e in root.walk() if e.name == "pci" for g in e.children if g.name == "gpu"}
     if not gpus:
         raise InputError("no <gpu>", where=f"{where}:{root.line}")
+    if loose := next((g for g in gpus if id(g) not in placed), None):
+        raise InputError("a <gpu> outside any <pci>", where=f"{where}:{loose.line}",
+                         hint="NCCL writes <cpu>, in it <pci>, in it <gpu>")  # fmt: skip
+    if not cpus:
+        raise InputError("no <cpu>", where=f"{where}:{root.line}")
     _links_between(host, root)
     basis = {
         "pcie": "generation and width of each link",
         "nvlink": "links x the generation's rate, one way (datasheet)",
         "sockets": f"assumed: {rate / 1e9:g} GB/s between CPUs, NCCL's figure",
     }
+    if host.hidden:
+        basis["pcie"] += (f"; assumed: generation 3, 16 lanes for {host.hidden} that say neither, "
+                          "as NCCL takes them; --link pcie=64GB/s gives it")  # fmt: skip
     return host.topology("nccl host", basis)
 
 
@@ -197,19 +208,21 @@ def _pcie(host: _HostGraph, link: _Element) -> float:
     except ValueError:
         rate, width = 0.0, 0
     if rate <= 0 or width <= 0:
+        # Virtual machines hide it; NCCL then takes generation 3 and 16 lanes.
         known = host.speeds.of("pcie")
-        if known is None:
-            raise InputError(
-                f'link_speed="{text}", link_width="{lanes}": no PCIe speed',
-                where=f"{host.where}:{link.line}", hint="give one: --link pcie=64GB/s",
-            )  # fmt: skip
-        return known
-    return rate * 1e9 * width / 8 * (128 / 130 if rate >= 8 else 0.8)
+        host.hidden += known is None
+        return known or _one_way(8.0, 16)
+    return _one_way(rate, width)
+
+
+def _one_way(gt_per_s: float, lanes: int) -> float:
+    return gt_per_s * 1e9 * lanes / 8 * (128 / 130 if gt_per_s >= 8 else 0.8)
 
 
 def _links_between(host: _HostGraph, root: _Element) -> None:
     """NVLinks and xGMI links: to an NVSwitch (one for the host) or from GPU to GPU."""
     hub: int | None = None
+    ports: dict[int, float] = {}
     done: set[tuple[int, int]] = set()
     for pci in root.walk():
         for gpu in (c for c in pci.children if c.name == "gpu"):
@@ -222,7 +235,8 @@ def _links_between(host: _HostGraph, root: _Element) -> None:
                     if hub is None:
                         sm = float(gpu.attributes.get("sm", 0))
                         hub = host.node("NVSwitch", adds=sm >= 90)
-                    host.cable(own, hub, rate, NVLINK_HOP_S / 2, f"{kind} ports")
+                    # Several switch chips of one baseboard are one switch.
+                    ports[own] = ports.get(own, 0.0) + rate
                     continue
                 other = host.by_bus.get(link.attributes.get("target", "").lower())
                 if other is None:
@@ -233,6 +247,8 @@ def _links_between(host: _HostGraph, root: _Element) -> None:
                 if (other, own) not in done:
                     done.add((own, other))
                     host.cable(own, other, rate, NVLINK_HOP_S, f"{kind} cables")
+    for own, rate in ports.items():
+        host.cable(own, hub or 0, rate, NVLINK_HOP_S / 2, "GPUs at the NVSwitch")
 
 
 def _link_rate(host: _HostGraph, gpu: _Element, link: _Element) -> float:

@@ -96,6 +96,17 @@ def read_rocm(
     return _host(gpus, links, chip, link_bytes_per_s, where, "rocm-smi host", {})
 
 
+LINK_BYTES_PER_S: Final = (20e9, 25e9, 50e9)
+"""One NVLink one way, of every generation (NVIDIA's datasheets)."""
+
+
+def _is_link(whole: float | None, count: int) -> bool:
+    """Whether a GPU's rate over so many links is that of one link: then these are all it has."""
+    if whole is None or not count:
+        return True
+    return any(abs(whole / count / one - 1) < 0.1 for one in LINK_BYTES_PER_S)
+
+
 def _host(
     gpus: list[str], links: Callable[[str, str], int], chip: str | None, link: float | None,
     where: str, name: str, basis: dict[str, str],
@@ -114,7 +125,8 @@ def _host(
     whole = acc.scale_up_bytes_per_s
     pairs = counts[~np.eye(len(gpus), dtype=np.bool_)]
     alike = len(gpus) > 1 and len(set(pairs.tolist())) == 1
-    switched = alike and acc.topology_kind not in ("fully_connected", "mesh") and len(gpus) > 2
+    mesh = acc.topology_kind in ("fully_connected", "mesh")
+    switched = alike and not mesh and len(gpus) > 2 and _is_link(whole, int(pairs.max()))
     if whole is None and link is None:
         raise InputError(f"no scale-up rate of `{acc.id}` is known", where="--chip",
                          hint="give one link's: --link 25GB/s")  # fmt: skip

@@ -29,6 +29,7 @@ _PORT = re.compile(
 )
 _NO_HOST: Final = re.compile(r"aggregation node|sharp|\bufm\b|ufm-", re.IGNORECASE)
 """What adapters that are no host's are called."""
+_MAKER: Final = re.compile(r"mellanox|voltaire|infinihost|intel|^MT\d+", re.IGNORECASE)
 _ADAPTER: Final = re.compile(
     r"\s+(?:mlx\d+_\d+|HCA-\d+|hfi\d+_\d+|ib\w*\d+|CX\S*).*$", re.IGNORECASE
 )
@@ -72,7 +73,10 @@ def read(text: str, where: str, *, latency_s: float = HOP_S) -> Topology:
     other = {n for n in adapters if _NO_HOST.search(names[n])}
     hosts: dict[str, list[str]] = {}
     for adapter in sorted(set(adapters) - other, key=lambda n: (_natural(names[n]), n)):
-        hosts.setdefault(_ADAPTER.sub("", names[adapter]) or adapter, []).append(adapter)
+        name = _ADAPTER.sub("", names[adapter])
+        # What every adapter of a maker is called is nobody's name.
+        host = f"{name} {adapter}".strip() if not name or _MAKER.search(name) else name
+        hosts.setdefault(host, []).append(adapter)
     switches = [n for n in names if n.startswith("S-")]
     if not hosts or not switches:
         raise InputError("no switch with a channel adapter of a host", where=f"{where}:1")
