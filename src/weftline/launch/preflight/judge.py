@@ -26,6 +26,9 @@ SLOW_LEVEL: Final = 0.7
 SLOW_WORK: Final = 0.6
 """Share of the median rank's products a second; chips of one kind stay within 5 % (0.6 leaves room
 for CPUs that others use too)."""
+AGAIN: Final = 0.8
+"""What is below this share is measured again, a pair or rank at most so many at once."""
+AGAIN_MOST: Final = 32
 SLOW_DISK: Final = 0.35
 """Share of the median host's disk."""
 CLOCK_S: Final = 0.1
@@ -89,6 +92,24 @@ def judge(
                    levels=levels, ranks=len(reports), pairs=len(links))  # fmt: skip
 
 
+def suspects(
+    reports: Sequence[Mapping[str, Any]], plan: Plan | None, raw: Mapping[str, Any] | None
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Pairs and ranks that look slow so far: to be measured again before anything is said."""
+    hosts = [str(r["facts"]["host"]) for r in reports]
+    links = [link for report in reports for link in report["links"] if not link["lost"]]
+    level_of = _leveller(plan, slots_of(raw) if raw is not None else None, hosts)
+    levels = _medians(links, level_of)
+    usual = _upper(r["work_per_s"] for r in reports)
+    pairs = []
+    for link in links:
+        usual_rate = levels[level_of(link["low"], link["high"])][0]
+        if min(link["there"], link["back"]) < AGAIN * usual_rate:
+            pairs.append((link["low"], link["high"]))
+    ranks = [n for n, r in enumerate(reports) if r["work_per_s"] < AGAIN * usual]
+    return pairs[:AGAIN_MOST], ranks[:AGAIN_MOST]
+
+
 def order_findings(hosts: list[str], slots: Sequence[tuple[int, int]] | None) -> list[Finding]:
     """Ranks that the plan puts together and that are apart, or the other way round."""
     if slots is None or len(slots) != len(hosts):
@@ -122,9 +143,9 @@ def host_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> lis
             if count < most[name]:
                 lacks = ""
                 if name == "network interface":
-                    everyone = {i for r in reports for i in r["facts"]["interfaces"]}
-                    gone = sorted(everyone - set(report["facts"]["interfaces"]))
-                    lacks = f" ({gone[0]} is missing)" if gone else ""
+                    others = [set(r["facts"]["interfaces"]) for r in reports if r is not report]
+                    gone = sorted(set.intersection(*others) - set(report["facts"]["interfaces"]))
+                    lacks = f" (without {', '.join(gone[:4])})" if gone else ""
                 found.append(Finding(kind="missing", ranks=(rank,),
                                      what=f"host {hosts[rank]}, rank {rank}: {count} {name}s, "
                                      f"others have {most[name]}{lacks}"))  # fmt: skip
