@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from weftline.cli.app import app
+from weftline.launch.table import markdown as targets
 from weftline.model.table import markdown
 
 NOTE = "<!-- Written by `make docs` from the command line itself. -->\n\n"
@@ -24,6 +25,7 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     (folder / "commands.md").write_text(commands(), encoding="utf-8")
     (folder / "models.md").write_text(markdown(), encoding="utf-8")
+    (folder / "launch-targets.md").write_text(targets(), encoding="utf-8")
 
 
 if __name__ == "__main__":

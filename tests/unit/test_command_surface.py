@@ -63,6 +63,10 @@ def test_the_page_of_commands_is_current(tmp_path: Path) -> None:
     assert PAGE.read_text(encoding="utf-8") == (tmp_path / PAGE.name).read_text(encoding="utf-8"), (
         "run `make docs`"
     )
+    targets = "launch-targets.md"
+    assert (ROOT / "docs" / targets).read_text(encoding="utf-8") == (tmp_path / targets).read_text(
+        encoding="utf-8"
+    ), "run `make docs`"
 
 
 @pytest.mark.parametrize(("name", "place", "text"), COMMANDS)

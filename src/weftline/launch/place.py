@@ -65,14 +65,10 @@ class Facts:
     """What one process knows of itself; None or empty where its launcher does not say."""
 
     host: str
-    local: int
-    """Index among the processes of its host: the chip it drives."""
-    order: int | None = None
-    """Its rank as the launcher numbers."""
-    size: int | None = None
-    """Processes the launcher started."""
-    topology: str = ""
-    """Place of the host in the network, outermost first: ``block2.rack7``."""
+    local: int  # among the processes of its host: the chip it drives
+    order: int | None = None  # its rank as the launcher numbers
+    size: int | None = None  # processes the launcher started
+    topology: str = ""  # place of the host in the network, outermost first: block2.rack7
     job: str = ""
     restart: int = 0
     rendezvous: str = ""  # host:port of the store
@@ -86,13 +82,11 @@ class Placement:
     local_rank: int
     world_size: int
     local_world_size: int
-    slot: int
-    """Planned host, counted from 0."""
+    slot: int  # planned host, counted from 0
     host: str
     master_addr: str
     master_port: int
-    bound_by: str
-    """``name``, ``topology`` or ``launcher order``: how planned hosts found real ones."""
+    bound_by: str  # name, topology or launcher order: how planned hosts found real ones
     seconds: float
 
 

@@ -115,7 +115,7 @@ def test_serving_numbers_are_the_plans(tmp_path: Path) -> None:
     assert [t["metadata"]["threshold"] for t in triggers] == ["60", "1"]
 
 
-# --- what stands where ------------------------------------------------------------------------------
+# --- what stands where --------------------------------------------------------------------------
 
 
 def test_slurm_keeps_racks_whole_where_it_can(small: Plan, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_every_target_says_what_it_maps_and_where_that_was_read() -> None:
         assert target.how
 
 
-# --- bad input --------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def judge(
     if not any(f.kind == "order" for f in found):
         excused = {rank for f in (*slow, *found) if f.kind in ("slow-host", "slow-rank", "cores")
                    for rank in f.ranks}  # fmt: skip
-        found += link_findings(links, levels, level_of, hosts, excused)
+        sound = [k for k in links if not {k["low"], k["high"]} & excused]
+        usual = {**levels, **_medians(sound, level_of)}
+        found += link_findings(links, usual, level_of, hosts, excused)
         if against_plan and plan is not None:
             found += level_findings(plan, levels)
     found += clock_findings(links, hosts)

@@ -27,8 +27,8 @@ PROBE_BYTES: Final = 256 << 10
 BULK_S: Final = 0.15
 BULK_BYTES: Final = {"cpu": 4 << 20, "cuda": 256 << 20}
 REPEATS: Final = 3
-WORK_S: Final = 0.04
-WORK_WINDOWS: Final = 8
+WORK_S: Final = 0.1
+WORK_WINDOWS: Final = 4
 PASSES: Final = 4
 """How often what looks slow is measured again before it is said to be."""
 Suspects = Callable[[list[dict[str, Any]]], tuple[list[tuple[int, int]], list[int]]]
