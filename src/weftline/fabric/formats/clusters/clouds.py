@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weftline.errors import InputError
 from weftline.fabric.formats.clusters.description import Description, Host, raise_all
+from weftline.fabric.formats.clusters.instances import counted, has_none, machine_of
 from weftline.spec.located import Located, read_located
 
 EC2 = "ec2 DescribeInstanceTopology"
@@ -42,19 +44,56 @@ def read(text: str, where: str) -> Description:
     readers: dict[str, Callable[[Located, str], Host]] = {EC2: _ec2, GCE: _gce, OCI: _oci}
     hosts: list[Host] = []
     errors: list[InputError] = []
-    for entry in _entries(read_located(text, where), where):
+    root = read_located(text, where)
+    for entry in _entries(root, where):
         try:
             hosts.append(readers[found](entry, where))
         except InputError as error:
             errors.append(error)
     raise_all(errors)
+    kept, left_out = accelerated(hosts, where)
     try:
-        described = Description(format=found, kind="tree", hosts=tuple(hosts))
+        described = Description(format=found, kind="tree", hosts=kept, left_out=left_out,
+                                notes=_pages(root))  # fmt: skip
         _ = described.parents
     except InputError as error:
         error.where = error.where or f"{where}:1"
         raise
     return described
+
+
+def accelerated(hosts: Sequence[Host], where: str) -> tuple[tuple[Host, ...], dict[str, int]]:
+    """Hosts with what their instance types have, and how many have no accelerator.
+
+    Raises InputError where none of them has one.
+    """
+    kept: list[Host] = []
+    without: list[str | None] = []
+    for host in hosts:
+        machine = machine_of(host.instance_type)
+        if machine is None and has_none(host.instance_type):
+            without.append(host.instance_type)
+            continue
+        if machine is not None and host.chip is None:
+            kept.append(replace(host, chip=machine.chip, chips=machine.chips,
+                                network_bytes_per_s=machine.network_bytes_per_s))  # fmt: skip
+        else:
+            kept.append(host)
+    if without and not kept:
+        types = ", ".join(sorted({str(t) for t in without}))
+        raise InputError(f"no instance has accelerators: {types}", where=f"{where}:1",
+                         hint="list those that the job is to run on")  # fmt: skip
+    return tuple(kept), counted(without, "no accelerator")
+
+
+def _pages(root: Located) -> tuple[str, ...]:
+    """Whether the answer goes on in a further page that is not here."""
+    pages = root.value if isinstance(root.value, list) else [root]
+    last = pages[-1] if pages else root
+    if not isinstance(last.value, dict) or not last.get("NextToken"):
+        return ()
+    return ("NextToken is set: this is one page, more instances follow in the next; put the pages "
+            "into one list",)  # fmt: skip
 
 
 def _entries(root: Located, where: str) -> list[Located]:

@@ -29,6 +29,12 @@ class Host:
     group: str | None = None
     """Name of its ring or torus."""
     instance_type: str | None = None
+    chip: str | None = None
+    """Accelerator of the catalogue, where the file says which it has."""
+    chips: int | None = None
+    """How many of them."""
+    network_bytes_per_s: float | None = None
+    """One chip's share of the machine's network, one way, where its type says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,14 @@ class Description:
     """Of each ring or torus its sides."""
     empty_switches: Mapping[str, str | None] = field(default_factory=dict)
     """Switches without hosts below them -> their parent: kept so that a file round-trips."""
+    fabric: str | None = None
+    """Named fabric that each of ``slices`` is, where the file says so (TPU slices)."""
+    slices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Group -> sides of its torus in chips."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """What the file has and the network has not -> how many."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the answer must know of the file."""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -51,6 +65,11 @@ class Description:
             if host.name in seen:
                 raise InputError(f"host `{host.name}` stands twice", hint="host names are unique")
             seen.add(host.name)
+
+    @property
+    def says_chips(self) -> bool:
+        """Whether the file says what every host has."""
+        return bool(self.hosts) and all(h.chip is not None for h in self.hosts)
 
     @property
     def parents(self) -> dict[str, str | None]:
@@ -89,17 +108,14 @@ def tree_description(
 
     Raises InputErrors for a switch that lies below itself and for a host below two switches.
     """
-    errors: list[InputError] = []
     at = lines or {}
+    errors = _cycles(parents, where, at)
+    raise_all(errors)
     hosts: list[Host] = []
     seen: dict[str, str] = {}
     for leaf, members in hosts_of.items():
         path = [leaf]
         while (above := parents.get(path[-1])) is not None:
-            if above in path:
-                errors.append(InputError(f"switch `{above}` lies below itself",
-                                         where=f"{where}:{at.get(leaf, 1)}"))  # fmt: skip
-                break
             path.append(above)
         for member in members:
             if member in seen:
@@ -119,6 +135,30 @@ def tree_description(
     return Description(
         format=format_name, kind="tree", hosts=tuple(hosts), name=name, empty_switches=spare
     )
+
+
+def _cycles(
+    parents: Mapping[str, str | None], where: str, lines: Mapping[str, int]
+) -> list[InputError]:
+    """An error for every circle of switches, with the whole way round."""
+    errors: list[InputError] = []
+    done: set[str] = set()
+    for first in parents:
+        way: list[str] = []
+        at: str | None = first
+        while at is not None and at not in done and at not in way:
+            way.append(at)
+            at = parents.get(at)
+        if at is not None and at in way:
+            circle = [*way[way.index(at) :], at]
+            errors.append(
+                InputError(
+                    f"switches in a cycle: {' below '.join(circle)}",
+                    where=f"{where}:{lines.get(at, 1)}", hint="a tree has one root",
+                )
+            )  # fmt: skip
+        done.update(way)
+    return errors
 
 
 def raise_all(errors: Sequence[InputError]) -> None:

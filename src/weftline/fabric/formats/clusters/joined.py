@@ -9,7 +9,7 @@ by ``oversubscription``; what no file states is written down in ``basis``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from weftline.fabric.closed_forms import torus_shape
 from weftline.fabric.cluster import cluster_of
 from weftline.fabric.formats.clusters.description import Description, Host
 from weftline.fabric.graph import Grid, Topology
+from weftline.fabric.named import named_fabric
+from weftline.fabric.nests import nested
 from weftline.fabric.topologies import grid
 from weftline.spec import Level
 
@@ -29,7 +31,7 @@ NVLS_CHIPS = ("h100-sxm", "h200-sxm", "h800-sxm", "b200", "b300", "gb200-nvl72",
 
 
 @dataclass(slots=True)
-class _Links:
+class Links:
     """Links as they are found."""
 
     rows: list[tuple[int, int, float, float]] = field(default_factory=list)
@@ -40,7 +42,7 @@ class _Links:
 
 
 @dataclass(frozen=True, slots=True)
-class _Speeds:
+class Speeds:
     """What one chip has: inside its domain and to the network."""
 
     acc: Accelerator
@@ -52,7 +54,7 @@ class _Speeds:
 
 def topology_of(
     described: Description,
-    chip: str,
+    chip: str | None = None,
     *,
     chips_per_host: int | None = None,
     oversubscription: float = 1.0,
@@ -60,26 +62,95 @@ def topology_of(
 ) -> Topology:
     """The Topology of a cluster of ``chip``; ranks are the chips of the hosts in the file's order.
 
-    ``link_bytes_per_s`` replaces the catalogue's speed of a chip's network link (of a ring's or
-    torus's links, where the file describes one). Raises InputError for a description without hosts,
-    UnknownNameError for a chip the catalogue lacks.
+    ``chip`` may be left out where the file says what its hosts have. ``link_bytes_per_s`` replaces
+    the catalogue's speed of a chip's network link (of a ring's or torus's links, where the file
+    describes one). Raises InputError for a description without hosts, UnknownNameError for a chip
+    the catalogue lacks.
     """
     if not described.hosts:
         raise InputError(f"the {described.kind} topology names no hosts",
                          hint="a flat topology says nothing of the network")  # fmt: skip
     if not oversubscription > 0:
         raise InputError(f"an oversubscription of {oversubscription:g} cannot be")
-    acc = accelerator(chip)
-    per_host = chips_per_host or acc.chips_per_host or 1
+    if described.fabric is not None and chip is None:
+        return _slices(described)
+    name, count, rate = _said(described, chip)
+    acc = accelerator(name)
+    per_host = chips_per_host or count or acc.chips_per_host or 1
     if per_host < 1:
         raise InputError(f"{per_host} chips a host")
+    basis = {}
+    if link_bytes_per_s is None and rate is not None:
+        link_bytes_per_s, basis["scale_out"] = rate, "network of the hosts' instance type"
     if described.kind in ("ring", "torus3d"):
         return _grid_topology(described, acc, per_host, link_bytes_per_s)
-    speeds = _speeds(acc, per_host, len(described.hosts) * per_host, link_bytes_per_s)
+    speeds = speeds_of(acc, per_host, len(described.hosts) * per_host, link_bytes_per_s)
+    speeds.basis.update(basis)
     return _switched(described, speeds, per_host, oversubscription)
 
 
-def _speeds(acc: Accelerator, per_host: int, chips: int, link: float | None) -> _Speeds:
+def _said(described: Description, chip: str | None) -> tuple[str, int | None, float | None]:
+    """Chip, chips a host and a chip's share of the network, as asked for or as the hosts say.
+
+    Raises InputError where they say nothing, or different things.
+    """
+    chips = {h.chip for h in described.hosts}
+    if chip is None and (len(chips) > 1 or None in chips):
+        names = ", ".join(sorted(str(c) for c in chips if c)) or "nothing"
+        raise InputError(
+            f"the file says of its hosts' accelerators: {names}"
+            + (", and of some nothing" if None in chips and len(chips) > 1 else ""),
+            hint="name the one meant: --chip h100; hosts of several kinds are several clusters",
+        )
+    name = chip or str(next(iter(chips)))
+    same = chip is None or accelerator(chip).id in chips
+    counts = {h.chips for h in described.hosts}
+    rates = {h.network_bytes_per_s for h in described.hosts}
+    count = next(iter(counts)) if len(counts) == 1 and same else None
+    return name, count, next(iter(rates)) if len(rates) == 1 and same else None
+
+
+def _slices(described: Description) -> Topology:
+    """TPU slices as the tori they are; slices of one shape are joined by the data-centre network.
+
+    Chips are named by their host and place in it, x fastest, as GKE numbers both.
+    """
+    fabric = str(described.fabric)
+    shapes = set(described.slices.values())
+    if len(shapes) != 1:
+        raise InputError(
+            "slices of different shapes: " + ", ".join(
+                f"{g} {'x'.join(map(str, s))}" for g, s in described.slices.items()),
+            hint="import one pool of nodes at a time",
+        )  # fmt: skip
+    shape = shapes.pop()
+    one = named_fabric(fabric, shape)
+    chips = [label for group in described.slices for label in _slice_labels(described, group)]
+    if len(described.slices) == 1:
+        return replace(one, labels=tuple(chips))
+    acc = accelerator(fabric)
+    out = acc.scale_out_bytes_per_s or 6.25e9
+    joined = nested(one, len(described.slices), out, 14e-6, rails=False)
+    basis = {**joined.basis, "slices": "joined by the data-centre network, a share for each chip"}
+    return replace(joined, labels=tuple(chips), basis=basis)
+
+
+def _slice_labels(described: Description, group: str) -> list[str]:
+    """[chips of a slice, row-major] host and place of each."""
+    shape, hosts = described.slices[group], described.shapes[group]
+    box = [s // h for s, h in zip(shape, hosts, strict=True)]
+    name = {h.point: h.name for h in described.hosts if h.group == group}
+    found = []
+    for point in np.ndindex(*shape):
+        at = tuple(p // b for p, b in zip(point, box, strict=True))
+        place, step = 0, 1
+        for p, b in zip(point, box, strict=True):
+            place, step = place + p % b * step, step * b
+        found.append(f"{name[at]}/{place}")
+    return found
+
+
+def speeds_of(acc: Accelerator, per_host: int, chips: int, link: float | None) -> Speeds:
     """The catalogue's levels of this chip; beyond its domain at least one more host is assumed."""
     reach = max(chips, 2 * per_host, (acc.scale_up_domain or 1) + 1)
     cluster = cluster_of(acc, reach)
@@ -89,15 +160,15 @@ def _speeds(acc: Accelerator, per_host: int, chips: int, link: float | None) -> 
     rate = out.bandwidth_bytes_per_s if out.name == "scale-out" else acc.scale_out_bytes_per_s
     if link is not None:
         basis["scale_out"] = "given"
-    return _Speeds(acc, inner[0] if inner else None, link or rate or 12.5e9, out.latency_s, basis)
+    return Speeds(acc, inner[0] if inner else None, link or rate or 12.5e9, out.latency_s, basis)
 
 
 def _switched(
-    described: Description, speeds: _Speeds, per_host: int, oversubscription: float
+    described: Description, speeds: Speeds, per_host: int, oversubscription: float
 ) -> Topology:
     hosts = described.hosts
     ranks = len(hosts) * per_host
-    links = _Links()
+    links = Links()
     labels = [f"{h.name}/{i}" for h in hosts for i in range(per_host)]
     reducing: list[bool] = []
 
@@ -117,7 +188,7 @@ def _switched(
         levels.append(max(len(m) for m in spanning.values()))
     elif per_host > 1:
         for h, host in enumerate(hosts):
-            _inside_host(links, speeds, h * per_host, per_host, host, switch)
+            inside_host(links, speeds, h * per_host, per_host, host, switch)
     _tree(links, described, speeds, per_host, oversubscription, switch)
     table = np.asarray(links.rows, dtype=np.float64)
     basis = dict(speeds.basis)
@@ -152,14 +223,14 @@ def _domains(described: Description, acc: Accelerator, per_host: int) -> dict[st
     return found
 
 
-def _to_switch(links: _Links, rank: int, hub: int, up: Level | None) -> None:
+def _to_switch(links: Links, rank: int, hub: int, up: Level | None) -> None:
     if up is None:
         return
     links.cable(rank, hub, up.bandwidth_bytes_per_s, up.latency_s / 2)
 
 
-def _inside_host(
-    links: _Links, speeds: _Speeds, first: int, per_host: int, host: Host, switch: _Switch
+def inside_host(
+    links: Links, speeds: Speeds, first: int, per_host: int, host: Host, switch: _Switch
 ) -> None:
     """A host's own scale-up network: full mesh, torus or switch, as the catalogue has it."""
     up, acc = speeds.up, speeds.acc
@@ -183,7 +254,7 @@ def _inside_host(
 
 
 def _tree(
-    links: _Links, described: Description, speeds: _Speeds, per_host: int, over: float,
+    links: Links, described: Description, speeds: Speeds, per_host: int, over: float,
     switch: _Switch,
 ) -> None:  # fmt: skip
     """Leaf switches, the switches above them, and one that joins what the file leaves apart."""
@@ -262,7 +333,7 @@ def _host_grid(
     hosts = described.hosts
     ranks = len(hosts) * per_host
     labels = [f"{h.name}/{i}" for h in hosts for i in range(per_host)]
-    links = _Links()
+    links = Links()
     routers = list(range(ranks)) if per_host == 1 else []
     if per_host > 1:
         inside = acc.scale_up_bytes_per_s or rate

@@ -10,10 +10,20 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from weftline.errors import InputError
 from weftline.fabric.formats.clusters.description import Description, Host, raise_all
+from weftline.fabric.formats.clusters.instances import (
+    CHIP_LABELS,
+    TPU_LABELS,
+    counted,
+    has_none,
+    machine_of,
+    offered,
+    product_chip,
+)
 from weftline.spec.located import Located, read_located
 
 FORMAT = "kubernetes node labels"
@@ -34,6 +44,7 @@ DOMAINS: Final = (
     "topology.k8s.aws/capacity-block-id",
 )
 INSTANCE_TYPE: Final = "node.kubernetes.io/instance-type"
+GKE_COUNT: Final = "cloud.google.com/gke-accelerator-count"
 TPU_SHAPE: Final = "cloud.google.com/gke-tpu-topology"
 TPU_SLICE: Final = re.compile(r"cloud\.google\.com/gke-tpu-partition-.*-id|gke-nodepool")
 
@@ -51,19 +62,36 @@ def read(text: str, where: str) -> Description:
     hosts: list[Host] = []
     shapes: dict[str, tuple[int, ...]] = {}
     errors: list[InputError] = []
+    without: list[str | None] = []
     for node in nodes:
         try:
-            hosts.append(_host(node, shapes, where))
+            host = _host(node, shapes, where)
         except InputError as error:
             errors.append(error)
+            continue
+        if isinstance(host, Host):
+            hosts.append(host)
+        else:
+            without.append(host)
     raise_all(errors)
+    if not hosts:
+        raise InputError("no node has accelerators", where=f"{where}:1",
+                         hint="a label such as nvidia.com/gpu.product shows one")  # fmt: skip
     kind: Any = "tree" if any(h.path for h in hosts) else "torus3d" if shapes else "block"
+    slices: dict[str, tuple[int, ...]] = {}
+    fabrics = {h.chip for h in hosts}
     if kind == "torus3d":
+        slices = dict(shapes)
         hosts = _placed(hosts, shapes, where)
-    return Description(format=FORMAT, kind=kind, hosts=tuple(hosts), shapes=shapes)
+    known = next(iter(fabrics)) if slices and len(fabrics) == 1 else None
+    return Description(
+        format=FORMAT, kind=kind, hosts=tuple(hosts), shapes=shapes, slices=slices,
+        fabric=known, left_out=counted(without, "no accelerator"),
+    )  # fmt: skip
 
 
-def _host(node: Located, shapes: dict[str, tuple[int, ...]], where: str) -> Host:
+def _host(node: Located, shapes: dict[str, tuple[int, ...]], where: str) -> Host | str | None:
+    """A node with its place, or the type of one that has no accelerator (None: none is said)."""
     at = f"{where}:{node.line}"
     plain = node.plain()
     meta = plain.get("metadata", plain) if isinstance(plain, dict) else {}
@@ -83,11 +111,31 @@ def _host(node: Located, shapes: dict[str, tuple[int, ...]], where: str) -> Host
             raise InputError(f"`{TPU_SHAPE}: {shape}` is no shape", where=at, hint="4x4x4")
         group = next((str(v) for k, v in labels.items() if TPU_SLICE.search(k)), str(shape))
         shapes[group] = tuple(int(s) for s in str(shape).split("x"))
+    kind = labels.get(INSTANCE_TYPE)
+    chip, chips, rate = _accelerators(labels, plain)
+    if chip is None and not chips and (has_none(kind) or not (path or domain or group)):
+        return None if kind is None else str(kind)
     if not path and domain is None and group is None:
         raise InputError(f"node `{name}` has none of the labels that say where it lies", where=at,
                          hint="for example topology.k8s.aws/network-node-layer-1")  # fmt: skip
-    return Host(name=name, path=path, domain=domain, group=group,
-                instance_type=labels.get(INSTANCE_TYPE))  # fmt: skip
+    return Host(name=name, path=path, domain=domain, group=group, instance_type=kind, chip=chip,
+                chips=chips or None, network_bytes_per_s=rate)  # fmt: skip
+
+
+def _accelerators(
+    labels: dict[str, Any], plain: dict[str, Any]
+) -> tuple[str | None, int, float | None]:
+    """Chip, chips and a chip's share of the network, as labels, type and resources say."""
+    machine = machine_of(labels.get(INSTANCE_TYPE))
+    count = offered(plain) or int(str(labels.get("nvidia.com/gpu.count", "0")) or 0)
+    if tpu := labels.get("cloud.google.com/gke-tpu-accelerator"):
+        return TPU_LABELS.get(str(tpu), str(tpu)), count, None
+    if machine is not None:
+        return machine.chip, count or machine.chips, machine.network_bytes_per_s
+    label = str(labels.get("cloud.google.com/gke-accelerator", ""))
+    product = str(labels.get("nvidia.com/gpu.product", ""))
+    chip = CHIP_LABELS.get(label) or product_chip(product) or label or product or None
+    return chip, count or int(str(labels.get(GKE_COUNT, "0")) or 0), None
 
 
 def _placed(hosts: list[Host], shapes: dict[str, tuple[int, ...]], where: str) -> list[Host]:
@@ -108,8 +156,7 @@ def _placed(hosts: list[Host], shapes: dict[str, tuple[int, ...]], where: str) -
             for side in boxes:
                 point.append(rest % side)
                 rest //= side
-            found.append(Host(name=host.name, group=group, point=tuple(point),
-                              instance_type=host.instance_type, domain=host.domain))  # fmt: skip
+            found.append(replace(host, path=(), group=group, point=tuple(point)))
         shapes[group] = boxes
     return found
 

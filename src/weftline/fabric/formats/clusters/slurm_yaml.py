@@ -1,7 +1,8 @@
 """Slurm's topology.yaml: tree, block, flat, ring and torus3d (man 5 topology.yaml, Slurm 26.05).
 
-A file is a list of topologies; the one marked ``cluster_default``, else the first, is read. In a
-torus ``nodes`` fill it with x fastest; ``regions`` place lists of nodes at anchors.
+A file is a list of topologies; the one named (``topology.yaml#racks``) is read, else the one marked
+``cluster_default``, else the first; the others are listed. In a torus ``nodes`` fill it with x
+fastest; ``regions`` place lists of nodes at anchors; ``placements`` are the boxes jobs may take.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import yaml
 
@@ -40,7 +42,8 @@ def read(text: str, where: str, *, topology: str | None = None) -> Description:
                          hint="- topology: NAME")  # fmt: skip
     entries = {str(e.get("topology")): e for e in tree.value if isinstance(e.value, dict)}
     if topology is not None and topology not in entries:
-        raise UnknownNameError("topology", topology, entries, where=where)
+        raise UnknownNameError("topology", topology, entries, where=where,
+                               hint=f"the file has {', '.join(entries)}")  # fmt: skip
     default = next((e for e in entries.values() if e.get("cluster_default") is True), None)
     entry = entries[topology] if topology else default or next(iter(entries.values()), None)
     if entry is None:
@@ -54,11 +57,25 @@ def read(text: str, where: str, *, topology: str | None = None) -> Description:
     readers: dict[str, Callable[[Located, str, str], Description]] = {
         "tree": _tree, "block": _blocks, "ring": _rings, "torus3d": _torus, "flat": _flat,
     }  # fmt: skip
+    name = str(entry.get("topology"))
     try:
-        return readers[kinds[0]](entry.value[kinds[0]], where, str(entry.get("topology")))
+        found = readers[kinds[0]](entry.value[kinds[0]], where, name)
+        others = [f"{n} ({_kind(e)})" for n, e in entries.items() if n != name]
+        said = (
+            ""
+            if topology
+            else ("the default" if entry.get("cluster_default") is True else "the first")
+        )
+        note = f"read `{name}`{', ' + said if said else ''}; also in the file: {', '.join(others)}"
+        notes = (f"{note}; FILE#NAME reads another",) if others else ()
+        return replace(found, notes=(*found.notes, *notes))
     except InputError as error:
         error.where = error.where or f"{where}:{entry.line}"
         raise
+
+
+def _kind(entry: Located) -> str:
+    return next((k for k in KINDS if k in entry.value), "no kind")
 
 
 def _text(item: Located, key: str, where: str, *, needed: bool = True) -> str:
@@ -71,8 +88,9 @@ def _text(item: Located, key: str, where: str, *, needed: bool = True) -> str:
 
 
 def _flat(item: Located, where: str, name: str) -> Description:
-    if item.value is not True:
-        raise InputError("`flat: true` is expected", where=f"{where}:{item.line}")
+    if item.value is not True and not isinstance(item.value, dict):
+        raise InputError("`flat: true` or `flat:` with its options is expected",
+                         where=f"{where}:{item.line}")  # fmt: skip
     return Description(format=FORMAT, kind="flat", hosts=(), name=name)
 
 
@@ -139,6 +157,7 @@ def _rings(item: Located, where: str, name: str) -> Description:
 
 def _torus(item: Located, where: str, name: str) -> Description:
     hosts: list[Host] = []
+    notes: list[str] = []
     shapes: dict[str, tuple[int, ...]] = {}
     for entry in _items(item, "toruses", where):
         torus = _text(entry, "name", where)
@@ -147,6 +166,7 @@ def _torus(item: Located, where: str, name: str) -> Description:
             raise InputError(f"torus `{torus}` has a side of {min(dims)}",
                              where=f"{where}:{entry.line}")  # fmt: skip
         shapes[torus] = dims
+        notes += _placements(entry, torus, dims, where)
         regions = entry.items("regions")
         if regions:
             for region in regions:
@@ -160,7 +180,20 @@ def _torus(item: Located, where: str, name: str) -> Description:
             raise InputError(f"`{taken[key]}` and `{host.name}` lie at the same point {key[1]}",
                              where=f"{where}:{item.line}")  # fmt: skip
         taken[key] = host.name
-    return Description(format=FORMAT, kind="torus3d", hosts=tuple(hosts), name=name, shapes=shapes)
+    return Description(format=FORMAT, kind="torus3d", hosts=tuple(hosts), name=name,
+                       shapes=shapes, notes=tuple(notes))  # fmt: skip
+
+
+def _placements(entry: Located, torus: str, dims: tuple[int, ...], where: str) -> list[str]:
+    """The boxes that jobs may take; InputError for one larger than its torus."""
+    boxes = []
+    for placement in entry.items("placements"):
+        box = _point(placement, "dims", where)
+        if min(box) < 1 or any(b > d for b, d in zip(box, dims, strict=True)):
+            raise InputError(f"a placement of {box} in the torus {dims}",
+                             where=f"{where}:{placement.line}")  # fmt: skip
+        boxes.append("x".join(map(str, box)))
+    return [f"`{torus}`: jobs may take {', '.join(boxes)}"] if boxes else []
 
 
 def _region(region: Located, torus: str, dims: tuple[int, ...], where: str) -> list[Host]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from weftline.errors import InputError, UnknownNameError
+from weftline.errors import InputError, UnknownNameError, nearest_names
 from weftline.fabric.formats.clusters.description import (
     Description,
     Host,
@@ -87,8 +88,11 @@ def _model(root: Located, where: str) -> Description:
     for name, entry in switches.items():
         at = f"{where}:{entry.line}"
         for child in _names(entry, "switches", where):
-            if child not in parents:
-                errors.append(UnknownNameError("switch", str(child), parents, where=at))
+            if child not in parents and (likely := _mistyped(child, parents, switches, where)):
+                errors.append(UnknownNameError("switch", str(child), [likely], where=at))
+            elif child not in parents:
+                # Named by another and without an entry of its own: a leaf by use.
+                parents[child] = name
             elif parents[child] is not None:
                 errors.append(InputError(f"switch `{child}` has two parents", where=at))
             else:
@@ -106,6 +110,19 @@ def _model(root: Located, where: str) -> Description:
             for h in described.hosts
         ),
     )  # fmt: skip
+
+
+def _mistyped(
+    child: str, parents: Mapping[str, str | None], switches: Mapping[str, Located], where: str
+) -> str | None:
+    """The switch that was meant: one like it that nobody names, so that it would hang loose."""
+    named = {c for entry in switches.values() for c in _names(entry, "switches", where)}
+    loose = [s for s in parents if s not in named and not _names_any(switches.get(s), where)]
+    return next(iter(nearest_names(child, loose, 1)), None)
+
+
+def _names_any(entry: Located | None, where: str) -> bool:
+    return entry is not None and bool(_names(entry, "switches", where))
 
 
 def _mapping(entry: Located, where: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ prints as GB/s is 2**30 bytes a second: its own tests take 19,531 ns for 1 MiB a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -49,6 +51,38 @@ def read(text: str, where: str) -> Topology:
     if any(c != s or s < 1 for c, s in zip(counts, sides, strict=True)):
         raise InputError("npus_count is no whole number from 1", where=f"{where}:{root.line}")
     return build(kinds, sides, [r * GB for r in rates], [d * 1e-9 for d in delays])
+
+
+SYSTEM_KEYS = ("all-reduce-implementation", "scheduling-policy", "preferred-dataset-splits")
+
+
+def detect_system(text: str) -> bool:
+    """Whether the text is ASTRA-sim's system file: how collectives are done, not on what."""
+    return any(f'"{key}"' in text for key in SYSTEM_KEYS)
+
+
+def read_system(text: str, where: str, networks: Mapping[str, str]) -> Topology:
+    """The network file beside a system file, with what the system does; ``networks``: name -> text.
+
+    Raises InputError where none, or more than one, stands beside it.
+    """
+    system = read_located(text, where).plain()
+    if len(networks) != 1:
+        found = (
+            f"{len(networks)} beside it: {', '.join(networks)}" if networks else "none beside it"
+        )
+        raise InputError(
+            "an ASTRA-sim system file names no network: it lacks topology, npus_count, bandwidth "
+            f"and latency, and there is {found}", where=f"{where}:1",
+            hint="put the network file (npus_count: ...) into the same folder, or import it",
+        )  # fmt: skip
+    ((name, body),) = networks.items()
+    topology = read(body, name)
+    means = {k.removesuffix("-implementation"): v for k, v in system.items()
+             if k.endswith("-implementation")} if isinstance(system, dict) else {}  # fmt: skip
+    said = ", ".join(f"{k} by {'/'.join(map(str, v))}" for k, v in means.items())
+    basis = {**topology.basis, "system": f"{where}: {said or 'no algorithm'}"}
+    return replace(topology, basis=basis)
 
 
 def _list(root: Located, key: str, where: str) -> list[object]:

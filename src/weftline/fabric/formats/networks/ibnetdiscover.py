@@ -1,7 +1,9 @@
 """The text ibnetdiscover prints: every InfiniBand switch with its ports and who is at their ends.
 
-Channel adapters of one host (``"node01 mlx5_0"``) are its rails. A port's rate stands at the end of
-its line: 4xNDR is 400 Gbit/s. Only the switches' blocks are needed; adapters are read from them.
+Channel adapters of one host (``"node01 mlx5_0"``, ``"node01 HCA-1"``) are its ports: together one
+end. Adapters that switches have for themselves (SHARP's aggregation nodes) and the fabric manager's
+(UFM) are no hosts. A port's rate stands at the end of its line: 4xNDR is 400 Gbit/s. Only the
+switches' blocks are needed; adapters are read from them.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ _PORT = re.compile(
     r'^\[(\d+)\](?:\[ext \d+\])?\s+"([SHR]-[^"]+)"\[(\d+)\](?:\([0-9a-fA-F]+\))?'
     r'\s*(?:#\s*"([^"]*)"\s+lid\s+\d+\s+(?:(\d+)x([A-Z0-9]+))?)?'
 )
+_NO_HOST: Final = re.compile(r"aggregation node|sharp|\bufm\b|ufm-", re.IGNORECASE)
+"""What adapters that are no host's are called."""
+_ADAPTER: Final = re.compile(
+    r"\s+(?:mlx\d+_\d+|HCA-\d+|hfi\d+_\d+|ib\w*\d+|CX\S*).*$", re.IGNORECASE
+)
 HOP_S: Final = 0.6e-6
 """One switch (HDR; IBTA publishes none for later rates): half at each of its links."""
 
@@ -35,7 +42,7 @@ def detect(text: str) -> bool:
 
 
 def read(text: str, where: str, *, latency_s: float = HOP_S) -> Topology:
-    """The Topology: hosts' adapters are chips, switches are switches.
+    """The Topology: a host with its adapters is one end, switches are switches.
 
     Raises InputError with the line of a port outside a switch, or of an unknown rate.
     """
@@ -61,11 +68,15 @@ def read(text: str, where: str, *, latency_s: float = HOP_S) -> Topology:
                 names.setdefault(end, port[4])
             rate = _rate(width, speed, at)
             cables[(here, end)] = cables.get((here, end), 0.0) + rate
-    chips = sorted((n for n in names if n.startswith("H-")), key=lambda n: _natural(names[n]))
+    adapters = [n for n in names if n.startswith("H-")]
+    other = {n for n in adapters if _NO_HOST.search(names[n])}
+    hosts: dict[str, list[str]] = {}
+    for adapter in sorted(set(adapters) - other, key=lambda n: (_natural(names[n]), n)):
+        hosts.setdefault(_ADAPTER.sub("", names[adapter]) or adapter, []).append(adapter)
     switches = [n for n in names if n.startswith("S-")]
-    if not chips or not switches:
-        raise InputError("no switch with a channel adapter", where=f"{where}:1")
-    return _topology(chips, switches, names, cables, latency_s)
+    if not hosts or not switches:
+        raise InputError("no switch with a channel adapter of a host", where=f"{where}:1")
+    return _topology(hosts, switches, names, cables, latency_s, len(other))
 
 
 def _rate(width: str | None, speed: str | None, at: str) -> float:
@@ -82,26 +93,30 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _topology(
-    chips: list[str], switches: list[str], names: dict[str, str],
-    cables: dict[tuple[str, str], float], latency_s: float,
+    hosts: dict[str, list[str]], switches: list[str], names: dict[str, str],
+    cables: dict[tuple[str, str], float], latency_s: float, left_out: int,
 ) -> Topology:  # fmt: skip
-    number = {n: i for i, n in enumerate([*chips, *switches])}
-    rows = [
-        (number[a], number[b], rate, latency_s / 2)
-        for (a, b), rate in cables.items()
-        if a in number and b in number
-    ]
-    # An adapter's own block is not read: what its switch sends, it sends back as fast.
-    rows += [
-        (number[b], number[a], rate, latency_s / 2)
-        for (a, b), rate in cables.items()
-        if b in number and b.startswith("H-")
-    ]
+    number = {a: i for i, held in enumerate(hosts.values()) for a in held}
+    number |= {s: len(hosts) + i for i, s in enumerate(switches)}
+    rows: list[tuple[int, int, float, float]] = []
+    for (a, b), rate in cables.items():
+        if a not in number or b not in number:
+            continue
+        rows.append((number[a], number[b], rate, latency_s / 2))
+        if b.startswith("H-"):
+            # An adapter's own block is not read: what its switch sends, it sends back as fast.
+            rows.append((number[b], number[a], rate, latency_s / 2))
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
+    ports = sorted({len(held) for held in hosts.values()})
+    basis = {
+        "links": "ibnetdiscover, data rate of the port, one direction",
+        "hosts": f"{len(hosts)} hosts of {' or '.join(map(str, ports))} adapters, an end each",
+    }
+    if left_out:
+        basis["left out"] = f"{left_out} aggregation nodes and managers, which are no hosts"
     return Topology(
-        name="ibnetdiscover", ranks=len(chips), switches=len(switches),
+        name="ibnetdiscover", ranks=len(hosts), switches=len(switches),
         source=table[:, 0].astype(np.int64), destination=table[:, 1].astype(np.int64),
         bandwidth_bytes_per_s=table[:, 2], latency_s=table[:, 3], chips_forward=False,
-        labels=tuple(names[n] or n for n in [*chips, *switches]),
-        basis={"links": "ibnetdiscover, data rate of the port, one direction"},
+        labels=(*hosts, *(names[n] or n for n in switches)), basis=basis,
     )  # fmt: skip

@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.fabric.formats.speeds import LinkSpeeds
 from weftline.fabric.graph import Topology
 from weftline.spec.located import Located, read_located
 
@@ -23,7 +24,8 @@ FORMAT = "infragraph"
 CHIPS = ("xpu", "npu", "gpu")
 _RATE = {"gigabits_per_second": 1e9 / 8, "gigabytes_per_second": 1e9}
 _DELAY = {"ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_Link = tuple[float | None, float]
+_Link = tuple[float | None, float, str]
+"""Bytes a second, seconds, name."""
 _Key = tuple[str, int, str, int]
 """Instance, its index, component, its index: ``host.0.npu.3``."""
 
@@ -36,18 +38,20 @@ COUNT_MOST = 1_000_000
 def detect(text: str) -> bool:
     """Whether the text has InfraGraph's three lists, or those of one device."""
     return any(
-        all(re.search(rf'^\s*"?{key}"?\s*:', text, re.M) for key in keys)
+        all(re.search(rf'(?:^|[{{,])\s*"?{key}"?\s*:', text, re.M) for key in keys)
         for keys in (_WHOLE, _DEVICE)
     )
 
 
 def read(
-    text: str, where: str, *, link_bytes_per_s: float | None = None, latency_s: float = 0.0
+    text: str, where: str, *, speeds: LinkSpeeds | None = None, latency_s: float = 0.0
 ) -> Topology:
-    """The Topology; ``link_bytes_per_s`` stands in for links without a speed of their own.
+    """The Topology; ``speeds`` stand in for links without a speed of their own, by their names.
 
-    Raises InputError with the line of an edge that names what does not exist.
+    Links that stay without one are left out where the chips are joined without them, and counted
+    in ``basis``. Raises InputError with the line of an edge that names what does not exist.
     """
+    speeds = speeds or LinkSpeeds()
     root = read_located(text, where)
     devices = {str(d.get("name")): d for d in root.items("devices")}
     links = _links(root.items("links"), where)
@@ -56,7 +60,7 @@ def read(
         # A file of one device: a network of its one instance.
         name = str(root.get("name") or "device")
         return _expanded({name: root}, {name: (root, 1)}, links, [], name, where,
-                         link_bytes_per_s, latency_s)  # fmt: skip
+                         speeds, latency_s)  # fmt: skip
     for entry in root.items("instances"):
         device = str(entry.get("device"))
         if device not in devices:
@@ -65,17 +69,18 @@ def read(
     if not instances:
         raise InputError("no `instances`", where=f"{where}:{root.line}")
     return _expanded(devices, instances, links, root.items("edges"),
-                     str(root.get("name") or "infragraph"), where, link_bytes_per_s,
+                     str(root.get("name") or "infragraph"), where, speeds,
                      latency_s)  # fmt: skip
 
 
 def _expanded(
     devices: dict[str, Located], instances: dict[str, tuple[Located, int]],
     links: dict[str, _Link], across: list[Located], name: str, where: str,
-    link_bytes_per_s: float | None, latency_s: float,
+    speeds: LinkSpeeds, latency_s: float,
 ) -> Topology:  # fmt: skip
     """Every instance's own edges and the edges between instances, as one network."""
-    chips = {(d, c) for d, entry in devices.items() for c in _chip_components(entry)}
+    chips = {(d, str(c.get("name"))): str(c.get("choice")) for d, entry in devices.items()
+             for c in entry.items("components")}  # fmt: skip
     edges: list[tuple[_Key, _Key, _Link, str]] = []
     for instance, (held, count) in instances.items():
         own = _links(held.items("links"), where)
@@ -92,11 +97,7 @@ def _expanded(
         first, second = (_across(edge, k, instances, where) for k in ("ep1", "ep2"))
         edges += _edge(edge, links, where, first, second)
     device_of = {n: str(d.get("name")) for n, (d, _) in instances.items()}
-    return _built(edges, chips, device_of, name, link_bytes_per_s, latency_s)
-
-
-def _chip_components(device: Located) -> list[str]:
-    return [str(c.get("name")) for c in device.items("components") if c.get("choice") in CHIPS]
+    return _built(edges, chips, device_of, name, speeds, latency_s)
 
 
 def _count(entry: Located, where: str) -> int:
@@ -128,8 +129,23 @@ def _links(entries: list[Located], where: str) -> dict[str, _Link]:
             raise InputError("`physical` is no mapping", where=at)
         rate = _chosen(physical.get("bandwidth"), _RATE, at)
         delay = _chosen(physical.get("latency"), _DELAY, at)
-        found[str(entry.get("name"))] = (rate, delay or 0.0)
+        name = str(entry.get("name"))
+        if rate is None:
+            rate = _pcie(f"{name} {entry.get('description') or ''}")
+        found[name] = (rate, delay or 0.0, name)
     return found
+
+
+_PCIE_GT_PER_S = {"1": 2.5, "2": 5.0, "3": 8.0, "4": 16.0, "5": 32.0, "6": 64.0}
+
+
+def _pcie(text: str) -> float | None:
+    """One way of a PCIe link whose name or description says generation and lanes."""
+    match = re.search(r"pcie?[ _-]*gen[ _-]*(\d).*?x(\d+)", text, re.IGNORECASE)
+    if match is None or match[1] not in _PCIE_GT_PER_S:
+        return None
+    rate = _PCIE_GT_PER_S[match[1]]
+    return rate * 1e9 * int(match[2]) / 8 * (128 / 130 if rate >= 8 else 0.8)
 
 
 def _chosen(entry: Any, units: dict[str, float], where: str) -> float | None:
@@ -149,11 +165,11 @@ def _chosen(entry: Any, units: dict[str, float], where: str) -> float | None:
 
 def _indices(text: str, sizes: dict[str, int], at: Located, where: str) -> list[tuple[str, int]]:
     """``npu[0:2]`` -> (npu, 0), (npu, 1); without brackets all of them."""
-    match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(-?\d*)(:)?(-?\d*)\])?\s*", text)
+    match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(-?\d*)(:)?(-?\d*)(?::(-?\d*))?\])?\s*", text)
     if match is None:
         raise InputError(f"`{text}` is no name with a slice", where=f"{where}:{at.line}",
                          hint="for example npu[0:8]")  # fmt: skip
-    name, low, colon, high = match.groups()
+    name, low, colon, high, step = match.groups()
     if name not in sizes:
         raise UnknownNameError("component or instance", name, sizes, where=f"{where}:{at.line}")
     every = range(sizes[name])
@@ -163,7 +179,10 @@ def _indices(text: str, sizes: dict[str, int], at: Located, where: str) -> list[
         if not low or not -len(every) <= int(low) < len(every):
             raise InputError(f"`{text}`: there are {len(every)}", where=f"{where}:{at.line}")
         return [(name, every[int(low)])]
-    chosen = every[slice(int(low) if low else None, int(high) if high else None)]
+    if step in ("0", "-0"):
+        raise InputError(f"`{text}`: a step of 0", where=f"{where}:{at.line}")
+    ends = (int(part) if part else None for part in (low, high, step))
+    chosen = every[slice(*ends)]
     return [(name, i) for i in chosen]
 
 
@@ -209,33 +228,58 @@ def _edge(
 
 
 def _built(
-    edges: list[tuple[_Key, _Key, _Link, str]], chips: set[tuple[str, str]],
-    device_of: dict[str, str], name: str, link: float | None, latency_s: float,
+    edges: list[tuple[_Key, _Key, _Link, str]], chips: dict[tuple[str, str], str],
+    device_of: dict[str, str], name: str, speeds: LinkSpeeds, latency_s: float,
 ) -> Topology:  # fmt: skip
-    nodes = sorted({end for a, b, _, _ in edges for end in (a, b)}, key=_order(device_of))
-    is_chip = [(device_of[n[0]], n[2]) in chips for n in nodes]
+    rows, lacking = [], []
+    for a, b, (rate, delay, link), at in edges:
+        speed = rate if rate is not None else speeds.of(link)
+        if speed is None:
+            lacking.append((a, b, link, at))
+        else:
+            rows += [(u, v, speed, delay or latency_s) for u, v in ((a, b), (b, a))]
+    nodes = sorted({end for u, v, _, _ in rows for end in (u, v)}, key=_order(device_of))
+    is_chip = [chips.get((device_of[n[0]], n[2])) in CHIPS for n in nodes]
     ordered = [n for n, c in zip(nodes, is_chip, strict=True) if c]
     ranks = len(ordered)
     ordered += [n for n, c in zip(nodes, is_chip, strict=True) if not c]
+    named = sorted({link for _, _, link, _ in lacking})
+    if needed := [(link, at) for a, b, link, at in lacking if _joins(a, b, chips, device_of)]:
+        raise _asked_for(sorted({link for link, _ in needed}), needed[0][1])
     if ranks < 1:
         raise InputError("no component of choice xpu is joined to anything", where=name)
     number = {n: i for i, n in enumerate(ordered)}
-    rows = []
-    for a, b, (rate, delay), at in edges:
-        speed = rate if rate is not None else link
-        if speed is None:
-            raise InputError("a link without bandwidth", where=at,
-                             hint="state it under physical, or give --link")  # fmt: skip
-        for u, v in ((a, b), (b, a)):
-            rows.append((number[u], number[v], speed, delay or latency_s))
-    table = np.asarray(rows, dtype=np.float64)
-    return Topology(
+    table = np.asarray([(number[u], number[v], s, d) for u, v, s, d in rows], dtype=np.float64)
+    basis = {"links": "infragraph, physical bandwidth taken as one direction"}
+    if lacking:
+        classes = ",".join(f"{link}=SPEED" for link in named)
+        basis["left out"] = (
+            f"{len(lacking)} links of {', '.join(named)}, which state no bandwidth; --link "
+            f"{classes} adds them"
+        )
+    topology = Topology(
         name=name, ranks=ranks, switches=len(ordered) - ranks,
         source=table[:, 0].astype(np.int64), destination=table[:, 1].astype(np.int64),
         bandwidth_bytes_per_s=table[:, 2], latency_s=table[:, 3],
         labels=tuple(f"{i}.{k}.{c}.{j}" for i, k, c, j in ordered),
-        chips_forward=len(ordered) == ranks,
-        basis={"links": "infragraph, physical bandwidth taken as one direction"},
+        chips_forward=len(ordered) == ranks, basis=basis,
+    )  # fmt: skip
+    if lacking and len(np.unique(topology.components()[:ranks])) > 1:
+        raise _asked_for(named, lacking[0][3])
+    return topology
+
+
+def _joins(a: _Key, b: _Key, chips: dict[tuple[str, str], str], device_of: dict[str, str]) -> bool:
+    """Whether a link leads from a chip to a chip or a switch: no network can do without it."""
+    ends = [chips.get((device_of[n[0]], n[2]), "") for n in (a, b)]
+    return any(e in CHIPS for e in ends) and all(e in (*CHIPS, "switch") for e in ends)
+
+
+def _asked_for(named: list[str], at: str) -> InputError:
+    classes = ",".join(f"{link}=SPEED" for link in named)
+    return InputError(
+        f"a link without bandwidth: {', '.join(named)}", where=at,
+        hint=f"state it under physical, or give each: --link {classes}",
     )  # fmt: skip
 
 
@@ -249,13 +293,13 @@ def write(topology: Topology) -> str:
 
     Raises InputError where a link has no fellow of the same speed the other way.
     """
-    pairs: dict[tuple[int, int], list[_Link]] = {}
+    pairs: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for u, v, rate, delay in zip(
         topology.source.tolist(), topology.destination.tolist(),
         topology.bandwidth_bytes_per_s.tolist(), topology.latency_s.tolist(), strict=True,
     ):  # fmt: skip
         pairs.setdefault((u, v), []).append((rate, delay))
-    links: dict[_Link, str] = {}
+    links: dict[tuple[float, float], str] = {}
     edges = []
     for (u, v), held in pairs.items():
         if sorted(pairs.get((v, u), [])) != sorted(held):
@@ -269,7 +313,7 @@ def write(topology: Topology) -> str:
     if topology.switches:
         components.append({"name": "sw", "choice": "switch", "count": topology.switches})
     device = {"name": "fabric", "components": components, "edges": edges,
-              "links": [_written(n, rate or 0.0, d) for (rate, d), n in links.items()]}  # fmt: skip
+              "links": [_written(n, rate, d) for (rate, d), n in links.items()]}  # fmt: skip
     body = {"name": "weftline", "devices": [device],
             "instances": [{"name": "pod", "device": "fabric", "count": 1}],
             "links": [], "edges": []}  # fmt: skip
