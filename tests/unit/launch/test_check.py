@@ -14,6 +14,7 @@ from weftline.launch.check.run import report_of
 from weftline.launch.check.schema import schemas
 from weftline.launch.export import export_plan
 from weftline.spec import Plan
+from weftline.spec.rank_map import RankMap
 from weftline.spec.serialize import plan_to_json
 
 SETTINGS = {"jobset": {"queue": "q", "levels": "block,rack"},
@@ -25,16 +26,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     """Sound exports by target."""
     folder = tmp_path_factory.mktemp("exports")
     train = small_train_plan()
-    level = replace(train.cluster.levels[0], kind="switch", size=4, name="rack")
-    far = replace(train.cluster.levels[-1], size=8)
-    wide = replace(
-        train,
-        layout=replace(
-            train.layout, dp=8, tp=1, pp=1, cp=1, shard=8, num_micro_batches=8, micro_batch=1
-        ),
-        rank_map=None,
-        cluster=replace(train.cluster, chips=8, levels=(level, far)),
-    )
+    racks = RankMap(shape=(2, 2, 2), runs=((0, 1, 8),), physical={}, exchange_s=0.0, jax_s=None,
+                    basis="test", tiers=("rack", "host", "chip"))  # fmt: skip
+    layout = replace(train.layout, dp=8, tp=1, pp=1, cp=1, shard=8, num_micro_batches=8,
+                     micro_batch=1)  # fmt: skip
+    wide = replace(train, layout=layout, rank_map=racks, cluster=replace(train.cluster, chips=8))
     plans: dict[str, Plan | object] = {"train": wide, "serve": serve_plan()}
     for name, plan in plans.items():
         (folder / f"{name}.json").write_text(plan_to_json(plan))  # type: ignore[arg-type]

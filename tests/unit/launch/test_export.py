@@ -18,6 +18,7 @@ from weftline.launch.check import check_files, check_folder
 from weftline.launch.export import Exported, export_plan, write_folder
 from weftline.launch.registry import targets
 from weftline.spec import Plan, ServePlan
+from weftline.spec.rank_map import RankMap
 from weftline.spec.serialize import plan_to_json
 
 TRAIN = [name for name, target in targets().items() if "train" in target.kinds]
@@ -43,7 +44,9 @@ def rack_plan(small: Plan) -> Plan:
               replace(first, name="scale-out", kind="clos", size=144))  # fmt: skip
     cluster = replace(small.cluster, accelerator="gb200-nvl72", chips=144, chips_per_host=4,
                       levels=levels)  # fmt: skip
-    return replace(small, layout=layout, cluster=cluster, rank_map=None)
+    own = RankMap(shape=(2, 18, 4), runs=((0, 1, 144),), physical={}, exchange_s=0.0, jax_s=None,
+                  basis="test", tiers=("rack", "host", "chip"))  # fmt: skip
+    return replace(small, layout=layout, cluster=cluster, rank_map=own)
 
 
 def tpu_plan(small: Plan) -> Plan:
