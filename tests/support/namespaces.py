@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 RANKS = 4
-INSIDE, BETWEEN = "800mbit", "200mbit"
+INSIDE, BETWEEN = "400mbit", "100mbit"
 CHILD = """\
 import io, json, os, sys, time
 from contextlib import redirect_stdout

@@ -29,7 +29,8 @@ BULK_BYTES: Final = {"cpu": 4 << 20, "cuda": 256 << 20}
 REPEATS: Final = 3
 WORK_S: Final = 0.1
 WORK_WINDOWS: Final = 4
-PASSES: Final = 4
+PASSES: Final = 6
+PAUSE_S: Final = 0.2
 """How often what looks slow is measured again before it is said to be."""
 Suspects = Callable[[list[dict[str, Any]]], tuple[list[tuple[int, int]], list[int]]]
 """Reports so far -> pairs and ranks to measure again."""
@@ -156,6 +157,7 @@ def confirm(world: Transport, report: Report, suspects: Suspects) -> None:
         chosen = world.hear(f"again{number}", 0)
         if not chosen["pairs"] and not chosen["ranks"]:
             return
+        time.sleep(PAUSE_S)
         for n, some in enumerate(disjoint([tuple(p) for p in chosen["pairs"]])):
             again: list[Link] = []
             _round(world, f"again{number}.{n}", some, again)
