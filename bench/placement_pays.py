@@ -4,9 +4,9 @@
 
 Four processes in network namespaces, links held by token buckets (50 MB/s inside a host, 6.25 MB/s
 between). A step is what tensor parallelism over pairs and FSDP over pairs exchange: TP_RUNS
-all-reduces of activations in the TP group, one all-gather and one reduce-scatter of weights in the
-FSDP group. Three orders of ranks: the plan's (TP inside a host), the launcher's (the same here), and
-the worst (TP across hosts). Predicted by bytes over the slowest link of each group.
+all-reduces of activations in the TP group, one all-gather and one reduction of weights in the FSDP
+group. Three orders of ranks: the plan's (TP inside a host), the launcher's (the same here), and the
+worst (TP across hosts). Predicted by bytes over the slowest link of each group.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-import namespaces as ns  # noqa: E402  (the tests' own fabric)
-from launchers import free_port  # noqa: E402
+import namespaces as ns
+from launchers import free_port
 
 INSIDE, BETWEEN = 50e6, 6.25e6
 TP_RUNS, ACTIVATION_BYTES, SHARD_BYTES = 8, 256 << 10, 512 << 10

@@ -23,14 +23,14 @@ ASYMMETRIC: Final = 1.8
 """One way over the other."""
 SLOW_LEVEL: Final = 0.7
 """Share of the plan's rate: large messages reach 0.8 to 0.95 of a wire's (fabric_facts)."""
-SLOW_WORK: Final = 0.6
-"""Share of the median rank's products a second; chips of one kind stay within 5 % (0.6 leaves room
-for CPUs that others use too)."""
+SLOW_WORK: Final = {"cuda": 0.85, "cpu": 0.4}
+"""Share of the others' products a second. GPUs of one kind stay within 5 %; a CPU shares its core's
+halves and caches with whatever else runs there, which was seen to cost up to half."""
 AGAIN: Final = 0.8
 """What is below this share is measured again, a pair or rank at most so many at once."""
 AGAIN_MOST: Final = 32
-SLOW_DISK: Final = 0.35
-"""Share of the median host's disk."""
+SLOW_DISK: Final = 0.2
+"""Share of the fastest host's disk, the best of what was measured again."""
 CLOCK_S: Final = 0.1
 """Clocks further apart than this: logs and leases no longer agree."""
 PROBE_CAP: Final = 4.0
@@ -176,7 +176,8 @@ def host_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> lis
 def work_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> list[Finding]:
     """Ranks that compute slowly; one finding of a host where all of its ranks do."""
     usual = _upper(r["work_per_s"] for r in reports)
-    slow = {n for n, r in enumerate(reports) if r["work_per_s"] < SLOW_WORK * usual}
+    slow = {n for n, r in enumerate(reports)
+            if r["work_per_s"] < SLOW_WORK[r["device"].split(":")[0]] * usual}  # fmt: skip
     found = []
     for host in dict.fromkeys(hosts[n] for n in sorted(slow)):
         mine = [n for n, h in enumerate(hosts) if h == host]

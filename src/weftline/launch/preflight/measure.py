@@ -62,6 +62,7 @@ class Report:
 
     rank: int
     facts: dict[str, Any]
+    device: str = "cpu"
     links: list[Link] = field(default_factory=list)
     work_per_s: float = 0.0
     disk_bytes_per_s: float | None = None
@@ -78,7 +79,7 @@ def measure(
     group_bytes: int, suspects: Suspects,
 ) -> list[dict[str, Any]] | None:  # fmt: skip
     """Measure everything; the reports of all ranks on rank 0, None elsewhere."""
-    report = Report(rank=world.rank, facts=discover())
+    report = Report(rank=world.rank, facts=discover(), device=world.device)
     began = time.monotonic()
 
     def took(name: str) -> None:
@@ -103,6 +104,7 @@ def measure(
         _disk(report, folder)
         if store:
             _store(report, store)
+    confirm_disks(world, report, folder)
     took("storage")
     world.count("lost", int(any(link.lost for link in report.links)))
     world.meet("lost")
@@ -311,7 +313,7 @@ def _disk(report: Report, folder: str) -> None:
     try:
         handle, name = tempfile.mkstemp(prefix=".weftline-preflight-", dir=folder or None)
         try:
-            best = 0.0
+            best = report.disk_bytes_per_s or 0.0
             for _ in range(REPEATS):
                 tick = time.perf_counter()
                 for _ in range(DISK_BYTES // len(block)):
@@ -324,6 +326,23 @@ def _disk(report: Report, folder: str) -> None:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         report.disk_error = f"{folder or tempfile.gettempdir()}: {error.strerror}"
+
+
+def confirm_disks(world: Transport, report: Report, folder: str) -> None:
+    """Measure disks that look slow again, each alone: hosts may share one."""
+    for number in range(PASSES):
+        world.tell(f"disk{number}", report.disk_bytes_per_s)
+        if world.rank == 0:
+            rates = [world.hear(f"disk{number}", rank) or 0.0 for rank in range(world.size)]
+            slow = [rank for rank, rate in enumerate(rates) if 0 < rate < max(rates) / 3]
+            world.tell(f"disks{number}", slow)
+        chosen = world.hear(f"disks{number}", 0)
+        if not chosen:
+            return
+        for rank in chosen:
+            world.meet(f"disk{number}.{rank}")
+            if rank == world.rank:
+                _disk(report, folder)
 
 
 def _store(report: Report, url: str) -> None:
