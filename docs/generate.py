@@ -9,6 +9,7 @@ from pathlib import Path
 from weftline.cli.app import app
 from weftline.fabric.formats.files import FORMATS
 from weftline.fabric.formats.programs.blocks import EXECUTORS
+from weftline.launch.table import markdown as targets
 from weftline.model.table import markdown
 
 NOTE = "<!-- Written by `make docs` from the command line itself. -->\n\n"
@@ -54,6 +55,7 @@ def main() -> None:
     (folder / "commands.md").write_text(commands(), encoding="utf-8")
     (folder / "fabric-formats.md").write_text(formats(), encoding="utf-8")
     (folder / "models.md").write_text(markdown(), encoding="utf-8")
+    (folder / "launch-targets.md").write_text(targets(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Preflight on four processes in network namespaces: every injected fault is named, none invented.
 
-Two hosts of two ranks, 100 MB/s inside and 25 MB/s between them, held by token buckets in the
+Two hosts of two ranks, 50 MB/s inside and 12.5 MB/s between them, held by token buckets in the
 kernel. Where it can, the kernel makes the faults too (tc, SIGSTOP, affinity, a deleted device).
 """
 
@@ -73,14 +73,14 @@ class Case:
 
 CASES = {
     "slow link": Case({"slow-link"}, ("rank 0", "rank 3"),
-                      before=between("40mbit", (0, 3), (3, 0))),
+                      before=between("20mbit", (0, 3), (3, 0))),
     "slow host": Case({"slow-host"}, ("host h1",), ns.Faults(throttled=(2, 3))),
     "swapped ranks": Case({"order"}, ("2 ranks", "rank 1 on h1"), ns.Faults(swap=(1, 2))),
-    "missing NIC": Case({"missing"}, ("h1, rank 3", "nic1 is missing"), before=unplug, after=plug),
-    "asymmetric path": Case({"asymmetric"}, ("rank 0 to 2",), before=between("40mbit", (0, 2))),
+    "missing NIC": Case({"missing"}, ("h1, rank 3", "nic1"), before=unplug, after=plug),
+    "asymmetric path": Case({"asymmetric"}, ("rank 0 to 2",), before=between("20mbit", (0, 2))),
     "clock skew": Case({"clock"}, ("host h1", "+3."),
                        ns.Faults(at={2: {"clock_s": 3.0}, 3: {"clock_s": 3.0}})),
-    "slow disk": Case({"disk"}, ("host h1",), ns.Faults(at={2: {"disk_s": 1.5}})),
+    "slow disk": Case({"disk"}, ("host h1",), ns.Faults(at={2: {"disk_s": 1.0}})),
     "dead store": Case({"store"}, ("does not answer",),
                        ns.Faults(options=("--store", "s3://bucket/x"), env={
                            "AWS_ENDPOINT": "http://10.77.0.200:9000", "AWS_ACCESS_KEY_ID": "a",
@@ -111,14 +111,14 @@ def test_an_injected_fault_is_named(job: ns.Job, name: str) -> None:
 def test_twenty_clean_runs_find_nothing(job: ns.Job) -> None:
     found: list[Any] = []
     for _ in range(20):
-        found += job.preflight(ns.Faults(), free_port())["findings"]
-    assert found == []
+        found += [f["what"] for f in job.preflight(ns.Faults(), free_port())["findings"]]
+    assert found == [], found
 
 
 @pytest.mark.slow
 def test_a_slow_down_beyond_the_limit_stops_the_job(job: ns.Job) -> None:
     """The predicted step is slower with a slow link of the plan's own group, and exit 4 says so."""
-    between("20mbit", *((a, b) for a in range(4) for b in range(4) if {a, b} == {0, 3}))()
+    between("10mbit", *((a, b) for a in range(4) for b in range(4) if {a, b} == {0, 3}))()
     try:
         said = job.preflight(ns.Faults(options=("--max-slowdown", "1.0001")), free_port())
     finally:

@@ -16,7 +16,7 @@ from placed import MAP
 
 from weftline.plan import plan_train
 from weftline.spec import Job, Plan
-from weftline.spec.rank_map import RankMap
+from weftline.spec.rank_map import RankMap, runs_of
 from weftline.spec.serialize import plan_to_json
 
 _CONF = """\
@@ -54,7 +54,9 @@ def small_train_plan(chips: tuple[int, ...] = MAP, per_host: int = 2) -> Plan:
     plan = plan_train(Job(model="llama-3.2-1b", tokens=10**9, seq_len=4096, global_batch=64,
                           accelerators=("h100-sxm",), chips=len(chips)))  # fmt: skip
     shape = (len(chips),)
-    own = RankMap(shape=shape, chips=chips, physical={}, exchange_s=0.0, jax_s=None, basis="test")
+    own = RankMap(
+        shape=shape, runs=runs_of(chips), physical={}, exchange_s=0.0, jax_s=None, basis="test"
+    )
     inside, beyond = plan.cluster.levels[0], plan.cluster.levels[-1]
     levels = (replace(inside, name="host", size=per_host),
               replace(beyond, name="scale-out", kind="clos", size=len(chips)))  # fmt: skip

@@ -22,7 +22,7 @@ def small_plan(path: Path, chips: tuple[int, ...] = MAP, per_host: int = 2) -> P
         "format": 1,
         "layout": {"tp": 1, "cp": 1, "dp": len(chips), "pp": 1},
         "cluster": {"chips": len(chips), "chips_per_host": per_host, "levels": []},
-        "rank_map": {"shape": [len(chips)], "chips": list(chips)},
+        "rank_map": {"shape": [len(chips)], "runs": [[chip, 1, 1] for chip in chips]},
     }
     path.write_text(json.dumps(plan), encoding="utf-8")
     return path

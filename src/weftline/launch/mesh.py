@@ -91,7 +91,12 @@ def jax_devices(plan: Path | str, devices: Sequence[Any]) -> Any:
     ordered = list(devices)
     if len(ordered) != int(np.prod(shape)):
         raise InputError(f"{len(ordered)} devices for a mesh {names} of {shape}", where=str(plan))
-    if found is not None and len(found["shape"]) <= 3 and hasattr(ordered[0], "coords"):
+    if (
+        found is not None
+        and not found.get("tiers")
+        and len(found["shape"]) <= 3
+        and hasattr(ordered[0], "coords")
+    ):
         from weftline.launch.place import slots_of
 
         per = raw["cluster"]["chips_per_host"]

@@ -115,12 +115,14 @@ class Ask:
 
     @property
     def domain_nodes(self) -> int:
-        """Hosts that share one scale-up domain (NVL72: 18), no more than the job has."""
+        """Planned hosts of one scale-up domain (NVL72: up to 18); 1 where each has its own."""
         if not isinstance(self.plan, Plan):
             return 1
-        sizes = [lv.size for lv in self.plan.cluster.levels if lv.kind != "clos"]
-        spans = [size // self.per_host for size in sizes if size > self.per_host]
-        return min(min(spans, default=1), self.nodes)
+        from dataclasses import asdict
+
+        from weftline.launch.place import domain_of
+
+        return domain_of(asdict(self.plan))
 
     def line(self) -> str:
         """The command as a shell takes it."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -31,12 +32,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Facts", "Placement", "PlacementError", "facts_of", "place", "slots_of"]
-
-WAIT_S: Final = 8.0
-"""Seconds without a new process until the rest is missing; set more where containers start late."""
-LINGER_S: Final = 4.0
-"""Seconds the leader of a job refused at once stays, so that late processes hear the reason."""
+WAIT_S: Final = 8.0  # without a new process until the rest is missing; more where they start late
+LINGER_S: Final = 4.0  # the leader of a job refused at once stays, so that late ones hear why
 SIGN_OF_LIFE_S: Final = 1.0
 LINE_BYTES: Final = 1 << 16
 _LOOPBACK: Final = re.compile(r"127\.|::1$")
@@ -62,17 +59,13 @@ class PlacementError(SystemExit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What one process knows of itself; None or empty where its launcher does not say."""
+    """What one process knows of itself."""
 
     host: str
-    local: int
-    """Index among the processes of its host: the chip it drives."""
-    order: int | None = None
-    """Its rank as the launcher numbers."""
-    size: int | None = None
-    """Processes the launcher started."""
-    topology: str = ""
-    """Place of the host in the network, outermost first: ``block2.rack7``."""
+    local: int  # among the processes of its host: the chip it drives
+    order: int | None = None  # its rank as the launcher numbers
+    size: int | None = None  # processes the launcher started
+    topology: str = ""  # place of the host in the network, outermost first: block2.rack7
     job: str = ""
     restart: int = 0
     rendezvous: str = ""  # host:port of the store
@@ -86,33 +79,43 @@ class Placement:
     local_rank: int
     world_size: int
     local_world_size: int
-    slot: int
-    """Planned host, counted from 0."""
+    slot: int  # planned host, counted from 0
     host: str
     master_addr: str
     master_port: int
-    bound_by: str
-    """``name``, ``topology`` or ``launcher order``: how planned hosts found real ones."""
+    bound_by: str  # name, topology or launcher order: how planned hosts found real ones
     seconds: float
 
 
-def slots_of(plan: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """(planned host, local chip) of every rank of a plan read from JSON.
-
-    Raises PlacementError where ``plan`` is none or its map does not hold every rank.
-    """
+def chips_of(plan: Mapping[str, Any]) -> list[int]:
+    """Chip of every rank of a plan read from JSON. Raises PlacementError where it is none."""
     try:
-        layout, cluster = plan["layout"], plan["cluster"]
-        ranks = layout["tp"] * layout["cp"] * layout["dp"] * layout["pp"]
-        per_host = cluster["chips_per_host"]
-        found = plan.get("rank_map")
-        chips = list(range(ranks)) if found is None else list(found["chips"])
-    except (KeyError, TypeError):
+        lay = plan["layout"]
+        ranks = lay["tp"] * lay["cp"] * lay["dp"] * lay["pp"]
+        runs = (plan.get("rank_map") or {"runs": [(0, 1, ranks)]})["runs"]
+        chips = [first + step * n for first, step, count in runs for n in range(count)]
+    except (KeyError, TypeError, ValueError):
         raise PlacementError("the plan file is no weftline plan for training") from None
     if len(chips) != ranks or len(set(chips)) != ranks:
         raise PlacementError(f"the plan's rank map has {len(chips)} chips for {ranks} ranks")
+    return chips
+
+
+def slots_of(plan: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(planned host, local chip) of every rank. Raises PlacementError as :func:`chips_of`."""
+    chips, per_host = chips_of(plan), plan["cluster"]["chips_per_host"]
     used = {host: slot for slot, host in enumerate(sorted({c // per_host for c in chips}))}
     return [(used[chip // per_host], chip % per_host) for chip in chips]
+
+
+def domain_of(plan: Mapping[str, Any]) -> int:
+    """Planned hosts of one rack, where the map has racks over hosts: they belong together."""
+    found = plan.get("rank_map") or {}
+    sides = found.get("shape", ())
+    if len(sides) < 3 or not found.get("tiers"):
+        return 1
+    hosts = {chip // sides[-1] for chip in chips_of(plan)}
+    return math.gcd(*Counter(host // sides[-2] for host in hosts).values())
 
 
 def facts_of(environment: Mapping[str, str] | None = None, **given: Any) -> Facts:
@@ -232,12 +235,7 @@ def _decide(told: Sequence[_Told], plan: Mapping[str, Any], names: Sequence[str]
     """Write every process's answer. Raises PlacementError with the one reason for all."""
     ranks = slots_of(plan)
     slots = 1 + max(slot for slot, _ in ranks)
-    per_host, levels = plan["cluster"]["chips_per_host"], plan["cluster"].get("levels", ())
-    # Hosts of the innermost level that spans several: they belong in one rack.
-    spans = [
-        size // per_host for level in levels if per_host < (size := level["size"]) < len(ranks)
-    ]
-    hosts, how = _bind(told, slots, names, min(spans, default=1))
+    hosts, how = _bind(told, slots, names, domain_of(plan))
     there = {(one.host, one.local): one for one in told}
     wanted = [(hosts[slot], local) for slot, local in ranks]
     missing = [(rank, at) for rank, at in enumerate(wanted) if at not in there]

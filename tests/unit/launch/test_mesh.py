@@ -74,7 +74,7 @@ class Device:
 
 def test_jax_devices_come_in_the_order_of_the_map(tmp_path: Path) -> None:
     """A 2 x 2 torus, chips row-major with the last axis fastest; JAX's x is that last axis."""
-    plan = plan_file(tmp_path, rank_map={"shape": [2, 2], "chips": [3, 2, 0, 1]})
+    plan = plan_file(tmp_path, rank_map={"shape": [2, 2], "runs": [[3, -1, 2], [0, 1, 2]]})
     devices = [Device(n, (n % 2, n // 2, 0)) for n in range(4)]
     found = jax_devices(plan, devices)
     assert [[d.id for d in row] for row in found] == [[3, 2], [0, 1]]

@@ -187,11 +187,25 @@ def test_a_stranger_on_the_port_does_not_disturb(job: Path) -> None:
 
 def test_a_rank_map_is_read_host_by_host() -> None:
     plan = {"layout": {"tp": 2, "cp": 1, "dp": 2, "pp": 1}, "cluster": {"chips_per_host": 2},
-            "rank_map": {"chips": [6, 7, 0, 1]}}  # fmt: skip
+            "rank_map": {"runs": [[6, 1, 2], [0, 1, 2]]}}  # fmt: skip
     assert slots_of(plan) == [(1, 0), (1, 1), (0, 0), (0, 1)]
     assert slots_of({**plan, "rank_map": None}) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     with pytest.raises(PlacementError, match="3 chips for 4 ranks"):
-        slots_of({**plan, "rank_map": {"chips": [0, 1, 2]}})
+        slots_of({**plan, "rank_map": {"runs": [[0, 1, 3]]}})
+
+
+def test_a_real_plan_is_read_as_it_reads_itself() -> None:
+    """place.py has its own reader of rank maps; it says what `Plan.rank` says."""
+    import json as json_module
+
+    from launchers import small_train_plan
+
+    from weftline.spec.serialize import plan_to_json
+
+    plan = small_train_plan()
+    own = [plan.rank(rank) for rank in range(4)]
+    found = slots_of(json_module.loads(plan_to_json(plan)))
+    assert found == [(place["host"], place["local_chip"]) for place in own]
 
 
 @pytest.mark.parametrize(

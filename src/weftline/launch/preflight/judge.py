@@ -23,11 +23,14 @@ ASYMMETRIC: Final = 1.8
 """One way over the other."""
 SLOW_LEVEL: Final = 0.7
 """Share of the plan's rate: large messages reach 0.8 to 0.95 of a wire's (fabric_facts)."""
-SLOW_WORK: Final = 0.6
-"""Share of the median rank's products a second; chips of one kind stay within 5 % (0.6 leaves room
-for CPUs that others use too)."""
-SLOW_DISK: Final = 0.35
-"""Share of the median host's disk."""
+SLOW_WORK: Final = {"cuda": 0.85, "cpu": 0.4}
+"""Share of the others' products a second. GPUs of one kind stay within 5 %; a CPU shares its core's
+halves and caches with whatever else runs there, which was seen to cost up to half."""
+AGAIN: Final = 0.8
+"""What is below this share is measured again, a pair or rank at most so many at once."""
+AGAIN_MOST: Final = 32
+SLOW_DISK: Final = 0.2
+"""Share of the fastest host's disk, the best of what was measured again."""
 CLOCK_S: Final = 0.1
 """Clocks further apart than this: logs and leases no longer agree."""
 PROBE_CAP: Final = 4.0
@@ -79,7 +82,9 @@ def judge(
     if not any(f.kind == "order" for f in found):
         excused = {rank for f in (*slow, *found) if f.kind in ("slow-host", "slow-rank", "cores")
                    for rank in f.ranks}  # fmt: skip
-        found += link_findings(links, levels, level_of, hosts, excused)
+        sound = [k for k in links if not {k["low"], k["high"]} & excused]
+        usual = {**levels, **_medians(sound, level_of)}
+        found += link_findings(links, usual, level_of, hosts, excused)
         if against_plan and plan is not None:
             found += level_findings(plan, levels)
     found += clock_findings(links, hosts)
@@ -87,6 +92,24 @@ def judge(
     basis = "step parts of the plan, each times its worst ratio" if plan is not None else "no plan"
     return Verdict(findings=tuple(dict.fromkeys(found)), slowdown=share, basis=basis,
                    levels=levels, ranks=len(reports), pairs=len(links))  # fmt: skip
+
+
+def suspects(
+    reports: Sequence[Mapping[str, Any]], plan: Plan | None, raw: Mapping[str, Any] | None
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Pairs and ranks that look slow so far: to be measured again before anything is said."""
+    hosts = [str(r["facts"]["host"]) for r in reports]
+    links = [link for report in reports for link in report["links"] if not link["lost"]]
+    level_of = _leveller(plan, slots_of(raw) if raw is not None else None, hosts)
+    levels = _medians(links, level_of)
+    usual = _upper(r["work_per_s"] for r in reports)
+    pairs = []
+    for link in links:
+        usual_rate = levels[level_of(link["low"], link["high"])][0]
+        if min(link["there"], link["back"]) < AGAIN * usual_rate:
+            pairs.append((link["low"], link["high"]))
+    ranks = [n for n, r in enumerate(reports) if r["work_per_s"] < AGAIN * usual]
+    return pairs[:AGAIN_MOST], ranks[:AGAIN_MOST]
 
 
 def order_findings(hosts: list[str], slots: Sequence[tuple[int, int]] | None) -> list[Finding]:
@@ -122,9 +145,9 @@ def host_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> lis
             if count < most[name]:
                 lacks = ""
                 if name == "network interface":
-                    everyone = {i for r in reports for i in r["facts"]["interfaces"]}
-                    gone = sorted(everyone - set(report["facts"]["interfaces"]))
-                    lacks = f" ({gone[0]} is missing)" if gone else ""
+                    others = [set(r["facts"]["interfaces"]) for r in reports if r is not report]
+                    gone = sorted(set.intersection(*others) - set(report["facts"]["interfaces"]))
+                    lacks = f" (without {', '.join(gone[:4])})" if gone else ""
                 found.append(Finding(kind="missing", ranks=(rank,),
                                      what=f"host {hosts[rank]}, rank {rank}: {count} {name}s, "
                                      f"others have {most[name]}{lacks}"))  # fmt: skip
@@ -153,7 +176,8 @@ def host_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> lis
 def work_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> list[Finding]:
     """Ranks that compute slowly; one finding of a host where all of its ranks do."""
     usual = _upper(r["work_per_s"] for r in reports)
-    slow = {n for n, r in enumerate(reports) if r["work_per_s"] < SLOW_WORK * usual}
+    slow = {n for n, r in enumerate(reports)
+            if r["work_per_s"] < SLOW_WORK[r["device"].split(":")[0]] * usual}  # fmt: skip
     found = []
     for host in dict.fromkeys(hosts[n] for n in sorted(slow)):
         mine = [n for n, h in enumerate(hosts) if h == host]

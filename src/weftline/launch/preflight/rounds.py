@@ -54,6 +54,22 @@ def _doubling(ranks: int) -> tuple[Pairs, ...]:
     return tuple(found)
 
 
+def disjoint(pairs: list[tuple[int, ...]]) -> list[list[tuple[int, int]]]:
+    """The same pairs as rounds in which no rank stands twice."""
+    left = [(pair[0], pair[1]) for pair in pairs]
+    found = []
+    while left:
+        used: set[int] = set()
+        some = []
+        for pair in left:
+            if not used & set(pair):
+                used |= set(pair)
+                some.append(pair)
+        found.append(some)
+        left = [pair for pair in left if pair not in some]
+    return found
+
+
 def turns_of(hosts: list[str]) -> tuple[tuple[int, ...], ...]:
     """Ranks that compute at the same time: one of each host."""
     seen: dict[str, int] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from weftline.errors import InputError
-from weftline.launch.preflight.judge import Verdict, judge
+from weftline.launch.preflight.judge import Verdict, judge, suspects
 from weftline.launch.preflight.measure import measure
 from weftline.launch.preflight.transport import TorchTransport
 from weftline.spec import Plan
@@ -53,6 +53,7 @@ def preflight(
     reports = measure(
         world, folder=folder, store=store, groups=groups_of(plan, world.size),
         group_bytes=GROUP_BYTES["cuda" if gpu else "cpu"],
+        suspects=lambda so_far: suspects(so_far, plan, raw),
     )  # fmt: skip
     world.close()
     if reports is None:

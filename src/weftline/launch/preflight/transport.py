@@ -39,6 +39,12 @@ class Transport(Protocol):
     def meet(self, name: str) -> None:
         """Wait until every rank is here."""
 
+    def count(self, name: str, more: int) -> int:
+        """Add to a number that all share; its new value."""
+
+    def renew(self) -> None:
+        """Fresh connections between all, where one was lost. Every rank must call it."""
+
 
 class TorchTransport:
     """torch.distributed over gloo, or NCCL where every process has a GPU."""
@@ -65,6 +71,7 @@ class TorchTransport:
             rank=self.rank, world_size=self.size, timeout=timedelta(seconds=30),
         )  # fmt: skip
         self._buffers: dict[int, Any] = {}
+        self._group: Any = None
 
     def _buffer(self, size_bytes: int) -> Any:
         if size_bytes not in self._buffers:
@@ -84,14 +91,14 @@ class TorchTransport:
     def send(self, peer: int, size_bytes: int) -> None:
         """Send so many bytes. Raises TimeoutError."""
         try:
-            self._wait(self._dist.isend(self._buffer(size_bytes), peer))
+            self._wait(self._dist.isend(self._buffer(size_bytes), peer, group=self._group))
         except RuntimeError as error:
             raise TimeoutError(str(error).splitlines()[0]) from None
 
     def receive(self, peer: int, size_bytes: int) -> None:
         """Receive so many bytes. Raises TimeoutError."""
         try:
-            self._wait(self._dist.irecv(self._buffer(size_bytes), peer))
+            self._wait(self._dist.irecv(self._buffer(size_bytes), peer, group=self._group))
         except RuntimeError as error:
             raise TimeoutError(str(error).splitlines()[0]) from None
 
@@ -108,6 +115,14 @@ class TorchTransport:
         if self.store.add(f"meet/{name}", 1) == self.size:
             self.store.set(f"met/{name}", "1")
         self.store.wait([f"met/{name}"])
+
+    def count(self, name: str, more: int) -> int:
+        """Add to a number that all share; its new value."""
+        return int(self.store.add(f"count/{name}", more))
+
+    def renew(self) -> None:
+        """Fresh connections: gloo closes every pair of a rank that once waited too long."""
+        self._group = self._dist.new_group(timeout=timedelta(seconds=30))
 
     def reduced_s(self, groups: list[list[int]], size_bytes: int, repeats: int) -> float | None:
         """Seconds of an all-reduce in this rank's group, the best of ``repeats``."""

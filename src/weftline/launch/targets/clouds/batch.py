@@ -71,7 +71,7 @@ def write(ask: Ask) -> Written:
 
 TARGET = Target(
     name="aws-batch", title="AWS Batch", kinds=("train",), version="API of 2026-11",
-    date="2026-11-30", source="https://docs.aws.amazon.com/batch/latest/userguide/multi-node-parallel-jobs.html",
+    date="2026-11-30", source="docs.aws.amazon.com/batch, multi-node parallel jobs",
     checked="not checked", how="text; no parser of it runs here",
     maps=(
         Mapped(what="hosts, chips a host", where="numNodes, resourceRequirements"),

@@ -50,7 +50,7 @@ def write(ask: Ask) -> Written:
 TARGET = Target(
     name="parallelcluster", title="AWS ParallelCluster", kinds=("train",), version="3.14",
     date="2026-11-30",
-    source="https://docs.aws.amazon.com/parallelcluster/latest/ug/cluster-configuration-file-v3.html",
+    source="docs.aws.amazon.com/parallelcluster, cluster configuration file, version 3",
     checked="not checked", how="text; the Slurm job inside is checked as the slurm target is",
     maps=(
         Mapped(what="hosts, instance", where="MinCount, MaxCount, InstanceType"),

@@ -26,6 +26,9 @@ ACCELERATORS: Final = {
     "mi300x": "MI300X", "mi325x": "MI325X", "trainium1": "Trainium", "trainium2": "Trainium2",
     "tpu-v5e": "tpu-v5litepod", "tpu-v5p": "tpu-v5p", "tpu-v6e": "tpu-v6e",
 }  # fmt: skip
+# Clouds on which SkyPilot starts single machines only (sky/clouds/*.py, MULTI_NODE, 0.14.1).
+SINGLE: Final = frozenset({"hyperbolic", "primeintellect", "runpod", "seeweb", "shadeform", "vast",
+                           "verda"})  # fmt: skip
 
 
 def resources_of(ask: Ask, plan: Plan) -> tuple[list[dict[str, Any]], list[str]]:
@@ -54,6 +57,9 @@ def resources_of(ask: Ask, plan: Plan) -> tuple[list[dict[str, Any]], list[str]]
     for seller, rate in sorted(others.items(), key=lambda pair: pair[1]):
         found.append(_one(ask, base, seller, "unstated", rate * ask.per_host))
     kept = [one for one in found if one]
+    if quote is not None and ask.nodes > 1 and CLOUDS.get(quote.provider) in SINGLE:
+        notes.append(f"SkyPilot starts single machines on {quote.provider}, the plan wants "
+                     f"{ask.nodes} together")  # fmt: skip
     if quote is not None and quote.provider not in CLOUDS:
         notes.append(
             f"SkyPilot does not start machines of {quote.provider}, whose price the plan "
@@ -70,7 +76,7 @@ def _one(
     ask: Ask, base: dict[str, Any], seller: str, region: str, usd_per_hour: float
 ) -> dict[str, Any]:  # fmt: skip
     cloud = CLOUDS.get(seller)
-    if cloud is None:
+    if cloud is None or (ask.nodes > 1 and cloud in SINGLE):
         return {}
     place = f"{cloud}/{region}" if region not in ("unstated", "", "any") else cloud
     found = {

@@ -51,7 +51,7 @@ def mesh_json(ask: Ask) -> str:
     axes = [a for a in reversed(lay.order) if getattr(lay, a) > 1] or ["dp"]
     coordinates = None
     found = plan.rank_map
-    if found is not None and len(found.shape) <= 3:
+    if found is not None and not found.tiers and len(found.shape) <= 3:
         # JAX's coords are (x, y, z); ours are row-major with the last axis fastest.
         fill = (0,) * (3 - len(found.shape))
         coordinates = [[*reversed(found.coordinate(r)), *fill] for r in range(lay.chips)]

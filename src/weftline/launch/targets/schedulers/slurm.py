@@ -63,9 +63,9 @@ def _header(ask: Ask, plan: Plan) -> tuple[list[str], list[str]]:
             lines.append(f"--{name}={ask.set(name)}")
     if ask.hosts:
         lines.append(f"--nodelist={','.join(ask.hosts)}")
-    domain = ask.domain_nodes
+    domain, version = ask.domain_nodes, _version(ask.set("slurm"))
     if domain > 1:
-        if _version(ask.set("slurm")) >= (23, 11):
+        if version >= (23, 11):
             whole = ask.nodes % domain == 0
             segment = domain if whole else math.gcd(ask.nodes, domain)
             if segment > 1:

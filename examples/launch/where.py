@@ -1,0 +1,8 @@
+"""What a training script sees after weftline_place.py: its rank, and where rank 0 listens."""
+
+import os
+
+print(
+    f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}, chip {os.environ['LOCAL_RANK']}, "
+    f"rank 0 at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+)
