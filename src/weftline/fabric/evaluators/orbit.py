@@ -178,7 +178,8 @@ def _waiting_pairs(orbit: OrbitSchedule, message: IntArray) -> IntArray:
         before, after = _block_pairs(orbit)
     pairs = message[before] * count + message[after]
     if count * count > MARKS:
-        return np.unique(pairs)
+        pairs.sort()  # `np.unique` hashes them, at a multiple of this
+        return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs
     # Many rows make few pairs: marking them is several times as fast as sorting.
     marked = np.zeros(count * count, dtype=np.bool_)
     marked[pairs] = True
