@@ -392,6 +392,31 @@ def test_networks_are_read_from_free_text() -> None:
     assert (cards.kind, cards.wire_bytes_per_s) == ("pcie", 32e9)
 
 
+def test_a_rank_alone_on_its_node_has_the_port_beside_it() -> None:
+    def share(fabric: str, ranks: int, nodes: int) -> float:
+        made = read_machine("A100 SXM", fabric, ranks, nodes)
+        assert made.network is not None
+        return made.network.chip_bytes_per_s / 1e9
+
+    assert share("InfiniBand 8x200Gbps", 16, 2) == 25
+    assert share("InfiniBand 8x200Gbps", 2, 2) == 25
+    assert share("InfiniBand 1x200Gbps", 2, 2) == 25
+    assert share("InfiniBand 1x200Gbps", 16, 2) == 25 / 8
+    assert share("EFA 32x100Gbps", 2, 2) == 50
+
+
+def test_switches_that_add_up_send_the_buffer_out_once() -> None:
+    """SHARP where it is asked for: twice what a tree over many nodes can reach."""
+    plain = predict("all-reduce", 16 * GIB, None, "mi300x-clos:128", algorithm="tree")
+    made = machine_of(parse_topology("h100-clos:128"))
+    assert made is not None
+    said = {way: calibration().predict(made, "all-reduce", 16 * GIB, algorithm=way)
+            for way in ("tree", "collnet", "auto")}  # fmt: skip
+    assert said["collnet"].algorithm == "collnet" != said["auto"].algorithm
+    assert said["collnet"].time_s < 0.9 * said["tree"].time_s
+    assert plain.algorithm.startswith("tree")
+
+
 def test_a_line_of_a_tpu_slice_has_one_link_and_a_closed_axis_two() -> None:
     line = read_machine("TPU v5e 4x4 slice (no wraparound), one axis of 4", "ICI", 4, 1)
     assert line.wire_bytes_per_s == pytest.approx(45e9)

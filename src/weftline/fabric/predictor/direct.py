@@ -44,9 +44,9 @@ def direct_ways(c: Constants, m: Machine, collective: str) -> list[Way]:
             across = passes * (m.domains - 1) / m.domains / per if collective != "send" else 1.0
             seconds_per_byte = (0.0 if collective == "send" else seconds_per_byte) + across / nic
     found = [Way("links", startup, hops, 1 / seconds_per_byte, host_s=host)]
-    if m.kind == "neuron" and steps > passes and m.version != (0,):
+    if m.kind == "neuron" and steps > passes and m.version != (0,) and len(sides) > 1:
         # Small messages go straight to every rank, over as many links as lie between: the mesh
-        # algorithm of newer runtimes.
+        # algorithm of newer runtimes, on chips with more links than a ring's.
         far = max(1.0, sum(s / 4 for s in sides))
         straight = hops - (steps - passes) * m.hop_s
         found.append(Way("mesh", startup, straight, 1 / (far * seconds_per_byte), host_s=host))

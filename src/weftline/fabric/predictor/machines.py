@@ -171,6 +171,8 @@ def machine(
         catalogue = acc.scale_up_bytes_per_s or wire
         ring = nccl["links"] * nccl["link_bytes_per_s"] * wire / catalogue
         nvls = nccl["nvls"]
+    elif acc.vendor == "amd" and kind == "full-mesh":
+        hop = facts["hops_s"]["xgmi"]
     elif kind == "pcie":
         hop = facts["hops_s"]["pci"]
     elif kind in ("torus", "neuron"):

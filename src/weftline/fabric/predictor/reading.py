@@ -49,7 +49,7 @@ def read_machine(
     domains = _domains(acc, f"{system} {fabric}".lower(), ranks, nodes, domain)
     network = None
     if domains > 1:
-        network, unsaid = _network(acc, system, fabric)
+        network, unsaid = _network(acc, system, fabric, -(-ranks // nodes))
         assumed = "; ".join(t for t in (assumed, unsaid) if t)
     # What a row calls its library is a word among others: one that does not run here is left.
     runs = machine_facts()["libraries"].get(acc.vendor, [])
@@ -94,8 +94,12 @@ def _version(text: str, system: str) -> tuple[int, ...]:
     return ()
 
 
-def _network(acc: Accelerator, system: str, fabric: str) -> tuple[Network, str]:
-    """The network between domains; ``8x400Gbps`` in the text gives the rate of a node."""
+def _network(acc: Accelerator, system: str, fabric: str, per_node: int) -> tuple[Network, str]:
+    """The network between domains; ``8x400Gbps`` in the text gives the ports of a node.
+
+    Ranks that fill a node share its ports; one that has the node to itself reaches the port, or
+    ports, beside it.
+    """
     text = f"{fabric} {system}".lower()
     entry = next((e for e in machine_facts()["networks"] if re.search(e["match"], text)), None)
     stated = _PORTS.search(text)
@@ -104,7 +108,8 @@ def _network(acc: Accelerator, system: str, fabric: str) -> tuple[Network, str]:
     assumed = ""
     if stated:
         # 4x100Gbps counts ports in bits; nobody writes ports in bytes with a count.
-        rate = int(stated[1]) * float(stated[2]) * 1e9 / 8 / per_host
+        count, port = int(stated[1]), float(stated[2]) * 1e9 / 8
+        rate = min(count * port / per_node, port * max(1.0, count / per_host))
     elif entry and "node_bytes_per_s" in entry:
         rate = entry["node_bytes_per_s"] / per_host
     elif entry and "port_bytes_per_s" in entry:

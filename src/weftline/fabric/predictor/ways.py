@@ -100,6 +100,10 @@ class _Gpu:
             found += self._trees()
         if self.m.nvls > 0 and self.per > 1 and self.collective != "broadcast":
             found += self._nvls()
+        if self.m.network is not None and self.collective == "all-reduce":
+            found.append(self._in_network())
+        if self.per == 1 and self.collective in ("all-gather", "reduce-scatter"):
+            found.append(self._pat())
         return found
 
     def _latency(self, base: str, protocol: str, around: bool) -> tuple[float, float]:
@@ -203,6 +207,25 @@ class _Gpu:
         rate = staged(c, rate, self._tree_nic())
         return [self._simple("nvls tree", base, out, rate, fill + c.fill * out, host)]
 
+    def _in_network(self) -> Way:
+        """CollNet: switches between domains add up (SHARP); only where it is asked for."""
+        row = self.facts["collnet"]
+        inside = self.inside * self.per / (2 * max(self.per - 1, 1))
+        rate = staged(self.c, self.nic * row["share"], inside)
+        hops = self.passes * (self.per - 1) * row["hop_inside_s"] + row["hop_out_s"] + self.host_s
+        fill = self.c.fill * hops
+        return self._simple("collnet", 0.0, hops, rate, fill, self.host_s)
+
+    def _pat(self) -> Way:
+        """Parallel aggregated trees: NCCL's for one rank a node."""
+        row = self.facts["pat"]
+        depth = log2(self.m.domains)
+        hops = depth * self._out(around=False, protocol="Simple") / max(depth, 1.0) / 3.5
+        hops += self.m.ranks * row["rank_s"]
+        rate = self.nic * self.c.nic_ring * row["share"] * self.bus
+        fill = self.c.fill * (row["base_s"] + hops)
+        return self._simple("pat", row["base_s"], hops, rate, fill, depth * self.host_s)
+
 
 def staged(c: Constants, one: float, two: float) -> float:
     """Rate of two stages in a pipeline: the slower's time, and of the quicker's what is serial."""
@@ -269,7 +292,12 @@ def _allowed(found: list[Way], m: Machine, asked: str) -> list[Way]:
     nvls = these(lambda w: w.name.startswith("nvls"))
     if forced and "nvls" in plain and "off" not in asked and nvls:
         return nvls
-    for word in ("ring", "tree"):
+    if forced and any(word in plain for word in ("collnet", "sharp")):
+        added = these(lambda w: w.name == "collnet")
+        if added:
+            return added
+    found = these(lambda w: w.name != "collnet")
+    for word in ("ring", "tree", "pat"):
         if forced and word in plain:
             only = these(lambda w, word=word: w.name.startswith(word))  # type: ignore[misc]
             if only:
