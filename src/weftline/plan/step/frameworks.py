@@ -44,6 +44,10 @@ class Framework:
     Transformer Engine keeps (``get_dummy_wgrad``)."""
     weight_copy_bytes: float = 0.0
     """Bytes of quantised copies of a matrix's weight that stand beside ``weight_bytes``."""
+    stage_tensors: float = 0.0
+    """Tensors of a stage's output size that a pipeline keeps for each chunk in flight beside what
+    its layers save. PyTorch's ``torch.distributed.pipelining``: the output until its backward, and
+    the buffer its gradient is received in."""
     selective: tuple[str, ...] = ()
     """Modules that selective recomputation computes again, by Megatron-Core's names; unfused score
     matrices always are."""
@@ -155,6 +159,7 @@ FRAMEWORKS: dict[str, Framework] = {
             name="torchtitan",
             vendors=("nvidia", "amd", "intel"),
             saved_products=0.5,
+            stage_tensors=2.0,
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
