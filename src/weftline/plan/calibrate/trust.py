@@ -140,8 +140,7 @@ def _trials(
     count: dict[tuple[int, str], int] = {}
     for pair in pairs:
         count[pair] = count.get(pair, 0) + 1
-    # The square root: a source of a hundred runs says more than one of two, not fifty times more.
-    weight = np.array([count[pair] ** -0.5 for pair in pairs])
+    weight = np.array([1.0 / count[pair] for pair in pairs])
     return _Trials(
         near=at, mean=np.concatenate(mean), deviation=np.concatenate(deviation),
         residual=np.concatenate(truth), weight=weight,
