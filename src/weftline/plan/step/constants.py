@@ -110,7 +110,7 @@ PRIORS: Final[dict[str, Prior]] = {
     "attention_back_loss": Prior(1.45, 0.8, 4.0, 0.2, 0.15, 0.0, 0.1),
     "unfused_loss": Prior(1.3, 0.5, 5.0, 0.4, 0.0, 0.0, 0.2),
     "old_attention_loss": Prior(1.6, 1.0, 3.0, 0.2),
-    "scan_loss": Prior(2.0, 0.8, 15.0, 0.5, 0.1, 0.0, 0.1),
+    "scan_loss": Prior(2.0, 0.8, 15.0, 0.7, 0.1, 0.0, 0.1),
     "traffic": Prior(2.0, 0.8, 8.0, 0.25, 0.15, 0.1, 0.25),
     "cast_traffic": Prior(1.0, 0.3, 4.0, 0.5, 0.0, 0.0, 0.3),
     "unfused_casts": Prior(2.5, 1.0, 6.0, 0.4, 0.0, 0.0, 0.2),

@@ -79,7 +79,7 @@ class Recipe:
             chips, models = case.get("chips"), case.get("models")
             if chips is not None and accelerator.partition("+")[0] not in chips:
                 continue
-            if models is not None and models not in model:
+            if models is not None and not any(part in model for part in models):
                 continue
             found = replace(found, **_values(
                 {k: v for k, v in case.items() if k not in ("chips", "models")}))  # fmt: skip
