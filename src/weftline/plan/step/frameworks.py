@@ -102,7 +102,9 @@ class Framework:
     """Whether the peak it logs is what the allocator reserved, its holes included."""
     fragmentation: float = 0.05
     """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
-    allocator: assumed 0.05 with expandable segments, 0.25 as torchtitan reports reserved bytes."""
+    allocator: assumed 0.05 with expandable segments. torchtitan's 0.25 was set on its eight logged
+    peaks of reserved bytes; as its script turns expandable segments on, part of it must be tensors
+    that are not counted."""
     pipeline: bool = True
     dispatch_share: float = 1.0
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
