@@ -98,12 +98,13 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
 
 def _grounds(found: Found, job: Job) -> str:
     """What the times of operators and the framework's habits rest on."""
+    chip = found.cluster.accelerator
     recipe = (
-        stated_recipe(found.framework, job.recipe)
+        stated_recipe(found.framework, job.recipe, chip)
         if job.recipe
-        else recipe_of_framework(found.framework)
+        else recipe_of_framework(found.framework, chip)
     )
-    room = training_operators(found.cluster.accelerator).grounds(job.precision)
+    room = training_operators(chip).grounds(job.precision)
     parts = [f"{part}: {ground}" for part, ground in room.items() if part in _SHOWN_GROUNDS]
     return f"recipe {recipe.name}; {'; '.join(parts)}"
 
