@@ -58,7 +58,7 @@ def test_a_source_without_any_row() -> None:
 
 
 def test_bf16_runs_on_b200_without_their_source() -> None:
-    """SimuMax's own runs, predicted by what others measured: no kernel was timed on that machine."""
+    """SimuMax's own runs, by what others measured: no kernel was timed on that machine."""
     rows, _ = read_rows(DATA / "published_runs.csv")
     compiled = {id(row): compile_row(row) for row in rows}
     kept = [r for r in rows if r.measured_s and "SimuMax" not in r.source]

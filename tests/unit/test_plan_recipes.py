@@ -56,6 +56,11 @@ def test_a_release_does_other_things_on_other_chips() -> None:
     assert recipe.on("gb300-nvl72", "nemotron-3-super").fused_routing == 0.0
 
 
+def test_a_plan_takes_the_recipe_of_its_chips() -> None:
+    assert recipe_of_framework("megatron-core", "mi300x").family == "primus"
+    assert recipe_of_framework("megatron-core", "h100-sxm").family == "megatron-bridge"
+
+
 def test_stated_flags_hold_on_every_chip() -> None:
     stated = stated_recipe("megatron-core", "overlap_tp=off, dispatch=copy,graphs=0.5")
     for chip in ("gb300-nvl72", "h100-sxm"):

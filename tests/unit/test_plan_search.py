@@ -74,7 +74,7 @@ def test_sequences_are_split_beyond_a_node_only_where_nothing_else_fits() -> Non
 
 
 def test_a_stated_layout_is_taken_with_more_in_host_memory_before_it_is_refused() -> None:
-    """The inputs of 80 layers, 4 sequences of 8,192 tokens each, are 43 GB that may wait outside."""
+    """The inputs of 80 layers, 4 sequences of 8,192 tokens each: 43 GB that may wait outside."""
     asked = JobOptions(tokens="1B", on="h100", chips="64", global_batch="256", seq="8192",
                        layout="tp=1,pp=1,dp=64,micro_batch=4,zero=3")  # fmt: skip
     job = job_of("llama-3.1-70b", asked)

@@ -116,7 +116,7 @@ PRIORS: Final[dict[str, Prior]] = {
     "unfused_casts": Prior(2.5, 1.0, 6.0, 0.4, 0.0, 0.0, 0.2),
     "routed_traffic": Prior(1.0, 0.3, 4.0, 0.3, 0.0, 0.0, 0.2),
     "unfused_routing": Prior(2.0, 1.0, 5.0, 0.3, 0.0, 0.0, 0.2),
-    "launch_s": Prior(8e-6, 1e-6, 6e-5, 0.5, 0.0, 0.0, 0.5),
+    "launch_s": Prior(8e-6, 1e-6, 1e-4, 0.5, 0.0, 0.0, 0.7),
     "scale_up_efficiency": Prior(0.75, 0.2, 0.98, 0.4, 0.3, 0.15, 0.2, relative=False),
     "scale_out_efficiency": Prior(0.75, 0.15, 0.98, 0.5, 0.3, 0.2, 0.3, relative=False),
     "tp_exposed": Prior(0.6, 0.0, 1.0, 0.7, 0.0, 0.0, 0.6, relative=False),
