@@ -19,7 +19,9 @@ def render_score(score: dict[str, Any]) -> str:
         lines = wrapped(
             f"Mean error {s['mape_pct']:.1f} %, median {s['median_pct']:.1f} %, p90 "
             f"{s['p90_pct']:.1f} %, bias {s['bias_pct']:+.1f} % over {s['predicted']} of "
-            f"{s['rows']} rows; the 90 % band held {s['interval_coverage_pct']:.0f} %"
+            f"{s['rows']} rows; the 90 % band held {s['interval_coverage_pct']:.0f} %. By the "
+            f"physics alone: mean {s['physics_mape_pct']:.1f} %, median "
+            f"{s['physics_median_pct']:.1f} %"
         )
     lines += wrapped(f"({score['how']})")
     rows = [

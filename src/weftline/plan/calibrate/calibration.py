@@ -90,7 +90,7 @@ def constants_for(accelerator: str, framework: str) -> GroupConstants:
     """
     levels, residual = calibrated(PUBLISHED)
     group = f"{accelerator}/{framework}"
-    chip, recipe = accelerator.partition("+")[0], recipe_of_framework(framework).family
+    chip, recipe = accelerator.partition("+")[0], recipe_of_framework(framework, accelerator).family
     family = family_of(chip).name
     rows = int(np.count_nonzero(residual.rows.labels[:, LABELS.index("group")] == code_of(group)))
     lacking = [

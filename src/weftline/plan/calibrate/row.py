@@ -47,7 +47,7 @@ class Row:
     @property
     def recipe_family(self) -> str:
         """Releases of one framework, whose rows are fitted together."""
-        return (self.frame.recipe or recipe_of_framework(self.frame.name)).family
+        return (self.frame.recipe or recipe_of_framework(self.frame.name, self.accelerator)).family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.learn import Features, Kernel, Process, Shape, weighted_quantile
+from weftline.learn.process import IntArray
 from weftline.plan.step.constants import FloatArray
 
 __all__ = ["Trust", "learn_trust", "nearness"]
@@ -39,9 +40,9 @@ class Trust:
     widening: tuple[float, ...]
 
     def at(self, near: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Both at each nearness, straight between the middles of the steps."""
-        middles = (np.array(EDGES) + np.array([*EDGES[1:], 1.0])) / 2
-        return np.interp(near, middles, self.worth), np.interp(near, middles, self.widening)
+        """Both at each nearness."""
+        step = steps_of(near)
+        return np.array(self.worth)[step], np.array(self.widening)[step]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -53,6 +54,11 @@ class Trust:
         """The inverse of :meth:`to_json`."""
         return cls(worth=tuple(map(float, raw["worth"])),
                    widening=tuple(map(float, raw["widening"])))  # fmt: skip
+
+
+def steps_of(near: FloatArray) -> IntArray:
+    """The step each nearness falls into."""
+    return np.clip(np.searchsorted(np.array(EDGES), near, side="right") - 1, 0, len(EDGES) - 1)
 
 
 def nearness(kernel: Kernel, shape: Shape, features: Features, rows: Features) -> FloatArray:
@@ -84,7 +90,7 @@ def learn_trust(
     ``without`` holds, by group, the residuals of all rows under constants that have not seen it.
     """
     trials = _trials(shape, kernel, rows, residual, extra_noise, groups, without)
-    steps = np.searchsorted(np.array(EDGES), trials.near, side="right") - 1
+    steps = steps_of(trials.near)
     worth: list[float | None] = []
     for step in range(len(EDGES)):
         at = steps == step
@@ -135,13 +141,12 @@ def _trials(
     truth.append(residual)
     owner.append(names)
     at, who = np.concatenate(near), np.concatenate(owner)
-    steps = np.searchsorted(np.array(EDGES), at, side="right") - 1
+    steps = steps_of(at)
     pairs = list(zip(steps.tolist(), who.tolist(), strict=True))
     count: dict[tuple[int, str], int] = {}
     for pair in pairs:
         count[pair] = count.get(pair, 0) + 1
-    # The square root: a source of a hundred runs says more than one of two, not fifty times more.
-    weight = np.array([count[pair] ** -0.5 for pair in pairs])
+    weight = np.array([1.0 / count[pair] for pair in pairs])
     return _Trials(
         near=at, mean=np.concatenate(mean), deviation=np.concatenate(deviation),
         residual=np.concatenate(truth), weight=weight,

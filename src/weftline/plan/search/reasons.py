@@ -146,12 +146,13 @@ def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
 
 def _grounds(found: Found, job: Job) -> str:
     """What the times of operators and the framework's habits rest on."""
+    chip = found.cluster.accelerator
     recipe = (
-        stated_recipe(found.framework, job.recipe)
+        stated_recipe(found.framework, job.recipe, chip)
         if job.recipe
-        else recipe_of_framework(found.framework)
+        else recipe_of_framework(found.framework, chip)
     )
-    room = training_operators(found.cluster.accelerator).grounds(job.precision)
+    room = training_operators(chip).grounds(job.precision)
     parts = [f"{part}: {ground}" for part, ground in room.items() if part in _SHOWN_GROUNDS]
     return f"recipe {recipe.name}; {'; '.join(parts)}"
 

@@ -218,13 +218,13 @@ def _simplest(frame: Framework, layouts: Layouts, seconds: FloatArray) -> int:
     What not every framework has, and few runs that were measured use, has to be worth more than
     ``UNDECIDED``: splitting sequences, heads or experts' features, sharding inside nodes alone,
     pipeline neighbours inside them, zero-bubble schedules, ZeRO-3 where a framework usually splits
-    the optimizer alone. Splitting layers counts half.
+    the optimizer alone. Splitting layers counts a quarter for each doubling.
     """
     lay = layouts.take(np.flatnonzero(seconds <= (1 + UNDECIDED) * seconds[0]))
     unusual = (
         np.log2(lay.cp) + (lay.etp > 1) + (lay.ulysses > 0) + (lay.pp_inner > 0)
         + (lay.zero_bubble > 0) + ((lay.zero >= 1) & (lay.shard < lay.cp * lay.dp))
-        + (lay.zero > frame.default_zero) + 0.5 * (lay.tp > 1) + 0.5 * (lay.pp > 1)
+        + (lay.zero > frame.default_zero) + 0.25 * np.log2(lay.tp * lay.pp)
     )  # fmt: skip
     return int(np.argmin(unusual))
 

@@ -204,7 +204,8 @@ def compile_layouts(
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
     values, fused = frame.value_bytes, frame.flash_attention
-    recipe = (frame.recipe or recipe_of_framework(frame.name)).on(cluster.accelerator, model.name)
+    recipe = frame.recipe or recipe_of_framework(frame.name, cluster.accelerator)
+    recipe = recipe.on(cluster.accelerator, model.name)
     device = device_of(cluster, frame, precision)
     rates = Rates(
         accelerator=cluster.accelerator, peak_flops=float(device.peak_flops),

@@ -44,6 +44,10 @@ class Framework:
     Transformer Engine keeps (``get_dummy_wgrad``)."""
     weight_copy_bytes: float = 0.0
     """Bytes of quantised copies of a matrix's weight that stand beside ``weight_bytes``."""
+    stage_tensors: float = 0.0
+    """Tensors of a stage's output size that a pipeline keeps for each chunk in flight beside what
+    its layers save. PyTorch's ``torch.distributed.pipelining``: the output until its backward, and
+    the buffer its gradient is received in."""
     selective: tuple[str, ...] = ()
     """Modules that selective recomputation computes again, by Megatron-Core's names; unfused score
     matrices always are."""
@@ -98,7 +102,9 @@ class Framework:
     """Whether the peak it logs is what the allocator reserved, its holes included."""
     fragmentation: float = 0.05
     """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
-    allocator: assumed 0.05 with expandable segments, 0.25 as torchtitan reports reserved bytes."""
+    allocator: assumed 0.05 with expandable segments. torchtitan's 0.25 was set on its eight logged
+    peaks of reserved bytes; as its script turns expandable segments on, part of it must be tensors
+    that are not counted."""
     pipeline: bool = True
     dispatch_share: float = 1.0
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
@@ -155,6 +161,7 @@ FRAMEWORKS: dict[str, Framework] = {
             name="torchtitan",
             vendors=("nvidia", "amd", "intel"),
             saved_products=0.5,
+            stage_tensors=2.0,
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,

@@ -184,7 +184,8 @@ def count_memory(
     first, between, last = stage_states(model, frame, lay)
     early, late = _in_flight(lay, FIRST), _in_flight(lay, lay.pp - 1)
     embedding = sequence * model.hidden * (1.0 if dropout else 0.0) * early
-    none = np.zeros_like(tokens)
+    # A chunk's output, and what the pipeline keeps of it.
+    sent = np.where(lay.pp > 1, frame.stage_tensors * saved.residual * sequence * lay.vp, 0.0)
     alone_embedding = np.where(lay.pp > 1, 0.0, embedding)
     logits = _logits(model, frame, lay, tokens, sequence)
     inner = np.where(lay.pp > 2, middle * _in_flight(lay, MIDDLE), 0.0)
@@ -192,8 +193,8 @@ def count_memory(
     layer = sharded * (saved.sharded + saved.attention) + sequence * saved.sequence
     return Counted(
         moments=(
-            _Moment(FIRST, first, ends * early, embedding, working, at_loss=False),
-            _Moment(MIDDLE, between, inner, none, working, at_loss=False),
+            _Moment(FIRST, first, ends * early, embedding + sent * early, working, at_loss=False),
+            _Moment(MIDDLE, between, inner, sent * inner / middle, working, at_loss=False),
             _Moment(LAST, last, ends * late, alone_embedding, logits, at_loss=True),
         ),
         context=frame.context_bytes * np.where(alone, frame.alone_share, 1.0),

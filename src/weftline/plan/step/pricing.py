@@ -42,11 +42,14 @@ _CAST_BYTES: Final = 4.0
 """Bytes a value that is quantised costs: read in bf16, written by rows and by columns."""
 _ROUTED_PASSES: Final = 4.0
 """Times a routed copy is read or written in bf16 by permutation: out of token order, and back."""
-_LAUNCHES: Final = {"product": 1.0, "cast": 2.0, "attention": 1.0, "memory": 2.0, "scan": 4.0,
-                    "routing": 40.0}  # fmt: skip
-"""Kernels launched forward: a product and its casts, norms and activations with their copies, the
-parts of a chunked scan, and a mixture layer's router, permutation and exchange (as profiles of
-Megatron-Core's layers show them; counted to the nearest ten)."""
+_LAUNCHES: Final = {
+    "product": 2.0, "cast": 2.0, "attention": 2.0, "unfused attention": 10.0, "memory": 3.0,
+    "scan": 5.0, "routing": 40.0, "exchange": 4.0,
+}  # fmt: skip
+"""Kernels and calls launched forward: a product with its bias or copy and its casts; attention's
+products, mask, softmax, dropout and transposes; norms and activations with their residuals; the
+parts of a chunked scan; a mixture layer's router, permutation and exchange; a tensor-parallel
+scatter and gather with their waits. Counted on layers of Megatron-LM and Megatron-Core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,8 @@ class _Timer:
             self._product(out, op, index, slot, weight)
         elif kind == ATTENTION and op.kind == "attention":
             out.attention_s[slot] += weight * self._attention_s(op, index)
-            self._launch(out, slot, weight * _LAUNCHES["attention"])
+            name = "attention" if self.fused else "unfused attention"
+            self._launch(out, slot, weight * _LAUNCHES[name])
         elif op.kind == "scan":
             tokens = self.column("m", index) / self.keys.micro_batch
             flops = op.scan_flops_per_token / self.keys.tp
@@ -182,6 +186,9 @@ class _Timer:
             back[slot] += values * m * n
             out.cast_weight_bytes[slot] += values * n * k
         self._launch(out, slot, weight * launches * (batch if grouped else 1.0))
+        if op.shard == "row" and not grouped:
+            exchanged = np.where(self.keys.tp > 1, _LAUNCHES["exchange"], 0.0)
+            self._launch(out, slot, weight * exchanged)
         if grouped and op.name.endswith("up"):
             out.routed_bytes[slot] += weight * m * k * batch * 2.0 * _ROUTED_PASSES
             self._launch(out, slot, weight * _LAUNCHES["routing"])

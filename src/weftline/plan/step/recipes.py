@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any, Final
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.operators.products import family_of
 from weftline.plan.step.constants import Number
 
 __all__ = [
@@ -79,7 +80,7 @@ class Recipe:
             chips, models = case.get("chips"), case.get("models")
             if chips is not None and accelerator.partition("+")[0] not in chips:
                 continue
-            if models is not None and models not in model:
+            if models is not None and not any(part in model for part in models):
                 continue
             found = replace(found, **_values(
                 {k: v for k, v in case.items() if k not in ("chips", "models")}))  # fmt: skip
@@ -149,13 +150,21 @@ def _frozen(case: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in case.items())
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    recipe: Recipe
+    pattern: re.Pattern[str]
+    frameworks: tuple[str, ...]
+    families: tuple[str, ...]
+
+
 @lru_cache(maxsize=1)
-def _read() -> tuple[tuple[Recipe, re.Pattern[str], tuple[str, ...]], ...]:
+def _read() -> tuple[_Row, ...]:
     import yaml
 
     text = (resources.files("weftline.plan") / "data" / "recipes.yaml").read_text(encoding="utf-8")
     return tuple(
-        (
+        _Row(
             Recipe(
                 name=row["name"], family=row["family"], released=row["released"],
                 source=row["source"], where=tuple(map(_frozen, row.get("where", ()))),
@@ -163,6 +172,7 @@ def _read() -> tuple[tuple[Recipe, re.Pattern[str], tuple[str, ...]], ...]:
             ),
             re.compile(row["matches"], flags=re.IGNORECASE),
             tuple(row["frameworks"]),
+            tuple(row.get("families", ())),
         )
         for row in yaml.safe_load(text)["recipes"]
     )  # fmt: skip
@@ -170,32 +180,39 @@ def _read() -> tuple[tuple[Recipe, re.Pattern[str], tuple[str, ...]], ...]:
 
 def recipes() -> tuple[Recipe, ...]:
     """All that are known, in the order they are matched."""
-    return tuple(recipe for recipe, *_ in _read())
+    return tuple(row.recipe for row in _read())
 
 
 def recipe_of_run(framework: str) -> Recipe:
     """The recipe of a run by its framework's words; one of no kin where none matches."""
-    for recipe, pattern, _ in _read():
-        if pattern.search(framework):
-            return recipe
+    for row in _read():
+        if row.pattern.search(framework):
+            return row.recipe
     return Recipe(name=framework or "unknown", family=f"unknown: {framework}")
 
 
-def recipe_of_framework(name: str) -> Recipe:
-    """The recipe that a plan for a framework family uses: its newest."""
-    for recipe, _, frameworks in _read():
-        if name in frameworks:
-            return recipe
+def recipe_of_framework(name: str, accelerator: str = "") -> Recipe:
+    """The recipe that a plan for a framework family uses on a chip: its newest there."""
+    family = family_of(accelerator).name
+    fitting = [row for row in _read() if name in row.frameworks]
+    for row in fitting:
+        if family in row.families:
+            return row.recipe
+    for row in fitting:
+        if not row.families:
+            return row.recipe
     return Recipe(name=name, family=f"unknown: {name}")
 
 
-def stated_recipe(framework: str, text: str, *, where: str = "--recipe") -> Recipe:
+def stated_recipe(
+    framework: str, text: str, accelerator: str = "", *, where: str = "--recipe"
+) -> Recipe:
     """What a user states: a release by its name, flags of one, or both, separated by commas.
 
     Flags alone change the newest recipe of ``framework``. Raises UnknownNameError for a release or
     flag nobody knows, InputError for a value a flag cannot have.
     """
-    base = recipe_of_framework(framework)
+    base = recipe_of_framework(framework, accelerator)
     flags = []
     for part in (p.strip() for p in text.split(",")):
         if "=" in part:
