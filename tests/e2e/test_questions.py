@@ -160,7 +160,7 @@ def test_every_chip_is_shown_or_has_a_reason_that_was_counted(say: Say, tmp_path
     assert unpriced
     for c in unpriced:
         assert c.note.startswith("no on-demand price")
-        assert set(c.reached) == {"p50 ttft"}
+        assert set(c.reached) == {"p95 ttft"}
         assert c.meets
     row = next(line for line in out.splitlines() if unpriced[0].fleet.accelerator in line)
     assert "  -  " in row

@@ -43,7 +43,7 @@ def test_a_question_becomes_a_plan_that_explain_reads(say: Say, tmp_path: Path) 
     plan = read_any_plan(file)
     assert isinstance(plan, ServePlan)
     assert [t.short() for t in plan.demand.targets] == [
-        "p50 ttft 300 ms", "p99 ttft 600 ms", "p99 tpot 40.0 ms"
+        "p95 ttft 300 ms", "p99 ttft 600 ms", "p99 tpot 40.0 ms"
     ]  # fmt: skip
     code, out, _ = say("explain", str(file))
     assert code == 0

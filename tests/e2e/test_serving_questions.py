@@ -68,6 +68,7 @@ def test_s2_four_a_second_on_inferentia2(capsys: pytest.CaptureFixture[str]) -> 
     _sound(plan)
 
 
+@pytest.mark.slow
 def test_s3_the_same_fleet_gives_the_same_first_token_in_two_searches(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -104,6 +105,7 @@ def test_s5_a_prompt_of_128k_takes_8_to_20_seconds_on_8_h100() -> None:
     assert 8.0 <= sum(found.step_s(8192, at, 0, 0) for at in range(0, 131072, 8192)) <= 20.0
 
 
+@pytest.mark.slow
 def test_s6_a_mi300x_is_worth_half_to_one_h200(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("llama-3.1-70b", "--rate", "12/s", "--input", "2000", "--output", "400", "--ttft",
              "500ms", "--tpot", "40ms")  # fmt: skip
@@ -133,6 +135,7 @@ def test_s7_trainium2_says_how_it_is_paid_and_what_its_band_rests_on(
     _sound(plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chip", ["t4", "a10g", "l4", "epyc-9965", "jetson-orin-64"])
 def test_s8_small_chips_can_all_be_asked(chip: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["plan", "serve", "llama-3.1-8b", "--rate", "1/s", "--on", chip, "--json"])

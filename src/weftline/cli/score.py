@@ -9,7 +9,10 @@ from cyclopts import App, Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
+from weftline.spec.options import MeasuredServer
 
+KEPT_SERVER = MeasuredServer()
+"""What holds where nothing is said."""
 app = App(name="score", help="Hold predictions against measurements.", help_format="plaintext")
 
 
@@ -161,15 +164,7 @@ def serving(
     held_out: Annotated[bool, Parameter(negative="")] = False,
     by: Literal["run", "harness", "model", "chip", "random"] = "run",
     seed: int = 0,
-    chip: str | None = None,
-    model: str | None = None,
-    engine: str = "vllm",
-    engine_version: str = "",
-    precision: str = "bf16",
-    tp: int = 1,
-    dp: int = 1,
-    ep: int = 1,
-    max_seqs: int | None = None,
+    server: Annotated[MeasuredServer, Parameter(name="*")] = KEPT_SERVER,
     max_median: str | None = None,
     json: Json = False,
     form: Format = "table",
@@ -192,24 +187,6 @@ def serving(
         together), whole chips or random parts.
     seed
         With --by random: how the parts are cut.
-    chip
-        Per-request timings: the machine, where the file's name does not tell.
-    model
-        Per-request timings: the model.
-    engine
-        Per-request timings: the engine.
-    engine_version
-        Per-request timings: its version, such as 0.19.0; a recent one if not given.
-    precision
-        Per-request timings: number format of the weights.
-    tp
-        Per-request timings: chips that share every layer.
-    dp
-        Per-request timings: attention data-parallel ranks.
-    ep
-        Per-request timings: ways experts are spread.
-    max_seqs
-        Per-request timings: sequences that may run at once in one engine (of each rank).
     max_median
         Exit with 4 if the median error of time per token is above this: 10%.
     """
@@ -222,12 +199,9 @@ def serving(
     limit = None if max_median is None else 100 * parse_fraction(max_median, where="--max-median")
     head = "" if rows.suffix == ".gz" else first_line(rows)
     if "request_id" in head:
-        from weftline.serve.score_requests import Server, score_requests
+        from weftline.serve.score_requests import score_requests
 
-        found = score_requests(rows, Server(
-            chip=chip, model=model, engine=engine, engine_version=engine_version,
-            precision=precision, tp=tp, dp=dp, ep=ep, max_seqs=max_seqs,
-        ))  # fmt: skip
+        found = score_requests(rows, server)
     else:
         from weftline.serve.calibrate.rows import read_rows
         from weftline.serve.score import score_held_out, score_rows

@@ -61,7 +61,16 @@ def _best(plan: ServePlan) -> list[str]:
             indent="      ",
         ),
         *remarks(plan.model_notes),
+        *_launch(plan),
     ]
+
+
+def _launch(plan: ServePlan) -> list[str]:
+    """The settings that the fleet was simulated with, as its engine names them."""
+    if not plan.launch:
+        return []
+    words = ", ".join(f"{name} {value}".strip() for name, value in plan.launch.items())
+    return wrapped(f"start each with {words}", indent="      ", hang="  ")
 
 
 def _per_m(value: float) -> str:

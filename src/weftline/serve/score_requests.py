@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +20,9 @@ from weftline.operators import chip_of
 from weftline.serve.calibrate.names import chip_named, engine_named, format_named, model_name
 from weftline.serve.engine.config import DTYPES, ServingConfig
 from weftline.serve.engine.engines import PROFILES, profile
+from weftline.spec.options import MeasuredServer
 
-__all__ = ["Server", "first_line", "read_requests", "score_requests"]
+__all__ = ["first_line", "read_requests", "score_requests"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -71,23 +71,7 @@ def read_requests(path: Path) -> dict[str, FloatArray]:
     return {c: np.array(v) for c, v in found.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """How the measured server was started, as far as a file's name does not tell it."""
-
-    chip: str | None = None
-    model: str | None = None
-    engine: str = "vllm"
-    engine_version: str = ""
-    precision: str = "bf16"
-    tp: int = 1
-    dp: int = 1
-    ep: int = 1
-    max_seqs: int | None = None
-    """Sequences of one engine that may run at once (vLLM's ``max_num_seqs``, each rank's own)."""
-
-
-def score_requests(path: Path, server: Server | None = None) -> dict[str, Any]:
+def score_requests(path: Path, server: MeasuredServer | None = None) -> dict[str, Any]:
     """Means of TPOT, first-token and end-to-end times, simulated and measured, as a score.
 
     Raises InputError(s) for a file or a server that cannot be.
@@ -95,7 +79,7 @@ def score_requests(path: Path, server: Server | None = None) -> dict[str, Any]:
     from weftline.serve.simulate.fleet import simulate_requests
     from weftline.serve.simulate.step import surface
 
-    table, said = read_requests(path), server or Server()
+    table, said = read_requests(path), server or MeasuredServer()
     config = _config(path, said)
     found = surface(config)
     seqs = said.max_seqs or MAX_SEQS.get(config.chip_name, config.max_batch // config.dp)
@@ -114,7 +98,7 @@ def score_requests(path: Path, server: Server | None = None) -> dict[str, Any]:
     return _as_score(path, config, times, measured)
 
 
-def _config(path: Path, said: Server) -> ServingConfig:
+def _config(path: Path, said: MeasuredServer) -> ServingConfig:
     """The server of a file, by what was said and by the file's name. Raises InputError(s)."""
     chip, model = said.chip, said.model
     if chip is None or model is None:

@@ -238,6 +238,43 @@ class ServingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredServer:
+    """How a measured server was started, where per-request timings do not tell it.
+
+    Parameters
+    ----------
+    chip
+        Per-request timings: the machine, where the file's name does not tell.
+    model
+        Per-request timings: the model.
+    engine
+        Per-request timings: the engine.
+    engine_version
+        Per-request timings: its version, such as 0.19.0; a recent one if not given.
+    precision
+        Per-request timings: number format of the weights.
+    tp
+        Per-request timings: chips that share every layer.
+    dp
+        Per-request timings: attention data-parallel ranks, each with a scheduler of its own.
+    ep
+        Per-request timings: ways experts are spread.
+    max_seqs
+        Per-request timings: sequences that may run at once in one engine (of each rank).
+    """
+
+    chip: str | None = None
+    model: str | None = None
+    engine: str = "vllm"
+    engine_version: str = ""
+    precision: str = "bf16"
+    tp: int = 1
+    dp: int = 1
+    ep: int = 1
+    max_seqs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaOptions:
     """One replica, or one group of prefill and decode workers.
 

@@ -166,7 +166,10 @@ class ServePlan:
     without_plan: tuple[Rejection, ...]
     search: ServeSearch
     occupancy: Mapping[str, float] = field(default_factory=dict)
-    """Means of the simulation: batch, waiting, kv_share, busy_share, thrown_out_share."""
+    """Means of the simulation: batch, waiting, kv_share, thrown_out_share, working_share (of the
+    time, with any request in work); busy_share is the rate over the steady-state throughput."""
+    launch: Mapping[str, str] = field(default_factory=dict)
+    """Settings that one engine process is started with, in its own words; "" for a bare flag."""
     asked: Mapping[str, str | bool | float] = field(default_factory=dict)
     """The question as fields of a job file: what makes this plan again."""
     model_notes: tuple[str, ...] = ()

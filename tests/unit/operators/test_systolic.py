@@ -46,8 +46,8 @@ def test_few_tokens_cost_reading_the_weights() -> None:
 
 
 def test_scalars_a_chip_states_replace_the_defaults() -> None:
-    slow = operators(replace(chip_of("mi300x"), prior={"memory_efficiency": 0.4}))
-    fast = operators(replace(chip_of("mi300x"), prior={"memory_efficiency": 0.8}))
+    slow = operators(replace(chip_of("gaudi3"), prior={"memory_efficiency": 0.4}))
+    fast = operators(replace(chip_of("gaudi3"), prior={"memory_efficiency": 0.8}))
     ratio = slow.gemm_s("bf16", 1, 16384, 16384) / fast.gemm_s("bf16", 1, 16384, 16384)
     assert ratio == pytest.approx(2, rel=0.05)
 

@@ -138,3 +138,43 @@ def test_pools_without_workers_and_bad_layouts_do_not_state_their_configuration(
     assert [u.stated for u in left] == [True]
     assert isinstance(rows[0], Row)
     assert isinstance(left[0], Unanswered)
+
+
+PUBLISHED = {
+    "set": "vllm_bench_2026", "model": "Llama-3.1-8B", "precision": "FP8", "accelerator": "H200",
+    "n_accel": "1", "tp": "1", "pp": "1", "dp": "1", "ep": "1", "isl": "1024", "osl": "256",
+    "concurrency": "32", "scenario": "closed", "engine": "vLLM 0.19", "engine_version": "0.19.0",
+    "output_tok_s_total": "3000", "output_tok_s_per_accel": "3000", "ttft_ms": "120",
+    "ttft_stat": "mean", "tpot_ms": "9", "tpot_stat": "mean", "derived": "", "note": "",
+    "source": "by hand",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value", ["", "0", "-3", "nan", "inf", "banana", "2.5", "1e99", "\N{SNOWMAN}"]
+)
+def test_no_value_of_a_published_row_stops_the_file(value: str, tmp_path: Path) -> None:
+    """Every column in turn: the row is answered or says why not, the other one is there."""
+    file = tmp_path / "rows.csv"
+    for column in PUBLISHED:
+        with file.open("w", encoding="utf-8", newline="") as out:
+            writer = csv.DictWriter(out, list(PUBLISHED))
+            writer.writeheader()
+            writer.writerow({**PUBLISHED, column: value})
+            writer.writerow(PUBLISHED)
+        rows, left = read_rows(file)
+        assert len(rows) + len(left) == 2, column
+        good = rows[-1]
+        assert good.id == f"{PUBLISHED['set']}:3"
+        assert good.output_tokens_per_s == 3000
+        for u in left:
+            assert u.reason, column
+            assert column in u.reason or (value and value in u.reason) or not value, column
+
+
+def test_columns_that_are_measured_are_not_the_configuration(tmp_path: Path) -> None:
+    """A batch of nobody's engine is unanswered and counts against what is answered of stated."""
+    rows, left = read_rows(_file(tmp_path, backend="tgi"))
+    score = score_rows(rows, left)["summary"]
+    assert (score["predicted"], score["stating_their_configuration"]) == (1, 2)
+    assert score["answered_of_stated_pct"] == 50.0

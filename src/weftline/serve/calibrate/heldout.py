@@ -64,7 +64,7 @@ def held_out(
             continue
         own, some = [rows[i] for i in train], compiled.take(train)
         if len(train) < (1.0 - REFITTED) * len(rows):
-            vector = fit_constants(own, some, start=solved.vector, rounds=8)[0].vector
+            vector = fit_constants(own, some, start=solved.vector, rounds=12)[0].vector
         else:
             left = place[np.setdiff1d(np.arange(len(rows)), train)]
             vector = solved.without(left[left >= 0])

@@ -42,6 +42,8 @@ from weftline.serve.calibrate.rows import read_rows
 from weftline.serve.engine.closed_form import Compiled
 
 FloatArray = npt.NDArray[np.float64]
+ROUNDS: Final = 30
+"""Evaluations of the fit at most: constants that few rows speak for take many to settle."""
 AS_OF: Final = "2026-11-30"
 NAMES: Final = {"tpot": "tpot", "ttft": "ttft", "rate": "throughput"}
 
@@ -51,7 +53,7 @@ def make(out: str, paths: Sequence[str]) -> None:
     rows = unique_rows([r for path in paths for r in read_rows(path)[0]])
     rows = within_limits(rows, start_of())
     compiled = compile_rows(rows)
-    fitted = fit_all(rows, compiled)
+    fitted = fit_all(rows, compiled, rounds=ROUNDS)
     kernels = {k: p.kernel for k, p in fitted.processes.items()}
     keep = [i for i, r in enumerate(rows) if not is_left_out(r)]
     own = [rows[i] for i in keep]

@@ -148,7 +148,8 @@ def _activation_bytes(setting: Setting, config: ServingConfig) -> float:
 
 def _runtime_bytes(setting: Setting, config: ServingConfig) -> float:
     """The process's own memory, a group's buffers and the sampler's scratch on one chip."""
-    sampled = min(config.max_batch / config.dp, MOST_SAMPLED)
+    most = MOST_SAMPLED if config.engine == "vllm" else SAMPLED  # others sample as they go
+    sampled = min(config.max_batch / config.dp, most)
     runtime = CONTEXT_BYTES + (GROUP_BYTES if config.chips_per_replica > 1 else 0.0)
     return runtime + sampled * setting.work.vocab * SAMPLER_BYTES / config.tp
 

@@ -18,6 +18,7 @@ from weftline.serve.engine.config import ServingConfig
 from weftline.serve.search.asked import question_of
 from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import SPARES_BASIS, token_costs
+from weftline.serve.search.launch import launch_settings
 from weftline.serve.search.screen import Option, Screened
 from weftline.spec import (
     METRICS,
@@ -68,7 +69,7 @@ def plan_of(
         ranking=(*(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]), *unpriced),
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=lost, search=search, occupancy=occupancy,
-        asked=question_of(job),
+        asked=question_of(job), launch=launch_settings(config),
         model_notes=model.remarks,
     )  # fmt: skip
 

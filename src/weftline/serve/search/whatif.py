@@ -27,7 +27,7 @@ _NAMED: Final[Mapping[str, str]] = {
 _PLAIN: Final = (
     "price", "precision", "engine", "kv", "rate", "input", "output", "ttft", "tpot", "e2e",
     "discount", "region", "max_chips", "max_batch", "routing", "window", "speculate", "burstiness",
-    "spread", "seed", "disaggregated", "prefix_cache",
+    "spread", "seed", "disaggregated", "prefix_cache", "cache_hit", "within", "headroom",
 )  # fmt: skip
 _DEGREES: Final = ("tp", "pp", "dp", "ep")
 KNOBS: Final = (*_NAMED, *_PLAIN, *_DEGREES)

@@ -26,6 +26,8 @@ LIVES: Final = 5.0
 FEWEST, MOST = 240, 6000
 JITTER: Final = 0.2
 """Lengths are spread by so much to either side: equal ones would run in waves."""
+KEPT: Final = 0.98
+"""Share of the cache that the longest request may take for its length to be spread."""
 MOST_FOUND: Final = 0.99
 COUNTED: Final = (0.3, 0.9)
 """The share of requests, in the order they end, whose rate is taken."""
@@ -71,14 +73,17 @@ def _of_lengths(config: ServingConfig, lengths: _Lengths) -> float:
     traffic = lengths.traffic
     each = float(traffic.prefill_tokens.mean() + traffic.decode_tokens.mean())
     try:
-        held = memory(config).kv_capacity_tokens / max(each, 1.0)
+        held = memory(config).kv_capacity_tokens
     except NoFeasiblePlanError:
         return 0.0
-    at_once = min(float(config.max_batch), max(held, 1.0)) * config.decode_workers
+    at_once = min(float(config.max_batch), max(held / max(each, 1.0), 1.0)) * config.decode_workers
     n = int(min(MOST, max(FEWEST, LIVES * at_once)))
     rng = np.random.default_rng(0)
     pick = rng.integers(0, traffic.requests, n)
-    factor = rng.uniform(1.0 - JITTER, 1.0 + JITTER, (2, n))
+    whole = (traffic.prefill_tokens + traffic.decode_tokens)[pick]
+    # What just fits must not be made longer.
+    jitter = np.where((1.0 + JITTER) * whole < KEPT * held, JITTER, 0.0)
+    factor = 1.0 + jitter * rng.uniform(-1.0, 1.0, (2, n))
     queued = Traffic(
         name="queued", arrived_s=np.linspace(0.0, n * 1e-6, n),
         prefill_tokens=np.maximum(traffic.prefill_tokens[pick] * factor[0], 1).astype(np.int64),

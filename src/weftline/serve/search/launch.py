@@ -1,0 +1,55 @@
+"""How to start the engine of a planned replica: what was simulated, in the engine's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from weftline.serve.engine.config import ServingConfig
+
+__all__ = ["launch_settings"]
+
+_Settings = Callable[[ServingConfig], dict[str, str]]
+
+
+def _vllm(c: ServingConfig) -> dict[str, str]:
+    return {
+        "--max-num-seqs": f"{c.max_batch // c.dp}",
+        "--max-num-batched-tokens": f"{c.chunk_tokens}",
+        "--gpu-memory-utilization": f"{c.memory_fraction:g}",
+        **({"--enable-prefix-caching": ""} if c.prefix_cache
+           else {"--no-enable-prefix-caching": ""}),
+    }  # fmt: skip
+
+
+def _sglang(c: ServingConfig) -> dict[str, str]:
+    return {
+        "--max-running-requests": f"{c.max_batch}",
+        "--chunked-prefill-size": f"{c.chunk_tokens}",
+        "--mem-fraction-static": f"{c.memory_fraction:g}",
+        **({} if c.prefix_cache else {"--disable-radix-cache": ""}),
+    }  # fmt: skip
+
+
+def _tensorrt_llm(c: ServingConfig) -> dict[str, str]:
+    return {
+        "max_batch_size": f"{c.max_batch // c.dp}", "max_num_tokens": f"{c.chunk_tokens}",
+        "kv_cache_config.free_gpu_memory_fraction": f"{c.memory_fraction:g}",
+        "kv_cache_config.enable_block_reuse": str(c.prefix_cache).lower(),
+        "enable_chunked_prefill": "true",
+    }  # fmt: skip
+
+
+_BY_ENGINE: Final[Mapping[str, _Settings]] = {
+    "vllm": _vllm, "sglang": _sglang, "trtllm": _tensorrt_llm,
+}  # fmt: skip
+
+
+def launch_settings(config: ServingConfig) -> dict[str, str]:
+    """Setting -> value ("" for a bare flag) of one engine process, each attention rank's own where
+    it has several; empty for engines without settings of that kind (JetStream, NeuronX).
+
+    Names are those of vLLM 0.19, SGLang 0.5 and TensorRT-LLM 1.2.
+    """
+    make = _BY_ENGINE.get(config.engine)
+    return {} if make is None else make(config)
