@@ -21,9 +21,7 @@ class Alive(TorchDispatchMode):  # type: ignore[misc]
         self.peak_bytes = 0
         self._met: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         known = {id(_storage(t)) for t in tree_leaves((args, kwargs)) if _plain(t)}
         made = func(*args, **(kwargs or {}))
