@@ -1,4 +1,4 @@
-"""Text to tokens and back; a batch is a function of seed and step; a second run makes what lacks."""
+"""Text to tokens and back; a batch is a function of seed and step; a second run makes the rest."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_what_is_prepared_decodes_to_the_text_it_was_made_of(tmp_path: Path) -> 
     shards = open_shards(out, seq_len=8)
     coder = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
     text = coder.decode(shards.read(0, shards.tokens).tolist(), skip_special_tokens=False)
-    wanted = "".join(t.decode("utf-8", "replace") + "<|end|>" for t in (TEXT[:20_000],
-                                                                        TEXT[20_000:30_000]))  # fmt: skip
+    files = (TEXT[:20_000], TEXT[20_000:30_000])
+    wanted = "".join(t.decode("utf-8", "replace") + "<|end|>" for t in files)
     assert text == wanted
     # Again: nothing to do. A shard cut short, and an index gone: that shard alone.
     assert prepare([str(tmp_path)], out, vocab=400, shard_bytes=15_000).made == 0

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Alive"]
 
 
-class Alive(TorchDispatchMode):  # type: ignore[misc]
+class Alive(TorchDispatchMode):
     """Counts what is made while it is in force; what was there before does not count."""
 
     def __init__(self) -> None:
