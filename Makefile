@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test test-slow crash lint types fmt lock docs golden clean
+.PHONY: help plan setup test train-demo test-slow crash lint types fmt lock docs golden clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -52,6 +52,9 @@ setup: $(DEV)  ## make .venv with everything the tests need
 test: $(DEV) lint types  ## lint, types, then the whole suite
 	$(call say,tests)
 	@$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
+
+train-demo: $(DEV)  ## train a small model, kill a rank of it, predicted beside measured
+	@WEFTLINE=$(BIN)/weftline sh examples/train/demo.sh build/train-demo
 
 test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)

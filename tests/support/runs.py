@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def byte_shards(folder: Path, text: bytes, *, cuts: tuple[int, ...] = (1 << 15,)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     edges = (0, *cuts, len(text))
-    for number, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (a, b) in enumerate(pairwise(edges)):
         data = np.frombuffer(text[a:b], np.uint8).astype("<u2").tobytes()
         (folder / f"shard-{number}.bin").write_bytes(data)
         rows.append({"file": f"shard-{number}.bin", "tokens": b - a, "bytes": len(data),

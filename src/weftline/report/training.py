@@ -72,15 +72,20 @@ def render_comparison(found: Any) -> str:
            f"the plan is about other things: {found.other}; ratios say how they differ, not how "
            "well it predicts"), hang="  ",
     )  # fmt: skip
-    rows = []
+    rows, seen = [], dict[str, str]()
     for row in found.rows:
         both = row.predicted and row.measured is not None
         rows.append((
             row.name, _amount(row.predicted, row.unit), _amount(row.measured, row.unit),
-            f"{row.measured / row.predicted:.2f}" if both else "", row.basis,
+            f"{row.measured / row.predicted:.2f}" if both else "",
         ))  # fmt: skip
-    header = ("", "predicted", "measured", "ratio", "measured by")
-    lines += ["", *table(header, rows, right=frozenset({1, 2, 3}))]
+    header = ("", "predicted", "measured", "ratio")
+    lines += ["", *table(header, rows, right=frozenset({1, 2, 3})), ""]
+    for row in found.rows:
+        if row.basis and row.measured is not None and row.basis not in seen:
+            seen[row.basis] = row.name.strip()
+    lines += [line for basis, name in seen.items() for line in wrapped(f"{name}: {basis}",
+                                                                       hang="  ")]  # fmt: skip
     if found.explains and found.same:
         lines += ["", f"differs most: {found.explains}"]
     return page(lines)

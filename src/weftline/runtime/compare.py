@@ -108,14 +108,14 @@ def _parts(plan: Plan, run: Path, step_s: float) -> list[Row]:
     profile = _profile(run)
     scale = step_s / sum(profile.values()) if profile else 0.0
     rows = []
+    basis = "parts are of one profiled step of rank 0, scaled to the median" if profile else ""
     for name, (theirs, ours) in _GROUPS.items():
         predicted = sum(own.get(part, 0.0) for part in theirs)
         if name == _EXCHANGES:
             predicted = sum(v for part, v in own.items() if part not in named | {_LEARNT})
         measured = sum(profile.get(part, 0.0) for part in ours) * scale if profile else None
         rows.append(Row(name=f"  {name}", unit="s", predicted=predicted, measured=measured,
-                        basis="one profiled step, scaled to the median" if profile else
-                        "no step was profiled"))  # fmt: skip
+                        basis=basis))  # fmt: skip
     if _LEARNT in own:
         rows.append(Row(name=f"  {_LEARNT}", unit="s", predicted=own[_LEARNT], measured=None,
                         basis=""))  # fmt: skip

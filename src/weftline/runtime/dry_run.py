@@ -92,7 +92,7 @@ def _tried(recipe: Recipe, torch: Any) -> DryRun:
         first, last = layers_of_stages(recipe.layout, depth)[0]
         stages = stage_count(recipe.layout)
         if len({_kind(layer) for layer in whole.base_model.layers}) > 1:  # type: ignore[union-attr]
-            sizes = (last - first,)
+            sizes: tuple[int, ...] = (last - first,)
         else:
             sizes = (1, 2)
         tries = [_with_layers(recipe, size * stages, torch) for size in sizes]

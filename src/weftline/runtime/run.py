@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weftline.runtime.keep.supervise import Outcome, supervise
+from weftline.runtime.train.export import export_weights
 from weftline.runtime.train.recipe import Recipe
 
 __all__ = ["run"]
@@ -22,4 +23,7 @@ def run(recipe: Recipe, folder: Path, *, say: Callable[[dict[str, Any]], None]) 
         model = models.build(models.config_of(recipe.config), attention="eager")
         models.check_count(model, recipe.parameters)
         del model
-    return supervise(recipe, folder, work, say=say)
+    outcome = supervise(recipe, folder, work, say=say)
+    if outcome.finished:
+        export_weights(recipe, folder)
+    return outcome

@@ -39,13 +39,17 @@ class Piece:
             return file.read(self.end - self.begin).decode("utf-8", "replace")
 
 
-def pieces_of(sources: Sequence[str]) -> list[Piece]:
-    """All documents of the sources. Raises InputError: missing, binary, or nothing to read."""
+def pieces_of(sources: Sequence[str], *, without: Path | None = None) -> list[Piece]:
+    """All documents of the sources, but for a folder that lies among them.
+
+    Raises InputError: missing, binary, or nothing to read.
+    """
+    left_out = None if without is None else without.resolve()
     found: list[Piece] = []
     for source in sources:
-        files = list(_files(source))
-        for path in files:
-            found += _cut(path)
+        for path in list(_files(source)):
+            if left_out is None or left_out not in path.resolve().parents:
+                found += _cut(path)
     if not sum(p.end - p.begin for p in found):
         raise InputError("no text found", where=", ".join(sources),
                          hint="give files or folders of text, or `stdlib`")  # fmt: skip

@@ -67,7 +67,7 @@ def prepare(
     if vocab <= _ALPHABET:
         raise InputError(f"{vocab} is too few: the bytes alone are {_ALPHABET}", where="--vocab")
     _tokenizers()
-    pieces = pieces_of(sources)
+    pieces = pieces_of(sources, without=folder)
     said = progress or (lambda _name, _share: None)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Alive"]
 
 
-class Alive(TorchDispatchMode):  # type: ignore[misc]
+class Alive(TorchDispatchMode):
     """Counts what is made while it is in force; what was there before does not count."""
 
     def __init__(self) -> None:
@@ -21,9 +21,7 @@ class Alive(TorchDispatchMode):  # type: ignore[misc]
         self.peak_bytes = 0
         self._met: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         known = {id(_storage(t)) for t in tree_leaves((args, kwargs)) if _plain(t)}
         made = func(*args, **(kwargs or {}))

@@ -168,6 +168,8 @@ def _otherwise(plan: Plan, recipe: Recipe) -> list[str]:
         notes.append(f"{plan.job.optimizer} runs as AdamW with fp32 moments")
     if plan.job.offload:
         notes.append("optimizer states stay on the device: no offload")
+    if plan.job.tune == "qlora":
+        notes.append("qlora trains adapters beside fp32 weights: no 4-bit weights here")
     if layout.zero in (1, 2) and layout.cp * layout.dp > 1:
         notes.append(f"ZeRO-{layout.zero} runs as FSDP2 that keeps gathered weights for a step")
     if layout.recompute == "selective":
@@ -195,6 +197,11 @@ def _cannot(recipe: Recipe, model: Model) -> list[InputError]:
         wrong.append(InputError(
             f"{heads} key heads do not divide by tp={layout.tp}: transformers does not repeat them",
             hint="plan with a smaller --layout tp=..",
+        ))  # fmt: skip
+    if recipe.tune == "lora" and not recipe.weights:
+        wrong.append(InputError(
+            "adapters need weights to stand beside", where="--weights",
+            hint="give the folder of a model that transformers reads",
         ))  # fmt: skip
     if recipe.tune == "lora" and (layout.tp > 1 or layout.pp > 1 or layout.ep > 1):
         wrong.append(InputError(
