@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from weftline.cli.burst_shared import Flag, Folder, Step, notes, out, reading, share
-from weftline.cli.options import Format, Json
+from weftline.cli.options import Form, Format, Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -316,12 +316,6 @@ def advise(
     interval
         Judge this interval instead of looking for the best.
     """
-    from dataclasses import asdict
-
-    from weftline.burst.advise.advice import Job, measured_figures
-    from weftline.burst.advise.advice import advise as advise_job
-    from weftline.report.burst import render_advice
-
     rates = {
         "staging": staging, "nvme_write": nvme_write, "nvme_read": nvme_read,
         "store": object_store, "shared": shared, "peer": None if peer == "none" else peer,
@@ -331,19 +325,33 @@ def advise(
         "interval": interval,
     }  # fmt: skip
     shares = {"local_share": local_share, "slowdown_share": slowdown, "node_share": node_share}
-    given = {k: v for k, v in _parsed(state, rates, times, shares).items() if v is not None}
-    figures: dict[str, Any] = {}
+    figures = _figures(_parsed(state, rates, times, shares), measured, copies=peer != "none")
+    return _advise({"nodes": nodes, "copies": copies, **figures}, json=json, form=form)
+
+
+def _advise(figures: dict[str, Any], *, json: bool, form: Form) -> int:
+    from dataclasses import asdict
+
+    from weftline.burst.advise.advice import Job, advise
+    from weftline.report.burst import render_advice
+
+    answer = advise(Job(**figures))
+    data = {**asdict(answer), "gained_nodes": answer.gained_nodes}
+    return out(data, render_advice, json=json, form=form)
+
+
+def _figures(typed: dict[str, Any], measured: Path | None, *, copies: bool) -> dict[str, Any]:
+    """Fields of a job that are given or measured here, and which are which."""
+    from weftline.burst.advise.advice import measured_figures
+
+    given = {k: v for k, v in typed.items() if v is not None}
+    figures: dict[str, Any] = {} if copies else {"peer_bytes_per_s": None}
     basis = dict.fromkeys(given, "given")
     if measured is not None:
         found, what = measured_figures(_json_of(measured), where=str(measured))
-        figures = {k: v for k, v in found.items() if k not in given}
-        basis |= dict.fromkeys(figures, what)
-    if peer == "none":
-        figures["peer_bytes_per_s"] = None
-    answer = advise_job(Job(nodes=nodes, copies=copies, basis=basis, **figures, **given))
-    return out(
-        {**asdict(answer), "gained_nodes": answer.gained_nodes}, render_advice, json=json, form=form
-    )
+        figures |= {k: v for k, v in found.items() if k not in given}
+        basis = dict.fromkeys(found, what) | basis
+    return {**figures, **given, "basis": basis}
 
 
 def _json_of(file: Path) -> Any:
