@@ -5,6 +5,7 @@ python joint_ranks.py FOLDER
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import warnings
@@ -67,7 +68,7 @@ def state_of(rank: int) -> dict[str, Any]:
         "model": {"embed": weight, "head": weight, "other": weight.clone()},
         "optimizer": {"state": {0: {"exp": torch.ones(2)}, 1: {"exp": torch.zeros(2)}},
                       "groups": [{"lr": 0.1, "params": [0, 1]}]},
-        "odd": ODD,
+        "odd": copy.deepcopy(ODD),  # torch loads into what it is given, under keys of text
         "mine": PerRank(Own(rank + 1)),
     }  # fmt: skip
 

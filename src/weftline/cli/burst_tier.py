@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from weftline.cli.burst_shared import Flag, Folder, Step, notes, out, reading, share
-from weftline.cli.options import Format, Json
+from weftline.cli.options import Form, Format, Json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,15 +254,18 @@ def advise(
     state: str,
     nodes: int,
     mtbf: str | None = None,
-    staging: str = "80GB/s",
-    nvme_write: str = "4GB/s",
-    nvme_read: str = "6GB/s",
-    peer: str = "10GB/s",
-    object_store: str = "100GB/s",
-    shared: str = "100GB/s",
-    restart: str = "5min",
+    measured: Path | None = None,
+    staging: str | None = None,
+    nvme_write: str | None = None,
+    nvme_read: str | None = None,
+    peer: str | None = None,
+    copies: int = 1,
+    object_store: str | None = None,
+    shared: str | None = None,
+    restart: str | None = None,
     local_share: str | None = None,
-    slowdown: str = "5%",
+    node_share: str | None = None,
+    slowdown: str | None = None,
     stall: str | None = None,
     persist: str | None = None,
     restore: str | None = None,
@@ -280,24 +283,30 @@ def advise(
         Nodes that share it.
     mtbf
         Time between failures of the whole job; by default from a published rate a node.
+    measured
+        What `burst bench FOLDER --json` has answered here: staging and NVMe as they were measured.
     staging
-        A node's copy from its devices into host memory.
+        A node's copy from its devices into host memory; 80GB/s is assumed.
     nvme_write
-        A node's NVMe, writing.
+        A node's NVMe, writing; 4GB/s is assumed.
     nvme_read
-        A node's NVMe, reading.
+        A node's NVMe, reading; 6GB/s is assumed.
     peer
-        A node's link to the peer that keeps a copy; `none` without one.
+        A node's link to those that keep copies in memory, `none` without copies; 10GB/s is assumed.
+    copies
+        How many other nodes keep a copy of a share.
     object_store
-        The object store, from all nodes together.
+        The object store, from all nodes together; 100GB/s is assumed.
     shared
-        The shared file system that the blocking save writes to.
+        The shared file system that the blocking save writes to; 100GB/s is assumed.
     restart
-        From a failure until processes run, before they read.
+        From a failure until processes run, before they read; 5min is assumed.
     local_share
-        Failures that leave a copy on NVMe or a peer; by default 95% with peers, 50% without.
+        Failures that leave every share on NVMe or in memory; 95% with copies is assumed.
+    node_share
+        Failures that take a node's disk and memory with them; 50% is assumed.
     slowdown
-        How much slower training runs while a save is written.
+        How much slower training runs while a save is written; 5% is assumed.
     stall
         Measured stall, instead of --staging.
     persist
@@ -307,12 +316,6 @@ def advise(
     interval
         Judge this interval instead of looking for the best.
     """
-    from dataclasses import asdict
-
-    from weftline.burst.advise.advice import Job
-    from weftline.burst.advise.advice import advise as advise_job
-    from weftline.report.burst import render_advice
-
     rates = {
         "staging": staging, "nvme_write": nvme_write, "nvme_read": nvme_read,
         "store": object_store, "shared": shared, "peer": None if peer == "none" else peer,
@@ -321,11 +324,48 @@ def advise(
         "mtbf": mtbf, "restart": restart, "stall": stall, "persist": persist, "restore": restore,
         "interval": interval,
     }  # fmt: skip
-    shares = {"local_share": local_share, "slowdown_share": slowdown}
-    found = advise_job(Job(nodes=nodes, **_parsed(state, rates, times, shares)))
-    return out(
-        {**asdict(found), "gained_nodes": found.gained_nodes}, render_advice, json=json, form=form
-    )
+    shares = {"local_share": local_share, "slowdown_share": slowdown, "node_share": node_share}
+    figures = _figures(_parsed(state, rates, times, shares), measured, copies=peer != "none")
+    return _advise({"nodes": nodes, "copies": copies, **figures}, json=json, form=form)
+
+
+def _advise(figures: dict[str, Any], *, json: bool, form: Form) -> int:
+    from dataclasses import asdict
+
+    from weftline.burst.advise.advice import Job, advise
+    from weftline.report.burst import render_advice
+
+    answer = advise(Job(**figures))
+    data = {**asdict(answer), "gained_nodes": answer.gained_nodes}
+    return out(data, render_advice, json=json, form=form)
+
+
+def _figures(typed: dict[str, Any], measured: Path | None, *, copies: bool) -> dict[str, Any]:
+    """Fields of a job that are given or measured here, and which are which."""
+    from weftline.burst.advise.advice import measured_figures
+
+    given = {k: v for k, v in typed.items() if v is not None}
+    figures: dict[str, Any] = {} if copies else {"peer_bytes_per_s": None}
+    basis = dict.fromkeys(given, "given")
+    if measured is not None:
+        found, what = measured_figures(_json_of(measured), where=str(measured))
+        figures |= {k: v for k, v in found.items() if k not in given}
+        basis = dict.fromkeys(found, what) | basis
+    return {**figures, **given, "basis": basis}
+
+
+def _json_of(file: Path) -> Any:
+    """What a JSON file holds."""
+    from json import loads
+
+    from weftline.errors import InputError
+
+    try:
+        return loads(file.read_text())
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(file)) from error
+    except ValueError as error:
+        raise InputError(f"this is not JSON: {error}", where=str(file)) from None
 
 
 def _parsed(

@@ -265,20 +265,34 @@ def _advice_row(case: Data) -> tuple[str, ...]:
 def _advice_basis(data: Data) -> list[str]:
     job, burst = data["job"], data["burst"]
     plan = burst["schedule"]
-    peer = job["peer_bytes_per_s"]
-    copies = f" and to a peer at {format_rate(peer)}" if peer else ""
+    peer, basis = job["peer_bytes_per_s"], job["basis"]
+
+    def rate(field: str) -> str:
+        return f"{format_rate(job[field])} ({basis.get(field, 'assumed')})"
+
+    copies = ""
+    if peer:
+        nodes = "node's" if job["copies"] == 1 else "nodes'"
+        copies = f", then into {job['copies']} other {nodes} memory at {rate('peer_bytes_per_s')}"
+    times = {"stall_s": "stall", "persist_s": "time until committed", "restore_s": "local restore"}
+    given = [f"{what} {format_duration(job[k])}" for k, what in times.items() if job[k] is not None]
     lines = ["What it rests on"]
     texts = [
         f"a failure every {format_duration(data['mtbf_s'])} ({data['mtbf_basis']})",
         f"{format_bytes(job['state_bytes'] / job['nodes'])} a node, staged at "
-        f"{format_rate(job['staging_bytes_per_s'])}, written to NVMe at "
-        f"{format_rate(job['nvme_write_bytes_per_s'])}{copies} (assumed unless given)",
+        f"{rate('staging_bytes_per_s')}, written to NVMe at {rate('nvme_write_bytes_per_s')}"
+        f"{copies}; read back at {rate('nvme_read_bytes_per_s')}",
+        *([f"instead of these, given: {', '.join(given)}"] if given else []),
+        f"{job['node_share']:.0%} of failures take a node's disk and memory with them "
+        f"({basis.get('node_share', 'assumed')})",
         f"{data['local_share']:.0%} of failures are answered from there, the rest from the object "
         f"store, which has a checkpoint every {format_duration(plan['level_intervals_s'][1])}, "
         f"{format_duration(burst['drained_s'])} after its save, at "
-        f"{format_rate(job['store_bytes_per_s'])}",
-        f"training runs {job['slowdown_share']:.0%} slower while a save is written",
-        f"restart without reading: {format_duration(job['restart_s'])}, the same for both",
+        f"{rate('store_bytes_per_s')}",
+        f"training runs {job['slowdown_share']:.0%} slower while a save is written "
+        f"({basis.get('slowdown_share', 'assumed')})",
+        f"restart without reading: {format_duration(job['restart_s'])}, the same for both "
+        f"({basis.get('restart_s', 'assumed')})",
         "known forms, from the stall alone: "
         + ", ".join(f"{k} {format_duration(v)}" for k, v in data["forms_s"].items()),
     ]

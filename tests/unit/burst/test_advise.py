@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from weftline.burst.advise.advice import Job, advise
+from weftline.burst.advise.advice import Job, advise, measured_figures
 from weftline.burst.advise.interval import poisson_availability
 from weftline.errors import InputError
 
@@ -19,8 +19,9 @@ def test_a_trillion_parameters_on_2048_nodes() -> None:
     own = 14e12 / 2048
     assert found.mtbf_s == pytest.approx(86_400 / (3.79e-3 * 2048))
     assert found.burst.copy_s == pytest.approx(own / 80e9)
-    assert found.burst.persist_s == pytest.approx(own / 4e9)
-    assert found.burst.drained_s == pytest.approx(own / 4e9 + 140)
+    committed_s = own / 4e9 + own / 10e9  # on the disk, then in another node's memory
+    assert found.burst.persist_s == pytest.approx(committed_s)
+    assert found.burst.drained_s == pytest.approx(committed_s + 140)
     assert found.blocking.copy_s == pytest.approx(140)
     plan = found.blocking.schedule
     assert plan.goodput == pytest.approx(
@@ -45,12 +46,32 @@ def test_five_minutes_blocking_wastes_23_percent() -> None:
     [
         ("mtbf_s", 1e5, 1e4), ("nvme_write_bytes_per_s", 8e9, 1e9), ("restart_s", 60.0, 900.0),
         ("store_bytes_per_s", 1e12, 1e10), ("local_share", 1.0, 0.2), ("slowdown_share", 0.0, 0.5),
+        ("nvme_read_bytes_per_s", 6e9, 1e8), ("copies", 1, 2),
         ("stall_s", 0.01, 5.0), ("persist_s", 1.0, 60.0), ("restore_s", 1.0, 60.0),
     ],
 )  # fmt: skip
 def test_better_is_better(field: str, better: float, worse: float) -> None:
     good, bad = (advise(replace(TRILLION, **{field: v})).burst for v in (better, worse))
     assert good.schedule.goodput > bad.schedule.goodput
+
+
+def test_a_lost_node_reads_from_memory_and_the_others_from_their_disks() -> None:
+    slow_link = replace(TRILLION, peer_bytes_per_s=1e8, persist_s=2.0, local_share=1.0)
+    own = 14e12 / 2048
+    for share in (0.0, 0.25, 1.0):
+        found = advise(replace(slow_link, node_share=share)).burst.recovery_s
+        assert found == pytest.approx(300 + (1 - share) * own / 6e9 + share * own / 1e8)
+
+
+def test_figures_say_what_they_rest_on() -> None:
+    bench = {"state_bytes": 1e9, "stall_s": 0.1, "durable_bytes_per_s": 2e9,
+             "load_bytes_per_s": 3e9, "folder": "/nvme"}  # fmt: skip
+    figures, what = measured_figures(bench, where="bench.json")
+    assert figures == {"staging_bytes_per_s": 1e10, "nvme_write_bytes_per_s": 2e9,
+                       "nvme_read_bytes_per_s": 3e9}  # fmt: skip
+    assert what == "measured here in /nvme"
+    with pytest.raises(InputError, match="no answer of"):
+        measured_figures({"rounds": 3}, where="bench.json")
 
 
 def test_a_given_interval_is_judged_not_chosen() -> None:

@@ -1,16 +1,17 @@
 """What a job would lose to saving and to failures, and how often it should save: on paper.
 
-The state is sharded over the nodes without copies. A save stalls training for the copy of a node's
-share into host memory; it is committed when the share is on NVMe (and on a peer, where asked for);
-it drains to an object store behind that. Against it stands a save that blocks until the whole state
-is on a shared file system. Both are given the same failures and the same time to restart, and each
-its best interval.
+The state is sharded over the nodes. A save stalls training for the copy of a node's share into host
+memory; it is committed when the share is on NVMe and, after that, in the memory of other nodes; it
+drains to an object store behind that. Against it stands a save that blocks until the whole state is
+on a shared file system. Both are given the same failures and the same time to restart, and each its
+best interval.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from weftline.burst.advise.interval import (
     Level,
@@ -23,7 +24,7 @@ from weftline.burst.advise.interval import (
 )
 from weftline.errors import InputError
 
-__all__ = ["Advice", "Case", "Job", "advise"]
+__all__ = ["Advice", "Case", "Job", "advise", "measured_figures"]
 
 FAILURES_PER_NODE_DAY: Final = 3.79e-3
 FAILURES_BASIS: Final = (
@@ -49,7 +50,9 @@ class Job:
     """A node's NVMe, sustained."""
     nvme_read_bytes_per_s: float = 6e9
     peer_bytes_per_s: float | None = 10e9
-    """A node's link to the peer that keeps a second copy; None for no such copy."""
+    """A node's link to the nodes that keep copies of its share in memory; None for no copies."""
+    copies: int = 1
+    """So many other nodes have a copy."""
     store_bytes_per_s: float = 100e9
     """The object store, from all nodes together."""
     shared_bytes_per_s: float = 100e9
@@ -58,7 +61,10 @@ class Job:
     """From a failure until processes run again, without reading the checkpoint."""
     local_share: float | None = None
     """Share of failures after which NVMe and peers still hold the whole state; by default 0.95
-    with a peer's copy, and 0.5 without, where a lost node takes its share with it."""
+    with copies, and what loses no node without."""
+    node_share: float = 0.5
+    """Share of failures that take a node's disk and memory with them: its share is then read from
+    another node's memory, where there is a copy; after the others each node reads its own disk."""
     slowdown_share: float = 0.05
     """How much slower training runs while a save is being written; counted as further stall."""
     stall_s: float | None = None
@@ -69,6 +75,8 @@ class Job:
     """Measured time of a local restore, instead of the reading above."""
     interval_s: float | None = None
     """Judge this interval instead of looking for the best."""
+    basis: Mapping[str, str] = field(default_factory=dict)
+    """What a figure rests on, by the name of its field, where that is not an assumption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +122,7 @@ def advise(job: Job) -> Advice:
     mtbf_s = job.mtbf_s or DAY_S / (FAILURES_PER_NODE_DAY * job.nodes)
     share = job.local_share
     if share is None:
-        share = 0.5 if job.peer_bytes_per_s is None else 0.95
+        share = 1 - job.node_share if job.peer_bytes_per_s is None else 0.95
     burst = _burst(job, mtbf_s, share)
     stall_s = burst.schedule.stall_s
     return Advice(
@@ -138,6 +146,25 @@ def advise(job: Job) -> Advice:
     )
 
 
+def measured_figures(bench: Mapping[str, Any], *, where: str) -> tuple[dict[str, float], str]:
+    """Fields of a job from the answer of ``burst bench --json``, and what to call their basis.
+
+    The copy is one within host memory, where a device's may be slower. Raises InputError.
+    """
+    try:
+        found = {
+            "staging_bytes_per_s": float(bench["state_bytes"]) / float(bench["stall_s"]),
+            "nvme_write_bytes_per_s": float(bench["durable_bytes_per_s"]),
+            "nvme_read_bytes_per_s": float(bench["load_bytes_per_s"]),
+        }
+        return found, f"measured here in {bench['folder']}"
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise InputError(
+            "this is no answer of `burst bench`", where=where,
+            hint="weftline burst bench FOLDER --json > bench.json",
+        ) from None  # fmt: skip
+
+
 def _burst(job: Job, mtbf_s: float, share: float) -> Case:
     own_bytes = job.state_bytes / job.nodes
     stall_s = job.stall_s
@@ -146,12 +173,14 @@ def _burst(job: Job, mtbf_s: float, share: float) -> Case:
     persist_s = job.persist_s
     if persist_s is None:
         persist_s = own_bytes / job.nvme_write_bytes_per_s
-        if job.peer_bytes_per_s is not None:  # both are written at once; the slower one counts
-            persist_s = max(persist_s, own_bytes / job.peer_bytes_per_s)
+        if job.peer_bytes_per_s is not None:  # a share is copied from the disk's pages, after that
+            persist_s += job.copies * own_bytes / job.peer_bytes_per_s
     read_s = job.restore_s
     if read_s is None:
-        slowest = min(job.nvme_read_bytes_per_s, job.peer_bytes_per_s or float("inf"))
-        read_s = own_bytes / slowest
+        disk_s = own_bytes / job.nvme_read_bytes_per_s
+        peer_s = own_bytes / (job.peer_bytes_per_s or float("inf"))
+        lost = max(0.0, share - (1 - job.node_share)) / share if share else 0.0
+        read_s = (1 - lost) * disk_s + lost * max(disk_s, peer_s)  # all wait for the slowest
     drain_s = job.state_bytes / job.store_bytes_per_s
     local = Level(
         name="NVMe and peers", persist_s=persist_s, recovery_s=job.restart_s + read_s,
@@ -193,7 +222,12 @@ def _blocking(job: Job, mtbf_s: float, rate: float) -> Case:
 def _check(job: Job) -> None:
     if job.nodes < 1:
         raise InputError("at least one node is needed", where="--nodes")
-    shares = {"--local-share": job.local_share or 0.0, "--slowdown": job.slowdown_share}
+    shares = {
+        "--local-share": job.local_share or 0.0, "--slowdown": job.slowdown_share,
+        "--node-share": job.node_share,
+    }  # fmt: skip
+    if job.copies < 1:
+        raise InputError(f"{job.copies} copies are none: say `--peer none`", where="--copies")
     for where, value in shares.items():
         if not 0 <= value <= 1:
             raise InputError(f"{value:g} is not a share: 0 to 1", where=where)
