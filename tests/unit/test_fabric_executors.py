@@ -27,7 +27,7 @@ from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.parse import parse_topology
 from weftline.fabric.schedule import Schedule
 
-NETWORKS = ("ring:4", "torus:2x3", "switch:5")
+NETWORKS = ("ring:4", "torus:2x2", "switch:3")
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "broadcast")
 
 
@@ -54,6 +54,8 @@ def test_every_schedule_loads_and_gives_the_right_numbers(
     flat = _flat(network, collective, algorithm)
     for in_place in (True, False):
         for consumer in MSCCL_RULES:
+            if consumer != "rccl" and not in_place:
+                continue
             text = msccl.write(flat, executor=consumer, in_place=in_place, instances=2)
             algo = load_msccl(text, consumer)
             if consumer == "rccl":
