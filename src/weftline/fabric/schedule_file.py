@@ -63,7 +63,8 @@ def timed(
     busiest = int(np.argmax(timing.link_load_bytes)) if topology.links else 0
     return {
         **_facts(file, schedule), "proved": True, "size_bytes": size_bytes,
-        "network": topology.name, "time_s": seconds, "evaluator": timing.evaluator, "exact": timing.exact,
+        "network": topology.name, "time_s": seconds,
+        "evaluator": timing.evaluator, "exact": timing.exact,
         "algorithm_bytes_per_s": algorithm_bandwidth(size_bytes, seconds),
         "bus_bytes_per_s": bus_bandwidth(schedule.collective, schedule.ranks, size_bytes, seconds),
         "bound_s": least.time_s, "share_of_bound": least.time_s / seconds if seconds else None,
