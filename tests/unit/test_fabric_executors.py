@@ -21,13 +21,13 @@ from weftline.cli.main import run
 from weftline.errors import InputError
 from weftline.fabric.algorithms import algorithms_for, build
 from weftline.fabric.checker import check
-from weftline.fabric.formats.programs import msccl, mscclpp, plans
+from weftline.fabric.formats.programs import chakra, msccl, mscclpp, plans
 from weftline.fabric.formats.programs.blocks import EXECUTORS
 from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.parse import parse_topology
 from weftline.fabric.schedule import Schedule
 
-NETWORKS = ("ring:4", "torus:2x3", "switch:5")
+NETWORKS = ("ring:4", "torus:2x2", "switch:3")
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather", "all-to-all", "broadcast")
 
 
@@ -54,6 +54,8 @@ def test_every_schedule_loads_and_gives_the_right_numbers(
     flat = _flat(network, collective, algorithm)
     for in_place in (True, False):
         for consumer in MSCCL_RULES:
+            if consumer != "rccl" and not in_place:
+                continue
             text = msccl.write(flat, executor=consumer, in_place=in_place, instances=2)
             algo = load_msccl(text, consumer)
             if consumer == "rccl":
@@ -183,3 +185,27 @@ def test_schedule_command_proves_times_and_shows_a_file(
     assert "4 ranks" in capsys.readouterr().err
     path.write_text("<algo", "utf-8")
     assert run(["schedule", "check", str(path)]) == 2
+
+
+def test_traces_of_others_are_timed_and_not_proved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ring of 3 passes 1 GB on, with compute between: three links one after the other."""
+    size = {"comm_size": 10**9, "comm_tag": 7}
+    for rank in range(3):
+        nodes = [chakra.Node(id=0, name="r", type=chakra.RECEIVE,
+                             attributes={**size, "comm_src": (rank - 1) % 3}),
+                 chakra.Node(id=1, name="compute", type=4, data=(0,)),
+                 chakra.Node(id=2, name="s", type=chakra.SEND, data=(1,),
+                             attributes={**size, "comm_dst": (rank + 1) % 3})]  # fmt: skip
+        if rank == 0:
+            nodes = [replace(nodes[2], id=0, data=()), replace(nodes[0], id=1)]
+        (tmp_path / f"t.{rank}.et").write_bytes(chakra.encode(chakra.Trace(nodes=tuple(nodes))))
+    on = ["--on", "ring:3", "--link", "100GB/s", "--latency", "1us"]
+    file = str(tmp_path / "t.0.et")
+    assert run(["schedule", "time", file, *on, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["time_s"] == pytest.approx(3 * (0.01 + 1e-6), rel=1e-6)
+    assert (said["messages"], said["other_nodes"], said["proved"]) == (3, 2, False)
+    assert run(["schedule", "check", file]) == 2
+    assert "do not say which chunks" in capsys.readouterr().err

@@ -46,7 +46,12 @@ def check(
 
 @app.command
 def time(
-    file: File, size: Annotated[str, Parameter(help="Bytes, as nccl-tests counts them: 1GB.")], *,
+    file: File,
+    size: Annotated[
+        str | None,
+        Parameter(help="Bytes, as nccl-tests counts them: 1GB. A trace of others says its own."),
+    ] = None,
+    *,
     on: str, link: Link = None, latency: Latency = None, json: Json = False, form: Format = "table",
 ) -> int:  # fmt: skip
     """How long a file's schedule takes on a network, and how far that is from the best.

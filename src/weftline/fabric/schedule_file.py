@@ -12,9 +12,11 @@ from weftline.fabric.bounds import bound
 from weftline.fabric.checker import check
 from weftline.fabric.evaluators import algorithm_bandwidth, bus_bandwidth, evaluate
 from weftline.fabric.formats import read_schedule
+from weftline.fabric.formats.schedules import read_traces
 from weftline.fabric.graph import Topology
 from weftline.fabric.parse import parse_topology
 from weftline.fabric.schedule import Schedule
+from weftline.fabric.trace_time import trace_time
 from weftline.units import parse_bytes
 
 
@@ -36,9 +38,18 @@ def checked(
 
 
 def timed(
-    file: Path, size: str, *, on: str, link: str | None = None, latency: str | None = None
+    file: Path, size: str | None, *, on: str, link: str | None = None, latency: str | None = None
 ) -> dict[str, Any]:
     """The time of a file's schedule on a network, proved first, beside the lower bound."""
+    if file.suffix == ".et":
+        traces = read_traces(file)
+        if "weftline_schedule" not in traces[0].attributes:
+            # A trace of others says its own sizes, and not which chunks a message carries.
+            topology = parse_topology(on, link=link, latency=latency, where="--on")
+            return {"file": str(file), "proved": False} | trace_time(traces, topology, str(file))
+    if size is None:
+        raise InputError("no size to time it for", where="SIZE",
+                         hint="bytes of the buffer, as nccl-tests counts them: 1GB")  # fmt: skip
     size_bytes = parse_bytes(size, where="SIZE")
     schedule = read_schedule(file)
     topology = _network(on, schedule, link, latency)
@@ -51,8 +62,9 @@ def timed(
     seconds = timing.time_s
     busiest = int(np.argmax(timing.link_load_bytes)) if topology.links else 0
     return {
-        **_facts(file, schedule), "size_bytes": size_bytes, "network": topology.name,
-        "time_s": seconds, "evaluator": timing.evaluator, "exact": timing.exact,
+        **_facts(file, schedule), "proved": True, "size_bytes": size_bytes,
+        "network": topology.name, "time_s": seconds,
+        "evaluator": timing.evaluator, "exact": timing.exact,
         "algorithm_bytes_per_s": algorithm_bandwidth(size_bytes, seconds),
         "bus_bytes_per_s": bus_bandwidth(schedule.collective, schedule.ranks, size_bytes, seconds),
         "bound_s": least.time_s, "share_of_bound": least.time_s / seconds if seconds else None,

@@ -22,6 +22,13 @@ def render_check(said: dict[str, Any]) -> str:
 
 def render_time(said: dict[str, Any]) -> str:
     """The answer of ``weftline schedule time``."""
+    if not said["proved"]:
+        return page([
+            *wrapped(f"{format_duration(said['time_s'])} for {said['messages']:,} messages of "
+                     f"{format_bytes(said['bytes'])} in all on {said['network']}"), "",
+            *wrapped("A trace says who sends how much when, not which chunks: nothing is proved. "
+                     f"{said['other_nodes']:,} nodes that send nothing take no time here."),
+        ])  # fmt: skip
     share = said["share_of_bound"]
     of_bound = "" if share is None else f", {share:.0%} of the bound"
     exact = "" if said["exact"] else " (estimate)"

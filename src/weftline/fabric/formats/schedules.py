@@ -91,6 +91,24 @@ def write_files(contents: Mapping[str, bytes], path: str | Path) -> list[Path]:
     return found
 
 
+def read_traces(path: Path) -> list[chakra.Trace]:
+    """All ranks' Chakra traces, of which ``path`` is one; InputError for unreadable files."""
+    match = re.fullmatch(r"(.*)\.\d+\.et", path.name)
+    names = [path]
+    if match and path.parent.is_dir():
+        pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\.et")
+        found = [(int(m[1]), p) for p in path.parent.iterdir()
+                 if (m := pattern.fullmatch(p.name))]  # fmt: skip
+        names = [p for _, p in sorted(found)] or names
+    traces = []
+    for name in names:
+        try:
+            traces.append(chakra.decode(name.read_bytes(), str(name)))
+        except OSError as error:
+            raise InputError(f"cannot read `{name}`: {error}") from error
+    return traces
+
+
 def read_schedule(path: str | Path) -> Schedule:
     """The schedule in an MSCCL, MSCCL++ or (ours) Chakra file; of ``NAME.0.et`` all ranks' files.
 
@@ -98,20 +116,7 @@ def read_schedule(path: str | Path) -> Schedule:
     """
     path = Path(path)
     if path.suffix == ".et":
-        match = re.fullmatch(r"(.*)\.\d+\.et", path.name)
-        names = [path]
-        if match:
-            pattern = re.compile(re.escape(match[1]) + r"\.(\d+)\.et")
-            found = [(int(m[1]), p) for p in path.parent.iterdir()
-                     if (m := pattern.fullmatch(p.name))]  # fmt: skip
-            names = [p for _, p in sorted(found)] or names
-        traces = []
-        for name in names:
-            try:
-                traces.append(chakra.decode(name.read_bytes(), str(name)))
-            except OSError as error:
-                raise InputError(f"cannot read `{name}`: {error}") from error
-        return chakra.read_schedule_traces(traces, str(path))
+        return chakra.read_schedule_traces(read_traces(path), str(path))
     text = read_text(path)
     if text.lstrip().startswith("<"):
         return msccl.read(text, str(path))

@@ -183,6 +183,9 @@ def _value(number: int, value: int, body: bytes, where: str) -> Value:
     if number == 27:
         return bool(value)
     if number in _SCALARS:
+        if len(body) != struct.calcsize(_SCALARS[number]):
+            raise InputError(f"field {number} holds {len(body)} bytes", where=where,
+                             hint="is this an .et file?")  # fmt: skip
         found: Value = struct.unpack(_SCALARS[number], body)[0]
         return found
     if number in (29, 31):
