@@ -24,7 +24,7 @@ import namespaces as ns
 from launchers import free_port
 
 INSIDE, BETWEEN = 50e6, 6.25e6
-TP_RUNS, ACTIVATION_BYTES, SHARD_BYTES = 8, 256 << 10, 512 << 10
+TP_RUNS, ACTIVATION_BYTES, SHARD_BYTES = 32, 256 << 10, 512 << 10  # 8 layers of 4
 STEP = """
 import json, os, sys, time, torch, torch.distributed as dist
 runs, act, shard = json.loads(sys.argv[1])

@@ -192,7 +192,10 @@ class Job:
 THROTTLE = """\
 import os, signal, sys, time
 pid = int(sys.argv[1])
-os.nice(-15)
+try:  # on a busy machine the pauses are to be as long as they are meant
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+except OSError:
+    os.nice(-15)
 try:
     while True:
         os.kill(pid, signal.SIGSTOP)

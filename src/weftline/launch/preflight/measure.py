@@ -31,6 +31,9 @@ WORK_S: Final = 0.1
 WORK_WINDOWS: Final = 4
 PASSES: Final = 6
 PAUSE_S: Final = 0.2
+ROUNDS_AGAIN: Final = 4
+CONFIRM_UNTIL_S: Final = 35.0
+"""No pass begins later: 1,000 chips are done within a minute (tests/unit/launch, simulated)."""
 """How often what looks slow is measured again before it is said to be."""
 Suspects = Callable[[list[dict[str, Any]]], tuple[list[tuple[int, int]], list[int]]]
 """Reports so far -> pairs and ranks to measure again."""
@@ -80,14 +83,16 @@ def measure(
 ) -> list[dict[str, Any]] | None:  # fmt: skip
     """Measure everything; the reports of all ranks on rank 0, None elsewhere."""
     report = Report(rank=world.rank, facts=discover(), device=world.device)
-    began = time.monotonic()
+    began = began_all = time.monotonic()
 
     def took(name: str) -> None:
         nonlocal began
         report.took_s[name], began = time.monotonic() - began, time.monotonic()
 
     world.tell("host", report.facts["host"])
-    hosts = [str(world.hear("host", rank)) for rank in range(world.size)]
+    if world.rank == 0:  # one reader, one list: not every rank asks for every other
+        world.tell("hosts", [str(world.hear("host", rank)) for rank in range(world.size)])
+    hosts = list(world.hear("hosts", 0))
     for number, pairs in enumerate(rounds_of(world.size)):
         _round(world, f"round{number}", pairs, report.links)
     took("links")
@@ -97,7 +102,7 @@ def measure(
         if world.rank in ranks:
             report.work_per_s = work_per_s(world.device)
     took("work")
-    confirm(world, report, suspects)
+    confirm(world, report, suspects, hosts, began_all)
     took("again")
     first = world.rank in turns[0]
     if first:  # one of each host: disks and stores are the host's
@@ -140,7 +145,9 @@ def _round(
         world.renew()
 
 
-def confirm(world: Transport, report: Report, suspects: Suspects) -> None:
+def confirm(
+    world: Transport, report: Report, suspects: Suspects, hosts: list[str], began: float
+) -> None:
     """Measure again what looks slow, and keep the best: what is broken stays so, what was held up
     by something else does not. Rank 0 chooses; all hear its choice."""
     for number in range(PASSES):
@@ -155,19 +162,24 @@ def confirm(world: Transport, report: Report, suspects: Suspects) -> None:
         if world.rank == 0:
             told = [world.hear(f"so-far{number}", rank) for rank in range(world.size)]
             pairs, ranks = suspects(told)
-            world.tell(f"again{number}", {"pairs": pairs, "ranks": ranks})
+            if time.monotonic() - began > CONFIRM_UNTIL_S:
+                pairs, ranks = [], []
+            rounds = disjoint([tuple(pair) for pair in pairs])[:ROUNDS_AGAIN]
+            turns = turns_of([hosts[rank] for rank in ranks])
+            again = [[ranks[n] for n in turn] for turn in turns]
+            world.tell(f"again{number}", {"rounds": rounds, "turns": again})
         chosen = world.hear(f"again{number}", 0)
-        if not chosen["pairs"] and not chosen["ranks"]:
+        if not chosen["rounds"] and not chosen["turns"]:
             return
         time.sleep(PAUSE_S)
-        for n, some in enumerate(disjoint([tuple(p) for p in chosen["pairs"]])):
-            again: list[Link] = []
-            _round(world, f"again{number}.{n}", some, again)
-            for link in again:
+        for n, some in enumerate(chosen["rounds"]):
+            links: list[Link] = []
+            _round(world, f"again{number}.{n}", some, links)
+            for link in links:
                 _keep_best(report, link)
-        for rank in chosen["ranks"]:
-            world.meet(f"again{number}.work{rank}")
-            if world.rank == rank:
+        for n, turn in enumerate(chosen["turns"]):
+            world.meet(f"again{number}.work{n}")
+            if world.rank in turn:
                 report.work_per_s = max(report.work_per_s, work_per_s(world.device))
 
 

@@ -31,25 +31,15 @@ def _circle(ranks: int) -> tuple[Pairs, ...]:
 
 
 def _doubling(ranks: int) -> tuple[Pairs, ...]:
-    """Distance 2**k twice: blocks of that size with the next, then shifted by one block."""
+    """Distances 1, 2, 4 ...: even blocks of that size with the next, then odd ones."""
     found = []
     distance = 1
     while distance < ranks:
-        for shift in (0, distance):
-            pairs = [
-                (low, (low + distance) % ranks)
-                for low in range(shift, ranks - (ranks % (2 * distance)) + shift)
-                if (low - shift) // distance % 2 == 0 and low < ranks
-                and (low + distance < ranks or shift)
-            ]  # fmt: skip
-            kept: list[tuple[int, int]] = []
-            used: set[int] = set()
-            for a, b in pairs:
-                if a != b and not {a, b} & used:
-                    used |= {a, b}
-                    kept.append((min(a, b), max(a, b)))
-            if kept:
-                found.append(tuple(sorted(kept)))
+        for odd in (0, 1):
+            pairs = tuple((low, low + distance) for low in range(ranks - distance)
+                          if low // distance % 2 == odd)  # fmt: skip
+            if pairs:
+                found.append(pairs)
         distance *= 2
     return tuple(found)
 
