@@ -23,7 +23,8 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
     def asked(*argv: str) -> dict[str, Any]:
         assert run([*argv, "--json"]) == 0
         out, err = capsys.readouterr()
-        assert err == ""
+        # On a busy machine a command may say that it still runs.
+        assert all(line.startswith("still ") for line in err.splitlines())
         answer: dict[str, Any] = json.loads(out)
         return answer
 

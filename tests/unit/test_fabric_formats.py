@@ -12,23 +12,24 @@ from hypothesis import strategies as st
 
 from weftline.cli.main import run
 from weftline.errors import InputError, InputErrors
-from weftline.fabric.formats import (
-    Host,
-    astra_sim,
+from weftline.fabric.formats import Host, import_fabric, read_topology
+from weftline.fabric.formats.clusters import (
     clouds,
-    fabric_file,
-    ibnetdiscover,
-    import_fabric,
-    infragraph,
     kubernetes,
-    read_topology,
     schedulers,
     slurm_conf,
     slurm_yaml,
-    tenstorrent,
     topograph,
 )
-from weftline.fabric.formats.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.clusters.hostlist import compress_hosts, expand_hosts
+from weftline.fabric.formats.networks import (
+    astra_sim,
+    fabric_file,
+    ibnetdiscover,
+    infragraph,
+    tenstorrent,
+)
+from weftline.fabric.formats.speeds import LinkSpeeds
 from weftline.fabric.parse import parse_topology
 
 TREE = """\
@@ -286,7 +287,7 @@ edges: [{ep1: {component: "nvsw[0:4]"}, ep2: {component: "xpu[0:8]"}, scheme: ma
 links: [{name: nv}]
 """
     assert infragraph.detect(device)
-    found = infragraph.read(device, "f", link_bytes_per_s=112.5e9)
+    found = infragraph.read(device, "f", speeds=LinkSpeeds(every=112.5e9))
     assert (found.ranks, found.switches, found.links) == (8, 4, 64)
     assert found.egress_bytes_per_s()[0] == pytest.approx(450e9)
     with pytest.raises(InputError, match="f:3: a link without bandwidth"):
@@ -309,7 +310,7 @@ def test_ibnetdiscover_reads_switches_adapters_and_rates() -> None:
     found = ibnetdiscover.read(IB, "f")
     assert (found.ranks, found.switches, found.links) == (2, 2, 6)
     assert set(found.bandwidth_bytes_per_s.tolist()) == {50e9}
-    assert found.labels == ("node01 mlx5_0", "node02 mlx5_0", "leaf01", "spine")
+    assert found.labels == ("node01", "node02", "leaf01", "spine")
     found.require_connected()
 
 
@@ -340,7 +341,7 @@ def test_tenstorrent_closes_only_rings() -> None:
         (TORUS.replace("z: 2", "z: two"), 5, "not a point"),
         ("- topology: a\n  tree: {}\n  flat: true\n", 1, "tree, flat"),
         (EC2.replace('"i-2"', "7"), 4, "InstanceId"),
-        (NODES.replace("nvidia.com/gpu.clique", "x").replace("network-node-layer-3: nn-4", "y: z"),
+        (NODES.replace("gpu.clique", "gpu.product").replace("network-node-layer-3: nn-4", "y: z"),
          9, "none of the labels"),
         (MODEL.replace("[leaf]", "[leef]"), 2, "unknown switch `leef`"),
         (IB.replace("4xNDR", "4xMDR"), 4, "unknown rate"),
@@ -396,9 +397,10 @@ def test_damaged_files_never_end_in_a_traceback(text: str, data: st.DataObject) 
 
 
 def _readers() -> list[tuple[str, Any]]:
-    from weftline.fabric.formats.files import IMPORTERS
+    from weftline.fabric.formats.files import FORMATS, Asked
 
-    return [(n, lambda t, w, r=r: r(t, w, None)) for n, (looks, r) in IMPORTERS.items()]
+    asked = Asked(chip="h100")
+    return [(n, lambda t, w, r=f.read: r(t, w, asked)) for n, f in FORMATS.items()]
 
 
 # --- the command --------------------------------------------------------------------------------

@@ -15,23 +15,22 @@ from weftline.errors import InputError
 from weftline.fabric.formats import (
     Description,
     Host,
-    astra_sim,
-    clouds,
     from_networkx,
-    infragraph,
-    kubernetes,
-    networkx_json,
     read_topology,
-    schedulers,
-    slurm_conf,
-    slurm_yaml,
-    tenstorrent,
     to_networkx,
-    topograph,
     topology_of,
     write_description,
     write_topology,
 )
+from weftline.fabric.formats.clusters import (
+    clouds,
+    kubernetes,
+    schedulers,
+    slurm_conf,
+    slurm_yaml,
+    topograph,
+)
+from weftline.fabric.formats.networks import astra_sim, infragraph, networkx_json, tenstorrent
 from weftline.fabric.graph import Topology
 from weftline.fabric.parse import parse_topology
 from weftline.fabric.routing import routes

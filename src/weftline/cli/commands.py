@@ -30,6 +30,8 @@ COMMANDS: Final = (
      "Memory to train, tune or serve MODEL, by part, and the fewest chips that hold it."),
     ("model", "model:app", "What a model holds: parameters, counted exactly."),
     ("plan", "plan:app", "Find the best plan for a job."),
+    ("schedule", "schedule:app",
+     "Schedules in files of MSCCL, MSCCL++ and Chakra: proved, timed, shown."),
     ("score", "score:app", "Hold predictions against measurements."),
     ("simulate", "simulate:app",
      "Simulate a collective or a serving system without the hardware."),

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
+from weftline.cli.slow import slow_said
 
 
 def import_fabric(
@@ -26,20 +27,23 @@ def import_fabric(
 ) -> int:
     """A cluster's own topology file as a fabric, joined with the catalogue's link speeds.
 
-    Reads Slurm's topology.conf and topology.yaml, EC2 DescribeInstanceTopology,
-    GCE and OCI host topology, Kubernetes node labels, volcano, topograph, InfraGraph,
-    ASTRA-sim networks, networkx JSON, ibnetdiscover and Tenstorrent meshes.
+    Reads NCCL's topology and graph XML, nvidia-smi topo -m, rocm-smi --showtopo, Slurm's
+    topology.conf and topology.yaml, EC2 DescribeInstanceTopology, GCE and OCI host
+    topology, Kubernetes node labels, volcano, topograph, LLDP and netq, InfraGraph,
+    ASTRA-sim, htsim and ns-3 networks, networkx JSON, ibnetdiscover, Tenstorrent meshes.
 
     Parameters
     ----------
     file
-        The file; its format is told from its content.
+        The file, its format told from its content; FILE#NAME for one of several
+        topologies in it; a folder for LLDP's files of many hosts.
     chip
-        Accelerator of the hosts: h100, trn2. Needed where the file has no speeds.
+        Accelerator of the hosts: h100, trn2. Needed where the file says neither.
     chips_per_node
         Accelerators of one host; the chip's usual number if not given.
     link
-        Speed one way of a chip's network link, in place of the catalogue's: 50GB/s.
+        Speed one way of a chip's network link, in place of the catalogue's: 50GB/s; of
+        links that a file leaves open by class: nvlink=450GB/s,pcie=64GB/s.
     oversubscription
         How much less a switch's uplinks carry than what is below it.
     kind
@@ -54,17 +58,21 @@ def import_fabric(
 
     from weftline.errors import InputError
     from weftline.fabric.formats import files, topology_of
+    from weftline.fabric.formats.clusters.expanded import with_chips
+    from weftline.fabric.formats.speeds import parse_speeds
     from weftline.fabric.formats.summary import summary_of
     from weftline.report.fabric_import import render_import
-    from weftline.units import parse_rate_bytes_per_s
 
-    rate = None if link is None else parse_rate_bytes_per_s(link, where="--link")
-    found = files.import_fabric(file, kind=kind, link_bytes_per_s=rate)
-    topology = found.topology
-    if topology is None and chip is not None and found.description is not None:
+    speeds = parse_speeds(link)
+    with slow_said(f"reading {file}", "--kind, where many formats are tried"):
+        found = files.import_fabric(file, kind=kind, speeds=speeds, chip=chip)
+    topology, described = found.topology, found.description
+    if topology is not None and found.ends_are_hosts and chip is not None:
+        topology = with_chips(topology, chip, chips_per_node)
+    if topology is None and described is not None and (chip is not None or described.says_chips):
         topology = topology_of(
-            found.description, chip, chips_per_host=chips_per_node,
-            oversubscription=oversubscription, link_bytes_per_s=rate,
+            described, chip, chips_per_host=chips_per_node, oversubscription=oversubscription,
+            link_bytes_per_s=speeds.every,
         )  # fmt: skip
     written = None
     if output is not None:

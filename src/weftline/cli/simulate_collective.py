@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.options import Format, Json
+from weftline.cli.slow import slow_said
 
 if TYPE_CHECKING:
     from weftline.fabric import Collective, Topology
@@ -98,7 +99,8 @@ def collective(
     options: dict[str, Any] = {"how": evaluator, "root": root, "target": target, "prove": prove,
                                "everything": everything, "library": known_library(library),
                                "version": library_version}  # fmt: skip
-    with compiling_said():
+    quicker = "--algorithm NAME times one, --evaluator closed-form or steps follows no message"
+    with compiling_said(), slow_said(f"timing {network.ranks:,} chips", quicker):
         answer = collective_answer(
             network, kind, nbytes, algorithm=algorithm, host=host, whole=whole, **options
         )

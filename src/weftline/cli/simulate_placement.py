@@ -1,4 +1,4 @@
-"""``weftline simulate placement``: a job's axes on a torus, by cost and beside the habits."""
+"""``weftline simulate placement``: a job's axes on a network, by cost and beside the habits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ def placement(
     link: str | None = None,
     latency: str | None = None,
     measure: Literal["links", "rings"] = "links",
+    chips_per_node: int | None = None,
+    usable: int | None = None,
+    segment: int | None = None,
+    together: str | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
-    """Where each rank of a job goes on a torus or mesh, and what the usual orders would cost.
+    """Where each rank of a job goes on a network, and what the usual orders would cost.
+
+    On a torus or mesh axes are cut over its sides. Behind switches it is decided which ranks
+    share a host, a rack and a rail, and what is spare in a rack.
 
     Parameters
     ----------
     on
-        The network: torus:8x8x16, tpu-v5p:4x4x8, or a file of `weftline import`.
+        The network: torus:8x8x16, tpu-v5p:4x4x8, h100-clos:64, gb200-clos:144, or a file
+        of `weftline import`.
     axes
         Parallel axes and sizes, outermost first: pp=2,dp=8,tp=4.
     traffic
@@ -36,6 +44,15 @@ def placement(
         Speed one way of one link: 100GB/s, one value or one an axis.
     latency
         Of one link: 1us.
+    chips_per_node
+        Chips of a host behind switches; as the network's chip has them if not given.
+    usable
+        Hosts of each rack (scale-up domain) that the job may take: 16 of NVL72's 18.
+    segment
+        Keep every so many hosts of the job in one rack: Slurm's --segment, Kueue's
+        podset slice.
+    together
+        Axes whose groups must not leave a rack: tp,ep.
     measure
         What the collectives are: over all links of the part an axis spans, or rings
         in rank order.
@@ -43,7 +60,8 @@ def placement(
 
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, compare
-    from weftline.report.placement import render_placement
+    from weftline.fabric.placement.packed_answer import packed_answer
+    from weftline.report.placement import render_packed, render_placement
     from weftline.spec.parse import Collector
 
     collect = Collector()
@@ -54,6 +72,14 @@ def placement(
     if sizes is None or topology is None:
         return 2
     calls = [e for e in entries if isinstance(e, AxisTraffic)]
+    if topology.grid is None:
+        said = packed_answer(
+            sizes, topology, calls, chips_per_host=chips_per_node, usable_hosts=usable,
+            segment_hosts=segment,
+            together=[] if together is None else [w.strip() for w in together.split(",")],
+        )  # fmt: skip
+        show(said, lambda: render_packed(said), json=json, form=form)
+        return 0
     found = compare(sizes, topology, calls, measure)
     found["network"] = topology.name
     show(found, lambda: render_placement(found), json=json, form=form)

@@ -368,23 +368,26 @@ def _check_fractions(orbit: OrbitSchedule) -> None:
 def _representatives(orbit: OrbitSchedule) -> Schedule:
     """All rows of the chunk whose home is rank 0, of every colour: colour c's is chunk c."""
     shape = np.asarray(orbit.grid.shape)
-    points = orbit.grid.coordinates(np.arange(orbit.ranks))
     parts: list[tuple[IntArray, IntArray, IntArray]] = []
-    code = (orbit.whole << np.arange(len(shape))).sum(axis=1)
-    for pattern in np.unique(code):
-        # The chips that send the chunk: at minus the block on fixed axes, anywhere on whole ones.
-        members = np.flatnonzero(code == pattern)
-        fixed = ~orbit.whole[members[0]]
-        free = points[(points[:, fixed] == 0).all(axis=1)]
-        at = (np.where(fixed, -orbit.block[members], 0)[:, None, :] + free) % shape
-        there = orbit.grid.rank(at + orbit.offset[members][:, None, :])
-        numbers = np.repeat(members, len(free))
-        parts.append((numbers, orbit.grid.rank(at).ravel(), there.ravel()))
+    # Rows that carry the same axes whole are followed together: on the others the sender stands
+    # where the block's home is rank 0, on these everywhere.
+    patterns, pattern = np.unique(orbit.whole, axis=0, return_inverse=True)
+    for number, whole in enumerate(patterns):
+        rows = np.flatnonzero(pattern.reshape(-1) == number)
+        sides = np.where(whole, shape, 1)
+        every = np.stack(np.unravel_index(np.arange(int(sides.prod())), tuple(sides)), axis=-1)
+        fixed = np.where(whole, 0, -orbit.block[rows] % shape)
+        point = fixed[:, None, :] + every[None, :, :]
+        there = orbit.grid.rank(point + orbit.offset[rows][:, None, :])
+        parts.append((np.repeat(rows, len(every)), orbit.grid.rank(point).reshape(-1),
+                      there.reshape(-1)))  # fmt: skip
     nothing = (np.zeros(0, np.int64),) * 3
     row, source, destination = (
         np.concatenate([p[i] for p in parts or [nothing]]) for i in range(3)
     )
-    order = np.lexsort((row, orbit.step[row]))
+    by_row = np.lexsort([source, row])
+    row, source, destination = row[by_row], source[by_row], destination[by_row]
+    order = np.argsort(orbit.step[row], kind="stable")
     row = row[order]
     colours = len(orbit.colour_share)
     return Schedule(

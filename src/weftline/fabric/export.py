@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric.algorithms import algorithms_for, build
 from weftline.fabric.evaluators import evaluate
-from weftline.fabric.formats.schedules import SCHEDULE_FORMATS, write_schedule
+from weftline.fabric.formats.schedules import EXECUTORS, SCHEDULE_FORMATS, Program, write_schedule
 from weftline.fabric.graph import Topology
 from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.parse import parse_topology
@@ -37,6 +37,7 @@ def export_of(
     algorithm: str = "auto",
     link: str | None = None,
     latency: str | None = None,
+    how: Program | None = None,
 ) -> Export:
     """Build and write a collective. Raises InputError for what cannot be built or written.
 
@@ -45,6 +46,9 @@ def export_of(
     if to not in SCHEDULE_FORMATS:
         raise UnknownNameError("schedule format", to, SCHEDULE_FORMATS, where="--to",
                                hint=f"one of {', '.join(SCHEDULE_FORMATS)}")  # fmt: skip
+    if how is not None and how.executor not in EXECUTORS:
+        raise UnknownNameError("executor", how.executor, EXECUTORS, where="--executor",
+                               hint=f"one of {', '.join(EXECUTORS)}")  # fmt: skip
     kind = next((c for c in COLLECTIVES if c == collective.strip().lower().replace("_", "-")), None)
     if kind is None:
         raise UnknownNameError("collective", collective, COLLECTIVES,
@@ -58,7 +62,7 @@ def export_of(
         try:
             made = build(topology, kind, name)
             flat = _flat(made)
-            contents = write_schedule(flat, to, size_bytes)
+            contents = write_schedule(flat, to, size_bytes, how)
         except InputError as error:
             if algorithm != "auto":
                 raise

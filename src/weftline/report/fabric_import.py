@@ -25,6 +25,10 @@ def render_import(said: dict[str, Any]) -> str:
                              f"{cluster['domain_hosts_most']} hosts")  # fmt: skip
         for name, shape in cluster["shapes"].items():
             lines.append(f"{name}: {'x'.join(map(str, shape))}")
+        for what, count in cluster["left_out"].items():
+            lines += wrapped(f"left out: {count} {what}")
+        for note in cluster["notes"]:
+            lines += wrapped(note)
     else:
         lines.append(f"a network of links ({said['format']})")
     if network is None:

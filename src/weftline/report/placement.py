@@ -47,3 +47,37 @@ def render_placement(found: dict[str, Any]) -> str:
 
 def _time(value: float | None) -> str:
     return "-" if value is None else format_duration(value)
+
+
+def render_packed(said: dict[str, Any]) -> str:
+    """The summary of a placement behind switches."""
+    gain = said["gain"]
+    first = f"{format_duration(said['cost_s'])} of exchanges a step on {said['network']}"
+    if gain is not None:
+        first += f", rank order takes {gain:.2f} times as long" if gain > 1.005 else (
+            ", as in rank order")  # fmt: skip
+    rows = [
+        (axis, str(said["axes"][axis]), said["shares"].get(axis, ""))
+        for axis in reversed(said["order"])
+        if said["axes"][axis] > 1
+    ]
+    head = ("axis, closest first", "ranks", "groups inside the")
+    lines = [*wrapped(first), "", *table(head, rows, right=frozenset({1})), ""]
+    times = [(name, format_duration(seconds)) for name, seconds in said["cost_by_axis_s"].items()]
+    lines += table(("exchange", "a step"), times, right=frozenset({1}))
+    habits = [(name, format_duration(s)) for name, s in said["habits_s"].items()]
+    lines += ["", *table(("other orders", "a step"), habits, right=frozenset({1}))]
+    units = list(said["units"].items())
+    lines += ["", *wrapped(_listed("hosts used: ", [f"{n} of {u}" for u, n in units]))]
+    spare = said["spare_hosts"]
+    if spare:
+        lines += wrapped(_listed(f"spare there: {len(spare)} hosts: ", spare))
+    lines += wrapped(f"{said['looked_at']} placements looked at; {said['basis']['time']}. "
+                     "--json has the chip of each rank, in runs.")  # fmt: skip
+    return page(lines)
+
+
+def _listed(head: str, items: list[str]) -> str:
+    """The first eight of a list, and how many more there are."""
+    more = f" and {len(items) - 8} more" if len(items) > 8 else ""
+    return f"{head}{', '.join(items[:8])}{more}"

@@ -16,7 +16,7 @@ from weftline.report.frame import (
 )
 from weftline.report.offers import offers_lines, with_age
 from weftline.report.text import in_words, model_label, page, table, wrapped
-from weftline.spec import Candidate, Plan
+from weftline.spec import Candidate, Plan, RankMap
 from weftline.units import (
     format_bytes,
     format_count,
@@ -151,6 +151,8 @@ def _rank_map(plan: Plan) -> list[str]:
     found = plan.rank_map
     if found is None:
         return []
+    if found.tiers:
+        return _rank_map_behind_switches(found)
     parts = [
         f"{name}: " + ", ".join(
             f"{members} along axis {axis}" + (f", {apart} apart" if apart > 1 else "")
@@ -168,6 +170,23 @@ def _rank_map(plan: Plan) -> list[str]:
         f"nothing overlapped; {jax}. `rank_map` in the plan has the chip of each rank."
     )
     return ["", "Ranks on the torus", *wrapped(text, indent="  ", hang="  ")]
+
+
+def _rank_map_behind_switches(found: RankMap) -> list[str]:
+    shares = "; ".join(f"{axis} inside the {tier}" for axis, tier in found.shares.items())
+    order = ""
+    if found.rank_order_s is not None:
+        gain = found.rank_order_s / found.exchange_s if found.exchange_s else 1.0
+        order = f"; in rank order {format_duration(found.rank_order_s)}" + (
+            f", {gain:.2f} times as long" if gain > 1.005 else "")  # fmt: skip
+    spare = ""
+    if found.spare_chips:
+        spare = f" {found.spare_chips} chips stay spare so that no group straddles two units."
+    text = (
+        f"{shares}. Exchanges take {format_duration(found.exchange_s)} a step so, nothing "
+        f"overlapped{order}.{spare} `rank_map` in the plan has the chip of each rank."
+    )
+    return ["", "Ranks on the network", *wrapped(text, indent="  ", hang="  ")]
 
 
 def render_explanation(plan: Plan) -> str:

@@ -114,7 +114,7 @@ class Plan:
     without_plan: tuple[Rejection, ...]
     search: SearchStats
     rank_map: RankMap | None = None
-    """Chips of the ranks where they form one torus; elsewhere rank r runs on chip r."""
+    """The chip of each rank; without one rank r runs on chip r."""
     model_notes: tuple[str, ...] = ()
     """What of the model is not counted (a vision tower), or was taken for granted."""
 
@@ -125,7 +125,7 @@ class Plan:
         chip, as chips are numbered.
         """
         found = self.layout.coordinates(rank)
-        chip = rank if self.rank_map is None else self.rank_map.chips[rank]
+        chip = rank if self.rank_map is None else self.rank_map.chip(rank)
         per_host = self.cluster.chips_per_host
         place = {"rank": rank, "host": chip // per_host, "local_chip": chip % per_host}
         if self.rank_map is None:

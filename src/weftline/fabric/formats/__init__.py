@@ -1,6 +1,7 @@
 """Files other tools write and read: clusters, networks and schedules, told by their content."""
 
-from weftline.fabric.formats.description import Description, Host
+from weftline.fabric.formats.clusters.description import Description, Host
+from weftline.fabric.formats.clusters.joined import topology_of
 from weftline.fabric.formats.files import (
     IMPORTERS,
     Imported,
@@ -9,10 +10,10 @@ from weftline.fabric.formats.files import (
     write_description,
     write_topology,
 )
-from weftline.fabric.formats.joined import topology_of
-from weftline.fabric.formats.networkx_json import from_networkx, to_networkx
+from weftline.fabric.formats.networks.networkx_json import from_networkx, to_networkx
 from weftline.fabric.formats.schedules import (
     SCHEDULE_FORMATS,
+    Program,
     export_schedule,
     read_schedule,
     write_files,
@@ -25,6 +26,7 @@ __all__ = [
     "Description",
     "Host",
     "Imported",
+    "Program",
     "export_schedule",
     "from_networkx",
     "import_fabric",

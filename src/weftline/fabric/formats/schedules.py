@@ -4,33 +4,71 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.formats import chakra, msccl, mscclpp
 from weftline.fabric.formats.files import read_text
-from weftline.fabric.orbit import OrbitSchedule
+from weftline.fabric.formats.programs import blocks, chakra, msccl, mscclpp, plans
+from weftline.fabric.orbit import OrbitSchedule, expand
 from weftline.fabric.schedule import Schedule
 
 SCHEDULE_FORMATS = ("msccl", "mscclpp", "chakra")
+EXECUTORS = ("any", *blocks.EXECUTORS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """How a schedule becomes an executor's program. Chakra's traces need none of it."""
+
+    executor: str = "any"
+    """Who loads an MSCCL file: one of ``EXECUTORS``, or any of those in use."""
+    in_place: bool = True
+    """For calls whose output is their input's buffer; else for those with two."""
+    instances: int | None = None
+    """Channels, or chains of thread blocks, that share the work of one; None: 8 in all where that
+    fits."""
+    sizes: tuple[int, int] | None = None
+    """Least and most bytes the program is to be taken for; None: any."""
 
 
 def write_schedule(
-    schedule: Schedule | OrbitSchedule, to: str, size_bytes: float
+    schedule: Schedule | OrbitSchedule, to: str, size_bytes: float, how: Program | None = None
 ) -> dict[str, bytes]:
     """File endings -> contents: ``.xml``, ``.json``, or ``.0.et``, ``.1.et``, ... for Chakra.
 
     Raises UnknownNameError for another format, InputError for what a format cannot express.
     """
+    how = how or Program()
     if to == "msccl":
-        return {".xml": msccl.write(schedule).encode()}
+        sizes = how.sizes or (0, msccl.SIZE_MOST)
+        text = _msccl(schedule, how, sizes)
+        return {".xml": text.encode()}
     if to == "mscclpp":
-        return {".json": mscclpp.write(schedule).encode()}
+        sizes = how.sizes or (0, plans.MOST_BYTES)
+        text = plans.write(schedule, in_place=how.in_place, instances=how.instances, sizes=sizes)
+        return {".json": text.encode()}
     if to == "chakra":
         files = chakra.write(schedule, size_bytes)
         return {f".{rank}.et": data for rank, data in enumerate(files)}
     raise UnknownNameError("schedule format", to, SCHEDULE_FORMATS, where="--to",
                            hint=f"one of {', '.join(SCHEDULE_FORMATS)}")  # fmt: skip
+
+
+def _msccl(schedule: Schedule | OrbitSchedule, how: Program, sizes: tuple[int, int]) -> str:
+    """In as many instances as asked for, else in the most up to 8 channels that the limits hold."""
+    flat = expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
+    tried = how.instances or max(1, plans.CHAINS // max(1, len(np.unique(flat.colour))))
+    while True:
+        try:
+            return msccl.write(flat, executor=how.executor, in_place=how.in_place, sizes=sizes,
+                               instances=tried)  # fmt: skip
+        except InputError:
+            if how.instances is not None or tried == 1:
+                raise
+            tried //= 2
 
 
 def export_schedule(

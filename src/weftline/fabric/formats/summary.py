@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weftline.fabric.formats.description import Description
+from weftline.fabric.formats.clusters.description import Description
 from weftline.fabric.graph import Topology
 
 
@@ -37,6 +37,8 @@ def _cluster(described: Description) -> dict[str, Any]:
         "domains": len(domains),
         "domain_hosts_most": max(map(len, domains.values()), default=0),
         "shapes": {k: list(v) for k, v in described.shapes.items()},
+        "left_out": dict(described.left_out), "notes": list(described.notes),
+        "chips": sorted({h.chip for h in described.hosts if h.chip}),
         "instance_types": dict(Counter(h.instance_type for h in described.hosts
                                        if h.instance_type)),
     }  # fmt: skip

@@ -1,8 +1,8 @@
-"""The rank map of a plan whose chips form one torus: which rank runs where, by cost.
+"""The rank map of a plan: which rank runs where, by cost.
 
 The step's exchanges of the chosen layout (bytes and counts, as the step model has them) go to the
-fabric room's placement search. Where the chips are behind switches every order is as good as the
-next inside a level, and there is no map.
+fabric room's placement search: on the torus, where the chips form one, else behind switches, where
+it decides which ranks share a host, a scale-up domain and what is spare in one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from weftline.errors import InputError
 from weftline.fabric.graph import Topology
 from weftline.fabric.placement import (
     AxisTraffic,
+    axes_of_layout,
     grid_speeds,
     jax_placement,
+    pack,
     place_layout,
+    tiers_of_cluster,
     traffic_of_layout,
 )
 from weftline.fabric.schedule import Collective
@@ -27,19 +30,19 @@ from weftline.plan.step.compiled import Compiled, compile_layouts
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.layouts import columns_of
 from weftline.spec import Cluster, Layout
-from weftline.spec.rank_map import RankMap
+from weftline.spec.rank_map import RankMap, runs_of
 
 
 def rank_map_of(
     model: Model, cluster: Cluster, frame: Framework, layout: Layout, *, seq_len: int,
     precision: str,
 ) -> RankMap | None:  # fmt: skip
-    """The cheapest placement of ``layout`` on the cluster's torus; None where it is no torus.
+    """The cheapest placement of ``layout`` on the cluster; None for a single chip.
 
     Also None where the layout's ranks do not fill the torus, or cannot be laid on its sides.
     """
     torus = torus_of(cluster)
-    if torus is None or torus.ranks != layout.chips or layout.chips == 1:
+    if layout.chips == 1 or (torus is not None and torus.ranks != layout.chips):
         return None
     one = compile_layouts(
         model,
@@ -52,6 +55,8 @@ def rank_map_of(
     traffic = traffic_of(one, layout)
     if not traffic:
         return None
+    if torus is None:
+        return _behind_switches(cluster, layout, traffic)
     try:
         found = place_layout(layout, torus, traffic)
     except InputError:  # groups that end unevenly, or sides that no product of degrees makes
@@ -61,12 +66,32 @@ def rank_map_of(
     jax = jax_placement(found.axes, speeds, named, split=False)
     return RankMap(
         shape=speeds.grid.shape,
-        chips=tuple(found.rank_to_chip.tolist()),
+        runs=runs_of(found.rank_to_chip.tolist()),
         physical=dict(found.physical),
         exchange_s=found.cost_s,
         jax_s=None if jax is None else jax.cost_s,
         basis="closed forms on the torus, nothing overlapped",
     )
+
+
+def _behind_switches(
+    cluster: Cluster, layout: Layout, traffic: Sequence[AxisTraffic]
+) -> RankMap | None:
+    """The map on a network of tiers; None where expert groups end unevenly."""
+    tiers = tiers_of_cluster(cluster)
+    try:
+        axes = axes_of_layout(layout)
+        found = pack(axes, tiers, traffic_of_layout(layout, traffic))
+    except InputError:
+        return None
+    names = ["chip", *(t.name for t in tiers.tiers[:-1])]
+    return RankMap(
+        shape=tiers.shape, runs=runs_of(found.rank_to_chip.tolist()), physical={},
+        exchange_s=found.cost_s, jax_s=None, tiers=tuple(reversed(names)),
+        shares=dict(found.shares), rank_order_s=found.habits.get("rank order"),
+        spare_chips=len(found.spares),
+        basis="closed forms tier by tier, the slowest group, nothing overlapped",
+    )  # fmt: skip
 
 
 def torus_of(cluster: Cluster) -> Topology | None:

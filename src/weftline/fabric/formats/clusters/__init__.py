@@ -1,0 +1,1 @@
+"""Descriptions of clusters without link speeds: schedulers, clouds, labels, cabling."""

@@ -1,0 +1,1 @@
+"""Networks of links: graphs, simulators' topologies, fabric discovery."""

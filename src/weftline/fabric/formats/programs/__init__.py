@@ -1,0 +1,1 @@
+"""Collectives as the programs of executors and simulators: MSCCL, MSCCL++, Chakra."""
