@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from hypothesis import strategies as st
 
 from weftline.cli.main import run
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric import CollectiveTimes, cluster_of, parse_topology, predict
+from weftline.fabric import CollectiveTimes, bound, cluster_of, parse_topology, predict
 from weftline.fabric.answer import collective_answer
 from weftline.fabric.predictor.constants import Constants
-from weftline.fabric.predictor.fit import left_out_key, score_left_out
+from weftline.fabric.predictor.fit import score_left_out
 from weftline.fabric.predictor.machines import Machine
 from weftline.fabric.predictor.names import collective_name
 from weftline.fabric.predictor.networks import machine_of, machine_on
@@ -29,6 +27,7 @@ from weftline.fabric.predictor.score import read_collectives, score_collectives
 PAGE = Path(__file__).parents[2] / "docs" / "fabric-accuracy.md"
 ROWS = Path(__file__).parents[2] / "src/weftline/fabric/data/collectives_measured.csv"
 GIB = 2.0**30
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast")
 US, MS = 1e-6, 1e-3
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -102,6 +101,15 @@ def test_two_thousand_chips_are_answered_in_seconds() -> None:
     assert 300e9 <= answer["busbw_bytes_per_s"] <= 380e9
 
 
+def _file(tmp_path: Path, *rows: str) -> Path:
+    head = (
+        "system,fabric,collective,algorithm,ranks,nodes,size_bytes,time_us,busbw_GBps,kind,source"
+    )
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([head, *rows]) + "\n", "utf-8")
+    return path
+
+
 SAME = [
     ("gb200-nvl72", "GB200 NVL72", "NVLink5", 72, 18),
     ("mi300x-clos:16", "2x MI300X", "xGMI full mesh / InfiniBand NDR 8x400Gbps", 16, 2),
@@ -153,10 +161,10 @@ def test_simulate_prints_what_predict_says(capsys: pytest.CaptureFixture[str]) -
 def test_faults_cost_a_library_what_they_cost_the_schedule(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = ["simulate", "collective", "all-reduce", "1GB", "--on", "trn2-ultraserver", "--json"]
+    asked = ["simulate", "collective", "all-reduce", "1GB", "--on", "trn2-instance", "--json"]
     assert run(asked) == 0
     whole = json.loads(capsys.readouterr().out)
-    assert run([*asked, "--fail-links", "2", "--seed", "1"]) == 0
+    assert run([*asked, "--fail-links", "1", "--seed", "1"]) == 0
     broken = json.loads(capsys.readouterr().out)
     assert broken["time_s"] / whole["time_s"] == pytest.approx(
         broken["link_rate_s"] / whole["link_rate_s"]
@@ -164,63 +172,7 @@ def test_faults_cost_a_library_what_they_cost_the_schedule(
     assert broken["time_s"] > whole["time_s"]
 
 
-# --- rows ---------------------------------------------------------------------------------------
-
-
-def test_a_system_is_left_out_whole() -> None:
-    """Runs of 4 to 8 H200 on one switch by one source are one system; over EFA another."""
-    known, _ = read_collectives(ROWS)
-    keys: dict[str, set[str]] = {}
-    for row in known:
-        keys.setdefault(left_out_key(row), set()).add(row.system)
-    assert {"4x H200", "8x H200"} <= keys["h200-sxm, stas00/ml-engineering"]
-    assert "4x p5en.48xlarge (32x H200)" not in keys["h200-sxm, stas00/ml-engineering"]
-    racks = keys["gb200-nvl72 over InfiniBand NDR, coreweave/nccl-tests"]
-    assert len(racks) == 2
-
-
-def test_every_row_is_predicted_or_has_a_reason() -> None:
-    with ROWS.open(encoding="utf-8") as file:
-        total = len(list(csv.DictReader(file)))
-    found = score_collectives(*read_collectives(ROWS))
-    assert found["summary"]["rows"] == total == len(found["rows"])
-    for row in found["rows"]:
-        assert (row["predicted_s"] is None) == bool(row["reason"])
-    unnamed = [r for r in found["rows"] if "not named" in r["system"]]
-    assert all("names no chip" in r["assumed"] for r in unnamed)
-
-
-def test_error_is_predicted_over_measured() -> None:
-    found = score_collectives(*read_collectives(ROWS))
-    rows = [r for r in found["rows"] if r["error_pct"] is not None]
-    errors = [100 * (r["predicted_s"] / r["measured_s"] - 1) for r in rows]
-    assert found["summary"]["median_pct"] == pytest.approx(
-        statistics.median(abs(e) for e in errors)
-    )
-    assert found["summary"]["bias_pct"] == pytest.approx(statistics.fmean(errors))
-
-
-def test_two_digits_leave_open_what_they_leave_open(tmp_path: Path) -> None:
-    path = _file(
-        tmp_path,
-        "8x H100,NVLink4,all_reduce,x,8,1,8589934592,,0.9,measured,x",
-        "8x H100,NVLink4,all_reduce,x,8,1,8589934592,31289.0,480.43,measured,x",
-        "8x H100,NVLink4,all_reduce,x,8,1,8589934592,41.86,1.37,measured,time derived from busbw",
-    )
-    known, _ = read_collectives(path)
-    assert [r.rounding for r in known] == pytest.approx([0.05 / 0.9, 0.05 / 31289, 0.005 / 1.37])
-
-
-def test_racks_are_domains_and_nodes_of_a_rack_are_not() -> None:
-    def domains(system: str, ranks: int, nodes: int, domain: int | None = None) -> int:
-        return read_machine(system, "InfiniBand NDR", ranks, nodes, domain=domain).domains
-
-    assert domains("GB200 NVL72", 72, 18) == 1
-    assert domains("GB200 NVL72", 144, 36) == 2
-    assert domains("GB200 NVL72", 1440, 360) == 20
-    assert domains("GB200 NVL72", 72, 18, domain=36) == 2
-    assert domains("DGX H100", 64, 8) == 8
-    assert domains("Trn2 UltraServer", 64, 4) == 1
+# --- physics ------------------------------------------------------------------------------------
 
 
 def test_a_library_of_before_switches_where_it_did() -> None:
@@ -228,9 +180,6 @@ def test_a_library_of_before_switches_where_it_did() -> None:
     old, new = (predict("all-reduce", 16 * GIB, None, "gb200-clos:1440", version=v)
                 for v in ("2.26.2", "2.28"))  # fmt: skip
     assert old.time_s > 1.2 * new.time_s
-
-
-# --- physics ------------------------------------------------------------------------------------
 
 
 def test_in_switch_reduction_beats_the_ring_bound_of_its_wire() -> None:
@@ -264,10 +213,26 @@ def test_no_row_is_predicted_faster_than_the_wires_allow() -> None:
             assert said < row.measured_s, row.line
 
 
+@pytest.mark.parametrize("network", [
+    "h100:8", "h100:2", "b200:8", "h100-clos:16", "gb200-clos:144", "mi300x-xgmi", "mi300x-xgmi:2",
+    "mi300x-clos:16", "p5:32", "tpu-v5p:4x4x4", "tpu-v5p:2x2x4", "tpu-v5e:4x4", "tpu-v5e:16x16",
+    "trn2-ultraserver", "trn2-efa:64", "gaudi3-clos:32", "trn1",
+])  # fmt: skip
+def test_no_library_beats_the_bound_of_its_network(network: str) -> None:
+    """The lower bound is proved on the links; the predictor has never seen it. Of Neuron's mesh
+    only bytes are held to it: one latency of AWS's stands for a step, however many links it takes.
+    """
+    topology = parse_topology(network)
+    for kind in KINDS:
+        for size in (8.0, MIB, 64 * MIB, 8 * GIB):
+            least = bound(topology, kind, size)  # type: ignore[arg-type]
+            floor = least.bandwidth_s if "trn" in network else least.time_s
+            assert predict(kind, size, None, topology).time_s >= floor * (1 - 1e-9), (kind, size)
+
+
 NETWORKS = ("h100:8", "b200:8", "h100-clos:64", "gb200-clos:288", "mi300x-xgmi", "mi300x-clos:32",
             "p5:32", "tpu-v5p:4x4x4", "tpu-v5e:4x4", "trn2-ultraserver", "trn2-efa:64",
             "gaudi3-clos:32", "tpu-v4:2x2x2")  # fmt: skip
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "broadcast")
 
 
 @given(st.sampled_from(NETWORKS), st.sampled_from(KINDS))
@@ -370,41 +335,6 @@ def test_the_quickest_way_is_never_slower_than_a_named_one() -> None:
         assert (best <= quickest(c, made, "all-reduce", sizes, way)[1] + 1e-15).all()
 
 
-def test_networks_are_read_from_free_text() -> None:
-    two = read_machine("2x p4de.24xlarge (A100-80G)", "NVLink3 / EFAv1 4x100Gbps", 16, 2)
-    assert two.network is not None
-    assert 8 * two.network.chip_bytes_per_s == pytest.approx(50e9)
-    ndr = read_machine("DGX H100", "InfiniBand NDR", 64, 8)
-    assert ndr.network is not None
-    assert ndr.network.chip_bytes_per_s == pytest.approx(50e9)
-    p6 = read_machine("4x p6-b200.48xlarge", "EFAv4", 32, 4)
-    assert p6.chip == "b200"
-    assert p6.network is not None
-    assert p6.network.name == "EFA v4"
-    unsaid = read_machine("16 x H100", "", 16, 2)
-    assert "usual" in unsaid.assumed
-    tcp = read_machine("16 x H100", "Ethernet TCP 100Gbps", 16, 2)
-    assert tcp.network is not None
-    assert tcp.network.host.path == "tcp"
-    bridged = read_machine("2x H100 NVL", "NVLink bridge", 2, 1)
-    cards = read_machine("4x H100 NVL", "PCIe", 4, 1)
-    assert bridged.wire_bytes_per_s == pytest.approx(300e9)
-    assert (cards.kind, cards.wire_bytes_per_s) == ("pcie", 32e9)
-
-
-def test_a_rank_alone_on_its_node_has_the_port_beside_it() -> None:
-    def share(fabric: str, ranks: int, nodes: int) -> float:
-        made = read_machine("A100 SXM", fabric, ranks, nodes)
-        assert made.network is not None
-        return made.network.chip_bytes_per_s / 1e9
-
-    assert share("InfiniBand 8x200Gbps", 16, 2) == 25
-    assert share("InfiniBand 8x200Gbps", 2, 2) == 25
-    assert share("InfiniBand 1x200Gbps", 2, 2) == 25
-    assert share("InfiniBand 1x200Gbps", 16, 2) == 25 / 8
-    assert share("EFA 32x100Gbps", 2, 2) == 50
-
-
 def test_switches_that_add_up_send_the_buffer_out_once() -> None:
     """SHARP where it is asked for: twice what a tree over many nodes can reach."""
     plain = predict("all-reduce", 16 * GIB, None, "mi300x-clos:128", algorithm="tree")
@@ -415,13 +345,6 @@ def test_switches_that_add_up_send_the_buffer_out_once() -> None:
     assert said["collnet"].algorithm == "collnet" != said["auto"].algorithm
     assert said["collnet"].time_s < 0.9 * said["tree"].time_s
     assert plain.algorithm.startswith("tree")
-
-
-def test_a_line_of_a_tpu_slice_has_one_link_and_a_closed_axis_two() -> None:
-    line = read_machine("TPU v5e 4x4 slice (no wraparound), one axis of 4", "ICI", 4, 1)
-    assert line.wire_bytes_per_s == pytest.approx(45e9)
-    closed = read_machine("TPU v5e 16x16, one axis of 16", "ICI", 16, 1)
-    assert closed.wire_bytes_per_s == pytest.approx(90e9)
 
 
 def test_what_is_not_known_is_refused() -> None:
@@ -438,60 +361,3 @@ def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(InputError, match="has 8 chips, not 9"):
         predict("all-reduce", 1e9, 9, "h100")
     assert collective_name("AllReduce") == "all-reduce"
-
-
-# --- bad input ----------------------------------------------------------------------------------
-
-
-def _file(tmp_path: Path, *rows: str) -> Path:
-    head = (
-        "system,fabric,collective,algorithm,ranks,nodes,size_bytes,time_us,busbw_GBps,kind,source"
-    )
-    path = tmp_path / "rows.csv"
-    path.write_text("\n".join([head, *rows]) + "\n", "utf-8")
-    return path
-
-
-def test_rows_of_unseen_systems_are_answered(tmp_path: Path) -> None:
-    path = _file(
-        tmp_path,
-        "8x MI300X,xGMI,all_reduce,rccl,8,1,4294967296,,312.9,measured,elsewhere",
-        "4x p6-b200,EFAv4,all_reduce,nccl,32,4,17179869184,,381.8,measured,elsewhere",
-        "72x GB200 NVL72,NVLink5,all_gather,nccl,72,1,1073741824,2000,,measured,elsewhere",
-        "1024x Cerebras,none,all_reduce,x,8,1,8,1,,measured,elsewhere",
-        "8x H100,NVLink4,frobnicate,x,8,1,8,1,,measured,elsewhere",
-    )
-    found = score_collectives(*read_collectives(path))
-    assert found["summary"]["predicted"] == 3
-    # Published by others and not among the rows of the fit.
-    assert all(abs(r["error_pct"]) < 20 for r in found["rows"][:2])
-    reasons = [r["reason"] for r in found["rows"] if r["reason"]]
-    assert "no accelerator" in reasons[0]
-    assert "unknown collective" in reasons[1]
-
-
-def test_mistakes_in_a_file_name_line_and_column(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"rows.csv:2: column `time_us`: `fast`"):
-        read_collectives(_file(tmp_path, "8x H100,x,all_reduce,x,8,1,8,fast,,measured,x"))
-    empty = tmp_path / "empty.csv"
-    empty.write_text("a,b\n1,2\n", "utf-8")
-    with pytest.raises(InputError, match="lacks the columns system, collective"):
-        read_collectives(empty)
-    with pytest.raises(InputError, match="cannot read"):
-        read_collectives(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="one machine"):
-        score_left_out(*read_collectives(_file(tmp_path, "8x H100,x,all_reduce,x,8,1,8,9,,,x")))
-
-
-def test_command_gives_json_and_exit_codes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = _file(tmp_path, f"8x H100,NVLink4,all_reduce,x,8,1,{int(MIB)},28.56,64.24,measured,x")
-    assert run(["score", "collectives", str(path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {"rows", "predicted", "mape_pct", "median_pct", "p90_pct", "bias_pct",
-            "interval_coverage_pct"} == set(found["summary"])  # fmt: skip
-    assert {"summary", "groups", "rows"} <= set(found)
-    assert run(["score", "collectives", str(path), "--max-median", "0.001%"]) == 4
-    assert "Median error" in capsys.readouterr().out
-    assert run(["score", "collectives", str(tmp_path / "none.csv")]) == 2

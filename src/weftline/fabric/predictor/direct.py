@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weftline.fabric.predictor.constants import Constants
-from weftline.fabric.predictor.machines import Machine, log2
+from weftline.fabric.predictor.machines import Machine, log2, machine_facts
 from weftline.fabric.predictor.ways import Way, hop_out_s
 
 
@@ -21,13 +21,14 @@ def direct_ways(c: Constants, m: Machine, collective: str) -> list[Way]:
     if m.kind == "neuron":
         startup = c.neuron_old_call_s if m.version == (0,) else c.neuron_call_s
     sides = [s for s in m.shape if s > 1]
+    far = sum(s - 1 if m.is_line else s // 2 for s in sides)
     if collective in ("send", "broadcast"):
-        steps, moved = float(sum(s // 2 for s in sides) or 1), 1.0
+        steps, moved = float(far or 1), 1.0
         if collective == "send":
             steps = 1.0
             rate /= max(1, sum(1 if s == 2 or m.is_line else 2 for s in sides))
     elif collective == "all-to-all":
-        steps, moved = float(sum(s // 2 for s in sides) or 1), _exchanged(m, sides, per)
+        steps, moved = float(far or 1), _exchanged(m, per)
     else:
         steps, moved = float(passes * sum(s - 1 for s in sides)), passes * (per - 1) / per
     seconds_per_byte = moved / rate
@@ -47,19 +48,23 @@ def direct_ways(c: Constants, m: Machine, collective: str) -> list[Way]:
     if m.kind == "neuron" and steps > passes and m.version != (0,) and len(sides) > 1:
         # Small messages go straight to every rank, over as many links as lie between: the mesh
         # algorithm of newer runtimes, on chips with more links than a ring's.
-        far = max(1.0, sum(s / 4 for s in sides))
+        between = max(1.0, sum(s / 4 for s in sides))
         straight = hops - (steps - passes) * m.hop_s
-        found.append(Way("mesh", startup, straight, 1 / (far * seconds_per_byte), host_s=host))
+        found.append(Way("mesh", startup, straight, 1 / (between * seconds_per_byte), host_s=host))
     return found
 
 
-def _exchanged(m: Machine, sides: list[int], per: int) -> float:
+def _exchanged(m: Machine, per: int) -> float:
     """Bytes over the links of a rank a byte of an all-to-all: the busiest axis decides.
 
     Of k ranks along an axis a shortest way takes k/4 hops in the mean on a ring of two links, and
     k/4 of a rank's bytes cross the middle of a line's one (closed form of ``closed_forms``).
     """
-    owned = [1 if m.is_line or s <= 2 else 2 for s in sides]
-    total = sum(owned) or 1
-    busiest = max((s / 4 / o for s, o in zip(sides, owned, strict=True)), default=0.0)
+    rates = machine_facts()["axes_bytes_per_s"].get(m.chip) or [1.0] * len(m.shape)
+    busiest = total = 0.0
+    for side, rate in zip(m.shape, rates, strict=False):
+        if side > 1:
+            owned = rate * (1 if m.is_line or side <= 2 else 2)
+            total += owned
+            busiest = max(busiest, side / 4 / owned)
     return max(busiest * total, (per - 1) / per)

@@ -124,7 +124,8 @@ def _folded(described: Description, speeds: Speeds, per_host: int) -> Topology |
              f"{len(hosts):,} hosts are taken as one Clos"}  # fmt: skip
     made = nested(inner, len(members), speeds.out_bytes_per_s, speeds.out_latency_s,
                   name=described.name, basis=basis)  # fmt: skip
-    return replace(made, labels=labels)
+    # What is measured of the chips counts; the network's own speed stands, its kind is unsaid.
+    return replace(made, labels=labels, chip=speeds.acc.id, across="the cluster's own network")
 
 
 def _said(described: Description, chip: str | None) -> tuple[str, int | None, float | None]:
