@@ -204,12 +204,12 @@ def compile_layouts(
     """Lower ``model`` on ``cluster`` for every layout; ``precision`` is that of the GEMMs."""
     keys, key = layouts.keys()
     values, fused = frame.value_bytes, frame.flash_attention
-    recipe = frame.recipe or recipe_of_framework(frame.name, cluster.accelerator)
-    recipe = recipe.on(cluster.accelerator, model.name)
+    chip = cluster.accelerator
+    recipe = (frame.recipe or recipe_of_framework(frame.name, chip)).on(chip, model.name)
     device = device_of(cluster, frame, precision)
     rates = Rates(
-        accelerator=cluster.accelerator, peak_flops=float(device.peak_flops),
-        low_peak_flops=float(device.low_peak_flops), precision=precision,
+        accelerator=chip, peak_flops=float(device.peak_flops), precision=precision,
+        low_peak_flops=float(device.low_peak_flops),
         bandwidth=cluster.memory_bandwidth_bytes_per_s,
     )  # fmt: skip
     work = lower(model, keys, seq_len, bytes_per_value=values, causal_skip=fused)
@@ -220,13 +220,12 @@ def compile_layouts(
     dense, expert = trained_per_chip(model, layouts, frame)
     held, held_experts = frozen_per_chip(model, layouts, frame)
     levels = cluster.levels
-    zero3 = layouts.zero >= 3
+    zero3, split = layouts.zero >= 3, layouts.zero >= 1
     # Order tp, cp, dp, pp; or tp, pp, dp where pipeline neighbours share a domain (cp = ep = 1).
     pp_stride = np.where(layouts.pp_inner > 0, layouts.tp, stage_chips)
     dp_stride = layouts.tp * np.where(layouts.pp_inner > 0, layouts.pp, 1.0)
     expert_ranks = layouts.ep * layouts.etp
     gathers = np.where(zero3, 2 * layouts.num_micro_batches, 1.0)
-    split = layouts.zero >= 1
     owned = dense / np.where(split, layouts.shard, 1.0)
     owned = owned + expert / np.where(split, stage_chips / expert_ranks, 1.0)
     # Sharded gradients are reduced for every micro-batch: there is nowhere to keep whole ones.
