@@ -63,12 +63,13 @@ class Surface:
 
 def _both(
     traffic: Traffic, how: Scheduler, *, surface: Surface, max_seqs: int, budget: int,
-    caching: bool, ready: bool = False, replicas: int = 1, least: bool = False,
+    caching: bool, ready: bool = False, replicas: int = 1, least: bool = False, hit: float = 0.0,
 ) -> tuple[Outcome, list[Request]]:  # fmt: skip
     found = simulate_requests(
         surface, traffic.arrived_s, traffic.prefill_tokens, traffic.decode_tokens,
         max_seqs=max_seqs, token_budget=budget, rules=how, caching=caching, traffic=traffic,
         ready=ready, replicas=replicas, routing="least-loaded" if least else "round-robin",
+        hit=hit,
     )  # fmt: skip
     starts, ids = traffic.hash_starts, traffic.hash_ids
     requests = [
@@ -85,7 +86,7 @@ def _both(
         scheduler=how, step_s=surface.step_s, max_seqs=max_seqs, budget=budget, blocks=capacity,
         caching=caching, hash_blocks=traffic.hash_block_tokens // how.block_tokens,
         spec=surface.values["spec_tokens"], tokens_per_step=surface.values["tokens_per_step"],
-        ready=ready, window=surface.values["kv_cap_tokens"],
+        ready=ready, window=surface.values["kv_cap_tokens"], hit=0.0 if ready else hit,
     )  # fmt: skip
     simulate_reference(
         setting, [r for r in requests if found.fits[r.number]], replicas=replicas,
@@ -122,6 +123,7 @@ def _traffics(draw: st.DrawFn) -> Traffic:
 def _agree(
     traffic: Traffic, engine: str, lag: Any, capacity: int, max_seqs: int, budget: int,
     caching: bool, ready: bool, replicas: int, least: bool, spec: tuple[int, float], window: int,
+    hit: float,
 ) -> None:  # fmt: skip
     how = replace(SCHEDULERS[engine], lag=lag)
     if ready:
@@ -135,7 +137,7 @@ def _agree(
     caching = caching and not window
     found, requests = _both(
         traffic, how, surface=surface, max_seqs=max_seqs, budget=budget, caching=caching,
-        ready=ready, replicas=replicas, least=least,
+        ready=ready, replicas=replicas, least=least, hit=hit,
     )  # fmt: skip
     fits = found.fits
     assert [r.replica for r in requests] == found.replica.tolist()
@@ -155,6 +157,7 @@ WORLDS: dict[str, Any] = {
     "max_seqs": st.sampled_from([2, 5, 40]), "budget": st.sampled_from([48, 128, 1024]),
     "caching": st.booleans(), "ready": st.booleans(), "replicas": st.sampled_from([1, 3]),
     "least": st.booleans(), "window": st.sampled_from([0, 0, 100]),
+    "hit": st.sampled_from([0.0, 0.0, 0.5, 0.95]),
     "spec": st.sampled_from([(0, 1.0), (3, 2.5), (1, 1.625)]),
 }  # fmt: skip
 

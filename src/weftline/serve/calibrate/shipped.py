@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.learn import Features, Kernel
+from weftline.operators import chip_of
 from weftline.serve.calibrate.constants import (
     Traits,
     constants_of,
@@ -64,6 +65,23 @@ def shipped_vector() -> FloatArray:
 def factors() -> dict[str, tuple[float, float]]:
     """ln factors on decoding and prefill of chips that other chips' kernels or a prior price."""
     return {c: (f[0], f[1]) for c, f in shipped().get("chip_factors", {}).items()}
+
+
+@cache
+def factor_of(chip: str) -> tuple[float, float]:
+    """The factors of a chip: its own, or those of its maker's chips that read the same tables."""
+    known = factors()
+    if chip in known:
+        return known[chip]
+    own = chip_of(chip)
+    kin = [
+        f for name, f in known.items()
+        if own.like is not None and own.like != chip and chip_of(name).like == own.like
+        and chip_of(name).vendor == own.vendor
+    ]  # fmt: skip
+    if not kin:
+        return (0.0, 0.0)
+    return float(np.mean([f[0] for f in kin])), float(np.mean([f[1] for f in kin]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +160,7 @@ def traits_for(configs: Sequence[ServingConfig]) -> Traits:
         drafted=[c.spec_tokens if c.spec_method != "none" else 0 for c in configs],
         captured=[False] * n, triton=[False] * n,
         fused=[fuses(chip, c.prefill.dp if c.prefill else c.dp) for c in configs],
-        slower=np.tile(factors().get(chip, (0.0, 0.0)), (n, 1)),
+        slower=np.tile(factor_of(chip), (n, 1)),
     )  # fmt: skip
 
 

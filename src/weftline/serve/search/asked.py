@@ -81,7 +81,8 @@ def _job(
     model: str, fleet: FleetOptions, traffic: TrafficOptions, serving: ServingOptions,
     where: Where, get: Collector, chip_prices: dict[str, float],
 ) -> ServeJob:  # fmt: skip
-    targets = get(lambda: parse_targets(fleet, where=where))
+    within = get(lambda: parse_within(fleet.within, where=where("within"))) or KEPT_WITHIN
+    targets = get(lambda: parse_targets(fleet, within, where=where))
     requests = get(lambda: traffic_of(traffic, where=where))
     chips = get(lambda: parse_accelerators(fleet.on, where=where("on")))
     method, drafted, kept = get(
@@ -97,7 +98,6 @@ def _job(
     seats = get(lambda: None if fleet.max_batch is None
                 else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     hit = get(lambda: parse_hit(serving.cache_hit, where=where("cache_hit")))
-    within = get(lambda: parse_within(fleet.within, where=where("within"))) or 0.95
     headroom = get(lambda: parse_headroom(fleet.headroom, where=where("headroom"))) or 0.0
     space = ServeSpace(
         max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
@@ -227,11 +227,12 @@ def question_of(job: ServeJob) -> dict[str, str | bool | float]:
     return job_values("serve", job.model, *options_of(job))
 
 
-def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[Target, ...]:
+def parse_targets(
+    options: FleetOptions, within: float, *, where: Where = as_option
+) -> tuple[Target, ...]:
     """Limits from their own options at the percentile of ``within``, 99th percentiles from
     ``ttft=1s,tpot=60ms``."""
     get = Collector()
-    share = get(lambda: parse_within(options.within, where=where("within"))) or 0.95
     found: list[Target] = []
     for metric in METRICS:
         text = getattr(options, metric)
@@ -239,7 +240,7 @@ def parse_targets(options: FleetOptions, *, where: Where = as_option) -> tuple[T
             continue
         limit = get(lambda t=text, m=metric: parse_duration_s(t, where=where(m)))  # type: ignore[misc]
         if limit is not None:
-            found.append(Target(metric=metric, percentile=round(100 * share, 6), limit_s=limit))
+            found.append(Target(metric=metric, percentile=round(100 * within, 6), limit_s=limit))
     for part in (options.p99 or "").split(","):
         if not part.strip():
             continue
@@ -281,6 +282,7 @@ def parse_hit(text: str | None, *, where: str) -> float:
     return share
 
 
+KEPT_WITHIN: Final = 0.95
 MOST_HEADROOM: Final = 0.9
 MOST_HIT: Final = 0.99
 
