@@ -42,8 +42,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     weftline(
         "plan", "train", EXAMPLES / "llama-5m.json", "--tokens", "6k", "--seq", 64,
-        "--global-batch", 8, "--precision", "fp32", "--chip", EXAMPLES / "cpu.yaml", "--on", "cpu-core", "--chips", 2,
-        "--framework", "torchtitan", "-o", path,
+        "--global-batch", 8, "--precision", "fp32", "--chip", EXAMPLES / "cpu.yaml",
+        "--on", "cpu-core", "--chips", 2, "--framework", "torchtitan", "-o", path,
     )  # fmt: skip
     return path
 
@@ -159,7 +159,7 @@ def test_a_dry_run_needs_no_cluster(tmp_path: Path) -> None:
     assert found["groups"]["tp"] == list(range(8))
     assert len(found["groups"]["fsdp"]) == 64
     shapes = {name: (whole, local) for name, whole, local in found["shapes"]}
-    assert shapes["model.layers.0.self_attn.q_proj.weight"] == [[4096, 4096], [8, 4096]]
+    assert shapes["model.layers.0.self_attn.q_proj.weight"] == ([4096, 4096], [8, 4096])
     # Half of the layers and the embedding, over 8 x 64 ranks: all sides divide evenly.
     layer = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336
     wanted = (16 * layer + 128256 * 4096) / 512 + 16 * 2 * 4096 / 64
