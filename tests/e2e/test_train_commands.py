@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -152,7 +153,7 @@ def test_a_dry_run_needs_no_cluster(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     weftline(
         "plan", "train", "llama-3.1-8b", "--tokens", "1T", "--on", "h100", "--chips", 1024,
-        "--layout", "tp=8,pp=2,cp=1,zero=2", "--framework", "torchtitan", "-o", plan,
+        "--layout", "tp=8,pp=2,cp=1,zero=2,schedule=zero-bubble", "--framework", "torchtitan", "-o", plan,
     )  # fmt: skip
     found = json.loads(weftline("train", plan, "--dry-run", "--json"))
     assert found["ranks"] == 1024
@@ -160,8 +161,10 @@ def test_a_dry_run_needs_no_cluster(tmp_path: Path) -> None:
     assert len(found["groups"]["fsdp"]) == 64
     shapes = {name: (whole, local) for name, whole, local in found["shapes"]}
     assert shapes["model.layers.0.self_attn.q_proj.weight"] == ([4096, 4096], [8, 4096])
-    # Half of the layers and the embedding, over 8 x 64 ranks: all sides divide evenly.
+    # Rank 0 of a zero-bubble pipeline has the first stage and the last: half of the layers, the
+    # embedding and the head, over 8 x 64 ranks. Rows of the vocabulary do not divide evenly.
     layer = 4096 * 4096 * 2 + 2 * 4096 * 1024 + 3 * 4096 * 14336
-    wanted = (16 * layer + 128256 * 4096) / 512 + 16 * 2 * 4096 / 64
+    rows = math.ceil(128256 / 8 / 64)
+    wanted = 16 * layer // 512 + 2 * rows * 4096 + (16 * 2 + 1) * 4096 // 64
     assert found["local_parameters"] == wanted
     assert found["activation_bytes"] > 1e9
