@@ -153,7 +153,8 @@ def test_a_dry_run_needs_no_cluster(tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     weftline(
         "plan", "train", "llama-3.1-8b", "--tokens", "1T", "--on", "h100", "--chips", 1024,
-        "--layout", "tp=8,pp=2,cp=1,zero=2,schedule=zero-bubble", "--framework", "torchtitan", "-o", plan,
+        "--layout", "tp=8,pp=2,cp=1,zero=2,schedule=zero-bubble", "--framework", "torchtitan",
+        "-o", plan,
     )  # fmt: skip
     found = json.loads(weftline("train", plan, "--dry-run", "--json"))
     assert found["ranks"] == 1024
