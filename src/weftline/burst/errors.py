@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from weftline.errors import InputError, UnknownNameError, WeftlineError
 
@@ -50,6 +51,16 @@ _HINTS = {
 
 class BurstError(WeftlineError):
     """Base of every error of the checkpoint store."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ranks pass errors to each other; pickle knows no keywords of constructors.
+        return _again, (type(self), self.args, dict(self.__dict__))
+
+
+def _again(kind: type[BurstError], args: tuple[Any, ...], known: dict[str, Any]) -> BurstError:
+    made = kind.__new__(kind, *args)
+    made.__dict__.update(known)
+    return made
 
 
 class StorageError(BurstError):

@@ -25,7 +25,8 @@ class Shares:
     goodput: float
     """Productive over wall."""
     forecast: float | None
-    """Availability with the measured stall, interval and recovery, and this many failures."""
+    """Availability with the measured stall, interval, recovery and time until a save is whole, for
+    this many failures."""
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Ledger:
     _at: float = 0.0
     _waits: str = "start"
     failures: int = 0
+    persist_s: float = 0.0
+    """From the call of a save until it is whole, as last measured."""
 
     def __post_init__(self) -> None:
         self._at = self.began
@@ -96,5 +99,7 @@ class Ledger:
             share = interval_s / (interval_s + stall)
         else:
             recovery = seconds["restart"] / self.failures
-            share = availability(max(stall, 1e-9), interval_s, runs / self.failures, recovery)
+            share = availability(
+                max(stall, 1e-9), interval_s, runs / self.failures, recovery, self.persist_s
+            )
         return max(0.0, share) * runs / wall

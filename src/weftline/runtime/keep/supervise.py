@@ -238,6 +238,7 @@ class _Supervisor:
         state, kind = self.state, said["kind"]
         if kind == "step" and said["rank"] == 0:
             self.ledger.step(said["step"], said["begin"], said["end"], said["stall"])
+            self.ledger.persist_s = said["durable"] or self.ledger.persist_s
             self.watch.step(time.time(), said["end"] - said["begin"])
             state.done, state.loss, state.stepped = said["step"] + 1, said["loss"], True
             state.saved = said["saved"]

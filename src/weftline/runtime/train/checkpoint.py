@@ -45,6 +45,8 @@ class Checkpoints:
             self._store = self._open()
         self.saved = self.newest()
         """Step of the newest whole checkpoint."""
+        self.durable_s = 0.0
+        """From the last save's call until it was whole."""
         self._handles: list[SaveHandle] = []
 
     def _open(self) -> Store:
@@ -89,6 +91,7 @@ class Checkpoints:
             try:
                 handle.wait()
                 self.saved = max(self.saved or 0, handle.step)
+                self.durable_s = handle.durable_s
             except BurstError as error:
                 failed = error
         self._handles += kept

@@ -34,14 +34,15 @@ def fitted_layout(layout: Layout, ranks: int, *, micro_batch: int, global_batch:
 
     while chips() > ranks:
         name = max(_FREE, key=lambda n: (degrees[n], -_FREE.index(n)))
-        # From 8 to 3 ranks: 8, 4, 2, and then the data axis grows to what is there.
+        # From 8 to 3 ranks: 8, 4, 2; then the data axis takes what is there.
         degrees[name] = -(-degrees[name] // 2) if degrees[name] > 2 else 1
-    if ranks % chips():
+    others = chips() // degrees["dp"]
+    if ranks % others:
         raise InputError(
             f"{layout.short()} does not fit on {ranks} processes", where="--nproc",
-            hint=f"--nproc {chips()} would",
+            hint=f"--nproc {others * max(1, ranks // others)} would",
         )  # fmt: skip
-    degrees["dp"] *= ranks // chips()
+    degrees["dp"] = ranks // others
     per_rank, rest = divmod(global_batch, degrees["dp"] * micro_batch)
     if rest or not per_rank:
         raise InputError(

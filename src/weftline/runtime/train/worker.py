@@ -131,9 +131,14 @@ class _Loop:
 
     def _tell(self, step: int, begin: float, done: StepTimes) -> None:
         end = time.time()
+        try:
+            self.checkpoints.settle(wait=False)
+        except BurstError as error:
+            self.report("save-failed", step=step, why=str(error).splitlines()[0])
         self.report(
             "step", step=step, begin=begin, end=end, loss=done.loss,
             stall=done.parts["checkpoint"], saved=self.checkpoints.saved,
+            durable=self.checkpoints.durable_s,
         )  # fmt: skip
         if self.log is None:
             return
