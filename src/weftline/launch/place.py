@@ -349,9 +349,11 @@ class _Leader:
         if same and same[0] is not self.me and same[0].gone():  # it has come again
             self.told.remove(same[0])
         elif same:
-            self.refused = f"host {one.host} has two processes with local index {one.local}"
+            what = f"host {one.host} has two processes with local index {one.local}"
+            self.refused = self.refused or what
         if digest != self.key[2]:
-            self.refused = f"host {one.host} has another plan, or other host names, than the first"
+            what = f"host {one.host} has another plan, or other host names, than the first"
+            self.refused = self.refused or what  # one reason for all, whoever comes later
         self.told.append(one)
         return True
 
