@@ -35,7 +35,6 @@ from typing import Any, Final
 WAIT_S: Final = 8.0  # without a new process until the rest is missing; more where they start late
 LINGER_S: Final = 4.0  # the leader of a job refused at once stays, so that late ones hear why
 SIGN_OF_LIFE_S: Final = 1.0
-LINE_BYTES: Final = 1 << 16
 _LOOPBACK: Final = re.compile(r"127\.|::1$")
 
 # What tells the launcher, then rank, size, local index, restarts, job, host, place in the network.
@@ -179,7 +178,6 @@ class _Told:
                     self.connection.shutdown(socket.SHUT_WR)
 
     def tell(self, refused: str) -> None:
-        """The one answer."""
         said = {"refused": refused} if refused else {"placed": self.answer}
         self.send(json.dumps(said).encode() + b"\n", last=True)
 
@@ -321,7 +319,7 @@ class _Leader:
             connection, peer = self.listening.accept()
             connection.settimeout(2.0)
             with connection.makefile("rb") as lines:
-                said = json.loads(lines.readline(LINE_BYTES))
+                said = json.loads(lines.readline(1 << 16))
             connection.setblocking(False)  # answers are short: no reader can hold the leader up
             one = _Told(connection=connection, host=str(said["host"]), local=int(said["local"]),
                         order=None if said["order"] is None else int(said["order"]),
@@ -349,9 +347,11 @@ class _Leader:
         if same and same[0] is not self.me and same[0].gone():  # it has come again
             self.told.remove(same[0])
         elif same:
-            self.refused = f"host {one.host} has two processes with local index {one.local}"
+            what = f"host {one.host} has two processes with local index {one.local}"
+            self.refused = self.refused or what
         if digest != self.key[2]:
-            self.refused = f"host {one.host} has another plan, or other host names, than the first"
+            what = f"host {one.host} has another plan, or other host names, than the first"
+            self.refused = self.refused or what  # one reason for all, whoever comes later
         self.told.append(one)
         return True
 

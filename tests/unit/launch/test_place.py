@@ -39,14 +39,18 @@ def job(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(job: Path, processes: list[dict[str, Any]], **env: str) -> list[tuple[int, str, float]]:
+def start(
+    job: Path, processes: list[dict[str, Any]], *, wait_before: int = -1, **env: str
+) -> list[tuple[int, str, float]]:
     """Run one process a set of facts; (exit code, last line of stderr, seconds) of each."""
     port = free_port()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("WEFTLINE", "SLURM", "OMPI"))}
     shared = {**clean, "WEFTLINE_RENDEZVOUS": f"127.0.0.1:{port}", **env}
     began = time.monotonic()
     running = []
-    for facts in processes:
+    for number, facts in enumerate(processes):
+        if number == wait_before:
+            time.sleep(3)
         own = {f"WEFTLINE_{k.upper()}": str(v) for k, v in facts.items() if k != "plan"}
         plan = job / facts.get("plan", "plan.json")
         command = [sys.executable, "-S", "-E", str(RANK), str(job), str(plan), str(job / "out")]
@@ -142,7 +146,7 @@ def test_plans_that_differ_do_not_meet(job: Path) -> None:
 def test_a_restart_does_not_meet_the_start_before_it(job: Path) -> None:
     """A start that waits for a lost process makes room for the next start of the same job."""
     both = [{**f, "restart": 0} for f in FOUR[:3]] + [{**f, "restart": 1} for f in FOUR]
-    found = start(job, both)
+    found = start(job, both, wait_before=3)  # the first start is waiting by then
     assert one_reason(found[:3]) == "weftline: start 1 of the job has begun"
     assert [code for code, _, _ in found[3:]] == [0] * 4
     assert said(job, 1) == {(f"n{slot}", local): rank for (slot, local), rank in SAID.items()}

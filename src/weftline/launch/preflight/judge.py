@@ -76,6 +76,9 @@ def judge(
     found += order_findings(hosts, slots)
     found += host_findings(reports, hosts)
     slow = work_findings(reports, hosts)
+    held = {hosts[rank] for f in slow for rank in f.ranks}
+    # A host that gets little of its processor writes slowly too: the cause is said.
+    found = [f for f in found if f.kind != "disk" or not f.ranks or hosts[f.ranks[0]] not in held]
     found += slow
     level_of = _leveller(plan, slots, hosts)
     levels = _medians(links, level_of)
@@ -165,7 +168,8 @@ def host_findings(reports: Sequence[Mapping[str, Any]], hosts: list[str]) -> lis
                                  f"{report['disk_error']}"))  # fmt: skip
         rate = report["disk_bytes_per_s"]
         if rate and rate < SLOW_DISK * max(rates):
-            found.append(Finding(kind="disk", what=f"host {host}: disk at {rate / 1e6:,.0f} MB/s, "
+            found.append(Finding(kind="disk", ranks=(hosts.index(host),),
+                                 what=f"host {host}: disk at {rate / 1e6:,.0f} MB/s, "
                                  f"the fastest at {max(rates) / 1e6:,.0f} MB/s"))  # fmt: skip
         if report["store_error"]:
             found.append(Finding(kind="store", what=f"host {host}: the object store does not "
