@@ -130,9 +130,8 @@ def test_the_command_brings_it_in_and_says_from_what(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(STATE, tmp_path / "a.pt")
-    assert (
-        run(["burst", "import", str(tmp_path / "s"), str(tmp_path / "a.pt"), "--step", "12"]) == 0
-    )
+    into = ["burst", "import", str(tmp_path / "s")]
+    assert run([*into, str(tmp_path / "a.pt"), "--step", "12"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("Committed checkpoint 12 in")
     assert "(torch.save)" in said
