@@ -12,6 +12,7 @@ import pytest
 from weftline.burst.advise import filesystem
 from weftline.burst.advise.filesystem import probe
 from weftline.burst.errors import StorageError
+from weftline.cli.main import run
 
 NEEDED = {"flock", "rename", "fsync of a file", "exclusive create"}
 
@@ -60,3 +61,13 @@ def test_what_is_lacking_is_said_and_only_what_is_needed_counts(
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="make a folder"):
         probe(tmp_path / "none")
+
+
+def test_the_command_says_whether_a_store_can_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["burst", "doctor", str(tmp_path)]) == 0
+    assert "a store can be written here" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(filesystem, "_TRY_LOCK", "pass")
+    assert run(["burst", "doctor", str(tmp_path)]) == 1
+    assert "write no store here" in " ".join(capsys.readouterr().out.split())

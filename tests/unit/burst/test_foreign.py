@@ -16,6 +16,7 @@ from torch.distributed.checkpoint import save as dcp_save
 
 from weftline.burst import Store, pytorch
 from weftline.burst.frameworks.foreign import import_into
+from weftline.cli.main import run
 from weftline.errors import InputError, WeftlineError
 
 STATE: dict[str, Any] = {
@@ -123,3 +124,16 @@ def test_what_is_damaged_is_told_in_one_line(tmp_path: Path, kind: str) -> None:
     with Store.open(tmp_path / "s") as store, pytest.raises(WeftlineError) as told:
         import_into(store, place)
     assert "\n" not in str(told.value).split("hint")[0].strip()
+
+
+def test_the_command_brings_it_in_and_says_from_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(STATE, tmp_path / "a.pt")
+    into = ["burst", "import", str(tmp_path / "s")]
+    assert run([*into, str(tmp_path / "a.pt"), "--step", "12"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("Committed checkpoint 12 in")
+    assert "(torch.save)" in said
+    assert run([*into, str(tmp_path / "none.pt")]) == 2
+    assert "no such file" in capsys.readouterr().err

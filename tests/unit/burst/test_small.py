@@ -63,10 +63,8 @@ def test_every_small_tensor_comes_back(tmp_path: Path, options: dict[str, object
             for name, array in wanted.items():
                 assert np.array_equal(found[name], array), name
                 assert found[name].dtype == array.dtype, name
-        one = store.load(2, names=["layers.3.block.1.scale"])
-        assert np.array_equal(
-            one["layers.3.block.1.scale"], state_of(900, 2)["layers.3.block.1.scale"]
-        )
+        name = "layers.3.block.1.scale"
+        assert np.array_equal(store.load(2, names=[name])[name], state_of(900, 2)[name])
         assert np.array_equal(store.read(2, name, (5,), (7,)), state_of(900, 2)[name][5:12])
         assert store.verify() == []
         store.gc(drop=[1])
