@@ -2,7 +2,7 @@
 
     python bench/train_recovery.py [KILLS]
 
-Two ranks of a 10M Llama on bytes of this project's documentation, FSDP2; a random rank is killed
+Two ranks of a 10M Llama on bytes of this project's licence, FSDP2; a random rank is killed
 at random moments. Prints each time, their median and worst, beside the median step: on a
 machine that others load, both grow alike.
 """

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import byte_shards, own_text
+from runs import byte_shards
 
 from weftline.errors import InputError
 from weftline.runtime.data.corpus import pieces_of
 from weftline.runtime.data.prepare import prepare
 from weftline.runtime.data.shards import open_shards
 
-TEXT = own_text()[:60_000]
+TEXT = b"\n".join(
+    p.read_bytes() for p in sorted((Path(__file__).parents[3] / "docs").glob("*.md"))
+)[:60_000]
 
 
 @pytest.fixture(scope="module")

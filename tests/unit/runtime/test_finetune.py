@@ -56,7 +56,6 @@ def test_adapters_train_alike_on_one_process_and_on_two(data: Path, tmp_path: Pa
         trained(made, folder)
         found.append(losses(folder))
     assert found[1] == pytest.approx(found[0], abs=1e-4)
-    assert found[0][-1] < found[0][0]
     from peft import PeftModel
 
     base = transformers.AutoModelForCausalLM.from_pretrained(whole / "model")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.placement_types import _StridedShard
 
@@ -133,6 +134,9 @@ class Checkpoints:
         into = _contiguous(state)
         try:
             load(self.folder, step=step, into=into)
+        except CheckpointException as several:  # torch's, and no Exception
+            error: BaseException = next(iter(several.failures.values()))[0]
+            return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
         except Exception as error:
             # What torch's planner raises for a state that does not fit has no bound of its own.
             return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
