@@ -234,7 +234,9 @@ def commands(command: object = app, path: str = "") -> Iterator[tuple[str, set[s
 def test_every_answer_has_every_form() -> None:
     bare = {path for path, names in commands() if ("--json" in names) != ("--format" in names)}
     assert bare == set()
-    assert {path for path, names in commands() if "--json" not in names} == {"plan schema"}
+    without = {path for path, names in commands() if "--json" not in names}
+    # A drill breaks a run: it has no answer.
+    assert {path for path in without if not path.startswith("inject ")} == {"plan schema"}
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,19 @@ def _bundled() -> dict[str, Any]:
     return found
 
 
-@cache
 def chip_of(name: str) -> Chip:
     """The chip of that catalogue name.
 
     Raises UnknownNameError for any other, InputError where no peak or bandwidth is published, and
     for a CPU: neither measured tables nor the systolic prior say how fast its cores are.
     """
-    acc = accelerator(name)
+    # Kept by id, not by name: while a user changes a chip its name means another one.
+    return _chip_of(accelerator(name).id)
+
+
+@cache
+def _chip_of(accelerator_id: str) -> Chip:
+    acc = accelerator(accelerator_id)
     if acc.use == "cpu":
         raise InputError(
             f"`{acc.id}` is a CPU: its operators are not modelled",

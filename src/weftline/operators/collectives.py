@@ -36,16 +36,6 @@ _UNKNOWN_LIKE: Final = "a100-80-sxm"
 """Whose library a chip has that no catalogue knows; its links are its own."""
 _OUT_BYTES_PER_S: Final = 12.5e9
 """Network share of a chip whose sources state none: 100 Gbit/s."""
-_BUS_REACHED: Final = 0.28
-"""Share of a card's PCIe link that NCCL's rings reach between cards that meet over a root complex:
-16 of 64 GB/s with 4 cards (gardenlinux/gardenlinux#4556), 22 with 8 RTX PRO 6000 of two sockets and
-41 behind switches (voipmonitor/rtx6kpro, hardware/pcie-bandwidth.md), 28 with 8 RTX 5090
-(NVIDIA/nccl#1639); read 2026-11-30. Root complexes are what most hosts have: the low end counts."""
-_BUS_S: Final = (18e-6, 2e-6)
-"""Seconds of a small message over the bus, and more for each doubling of the cards: 14 us with 4
-cards, 24 us with 8 (same sources), as much again for staging in host memory without peer access."""
-_PCIE_BYTES_PER_S: Final = 32e9
-"""Links of chips whose sources state none: PCIe 4.0 x16."""
 
 
 def _crossing_growth(size: FloatArray, edge: float) -> FloatArray:
@@ -89,8 +79,6 @@ class Network:
 
     def _inside(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
         surface = self._surface(kind)
-        if surface is None and self.chip.link_domain <= 1:
-            return self._over_bus(kind, nbytes, size)
         if surface is None:
             return self._predicted(kind, nbytes, size, size)
 
@@ -109,14 +97,6 @@ class Network:
             return found
         there = np.asarray(1.0 / self.kin.link_bytes_per_s)
         return carried(found, there, np.asarray(1.0 / self.chip.link_bytes_per_s))
-
-    def _over_bus(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
-        """Cards without links of their own: a ring through the host's root complex."""
-        rate = (self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S) * _BUS_REACHED
-        start = _BUS_S[0] + _BUS_S[1] * np.log2(np.maximum(size, 2.0))
-        passes = 2.0 if kind.startswith("all_reduce") else 1.0
-        crossing = passes * (size - 1.0) / size * nbytes / rate
-        return np.where(size > 1.0, start + crossing, 0.0)
 
     def _predicted(
         self, kind: Collective, nbytes: Number, size: FloatArray, within: FloatArray
@@ -141,9 +121,6 @@ class Network:
 
     def send_s(self, nbytes: Number, across_hosts: bool = True) -> FloatArray:
         """Seconds of one point-to-point transfer (pipeline stages, KV caches)."""
-        if self.chip.link_domain <= 1 and not across_hosts:
-            rate = (self.chip.link_bytes_per_s or _PCIE_BYTES_PER_S) * _BUS_REACHED
-            return np.asarray(_BUS_S[0] + np.asarray(nbytes, dtype=np.float64) / rate)
         return self._times.seconds("send", nbytes, 2.0, 1.0 if across_hosts else 2.0)
 
     def exchange_s(

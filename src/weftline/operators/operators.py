@@ -391,4 +391,4 @@ def operators(chip: str | Chip) -> Operators:
 
     Raises UnknownNameError for a name nobody knows, InputError where its peaks are unpublished.
     """
-    return _operators(chip) if isinstance(chip, str) else Operators(chip)
+    return _operators(chip_of(chip).name) if isinstance(chip, str) else Operators(chip)

@@ -77,12 +77,18 @@ def family_of(accelerator: str) -> Family:
 
 @lru_cache(maxsize=64)
 def training_operators(accelerator: str) -> TrainingOperators:
-    """The operators of a chip; one that the catalogue cannot price has its family's roofline."""
+    """The operators of a chip; one that the catalogue cannot price has its family's roofline.
+
+    So has one whose tables are another family's: how far its large products reach is known better.
+    """
+    family = family_of(accelerator)
     try:
         found = operators(chip_of(accelerator.partition("+")[0]).name)
     except (InputError, UnknownNameError):
         found = None
-    return TrainingOperators(family_of(accelerator), found)
+    if found is not None and found.chip.like and family_of(found.chip.like) != family:
+        found = None
+    return TrainingOperators(family, found)
 
 
 class TrainingOperators:

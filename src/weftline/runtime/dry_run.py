@@ -10,7 +10,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,13 +69,28 @@ def dry_run(plan: Plan, asked: TrainOptions, *, where: str) -> DryRun:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     world = recipe.layout.chips
-    os.environ |= {"RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
-    try:
-        found = _tried(recipe, torch)
-    finally:
-        dist.destroy_process_group()
+    with _environment({"RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}):
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+        try:
+            found = _tried(recipe, torch)
+        finally:
+            dist.destroy_process_group()
     return replace(found, seconds=time.perf_counter() - begin)
+
+
+@contextmanager
+def _environment(said: dict[str, str]) -> Iterator[None]:
+    """These variables, and afterwards what was there: libraries read a stale world as a job."""
+    before = {name: os.environ.get(name) for name in said}
+    os.environ |= said
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _tried(recipe: Recipe, torch: Any) -> DryRun:

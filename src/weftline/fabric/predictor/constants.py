@@ -51,7 +51,11 @@ class Constants:
     nic_tree_efa: float = 0.85
     """Of the NICs, by trees: each domain sends, receives and reduces at once; over EFA less."""
     mesh_share: float = 0.75
-    pcie_share: float = 0.7
+    pcie_share: float = 0.28
+    """Of a card's PCIe link between cards that meet over a root complex: 16 of 64 GB/s with 4 cards
+    (gardenlinux/gardenlinux#4556), 22 with 8 RTX PRO 6000 of two sockets and 41 behind switches
+    (voipmonitor/rtx6kpro, hardware/pcie-bandwidth.md), 28 with 8 RTX 5090 (NVIDIA/nccl#1639); read
+    2026-11-30. Root complexes are what most hosts have: the low end counts."""
     line_share: float = 0.85
     """Of a torus axis that does not close and is longer than two."""
     neuron_share: float = 0.9
