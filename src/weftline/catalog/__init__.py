@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from weftline._lazy import lazily
 from weftline.catalog._lookup import accelerator
-from weftline.catalog._read import accelerators, sources, user_data_dir
+from weftline.catalog._read import accelerators, shipped_accelerators, sources, user_data_dir
 from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.confirmed import unconfirmed_of, unconfirmed_share, unconfirmed_words
 from weftline.catalog.fabrics import Fabric, closed_forms, fabric, fabrics, nccl_constants_us
@@ -92,6 +92,7 @@ __all__ = [
     "pue",
     "refresh",
     "reliability",
+    "shipped_accelerators",
     "sold_only_as",
     "sources",
     "storage_tiers",

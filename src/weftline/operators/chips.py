@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from weftline.catalog import Accelerator, accelerator
+from weftline.catalog import Accelerator, accelerator, shipped_accelerators
 from weftline.errors import InputError
 from weftline.operators.dtypes import canonical, number_format
 from weftline.operators.sparse import SparseUnit, units_of
@@ -91,6 +91,16 @@ def _chip_of(accelerator_id: str) -> Chip:
             f"`{acc.id}` is a CPU: its operators are not modelled",
             hint=f"`weftline catalog show {acc.id}` lists what is known",
         )
+    return _known(acc)
+
+
+@cache
+def kin_of(name: str) -> Chip:
+    """The shipped chip of that name, whatever a user changes of it now: whose tables these are."""
+    return _known(shipped_accelerators()[name])
+
+
+def _known(acc: Accelerator) -> Chip:
     known = _bundled()["chips"]
     return _catalogued(acc, known.get(acc.id) or known.get(acc.like, {}))
 

@@ -16,7 +16,7 @@ import numpy as np
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric import CollectiveTimes, Machine, machine_from
-from weftline.operators.chips import Chip, chip_of
+from weftline.operators.chips import Chip, kin_of
 from weftline.operators.lookup import carried, look_up
 from weftline.operators.surface import FloatArray, Number, Surface
 from weftline.operators.tables import measured
@@ -48,7 +48,7 @@ class Network:
 
     def __init__(self, chip: Chip) -> None:
         self.chip = chip
-        self.kin = chip_of(chip.like) if chip.like else None
+        self.kin = kin_of(chip.like) if chip.like else None
         # Chips without links of their own meet over the host's bus.
         self.domain = chip.link_domain if chip.link_domain > 1 else max(chip.chips_per_host, 1)
         self._surface = lru_cache(maxsize=None)(self._make_surface)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from weftline.operators.chips import Chip, chip_of
+from weftline.operators.chips import Chip, kin_of
 from weftline.operators.dtypes import CACHE_BYTES, canonical, number_format
 from weftline.operators.lookup import Growth, carried, look_up, nodes
 from weftline.operators.roofline import (
@@ -51,7 +51,7 @@ class MeasuredTables:
             raise NoTableError(chip.name)
         self.chip = chip
         self.profiled = profiled
-        self.kin = chip_of(chip.like)
+        self.kin = kin_of(chip.like)
         self.gemm_surface = lru_cache(maxsize=None)(self._gemm_surface)
         self.decode_surface = lru_cache(maxsize=None)(self._decode_surface)
         self.prefill_surface = lru_cache(maxsize=None)(self._prefill_surface)
@@ -228,7 +228,7 @@ class MeasuredTables:
             raise NoTableError(f"{operator} on {self.chip.name}")
         if source == self.chip.name:
             return found
-        there = np.asarray(1.0 / chip_of(source).bandwidth_bytes_per_s)
+        there = np.asarray(1.0 / kin_of(source).bandwidth_bytes_per_s)
         return carried(found, there, np.asarray(1.0 / self.chip.bandwidth_bytes_per_s))
 
     # -- times
@@ -337,7 +337,7 @@ def plain_table(chip: Chip, operator: str) -> Surface:
     own = measured("profile", operator, chip.name, "bytes")
     if own is not None:
         return own
-    source = chip_of("rtx-pro-6000")
+    source = kin_of("rtx-pro-6000")
     found = table("profile", operator, source.name, "bytes")
     there = np.asarray(1.0 / source.bandwidth_bytes_per_s)
     return carried(found, there, np.asarray(1.0 / chip.bandwidth_bytes_per_s))
