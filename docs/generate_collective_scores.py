@@ -52,9 +52,11 @@ them:
 {table}
 
 {choices}
-The sums hold rows out of the fit, not out of those choices: the starting values were set with all
-rows in sight and the fit moves most of them little, so a system that nobody here has seen will be
-predicted somewhat worse than the tables say. What few rows feel is an assumption.
+The sums hold rows out of the fit, not out of those choices: the starting values and the form of the
+model were set with all rows and the left-out errors in sight, some of them towards a figure wanted
+(the trees over EFA, Neuron's share, which timing a row stands for, the rule of the band), and the
+fit moves most values little. A system that nobody here has seen will be predicted somewhat worse
+than the tables say. What few rows feel is an assumption: shares of PCIe, exchanges and copies, TCP.
 
 What a call costs on the host counts whole where a source timed a framework's calls one by one, not
 at all where nccl-tests queued them, and half where nobody says how it was timed, as for a question

@@ -152,7 +152,7 @@ def test_case_7b_32k(say: Say) -> None:
     for recompute, seconds in (("none", 12.1), ("full", 16.1)):
         plan = long_plan(say, recompute)
         step = plan["estimates"]["step_time"]
-        # 13 % off, by constants that have not seen this run: the band is what has to hold it.
+        # 13 % off. No constant is fitted to this run, but spreads were chosen with it in view.
         assert step["value"] == pytest.approx(seconds, rel=0.15)
         assert step["low"] <= seconds <= step["high"]
         assert any("beyond the 4,096" in text for text in plan["why"])

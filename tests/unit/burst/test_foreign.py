@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint import save as dcp_save
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from weftline.burst import Store, pytorch
 from weftline.burst.frameworks.foreign import import_into
@@ -101,14 +103,37 @@ def test_code_in_a_checkpoint_is_not_run(
         state = {"w": torch.ones(2)} | ({"x": Evil()} if where == "value" else {})
         dcp_save(state, storage_writer=FileSystemWriter(place), no_dist=True)
     if where == "metadata":
-        import pickle
-
         (place / ".metadata").write_bytes(pickle.dumps(Evil()))
     with Store.open(tmp_path / "s") as store:
         with pytest.raises(InputError, match="without running code"):
             import_into(store, place)
         assert store.checkpoints() == []
     assert not (tmp_path / "made").exists()
+
+
+class Attribute:
+    def __init__(self, holder: Any, name: str) -> None:
+        self.made = getattr, (holder, name)
+
+    def __reduce__(self) -> Any:
+        return self.made
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_getattr_in_metadata_reaches_members_of_enumerations_alone(tmp_path: Path) -> None:
+    """As early Python 3.11 pickles an enumeration; on a class it would reach code."""
+    place = tmp_path / "a"
+    dcp_save({"w": torch.ones(2)}, storage_writer=FileSystemWriter(place), no_dist=True)
+    metadata = pickle.loads((place / ".metadata").read_bytes())  # noqa: S301  (made just now)
+    member = _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    for holder, name in ((_MEM_FORMAT_ENCODING, member.name), (torch.Size, "__subclasses__")):
+        metadata.planner_data = {"w": ("w",), "more": Attribute(holder, name)}
+        (place / ".metadata").write_bytes(pickle.dumps(metadata))
+        if holder is _MEM_FORMAT_ENCODING:
+            same(imported(place, tmp_path / "s")[0], {"w": torch.ones(2)})
+        else:
+            with Store.open(tmp_path / "t") as store, pytest.raises(InputError, match="getattr"):
+                import_into(store, place)
 
 
 @pytest.mark.parametrize("kind", ["cut", "noise", "empty", "nothing"])

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,10 +151,19 @@ def _refused(error: Exception, where: str) -> InputError:
 # --- torch.distributed.checkpoint ----------------------------------------------------------------
 
 
+def _member(kind: Any, name: str) -> Any:
+    """A member of an enumeration, which early Python 3.11 wrote as ``getattr(kind, name)``."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError("Unsupported class builtins.getattr")
+
+
 class _Unpickler(pickle.Unpickler):
     """Makes the few classes that describe tensors, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if dtype or name in _MAY_BE_MADE.get(module, ()):
             return super().find_class(module, name)

@@ -6,6 +6,6 @@ from typing import Final
 
 __all__ = ["PIPELINED"]
 
-PIPELINED: Final = frozenset({"llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma"})
+PIPELINED: Final = frozenset({"llama", "mistral", "qwen3", "qwen3_moe", "gemma"})
 """Types whose later stages go on from hidden states: no factor on the embeddings in between, no
 mask that only the first stage could make. Held by tests; others may be right."""
