@@ -7,9 +7,8 @@ from weftline.launch.targets.engines.shared import (
     SETTINGS,
     Flags,
     model_of,
-    pools_of,
+    scripts_of,
     serve_folder,
-    shell,
 )
 from weftline.launch.targets.job import FABRIC
 
@@ -47,20 +46,15 @@ def flags_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[Flags, tuple
     return flags, tuple(notes)
 
 
+def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], tuple[str, ...]]:
+    """The server's command line of one role, and what it cannot say."""
+    flags, said = flags_of(ask, role, degrees)
+    return ["python", "-m", "sglang.launch_server", *[w for f in flags for w in f]], said
+
+
 def write(ask: Ask) -> Written:
     """``serve.sh`` (one a role), the environment, the scaling numbers."""
-    commands, notes = {}, []
-    for role, degrees, workers in pools_of(ask):
-        flags, said = flags_of(ask, role, degrees)
-        words = ["python", "-m", "sglang.launch_server", *[w for f in flags for w in f]]
-        chips = degrees.get("tp", 1) * degrees.get("pp", 1) * degrees.get("dp", 1)
-        several = chips > ask.per_host
-        if several:
-            words += ["--nnodes", str(-(-chips // ask.per_host)), "--node-rank", '"$1"',
-                      "--dist-init-addr", '"$2"']  # fmt: skip
-        commands[role] = "exec " + shell([*words, '"${@:3}"' if several else '"$@"'])
-        notes += [*said, *([f"{role}: {workers} workers"] if role else [])]
-    return serve_folder(ask, "sglang", commands, tuple(dict.fromkeys(notes)))
+    return serve_folder(ask, "sglang", *scripts_of(ask, words_of, "--dist-init-addr"))
 
 
 TARGET = Target(

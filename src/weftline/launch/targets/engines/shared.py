@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from weftline.launch.nouns import Ask, Written
 from weftline.spec import ServePlan
 
 Flags = list[tuple[str, ...]]
+WordsOf = Callable[[Ask, str, dict[str, int]], tuple[list[str], tuple[str, ...]]]
 
 SETTINGS: Final = {"model": ("", "what the engine loads: a Hub id or a path")}
 METRICS: Final = {
@@ -110,6 +112,23 @@ def pools_of(ask: Ask) -> tuple[tuple[str, dict[str, int], int], ...]:
         ("prefill", {**plain, **prefill}, lay["prefill_workers"] * fleet.replicas),
         ("decode", {**plain, **decode}, lay.get("decode_workers", 1) * fleet.replicas),
     )
+
+
+def scripts_of(ask: Ask, words_of: WordsOf, address: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """A command a role, and what it cannot say. One over several hosts takes the host's number and
+    the first one's address (its option is ``address``) as its first two arguments."""
+    commands: dict[str, str] = {}
+    notes: list[str] = []
+    for role, degrees, workers in pools_of(ask):
+        words, said = words_of(ask, role, degrees)
+        chips = degrees.get("tp", 1) * degrees.get("pp", 1) * degrees.get("dp", 1)
+        several = chips > ask.per_host
+        if several:
+            hosts = str(-(-chips // ask.per_host))
+            words += ["--nnodes", hosts, "--node-rank", '"$1"', address, '"$2"']
+        commands[role] = "exec " + shell([*words, '"${@:3}"' if several else '"$@"'])
+        notes += [*said, *([f"{role}: {workers} workers"] if role else [])]
+    return commands, tuple(dict.fromkeys(notes))
 
 
 def serve_folder(

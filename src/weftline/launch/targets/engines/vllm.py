@@ -7,9 +7,8 @@ from weftline.launch.targets.engines.shared import (
     SETTINGS,
     Flags,
     model_of,
-    pools_of,
+    scripts_of,
     serve_folder,
-    shell,
 )
 from weftline.launch.targets.job import FABRIC
 
@@ -62,16 +61,7 @@ def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], t
 
 def write(ask: Ask) -> Written:
     """``serve.sh`` (one a role), the environment, the scaling numbers."""
-    commands, notes = {}, []
-    for role, degrees, workers in pools_of(ask):
-        words, said = words_of(ask, role, degrees)
-        chips = degrees.get("tp", 1) * degrees.get("pp", 1) * degrees.get("dp", 1)
-        if chips > ask.per_host:
-            words += ["--nnodes", str(-(-chips // ask.per_host)), "--node-rank", '"$1"',
-                      "--master-addr", '"$2"']  # fmt: skip
-        commands[role] = "exec " + shell([*words, '"${@:3}"' if chips > ask.per_host else '"$@"'])
-        notes += [*said, *([f"{role}: {workers} workers"] if role else [])]
-    return serve_folder(ask, "vllm", commands, tuple(dict.fromkeys(notes)))
+    return serve_folder(ask, "vllm", *scripts_of(ask, words_of, "--master-addr"))
 
 
 TARGET = Target(
