@@ -25,7 +25,16 @@ from weftline.spec.layout import (
     Recompute,
     Schedule,
 )
-from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
+from weftline.spec.plan import (
+    BreakEven,
+    Candidate,
+    MeasuredRun,
+    Part,
+    Plan,
+    PriceQuote,
+    Rejection,
+    SearchStats,
+)
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serve_job import ROUTINGS, Routing, ServeJob, ServeSpace
 from weftline.spec.serve_plan import (
@@ -54,6 +63,7 @@ __all__ = [
     "ROUTINGS",
     "TUNES",
     "Axis",
+    "BreakEven",
     "Candidate",
     "Cluster",
     "Estimate",
@@ -61,6 +71,7 @@ __all__ = [
     "Job",
     "Layout",
     "Level",
+    "MeasuredRun",
     "Metric",
     "Objective",
     "Part",

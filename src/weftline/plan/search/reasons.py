@@ -10,6 +10,7 @@ from weftline.model import Model
 from weftline.operators.products import training_operators
 from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
 from weftline.plan.calibrate.stated import run_words
+from weftline.plan.search.evidence import break_evens
 from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
@@ -220,15 +221,9 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
     best, second = ranked[0], ranked[1]
     said: list[str] = []
     name = second.found.cluster.accelerator
-    if best.cost_usd and second.cost_usd and job.objective in ("cost", "cost-time"):
-        ratio = best.cost_usd / second.cost_usd
-        if job.objective == "cost-time":
-            ratio *= best.train_time_s / second.train_time_s
-        hours = second.found.cluster.chips * second.train_time_s / 3600
-        now = second.cost_usd / hours
-        said.append(
-            f"{name} wins below {format_usd(now * ratio)} a chip-hour (now {format_usd(now)})"
-        )
+    for even in break_evens((best, second), job):
+        now, wins = even.now_usd_per_chip_hour, even.wins_below_usd_per_chip_hour
+        said.append(f"{name} wins below {format_usd(wins)} a chip-hour (now {format_usd(now)})")
     band = best.found.log_error + second.found.log_error
     ratio = second.train_time_s / best.train_time_s
     if 1 / (1 + band) < ratio < 1 + band:
