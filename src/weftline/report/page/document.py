@@ -26,6 +26,10 @@ MOST_BYTES: Final = 1_500_000
 """A page is mailed and attached: no larger."""
 
 
+_EMPTY: Final = {"th": "what", "td": ""}
+"""A reader of the screen needs a name for every column."""
+
+
 class Markup(str):
     """Text that is HTML already."""
 
@@ -95,7 +99,7 @@ def _section(section: Section, i: int, names: dict[int, str]) -> Markup:
         *(said if section.says else ()),
         _tag("div", *(_figure(chart, names[id(chart)]) for chart in section.charts),
              class_="charts") if section.charts else "",
-        *(_table(table) for table in section.tables),
+        *(_table(table, section.title, i) for i, table in enumerate(section.tables)),
         aria_labelledby=f"section-{i}",
     )  # fmt: skip
 
@@ -107,15 +111,20 @@ def _figure(chart: Chart, name: str) -> Markup:
         _tag("div", id=name, class_=f"chart {chart.size}".strip(), role="img",
              aria_label=f"{chart.title}. The table below has the numbers."),
         _tag("figcaption", chart.note) if chart.note else "",
-        _tag("details", _tag("summary", "Table"), _table(chart.table)),
+        _tag("details", _tag("summary", "Table"), _table(chart.table, chart.title, 0)),
     )  # fmt: skip
 
 
-def _table(table: Table) -> Markup:
+def _table(table: Table, of: str, number: int) -> Markup:
     def cells(kind: str, row: tuple[str, ...]) -> list[Markup]:
         scope = {"scope": "col"} if kind == "th" else {}
         return [
-            _tag(kind, text, **({"class_": "right"} if i in table.right else {}), **scope)
+            _tag(
+                kind,
+                text or _EMPTY[kind],
+                **({"class_": "right"} if i in table.right else {}),
+                **scope,
+            )
             for i, text in enumerate(row)
         ]
 
@@ -126,7 +135,8 @@ def _table(table: Table) -> Markup:
              _tag("thead", _tag("tr", *cells("th", table.columns))),
              _tag("tbody", *(_tag("tr", *cells("td", row)) for row in table.rows))),
         _tag("p", more, class_="quiet") if more else "",
-        class_="wide", tabindex="0", role="region", aria_label="table",
+        class_="wide", tabindex="0", role="region",
+        aria_label=f"Table: {of}" + (f", {number + 1}" if number else ""),
     )  # fmt: skip
 
 
