@@ -35,7 +35,8 @@ def chart(page_file: Path) -> str:
         section = page.locator("section", has=page.get_by_role("heading", name=SECTION, exact=True))
         drawn: str = section.locator("figure .chart svg").first.evaluate(
             "svg => { svg.setAttribute('xmlns', 'http://www.w3.org/2000/svg');"
-            " svg.style.background = '#fcfcfc'; return new XMLSerializer().serializeToString(svg); }"
+            " svg.setAttribute('style', 'background: #fcfcfc');"
+            " return new XMLSerializer().serializeToString(svg); }"
         )
         browser.close()
     return drawn
