@@ -13,6 +13,7 @@ def preflight(
     *,
     checkpoints: str = "",
     store: str = "",
+    topology: Path | None = None,
     against: str = "auto",
     max_slowdown: float | None = None,
     json: Json = False,
@@ -30,6 +31,9 @@ def preflight(
         Folder where checkpoints go; its disk is measured.
     store
         Object store to put, get and delete 1 MB in: s3://bucket/prefix, file:///path.
+    topology
+        File that describes the cluster, held against the plan: EC2, GCE and OCI instance
+        topology, Kubernetes nodes, Slurm's topology.conf, what `weftline import` reads.
     against
         plan: the plan's rates must be reached; peers: only each other's; auto: the plan
         on GPUs, peers elsewhere.
@@ -47,7 +51,7 @@ def preflight(
                          hint="plan, peers or auto")  # fmt: skip
     if max_slowdown is not None and max_slowdown < 1:
         raise InputError("below 1", where="--max-slowdown", hint="1.2 is a fifth slower")
-    done = run(plan, folder=checkpoints, store=store,
+    done = run(plan, folder=checkpoints, store=store, topology=topology,
                against_plan=None if against == "auto" else against == "plan")  # fmt: skip
     if done is None:
         return 0

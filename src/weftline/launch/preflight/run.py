@@ -11,6 +11,7 @@ from typing import Any, Final
 from weftline.errors import InputError
 from weftline.launch.preflight.judge import Verdict, judge, suspects
 from weftline.launch.preflight.measure import measure
+from weftline.launch.preflight.topology import places_in
 from weftline.launch.preflight.transport import TorchTransport
 from weftline.spec import Plan
 from weftline.spec.serialize import read_plan
@@ -27,12 +28,18 @@ class Preflight:
 
 
 def preflight(
-    plan_path: Path | None, *, folder: str = "", store: str = "", against_plan: bool | None = None
+    plan_path: Path | None,
+    *,
+    folder: str = "",
+    store: str = "",
+    topology: Path | None = None,
+    against_plan: bool | None = None,
 ) -> Preflight | None:
     """Measure with all ranks of ``RANK`` and ``WORLD_SIZE``; the verdict on rank 0, else None.
 
-    ``folder`` is where checkpoints go, ``store`` an object store's URL. Raises InputError outside a
-    job, without torch, and for a plan that does not fit.
+    ``folder`` is where checkpoints go, ``store`` an object store's URL, ``topology`` a file that
+    describes the cluster (read by rank 0). Raises InputError outside a job, without torch, and for
+    a plan or a topology that does not fit.
     """
     import os
 
@@ -58,6 +65,10 @@ def preflight(
     world.close()
     if reports is None:
         return None
+    if topology is not None:
+        places = places_in(topology, [[r["facts"]["host"], *r["facts"]["names"]] for r in reports])
+        for rank, place in places.items():
+            reports[rank]["facts"]["place"] = place
     fast = gpu if against_plan is None else against_plan
     return Preflight(verdict=judge(reports, plan, raw, against_plan=fast), reports=reports)
 
