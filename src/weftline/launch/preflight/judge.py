@@ -20,6 +20,7 @@ from weftline.launch.preflight.measure import Again
 from weftline.launch.preflight.noise import WORTH, slow_ones
 from weftline.launch.preflight.topology import topology_findings
 from weftline.spec import Plan
+from weftline.spec.step_parts import AXES, slowed
 
 AGAIN_MOST: Final = 32
 """Pairs, and ranks, that are sampled again at once."""
@@ -104,33 +105,18 @@ def _unsettled(samples: Mapping[int, Sequence[float]], worth: float) -> tuple[in
     return (*left[: AGAIN_MOST - SOUND], *sound[:SOUND])
 
 
-_COMPUTE: Final = ("matrix products", "attention", "norms and activations", "optimizer")
-_AXES: Final = {"tensor-parallel": "tp", "context-parallel": "cp", "expert": "ep",
-                "pipeline": "pp", "gradient": "dp"}  # fmt: skip
-
-
 def slowdown_of(findings: Sequence[Finding], plan: Plan | None) -> float:
     """Step time with the findings over the planned one: every part times the worst it meets.
 
     A slow rank holds back all compute, a slow link the exchanges of the axes whose groups it is
-    in, a slow level those that cross it. What was hidden stays hidden up to its own share, so this
-    is a floor for findings beyond it.
+    in, a slow level those that cross it.
     """
     if plan is None:
         return max((f.ratio for f in findings), default=1.0)
-    total = sum(part.value for part in plan.step_parts)
-    if total <= 0:
-        return 1.0
     work = max((f.ratio for f in findings if f.kind in ("slow-rank", "slow-host", "cores")),
                default=1.0)  # fmt: skip
-    extra = 0.0
-    for part in plan.step_parts:
-        if part.name in _COMPUTE:
-            extra += part.value * (work - 1.0)
-        axis = next((a for word, a in _AXES.items() if part.name.startswith(word)), None)
-        if axis is not None and "bubble" not in part.name:
-            extra += part.value * (_worst(findings, plan, axis) - 1.0)
-    return 1.0 + max(0.0, extra) / total
+    exchange = {axis: _worst(findings, plan, axis) for axis in AXES.values()}
+    return slowed(plan, work=work, exchange=exchange)
 
 
 def _worst(findings: Sequence[Finding], plan: Plan, axis: str) -> float:

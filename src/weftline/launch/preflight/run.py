@@ -14,6 +14,7 @@ from weftline.launch.preflight.measure import measure
 from weftline.launch.preflight.topology import places_in
 from weftline.launch.preflight.transport import TorchTransport
 from weftline.spec import Plan
+from weftline.spec.hosts_there import HostsThere
 from weftline.spec.serialize import read_plan
 
 GROUP_BYTES: Final = {"cpu": 1 << 20, "cuda": 64 << 20}
@@ -71,6 +72,20 @@ def preflight(
             reports[rank]["facts"]["place"] = place
     fast = gpu if against_plan is None else against_plan
     return Preflight(verdict=judge(reports, plan, raw, against_plan=fast), reports=reports)
+
+
+def hosts_of(done: Preflight, plan: Plan, path: Path) -> HostsThere:
+    """The hosts that are there and how slow each is, for ``plan train --within``."""
+    called = [str(report["facts"]["host"]) for report in done.reports]
+    slow: dict[str, float] = {}
+    for finding in done.verdict.findings:
+        if finding.kind in ("slow-host", "slow-rank", "cores"):
+            for host in {called[rank] for rank in finding.ranks}:
+                slow[host] = max(slow.get(host, 1.0), round(finding.ratio, 2))
+    return HostsThere(
+        chip=plan.cluster.accelerator, chips_per_host=plan.cluster.chips_per_host,
+        hosts=tuple(dict.fromkeys(called)), slow=slow, plan=path.resolve(),
+    )  # fmt: skip
 
 
 def groups_of(plan: Plan | None, ranks: int) -> Mapping[str, list[list[int]]]:
