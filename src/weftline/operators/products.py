@@ -23,8 +23,10 @@ import numpy as np
 
 from weftline.errors import InputError, UnknownNameError
 from weftline.operators.chips import chip_of
+from weftline.operators.lookup import look_up
 from weftline.operators.operators import Operators, operators
 from weftline.operators.surface import FloatArray, Number
+from weftline.operators.tables import measured
 
 __all__ = ["Family", "TrainingOperators", "family_of", "training_operators"]
 
@@ -115,6 +117,8 @@ class TrainingOperators:
         if not self._has_table(table) or self.measured is None:
             return self.grouped_s(fmt, m, n, k, 1.0, peak_flops, bandwidth)
         chip = self.measured.chip
+        if fmt == "fp32" and (own := measured("gemm", "gemm", chip.name, fmt)) is not None:
+            return look_up(own, (m, n, k))
         flops = 2.0 * np.asarray(m, dtype=np.float64) * n * k
         moved = 2.0 * (m * np.asarray(n) + np.asarray(n) * k + m * np.asarray(k))
         there = np.maximum(flops / chip.peak_flops(table), moved / chip.bandwidth_bytes_per_s)

@@ -25,6 +25,7 @@ from weftline.spec.layout import (
     Recompute,
     Schedule,
 )
+from weftline.spec.measurement import MEASURED_HERE, Measurement
 from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serve_job import ROUTINGS, Routing, ServeJob, ServeSpace
@@ -43,6 +44,7 @@ from weftline.spec.traffic import Traffic
 __all__ = [
     "ANY",
     "DEFAULT_ORDER",
+    "MEASURED_HERE",
     "METRICS",
     "OBJECTIVES",
     "PARTS",
@@ -61,6 +63,7 @@ __all__ = [
     "Job",
     "Layout",
     "Level",
+    "Measurement",
     "Metric",
     "Objective",
     "Part",
