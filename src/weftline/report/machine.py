@@ -36,7 +36,7 @@ def render_machine(found: Any, file: str) -> str:
                  str(power.get("from") or power.get("why") or "")))  # fmt: skip
     lines += ["", *table(("", "measured", "how"), rows, right=frozenset({1})), ""]
     lines += _quiet(found.loudness["reasons"])
-    lines += [f"written: {file}", "plan for it with `--on here`"]
+    lines += [f"written: {file}", f"plan for it with `--on {found.id}`"]
     return page(lines)
 
 
@@ -51,7 +51,7 @@ def render_measurement(found: Any, file: str) -> str:
     lines += ["", *table(("", "measured", "share"), rows, right=frozenset({1, 2})), ""]
     lines += wrapped(found.basis, hang="  ")
     lines += [*_quiet(found.loud), f"written: {file}",
-              "the same `plan ... --on here` now answers with it"]  # fmt: skip
+              f"the same `plan ... --on {found.machine}` now answers with it"]  # fmt: skip
     return page(lines)
 
 

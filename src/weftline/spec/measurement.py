@@ -56,7 +56,8 @@ class Measurement:
         """What a number that rests on it says of itself."""
         what = "run of {} steps" if self.source == "run" else "its operators, {} rounds"
         loud = ", machine loud" if self.loud else ""
-        return f"{MEASURED_HERE} {self.date}: {what.format(self.samples)}{loud}"
+        where = MEASURED_HERE if self.machine == "here" else f"measured on {self.machine}"
+        return f"{where} {self.date}: {what.format(self.samples)}{loud}"
 
     def about(self, model_key: str, layout: Layout, seq_len: int) -> bool:
         """Whether it is about this very model and layout."""

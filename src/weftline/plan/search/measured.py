@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from weftline.catalog.machines import machine, machines
+from weftline.catalog.machines import HERE, machine, machines
 from weftline.model import Model
 from weftline.model.key import model_key
 from weftline.plan.step.constants import FloatArray
@@ -70,7 +70,9 @@ class Measured:
 
     def basis(self, count: int) -> str:
         """What scaled predictions rest on."""
-        return f"{MEASURED_HERE}: operators of `{self.name}`, scaled by {count} measured layouts"
+        scaled = f"scaled by {count} measured layouts" if count else "the rest assumed"
+        where = MEASURED_HERE if self.name == HERE else f"measured on {self.name}"
+        return f"{where}: products and attention; {scaled}"
 
 
 def measured_on(model: Model, job: Job, cluster: Cluster) -> Measured | None:

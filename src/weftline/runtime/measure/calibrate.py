@@ -24,7 +24,10 @@ from weftline.runtime.train.machine import Machine as Place
 from weftline.runtime.train.recipe import Recipe
 from weftline.spec import Layout, Measurement
 
-__all__ = ["Calibrated", "calibrate_machine", "calibrate_plan", "measure_plan", "remember"]
+__all__ = [
+    "Calibrated", "calibrate_machine", "calibrate_plan", "key_of", "measure_plan", "ranks_found",
+    "remember",
+]  # fmt: skip
 
 _GRID_S: Final = 20.0
 """For the grid; with processes that start, disk and text, a calibration takes less than 60."""
@@ -58,7 +61,7 @@ def calibrate_machine(
     noise = Noise()
     said("operators, exchanges and copies, all ranks at once")
     with host.power(place.kind) as drawn:
-        found = _ranks(_all_ranks(place), on_grid(_GRID_S))
+        found = ranks_found(_all_ranks(place), on_grid(_GRID_S))
     loud = noise.judge(found["reference"])
     _refuse(loud, accept_loud)
     said("disk and store")
@@ -103,7 +106,7 @@ def measure_plan(
 ) -> Measurement:
     """What a plan's own operators and shallow layouts say of its step on this machine."""
     noise = Noise()
-    found = _ranks(recipe, measuring(seconds))
+    found = ranks_found(recipe, measuring(seconds))
     references = [s for one in zip(*(r["rows"]["reference"] for r in found), strict=True)
                   for s in one]  # fmt: skip
     loud = noise.judge(references)
@@ -138,7 +141,7 @@ def remember(found: Measurement, name: str = HERE) -> Calibrated:
     return Calibrated(machine=made, file=str(write_machine(made)), measurement=found)
 
 
-def _ranks(recipe: Recipe, work: Callable[..., bool]) -> Any:
+def ranks_found(recipe: Recipe, work: Callable[..., bool]) -> Any:
     """Fork the ranks as a run does, with the same things loaded, and read what they found."""
     with models.quietly():
         models.build(models.config_of(recipe.config), attention="eager")

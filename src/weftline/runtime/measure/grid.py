@@ -27,14 +27,17 @@ from weftline.runtime.train.recipe import Recipe
 from weftline.runtime.train.worker import join, reference_s
 from weftline.spec.serialize import write_text
 
-__all__ = ["COLLECTIVES", "SIZES", "on_grid", "tables_of"]
+__all__ = [
+    "COLLECTIVES", "DECODE", "DIMS", "FEATURES", "PREFILL", "SIZES", "TOKENS", "on_grid",
+    "tables_of",
+]  # fmt: skip
 
-_TOKENS: Final = (32, 128, 512, 2048)
-_FEATURES: Final = (128, 512, 2048)
-_DIMS: Final = (64, 128)
-_PREFILL: Final = ((64, 256, 1024), (1, 4, 16), (1, 4))
+TOKENS: Final = (32, 128, 512, 2048)
+FEATURES: Final = (128, 512, 2048)
+DIMS: Final = (64, 128)
+PREFILL: Final = ((64, 256, 1024), (1, 4, 16), (1, 4))
 """Tokens, sequences times key heads, query heads of a key head."""
-_DECODE: Final = ((64, 512, 4096), (1, 8, 64), (1, 4))
+DECODE: Final = ((64, 512, 4096), (1, 8, 64), (1, 4))
 _REPEATS: Final = 3
 COLLECTIVES: Final = ("all-reduce", "all-gather", "reduce-scatter", "send")
 SIZES: Final = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
@@ -80,7 +83,8 @@ def _measured(recipe: Recipe, seconds: float) -> dict[str, Any]:
             times[name].append(call())
         for name, call in exchanges.items():
             together()
-            times[name].append(call())
+            call()  # ranks leave the barrier one after another: the next begins together
+            times[name].append(sum(call() for _ in range(_REPEATS)) / _REPEATS)
         rounds += 1
     return {"times": {n: float(np.median(v)) for n, v in times.items()}, "reference": references,
             "rounds": rounds, "copied_bytes": 3.0 * _COPIED}  # fmt: skip
@@ -95,9 +99,7 @@ def _more(begin: float, seconds: float) -> bool:
 
 def _products(device: str) -> dict[str, Callable[[], float]]:
     found: dict[str, Callable[[], float]] = {}
-    for fmt, (m, n, k) in itertools.product(
-        _DTYPES, itertools.product(_TOKENS, _FEATURES, _FEATURES)
-    ):
+    for fmt, (m, n, k) in itertools.product(_DTYPES, itertools.product(TOKENS, FEATURES, FEATURES)):
         found[f"gemm/{fmt}/{m}/{n}/{k}"] = _product(m, n, k, _DTYPES[fmt], device)
     return found
 
@@ -113,12 +115,12 @@ def _product(m: int, n: int, k: int, dtype: torch.dtype, device: str) -> Callabl
 
 def _attention(device: str) -> dict[str, Callable[[], float]]:
     found: dict[str, Callable[[], float]] = {}
-    for dim in _DIMS:
-        for tokens, streams, group in itertools.product(*_PREFILL):
+    for dim in DIMS:
+        for tokens, streams, group in itertools.product(*PREFILL):
             found[f"prefill/{dim}/{tokens}/{streams}/{group}"] = _attend(
                 tokens, tokens, streams, group, dim, device
             )
-        for context, streams, group in itertools.product(*_DECODE):
+        for context, streams, group in itertools.product(*DECODE):
             found[f"decode/{dim}/{context}/{streams}/{group}"] = _attend(
                 1, context, streams, group, dim, device
             )
@@ -189,17 +191,17 @@ def _exchange(name: str, size: int, device: str) -> Callable[[], float]:
 def tables_of(times: dict[str, float], machine: str) -> dict[str, Any]:
     """Families of tables in the form of the operators room, of one machine."""
     gemm = {
-        fmt: _table(times, f"gemm/{fmt}", (_TOKENS, _FEATURES, _FEATURES)) for fmt in _DTYPES
+        fmt: _table(times, f"gemm/{fmt}", (TOKENS, FEATURES, FEATURES)) for fmt in _DTYPES
     }  # fmt: skip
     attention = {
-        name: {f"{dim}/bf16": _table(times, f"{name}/{dim}", axes) for dim in _DIMS}
-        for name, axes in (("prefill", _PREFILL), ("decode", _DECODE))
+        name: {f"{dim}/bf16": _table(times, f"{name}/{dim}", axes) for dim in DIMS}
+        for name, axes in (("prefill", PREFILL), ("decode", DECODE))
     }
     return {
-        "gemm": {"operators": {"gemm": _section((_TOKENS, _FEATURES, _FEATURES), gemm, machine)}},
+        "gemm": {"operators": {"gemm": _section((TOKENS, FEATURES, FEATURES), gemm, machine)}},
         "attention": {"operators": {
             name: _section(axes, attention[name], machine)
-            for name, axes in (("prefill", _PREFILL), ("decode", _DECODE))
+            for name, axes in (("prefill", PREFILL), ("decode", DECODE))
         }},
     }  # fmt: skip
 

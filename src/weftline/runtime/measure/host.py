@@ -54,7 +54,10 @@ def storage(folder: Path | None) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         found = measure(Path(place), _STORE_BYTES, rounds=2)
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+    stalled = float(found["state_bytes"]) / float(found["stall_s"])
+    return {"staged_bytes_per_s": stalled, **{
+        key: float(found[key]) for key in ("durable_bytes_per_s", "load_bytes_per_s")
+    }}  # fmt: skip
 
 
 def tokens_per_s() -> float | None:
