@@ -13,7 +13,7 @@ from weftline.catalog.machines import HERE, Machine, machine, machines, write_ma
 from weftline.errors import ThresholdCrossedError
 from weftline.model.key import model_key
 from weftline.model.load import load_config
-from weftline.runtime.keep.supervise import supervise
+from weftline.runtime.keep.supervise import RunFailedError, supervise
 from weftline.runtime.measure import host
 from weftline.runtime.measure.forecast import forecast
 from weftline.runtime.measure.grid import COLLECTIVES, SIZES, on_grid, tables_of
@@ -146,7 +146,9 @@ def ranks_found(recipe: Recipe, work: Callable[..., bool]) -> Any:
     with models.quietly():
         models.build(models.config_of(recipe.config), attention="eager")
     with tempfile.TemporaryDirectory() as folder:
-        supervise(recipe, Path(folder), work, say=lambda _: None)
+        outcome = supervise(recipe, Path(folder), work, say=lambda _: None)
+        if not outcome.finished:
+            raise RunFailedError("the measurement was stopped: nothing is kept")
         return json.loads((Path(folder) / FOUND_FILE).read_text(encoding="utf-8"))
 
 
