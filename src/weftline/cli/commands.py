@@ -13,7 +13,7 @@ COMMANDS: Final = (
     ("burst", "burst:app",
      "Checkpoints: from memory through a log on local disk to an object store."),
     ("calibrate", "calibrate:calibrate",
-     "Fit the constants to measured runs of your own, beside the shipped ones."),
+     "Measure this machine for `plan ... --on here`, or learn from measured runs of your own."),
     ("catalog", "catalog:app",
      "Chips, fabrics and prices: what is known, from where, how surely."),
     ("compare", "compare:compare",

@@ -25,6 +25,7 @@ from weftline.spec.layout import (
     Recompute,
     Schedule,
 )
+from weftline.spec.measurement import MEASURED_HERE, Measurement
 from weftline.spec.plan import (
     BreakEven,
     Candidate,
@@ -52,6 +53,7 @@ from weftline.spec.traffic import Traffic
 __all__ = [
     "ANY",
     "DEFAULT_ORDER",
+    "MEASURED_HERE",
     "METRICS",
     "OBJECTIVES",
     "PARTS",
@@ -72,6 +74,7 @@ __all__ = [
     "Layout",
     "Level",
     "MeasuredRun",
+    "Measurement",
     "Metric",
     "Objective",
     "Part",

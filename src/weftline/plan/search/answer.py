@@ -27,6 +27,7 @@ from weftline.plan.search.evidence import (
     measured_runs,
 )
 from weftline.plan.search.fits import MEMORY_BAND
+from weftline.plan.search.measured import MEASURED_BAND
 from weftline.plan.search.offers import Offer, energy_of_run, misses, pareto_front, trained
 from weftline.plan.search.prices import HOUR_S, cost_of, quote_of
 from weftline.plan.search.rank_map import rank_map_of
@@ -123,7 +124,7 @@ def _candidate(offer: Offer, best: Offer, job: Job) -> Candidate:
         layout=found.layout,
         step_time_s=found.step_time_s,
         mfu=offer.mfu,
-        memory_bytes=float(found.memory.total_bytes[0]),
+        memory_bytes=found.memory_bytes,
         train_time_s=offer.train_time_s,
         cost_usd=offer.cost_usd,
         energy_j=offer.energy_j,
@@ -164,10 +165,12 @@ def _estimates(
         "mfu_causal": _mfu(causal_mfu(found, model, job), spread, basis, job.precision),
         "train_time": run,
         "memory": Estimate.within(
-            float(found.memory.total_bytes[0]),
+            found.memory_bytes,
             "B",
-            MEMORY_BAND,
-            "counted; allocator overhead assumed",
+            MEMORY_BAND if found.measured is None else MEASURED_BAND,
+            "counted; allocator overhead assumed"
+            if found.measured is None
+            else found.measured.basis,
         ),
     }
     host = float(found.memory.host_bytes[0])

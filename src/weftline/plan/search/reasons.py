@@ -54,16 +54,23 @@ _MEMORY_NAMES: Final = (
 
 def step_parts(found: Found) -> tuple[Part, ...]:
     """The step by part, seconds; parts that take no time are left out."""
+    if found.measured is not None:
+        return tuple(
+            Part(name=name, value=value, unit="s", basis=found.constants.basis)
+            for name, value in found.measured.parts_s.items() if value > 0
+        )  # fmt: skip
     parts = [
         Part(name=name, value=float(getattr(found.parts, field)[0]), unit="s",
              basis=found.constants.basis)
         for name, field in _STEP_NAMES
     ]  # fmt: skip
-    if abs(found.correction - 1) > 1e-4 and found.nearest is not None:
+    if abs(found.correction - 1) > 1e-4:
+        basis = found.constants.basis
+        if found.nearest is not None:
+            basis = f"measured runs, nearest {run_words(found.nearest[0])}"
         parts.append(
             Part(name="what near measured runs add or save", unit="s",
-                 value=found.step_time_s * (1 - 1 / found.correction),
-                 basis=f"measured runs, nearest {run_words(found.nearest[0])}")
+                 value=found.step_time_s * (1 - 1 / found.correction), basis=basis)
         )  # fmt: skip
     return tuple(p for p in parts if abs(p.value) > 0)
 
