@@ -84,7 +84,7 @@ class NodeSource:
         """A stored payload; the caller checks it. Raises KeyError, RemoteError."""
         out: Bytes1d = np.empty(record.stored_bytes, np.uint8)
         self.fetch_into(share, record, out)
-        return out.tobytes()
+        return bytes(out)
 
     def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int:
         """A stored payload, straight into ``out``; XXH3-64 of what came."""
