@@ -68,7 +68,7 @@ def fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fail:
         ((*JOB, "--wat"), "unknown option --wat\n", "`weftline plan train --help`"),
         (("plan", "trian"), "Did you mean \"train\"", "`weftline plan --help`"),
         (("explian", "x"), "Unknown command", "`weftline --help`"),
-        (("calibrate",), "say either --from RUNS.csv or --reset", None),
+        (("calibrate", "--reset", "--from", "runs.csv"), "say one of --plan, --from-run", None),
         (("explain", "none.json"), "none.json: No such file", "weftline plan train MODEL"),
         (("score", "training", "none.csv"), "none.csv: No such file", None),
         (("score", "training", "none.csv", "--folds", "1"), "--folds needs at least 2", None),
