@@ -87,10 +87,15 @@ def test_a_stated_layout_is_taken_with_more_in_host_memory_before_it_is_refused(
 
 
 def test_what_no_run_has_reached_is_said_with_the_run_that_came_closest() -> None:
-    best = best_measured("h100-sxm", "bf16")
+    best = best_measured("h100-sxm", "bf16", mixture=False)
     assert best is not None
-    assert 0.3 < best[0] < 0.7
-    assert best_measured("trainium2", "bf16") is None
+    assert 0.3 < best.share < 0.7
+    assert best_measured("l40s", "bf16", mixture=False) is None
+    # A chip without runs of a kind is held against its family: GB200's own bf16 runs are mixtures.
+    kin, own = (best_measured("gb200-nvl72", "bf16", mixture=m) for m in (False, True))
+    assert kin is not None
+    assert own is not None
+    assert (kin.chip, own.chip) == ("b200", "gb200-nvl72")
     asked = JobOptions(tokens="1B", on="trainium2", chips="64")
     said = " ".join(plan_train(job_of("llama-3.1-8b", asked)).why)
     assert "no run on trainium2 in bf16 is known to be measured" in said

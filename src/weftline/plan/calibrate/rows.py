@@ -247,7 +247,10 @@ def _frame_of(framework: str, record: Mapping[str, str]) -> Framework:
     recipe = recipe_of_run(framework)
     if "rowwise" in (record.get("precision") or "").lower():
         recipe = replace(recipe, rowwise=1.0)
-    return replace(FRAMEWORKS[family_of_run(framework)], recipe=recipe)
+    frame = replace(FRAMEWORKS[family_of_run(framework)], recipe=recipe)
+    # A run's memory is counted as it was logged, and what it recomputed made room for that.
+    holes = frame.reserved_share
+    return frame if holes is None else replace(frame, fragmentation=holes)
 
 
 def _model_of(record: Mapping[str, str]) -> Model:

@@ -132,14 +132,15 @@ def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
         said.append(
             f"MFU counts attention's whole square, as papers do; its causal half alone: {share:.0%}"
         )
-    best = best_measured(name, job.precision)
-    if best is None:
-        said.append(f"no run on {name} in {job.precision} is known to be measured: its band is "
-                    "that of other chips")  # fmt: skip
-    elif share > best[0]:
+    best = best_measured(name, job.precision, mixture=model.is_moe)
+    kind = "mixture" if model.is_moe else "dense model"
+    if best is None or best.chip != name:
+        said.append(f"no run on {name} in {job.precision} is known to be measured for a {kind}: "
+                    "its band is that of other chips")  # fmt: skip
+    if best is not None and share > best.share:
         said.append(
-            f"beyond the best measured on {name} in {job.precision}, {best[0]:.0%} of the bf16 "
-            f"peak ({run_words(best[1])}): expect the slow end of the band"
+            f"beyond the best {kind} measured on {best.chip} in {job.precision}, {best.share:.0%} "
+            f"of the bf16 peak ({run_words(best.run)}): expect the slow end of the band"
         )
     return said
 

@@ -98,13 +98,15 @@ class Framework:
     """Driver context, communicator buffers and workspace a chip loses (CUDA + NCCL: 2 to 4 GB)."""
     alone_share: float = 0.5
     """What a chip alone, without communicators, loses of that; assumed."""
-    logs_reserved: bool = False
-    """Whether the peak it logs is what the allocator reserved, its holes included."""
+    reserved_share: float | None = None
+    """Where the peak it logs is what the allocator reserved, holes included: the share of
+    activations, logits and gradients that is holes. None where tensors alone are logged.
+    torchtitan's 0.25 was set on its eight logged peaks."""
     fragmentation: float = 0.05
-    """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
-    allocator: assumed 0.05 with expandable segments. torchtitan's 0.25 was set on its eight logged
-    peaks of reserved bytes; as its script turns expandable segments on, part of it must be tensors
-    that are not counted."""
+    """The share of them that the allocator needs beside the tensors; assumed 0.05 with PyTorch's
+    expandable segments. What it reserves beyond that is no need: cached blocks go back to the
+    driver before an allocation fails (``garbage_collect_cached_blocks`` and the retry in
+    c10/cuda/CUDACachingAllocator.cpp)."""
     pipeline: bool = True
     dispatch_share: float = 1.0
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
@@ -165,8 +167,7 @@ FRAMEWORKS: dict[str, Framework] = {
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
-            fragmentation=0.25,
-            logs_reserved=True,
+            reserved_share=0.25,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=4.0,
