@@ -1,4 +1,4 @@
-"""The most of a chip's peak that any shipped run has measured, by chip, precision and kind of model.
+"""The most of a chip's peak any shipped run has measured, by chip, precision and kind of model.
 
 Run ``python -m weftline.plan.calibrate.best_measured`` after rows change: it writes
 ``plan/data/best_measured.json``, which plans are held against.

@@ -102,6 +102,12 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
             "asks more of a framework"
         )  # fmt: skip
     said += _against_measured(found, model, job)
+    if not found.constants.known:
+        said.append(
+            f"framework {found.framework} is not known: it is taken for a plain one (mixed "
+            "precision, Adam, flash attention, data and pipeline traffic hidden), nothing measured "
+            "corrects it, and its band is the widest there is"
+        )
     said.append(_grounds(found, job))
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
