@@ -20,7 +20,7 @@ from weftline.catalog import accelerators
 from weftline.learn import Features, Kernel, Process, Shape, code_of, conformal_quantile
 from weftline.model import Model
 from weftline.plan.calibrate.trust import Trust, nearness
-from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.columns import Layouts
 from weftline.plan.step.constants import FloatArray
 from weftline.spec import Cluster
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weftline.model import Model
-from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.columns import Layouts
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.recipes import Recipe, recipe_of_framework
 from weftline.spec import Cluster

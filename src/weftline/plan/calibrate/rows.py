@@ -27,12 +27,8 @@ from weftline.plan.calibrate.predict import prior_seconds
 from weftline.plan.calibrate.row import Row, Unpredicted
 from weftline.plan.calibrate.stated import held_of
 from weftline.plan.calibrate.words import CHIPS, MODELS, family_of_run, precision_of, recipe_of
-from weftline.plan.step.compiled import (
-    RECOMPUTE_FULL,
-    RECOMPUTE_NONE,
-    RECOMPUTE_SELECTIVE,
-    Layouts,
-)
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import RECOMPUTE_FULL, RECOMPUTE_NONE, RECOMPUTE_SELECTIVE
 from weftline.plan.step.frameworks import FRAMEWORKS, PLAIN, Framework, in_precision
 from weftline.plan.step.layouts import enumerate_layouts
 from weftline.plan.step.memory import fit_recompute, memory_of

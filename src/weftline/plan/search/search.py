@@ -19,7 +19,8 @@ from weftline.plan.calibrate.calibration import PUBLISHED, GroupConstants, calib
 from weftline.plan.calibrate.residual import features_of
 from weftline.plan.search.fits import USABLE_MEMORY, Fits, fits_on, state_bytes
 from weftline.plan.search.misses import no_layout, out_of_memory
-from weftline.plan.step.compiled import Layouts, compile_layouts
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.constants import FloatArray, without_overlap
 from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
 from weftline.plan.step.layouts import layout_at

@@ -60,9 +60,9 @@ class Constants:
     """What routing, activation and quantisation of experts in kernels of their own take beside."""
     launch_s: Number
     """Host time of one kernel launch in eager mode."""
-    scale_up_efficiency: Number
-    """Fraction of the link rate collectives reach inside the scale-up domain."""
-    scale_out_efficiency: Number
+    scale_up_loss: Number
+    """Time of collectives inside the scale-up domain over what the library reaches alone."""
+    scale_out_loss: Number
     """The same over NICs."""
     tp_exposed: Number
     """Share of tensor-parallel communication that shows where the recipe overlaps it."""
@@ -117,8 +117,8 @@ PRIORS: Final[dict[str, Prior]] = {
     "routed_traffic": Prior(1.0, 0.3, 4.0, 0.3, 0.0, 0.0, 0.2),
     "unfused_routing": Prior(2.0, 1.0, 5.0, 0.3, 0.0, 0.0, 0.2),
     "launch_s": Prior(8e-6, 1e-6, 1e-4, 0.5, 0.0, 0.0, 0.7),
-    "scale_up_efficiency": Prior(0.75, 0.2, 0.98, 0.4, 0.3, 0.15, 0.2, relative=False),
-    "scale_out_efficiency": Prior(0.75, 0.15, 0.98, 0.5, 0.3, 0.2, 0.3, relative=False),
+    "scale_up_loss": Prior(1.1, 0.7, 4.0, 0.2, 0.15, 0.1, 0.1),
+    "scale_out_loss": Prior(1.2, 0.7, 5.0, 0.3, 0.15, 0.1, 0.15),
     "tp_exposed": Prior(0.6, 0.0, 1.0, 0.7, 0.0, 0.0, 0.6, relative=False),
     "dp_exposed": Prior(0.3, 0.0, 1.0, 0.7, 0.0, 0.0, 0.6, relative=False),
     "pp_exposed": Prior(0.4, 0.0, 1.0, 0.7, 0.0, 0.0, 0.5, relative=False),

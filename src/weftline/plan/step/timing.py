@@ -17,8 +17,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from weftline.operators.products import MEMORY_EFFICIENCY
+from weftline.plan.step.columns import IntArray
 from weftline.plan.step.communication import exchanges, gradient_s, send_s, shown
-from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled, IntArray
+from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled
 from weftline.plan.step.constants import Constants, FloatArray, Number
 from weftline.plan.step.pricing import CLASSES
 from weftline.plan.step.workload import FIRST, LAST, LAYER
