@@ -124,6 +124,14 @@ class Residual(Process):
             return mean, deviation * self.widening
         return self._trusted(mean, deviation, nearness(self.kernel, SHAPE, features, self.rows))
 
+    def unseen(self, count: int) -> tuple[FloatArray, FloatArray]:
+        """The same for runs that are kin of none, as under a framework nobody knows: no mean, and
+        the widest band of any nearness."""
+        bare = (self.kernel.variance + self.kernel.noise**2) ** 0.5
+        widest = self.widening if self.trust is None else self.trust.widening[0]
+        most = max([bare * widest, *self.left_out()[1].tolist()])
+        return np.zeros(count), np.full(count, most)
+
     def mean(self, features: Features) -> FloatArray:
         """The mean alone."""
         found = super().mean(features)

@@ -110,6 +110,12 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
             "asks more of a framework"
         )  # fmt: skip
     said += _against_measured(found, model, job)
+    if not found.constants.known:
+        said.append(
+            f"framework {found.framework} is not known: it is taken for a plain one (mixed "
+            "precision, Adam, flash attention, data and pipeline traffic hidden), nothing measured "
+            "corrects it, and its band is the widest there is"
+        )
     said.append(_grounds(found, job))
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
@@ -140,14 +146,15 @@ def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
         said.append(
             f"MFU counts attention's whole square, as papers do; its causal half alone: {share:.0%}"
         )
-    best = best_measured(name, job.precision)
-    if best is None:
-        said.append(f"no run on {name} in {job.precision} is known to be measured: its band is "
-                    "that of other chips")  # fmt: skip
-    elif share > best[0]:
+    best = best_measured(name, job.precision, mixture=model.is_moe)
+    kind = "mixture" if model.is_moe else "dense model"
+    if best is None or best.chip != name:
+        said.append(f"no run on {name} in {job.precision} is known to be measured for a {kind}: "
+                    "its band is that of other chips")  # fmt: skip
+    if best is not None and share > best.share:
         said.append(
-            f"beyond the best measured on {name} in {job.precision}, {best[0]:.0%} of the bf16 "
-            f"peak ({run_words(best[1])}): expect the slow end of the band"
+            f"beyond the best {kind} measured on {best.chip} in {job.precision}, {best.share:.0%} "
+            f"of the bf16 peak ({run_words(best.run)}): expect the slow end of the band"
         )
     return said
 

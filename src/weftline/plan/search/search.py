@@ -208,7 +208,7 @@ def best_on(
         model, cluster, kept.take(at), group=constants.group, version="", precision=job.precision,
         seq_len=job.seq_len,
     )  # fmt: skip
-    mean, deviation = residual.at(features)
+    mean, deviation = residual.at(features) if constants.known else residual.unseen(1)
     correction = float(np.exp(mean[0]))
     layout = layout_at(kept, best, len(model.layers))
     return Found(
@@ -219,7 +219,7 @@ def best_on(
         step_time_s=float(seconds[best]) * correction,
         correction=correction,
         log_error=float(deviation[0]),
-        nearest=residual.nearest(features),
+        nearest=residual.nearest(features) if constants.known else None,
         parts=times.take(at),
         memory=fits.memory(held[at]),
         second=_second(kept, seconds * correction, best, layout, len(model.layers)),
