@@ -85,7 +85,7 @@ def read_any_answer(path: Path) -> AnyPlan:
     return plan_from_json(text, where=str(path))
 
 
-def read_answer(path: Path) -> Plan | ServePlan | dict[str, Any]:
+def read_answer(path: Path) -> Plan | ServePlan | Lifecycle | dict[str, Any]:
     """What a command wrote with ``-o`` or printed with ``--json``: a plan, or plain fields.
 
     Raises InputError(s) as :func:`read_plan`, also for JSON that is no object.
@@ -93,8 +93,8 @@ def read_answer(path: Path) -> Plan | ServePlan | dict[str, Any]:
     raw = _parsed(_text_of(path), str(path))
     if not isinstance(raw, dict):
         raise InputError("no answer of weftline: it begins with {", where=str(path))
-    if "format" in raw and ("layout" in raw or raw.get("kind") == "serve"):
-        return read_any_plan(path)
+    if "format" in raw and ("layout" in raw or raw.get("kind") in ("serve", "lifecycle")):
+        return read_any_answer(path)
     return raw
 
 

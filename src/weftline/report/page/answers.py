@@ -7,11 +7,12 @@ from typing import Any
 from weftline.errors import InputError
 from weftline.report.page.chart import Page
 from weftline.spec import Plan, ServePlan
+from weftline.spec.lifecycle import Lifecycle
 
 __all__ = ["page_of"]
 
 
-def page_of(answer: Plan | ServePlan | dict[str, Any], *, where: str) -> Page:
+def page_of(answer: Plan | ServePlan | Lifecycle | dict[str, Any], *, where: str) -> Page:
     """The page of a plan, or of what a command printed with ``--json``.
 
     Raises InputError where no command answers like that.
@@ -24,6 +25,10 @@ def page_of(answer: Plan | ServePlan | dict[str, Any], *, where: str) -> Page:
         from weftline.report.page.serving import serving_page
 
         return serving_page(answer)
+    if isinstance(answer, Lifecycle):
+        from weftline.report.page.lifecycle import lifecycle_page
+
+        return lifecycle_page(answer)
     try:
         if {"collective", "network", "algorithm", "time_s"} <= answer.keys():
             from weftline.report.page.collective import collective_page

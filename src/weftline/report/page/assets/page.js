@@ -269,12 +269,12 @@
       };
       return Object.assign(base(), {
         grid: grid(),
-        xAxis: axis({ name: d.name, unit: "s", max: d.until }),
+        xAxis: axis({ name: d.name, unit: d.unit, max: d.until }),
         yAxis: names(d.rows),
         series: [{ type: "custom", renderItem: block, clip: true, encode: { x: [1, 2], y: 0 }, data: d.blocks.map((b) => [b.row, b.from, b.until, b.tone]) }],
         tooltip: { renderMode: "richText", confine: true, formatter: (p) => {
           const b = d.blocks[p.dataIndex];
-          return b.name + "\n" + shown(b.from, "s") + " to " + shown(b.until, "s");
+          return b.name + "\n" + shown(b.from, d.unit) + " to " + shown(b.until, d.unit);
         } },
       });
     },
