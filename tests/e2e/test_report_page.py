@@ -20,6 +20,7 @@ TRAIN = ("plan", "train", "llama-3.1-8b", "--tokens", "100B", "--on", "h100,mi30
          "--max-chips", "64")  # fmt: skip
 SERVE = ("plan", "serve", "llama-3.1-8b", "--rate", "40/s", "--input", "1000", "--output", "200",
          "--ttft", "300ms", "--on", "h100", "--precision", "bf16")  # fmt: skip
+EXAMPLES = Path(__file__).parents[2] / "examples"
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>"
 
 
@@ -44,7 +45,8 @@ def browser() -> Iterator[Browser]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A page of each kind of answer."""
     folder = tmp_path_factory.mktemp("pages")
-    answers = {"train": TRAIN, "serve": SERVE}
+    life = ("plan", "lifecycle", str(EXAMPLES / "life" / "cluster-calculator.yaml"))
+    answers = {"train": TRAIN, "serve": SERVE, "life": life}
     for name, command in answers.items():
         assert run([*command, "-o", str(folder / f"{name}.json")]) == 0
     plain: dict[str, tuple[str, ...]] = {
@@ -93,7 +95,7 @@ def _opened(browser: Browser, file: Path) -> tuple[Page, list[str], list[str]]:
     return page, said, [url for url in asked if url != file.as_uri()]
 
 
-@pytest.mark.parametrize("kind", ["train", "serve", "torus", "nccl", "advise", "compare"])
+@pytest.mark.parametrize("kind", ["train", "serve", "life", "torus", "nccl", "advise", "compare"])
 def test_a_page_is_drawn_and_asks_for_nothing(
     browser: Browser, pages: dict[str, Path], kind: str
 ) -> None:

@@ -14,7 +14,7 @@ def report(answer: Path, *, output: Annotated[Path, Parameter(name=("--output", 
     Parameters
     ----------
     answer
-        A plan (`-o plan.json`), or what `simulate collective`, `compare` or `burst advise` printed
+        A plan or lifecycle (`-o plan.json`), or what `simulate collective`, `compare` or `burst advise` printed
         with --json.
     output
         The HTML file to write.
