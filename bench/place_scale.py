@@ -1,4 +1,4 @@
-"""place() with as many processes as a plan has: seconds and memory of the leader, size of plan.json.
+"""place() at as many processes as a plan has: seconds and memory of the leader, the plan's size.
 
     python bench/place_scale.py 16384          # one leader, the others as sockets of two processes
 
@@ -103,7 +103,9 @@ def main() -> None:
                   enumerate(slots_of(json.loads(plan.read_text())))}  # fmt: skip
     answers.append((0, 0, int(rank)))
     right = sum(wanted[host, local] == got for host, local, got in answers)
-    print(f"leader: {waited:.1f} s in all, {cpu_s:.1f} s of its processor, {peak_mb:.0f} MB at most")
+    print(
+        f"leader: {waited:.1f} s in all, {cpu_s:.1f} s of its processor, {peak_mb:.0f} MB at most"
+    )
     print(f"{right:,} of {ranks:,} ranks as planned, {took:.1f} s from the start of the others")
     sys.exit(int(right < ranks))
 
