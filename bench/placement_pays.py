@@ -3,14 +3,17 @@
     python bench/placement_pays.py            # root, iproute2; about a minute
 
 Four processes in network namespaces, links held by token buckets (50 MB/s inside a host, 6.25 MB/s
-between). A step is what tensor parallelism over pairs and FSDP over pairs exchange: TP_RUNS
-all-reduces of activations in the TP group, one all-gather and one reduction of weights in the FSDP
-group. Three orders of ranks: the plan's (TP inside a host), the launcher's (the same here), and the
-worst (TP across hosts). Predicted by bytes over the slowest link of each group.
+between). The step is real: torch's parallel modules and fully_shard over gloo
+(bench/placement_step.py). The plan is the planner's own for four chips on hosts of two, tp 2 and
+dp 2, with its rank map; beside it the two orders that launchers have by default (host by host, and
+in turn over hosts, as Slurm's cyclic distribution and a hostfile without slots do) and the worst of
+all 24. Predicted: bytes that a rank of each group sends over the group's slowest link, beside the
+step on links that are not held.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -22,33 +25,27 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import namespaces as ns
 from launchers import free_port
 
+from weftline.launch.place import chips_of
+from weftline.plan import job_of, plan_train
+from weftline.spec.options import JobOptions
+from weftline.spec.serialize import plan_to_json
+
 INSIDE, BETWEEN = 50e6, 6.25e6
-TP_RUNS, ACTIVATION_BYTES, SHARD_BYTES = 32, 256 << 10, 512 << 10  # 8 layers of 4
-STEP = """
-import json, os, sys, time, torch, torch.distributed as dist
-runs, act, shard = json.loads(sys.argv[1])
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-tp, _ = dist.new_subgroups_by_enumeration([[0, 1], [2, 3]])
-dp, _ = dist.new_subgroups_by_enumeration([[0, 2], [1, 3]])
-a = torch.zeros(act // 4); w = torch.zeros(shard // 4); parts = [torch.zeros_like(w) for _ in "ab"]
-def step():
-    for _ in range(runs):
-        dist.all_reduce(a, group=tp)
-    dist.all_gather(parts, w, group=dp)
-    dist.all_reduce(w, group=dp)  # gloo has no reduce-scatter: the same bytes and a half more
-times = []
-for _ in range(6):
-    dist.barrier()
-    t = time.perf_counter(); step(); dist.barrier(); times.append(time.perf_counter() - t)
-if rank == 0:
-    print(json.dumps(times[1:]))
-dist.destroy_process_group()
-"""
+LAYERS, WIDTH, TOKENS, STEPS = 4, 128, 1024, 4
+STEP = Path(__file__).with_name("placement_step.py")
+
+
+def planned() -> list[int]:
+    """Chip of every rank by the planner's map: hosts of two chips, tp 2 and dp 2."""
+    options = JobOptions(
+        tokens="1B", on="h100-sxm", chips="4", global_batch="64", seq="4096",
+        chip_set="h100-sxm.chips_per_host=2,h100-sxm.scale_up_domain=2", layout="tp=2,dp=2,pp=1",
+    )  # fmt: skip
+    return chips_of(json.loads(plan_to_json(plan_train(job_of("llama-3.2-1b", options)))))
 
 
 def measured_s(places: list[int]) -> float:
-    """The best of five steps, rank r in the namespace ``places[r]``."""
+    """The best of the steps, rank r in the namespace ``places[r]``."""
     port = free_port()
     running = []
     for rank, at in enumerate(places):
@@ -56,43 +53,49 @@ def measured_s(places: list[int]) -> float:
                "MASTER_ADDR": ns.address(places[0]), "MASTER_PORT": str(port),
                "GLOO_SOCKET_IFNAME": "nic0"}  # fmt: skip
         running.append(subprocess.Popen(
-            ["ip", "netns", "exec", ns.name(at), sys.executable, "-c", STEP,
-             json.dumps([TP_RUNS, ACTIVATION_BYTES, SHARD_BYTES])],
+            ["ip", "netns", "exec", ns.name(at), sys.executable, str(STEP),
+             json.dumps([LAYERS, WIDTH, TOKENS, STEPS])],
             env=env, text=True, stdout=subprocess.PIPE))  # fmt: skip
-    said = [process.communicate(timeout=300)[0] for process in running]
+    said = [process.communicate(timeout=120)[0] for process in running]
     return float(min(json.loads(said[0])))
 
 
-def predicted_s(places: list[int]) -> float:
-    """Bytes over the slowest link of each group; a pair exchanges its whole buffer each way."""
+def exchanged_s(places: tuple[int, ...]) -> float:
+    """Bytes over the slowest link of each group; of two ranks each sends the other's half."""
 
     def rate(a: int, b: int) -> float:
         return INSIDE if places[a] // 2 == places[b] // 2 else BETWEEN
 
     tp = min(rate(0, 1), rate(2, 3))
     dp = min(rate(0, 2), rate(1, 3))
-    return TP_RUNS * ACTIVATION_BYTES / tp + 2 * SHARD_BYTES / dp
+    reduced = 4 * TOKENS * WIDTH * 4  # two pairs of matrices, forward and backward
+    weights = 4 * WIDTH * WIDTH * 4 / 2  # of a block, this rank's half by TP
+    return LAYERS * (reduced / tp + 3 * weights / 2 / dp)  # gathered twice, reduced once
 
 
 def main() -> None:
-    """Measure the three orders."""
+    """Measure the orders."""
     if why := ns.lacks():
         raise SystemExit(why)
-    orders = {"plan": [0, 1, 2, 3], "launcher": [0, 1, 2, 3], "worst": [0, 2, 1, 3]}
+    worst = max(itertools.permutations(range(4)), key=exchanged_s)
+    orders = {"plan": planned(), "host by host": [0, 1, 2, 3], "in turn": [0, 2, 1, 3],
+              "worst": list(worst)}  # fmt: skip
     found: dict[str, float] = {}
     with ns.fabric():
-        for a in range(4):
-            for b in range(4):
-                if a != b:
-                    inside = a // 2 == b // 2
-                    ns.tc(a, b, "400mbit" if inside else "50mbit", burst="16kb")
+        alone = measured_s([0, 1, 2, 3])
+        print(f"{'links free':13} {alone:6.3f} s a step")
+        for a, b in itertools.permutations(range(4), 2):
+            ns.tc(a, b, "400mbit" if a // 2 == b // 2 else "50mbit", burst="16kb")
         for name, places in orders.items():
             found[name] = measured_s(places)
-            print(f"{name:9} {found[name]:6.3f} s a step measured, "
-                  f"{predicted_s(places):6.3f} s predicted")  # fmt: skip
-    print(f"worst over plan: {found['worst'] / found['plan']:.2f} measured, "
-          f"{predicted_s(orders['worst']) / predicted_s(orders['plan']):.2f} predicted; "
-          f"launcher over plan: {found['launcher'] / found['plan']:.2f}")  # fmt: skip
+            said = alone + exchanged_s(tuple(places))
+            print(f"{name:13} {found[name]:6.3f} s a step measured, {said:6.3f} s predicted "
+                  f"(ranks at {places})", flush=True)  # fmt: skip
+    for name in list(orders)[1:]:
+        said = (alone + exchanged_s(tuple(orders[name]))) / (alone + exchanged_s(
+            tuple(orders["plan"])))  # fmt: skip
+        print(f"{name} over plan: {found[name] / found['plan']:.2f} measured, {said:.2f} predicted")
+    sys.exit(int(found["worst"] < 1.5 * found["plan"]))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ One file and nothing but the standard library, to be copied into any container. 
 script, before ``init_process_group``: ``weftline_place.place("plan.json")``; or in front of one
 that stays as it is, run by the same interpreter: ``weftline_place.py plan.json -- train.py ...``
 
-Launchers number processes as they like: torchrun sorts hosts as text, srun's --nodelist does not
-order. So every process tells a store its host, its local index (the chip it drives) and its
-address. The store is whoever binds the rendezvous address first: the leader. It finds the plan's
-hosts among those there are, checks that every planned rank has one process, and answers each with
-its rank. Where something is wrong it answers all with the same one line, and stays until they have
-it. Messages are lines of JSON on TCP: a hello, empty lines as a sign of life, then one answer.
+Launchers number processes as they like. So every process tells a store its host, its local index
+(the chip it drives) and its address; the store is whoever binds the rendezvous address first. It
+finds the plan's hosts among those there are and tells each process its rank, or all the one line of
+what is wrong. Messages are lines of JSON: a hello, empty lines as a sign of life, one answer.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import os
 import re
 import resource
 import runpy
+import selectors
 import socket
 import sys
 import time
@@ -35,6 +34,7 @@ from typing import Any, Final
 WAIT_S: Final = 8.0  # without a new process until the rest is missing; more where they start late
 LINGER_S: Final = 4.0  # the leader of a job refused at once stays, so that late ones hear why
 SIGN_OF_LIFE_S: Final = 1.0
+_Key = tuple[str, int, str]  # job, restarts, digest of plan and names: what processes meet by
 _LOOPBACK: Final = re.compile(r"127\.|::1$")
 
 # What tells the launcher, then rank, size, local index, restarts, job, host, place in the network.
@@ -95,7 +95,7 @@ def chips_of(plan: Mapping[str, Any]) -> list[int]:
         chips = [first + step * n for first, step, count in runs for n in range(count)]
     except (KeyError, TypeError, ValueError):
         raise PlacementError("the plan file is no weftline plan for training") from None
-    if len(chips) != ranks or len(set(chips)) != ranks:
+    if not len(chips) == len(set(chips)) == ranks:
         raise PlacementError(f"the plan's rank map has {len(chips)} chips for {ranks} ranks")
     return chips
 
@@ -124,13 +124,12 @@ def facts_of(environment: Mapping[str, str] | None = None, **given: Any) -> Fact
     """
     env = os.environ if environment is None else environment
     row = next((r for r in LAUNCHERS if r[1] in env), ("",) * 9)
-    fields = ("order", "size", "local", "restart", "job", "host", "topology")
-    names = dict(zip(fields, row[2:], strict=True))
+    names = zip(("order", "size", "local", "restart", "job", "host", "topology"), row[2:],
+                strict=True)  # fmt: skip
     ours = {"order": "RANK", "size": "WORLD_SIZE", "local": "LOCAL_RANK"}
     said: dict[str, Any] = {"launcher": row[0]}
-    for name, theirs in names.items():
-        own = env.get(f"WEFTLINE_{ours.get(name, name.upper())}")
-        value = own if own is not None else env.get(theirs) if theirs else None
+    for name, theirs in names:
+        value = env.get(f"WEFTLINE_{ours.get(name, name.upper())}", env.get(theirs or "-"))
         if value not in (None, ""):
             number = name in ("order", "size", "local", "restart")
             if number and not value.isdigit():
@@ -143,8 +142,8 @@ def facts_of(environment: Mapping[str, str] | None = None, **given: Any) -> Fact
     where = said.get("rendezvous") or env.get("WEFTLINE_RENDEZVOUS") or _rendezvous(env, said)
     if not where or ":" not in where:
         raise PlacementError("nothing says where to meet: set WEFTLINE_RENDEZVOUS=host:port")
-    said = {**said, "rendezvous": where}
-    return Facts(**{name: value for name, value in said.items() if name != "launcher"})
+    del said["launcher"]
+    return Facts(**{**said, "rendezvous": where})
 
 
 def _rendezvous(env: Mapping[str, str], said: Mapping[str, Any]) -> str:
@@ -177,9 +176,9 @@ class _Told:
                 if last:
                     self.connection.shutdown(socket.SHUT_WR)
 
-    def tell(self, refused: str) -> None:
-        said = {"refused": refused} if refused else {"placed": self.answer}
-        self.send(json.dumps(said).encode() + b"\n", last=True)
+    def tell(self, no: str) -> None:
+        text = json.dumps({"refused": no} if no else {"placed": self.answer})
+        self.send(text.encode() + b"\n", last=True)
 
     def gone(self) -> bool:
         """Whether the other end has hung up."""
@@ -236,8 +235,7 @@ def _decide(told: Sequence[_Told], plan: Mapping[str, Any], names: Sequence[str]
     hosts, how = _bind(told, slots, names, domain_of(plan))
     there = {(one.host, one.local): one for one in told}
     wanted = [(hosts[slot], local) for slot, local in ranks]
-    missing = [(rank, at) for rank, at in enumerate(wanted) if at not in there]
-    if missing:
+    if missing := [(rank, at) for rank, at in enumerate(wanted) if at not in there]:
         rank, (host, local) = missing[0]
         more = f" ({len(missing)} such ranks)" if len(missing) > 1 else ""
         raise PlacementError(
@@ -261,12 +259,13 @@ def _some(names: Sequence[str]) -> str:
 class _Leader:
     """The store: one listening socket, one process after the other, no threads."""
 
-    def __init__(
-        self, listening: socket.socket, key: tuple[str, int, str], me: _Told, wanted: int
-    ) -> None:
-        listening.settimeout(0.1)
+    def __init__(self, listening: socket.socket, key: _Key, me: _Told, wanted: int) -> None:
+        listening.setblocking(False)
+        self.coming = selectors.DefaultSelector()
+        self.coming.register(listening, selectors.EVENT_READ)
         self.listening, self.key, self.me, self.wanted = listening, key, me, wanted
         self.told: list[_Told] = [me]
+        self.at = {(me.host, me.local): me}
         self.refused, self.linger_s = "", LINGER_S
 
     def run(self, plan: Mapping[str, Any], names: Sequence[str], wait_s: float) -> dict[str, Any]:
@@ -300,12 +299,14 @@ class _Leader:
 
     def _answer(self) -> None:
         """Tell everyone, and stay until everyone has it (a refused job: those still to come)."""
-        for one in self.told[1:]:
-            one.tell(self.refused)
-        end = time.monotonic() + self.linger_s
-        while self.refused and len(self.told) < self.wanted and time.monotonic() < end:
-            if self._admit():
-                self.told[-1].tell(self.refused)
+        known, end = 1, time.monotonic() + self.linger_s
+        while True:
+            for one in self.told[known:]:
+                one.tell(self.refused)
+            known = len(self.told)
+            if not self.refused or known >= self.wanted or time.monotonic() > end:
+                break
+            self._admit()
         for one in self.told[1:]:
             with contextlib.suppress(OSError):
                 if one.connection is not None:
@@ -314,23 +315,33 @@ class _Leader:
                     one.connection.close()
 
     def _admit(self) -> bool:
-        """Hear one process that has come, if one has and is of this start of this job."""
+        """Let in who comes, hear who has spoken; whether one was of this start of this job."""
+        heard = False
+        for key, _ in self.coming.select(0.1):
+            with contextlib.suppress(OSError):
+                if key.data is None:
+                    connection, peer = self.listening.accept()
+                    connection.setblocking(False)  # who is slow to speak or read holds no one up
+                    self.coming.register(connection, selectors.EVENT_READ, (connection, peer[0]))
+                else:
+                    self.coming.unregister(key.fileobj)
+                    heard = self._hear(*key.data) or heard
+        return heard
+
+    def _hear(self, connection: socket.socket, address: str) -> bool:
+        """Take one process's hello, which is short and comes in one piece."""
         try:
-            connection, peer = self.listening.accept()
-            connection.settimeout(2.0)
-            with connection.makefile("rb") as lines:
-                said = json.loads(lines.readline(1 << 16))
-            connection.setblocking(False)  # answers are short: no reader can hold the leader up
+            said = json.loads(connection.recv(1 << 16))
             one = _Told(connection=connection, host=str(said["host"]), local=int(said["local"]),
                         order=None if said["order"] is None else int(said["order"]),
                         port=int(said["port"]), topology=str(said["topology"]),
-                        address=peer[0])  # fmt: skip
+                        address=address)  # fmt: skip
             (job, restart, digest), mine = said["key"], str(said["leader"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False  # nobody, or not one of ours
+        except (OSError, ValueError, KeyError, TypeError):  # not one of ours
+            return False
         now = f"start {max(restart, self.key[1])} of the job has begun"
         if job != self.key[0]:
-            one.send(json.dumps({"why": f"another job ({self.key[0]}) answers"}).encode() + b"\n")
+            one.send(b'{"why": "another job answers"}\n')
         elif restart < self.key[1]:
             one.tell(now)
         elif restart > self.key[1]:  # it asks again; what waits here belongs to a dead start
@@ -340,13 +351,14 @@ class _Leader:
             return False
         if one.host == self.me.host:
             one.address = self.me.address
-        elif _LOOPBACK.match(self.me.address):  # others reach this host by another address
+        elif mine != self.me.address and _LOOPBACK.match(self.me.address):  # reached by another
             for told in self.told:
                 told.address = mine if told.host == self.me.host else told.address
-        same = [t for t in self.told if (t.host, t.local) == (one.host, one.local)]
-        if same and same[0] is not self.me and same[0].gone():  # it has come again
-            self.told.remove(same[0])
-        elif same:
+        same = self.at.setdefault((one.host, one.local), one)
+        if same is not one and same is not self.me and same.gone():  # it has come again
+            self.told.remove(same)
+            self.at[one.host, one.local] = one
+        elif same is not one:
             what = f"host {one.host} has two processes with local index {one.local}"
             self.refused = self.refused or what
         if digest != self.key[2]:
@@ -364,12 +376,10 @@ def place(
 
     ``hosts`` names the planned hosts in the plan's order (WEFTLINE_HOSTS: names with commas
     between, or ``@file``). ``facts`` replace what the environment says, by the fields of
-    :class:`Facts`. The ranks go to ``os.environ`` unless ``publish`` is false. Raises
-    PlacementError, on every process with the same reason, ``wait_s`` (8 s, or
-    WEFTLINE_PLACE_WAIT_S) after the last process came at the latest.
+    :class:`Facts`. Ranks go to ``os.environ`` unless ``publish`` is false. Raises PlacementError,
+    one reason for all, ``wait_s`` (8, or WEFTLINE_PLACE_WAIT_S) after the last came at most.
     """
-    started = time.monotonic()
-    listed = os.environ.get("WEFTLINE_HOSTS", "")
+    started, listed = time.monotonic(), os.environ.get("WEFTLINE_HOSTS", "")
     try:
         data = Path(plan).read_bytes()
         read = json.loads(data)
@@ -377,15 +387,13 @@ def place(
         wait_s = float(os.environ.get("WEFTLINE_PLACE_WAIT_S", wait_s or WAIT_S))
     except (OSError, ValueError) as error:
         raise PlacementError(f"cannot read the plan, its hosts or the wait: {error}") from None
-    names = list(hosts) or listed.replace(",", " ").split()
-    ranks = slots_of(read)
+    names, ranks = list(hosts) or listed.replace(",", " ").split(), slots_of(read)
     slots = 1 + max(slot for slot, _ in ranks)
     known = facts_of(**facts)
     if known.size not in (None, len(ranks)):
-        what = (
-            f"the plan has {len(ranks)} ranks on {slots} hosts, the launcher started {known.size}"
-        )
-        raise PlacementError(f"{what}: start as many as planned, or plan again for what there is")
+        what = f"the plan has {len(ranks)} ranks on {slots} hosts, the launcher started"
+        again = "start as many as planned, or plan again for what there is"
+        raise PlacementError(f"{what} {known.size}: {again}")
     if names and (len(names) != slots or len(set(names)) != slots):
         raise PlacementError(f"{len(names)} host names for the {slots} hosts of the plan")
     digest = hashlib.sha256(data + "\n".join(names).encode()).hexdigest()[:16]
@@ -404,11 +412,7 @@ def place(
 
 
 def _meet(
-    known: Facts,
-    key: tuple[str, int, str],
-    plan: Mapping[str, Any],
-    names: Sequence[str],
-    wait_s: float,
+    known: Facts, key: _Key, plan: Mapping[str, Any], names: Sequence[str], wait_s: float
 ) -> dict[str, Any]:
     """Lead or follow, until there is an answer or the wait is over."""
     host, port = known.rendezvous.rsplit(":", 1)
@@ -426,10 +430,10 @@ def _meet(
                     leader = _Leader(listening, key, mine, len(slots_of(plan)))
                     return leader.run(plan, names, wait_s)
             answer = _follow(host, int(port), key, mine)
-            if "refused" in answer:
-                raise PlacementError(answer["refused"])
             if "placed" in answer:
                 return dict(answer["placed"])
+            if "refused" in answer:
+                raise PlacementError(answer["refused"])
             if time.monotonic() > end:
                 raise PlacementError(f"{answer['why']} at {known.rendezvous} for {wait_s:g} s")
             time.sleep(0.05)
@@ -438,11 +442,8 @@ def _meet(
 def _listen(host: str, port: int) -> tuple[socket.socket | None, str]:
     """The store's socket if this process is to lead: the address is its host's, and still free."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError:
-        return None, ""
-    own = str(address[0])
-    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        own = str(address[0])
         listening = socket.create_server(address, family=family, backlog=65535)
         # A name of this host may mean 127.0.1.1 here (Debian) and the network elsewhere.
         if _LOOPBACK.match(own) and host not in (own, "localhost"):
@@ -450,12 +451,12 @@ def _listen(host: str, port: int) -> tuple[socket.socket | None, str]:
             listening = socket.create_server(("", port), backlog=65535)
     except OSError:
         return None, ""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return listening, own
 
 
-def _follow(host: str, port: int, key: tuple[str, int, str], mine: _Told) -> dict[str, Any]:
+def _follow(host: str, port: int, key: _Key, mine: _Told) -> dict[str, Any]:
     """Tell the leader, and wait for its answer while it shows that it lives."""
     try:
         with socket.create_connection((host, port), timeout=2.0) as connection:
@@ -470,9 +471,9 @@ def _follow(host: str, port: int, key: tuple[str, int, str], mine: _Told) -> dic
                 for line in lines:
                     if line.strip():
                         return dict(json.loads(line))
+        return {"why": "the leader went away"}
     except (OSError, ValueError):
         return {"why": "nobody answers"}
-    return {"why": "the leader went away"}
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -480,9 +481,8 @@ def _run(arguments: Sequence[str]) -> None:
     if len(arguments) < 3 or arguments[1] != "--":
         raise PlacementError("usage: weftline_place.py PLAN.json -- COMMAND ...")
     placed = place(arguments[0])
-    command = list(arguments[2:])
-    if Path(command[0]).name.startswith("python"):  # this one runs it
-        command = command[1:]
+    ours = Path(arguments[2]).name.startswith("python")  # this interpreter runs it
+    command = list(arguments[3 if ours else 2 :])
     if placed.rank == 0:
         sys.stderr.write(f"weftline: {placed.world_size} ranks placed by {placed.bound_by} "
                          f"in {placed.seconds:.2f} s\n")  # fmt: skip
