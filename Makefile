@@ -13,8 +13,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test train-demo test-slow test-vllm crash lint types fmt lock docs golden \
-	clean
+.PHONY: help plan setup test train-demo train-drill test-slow test-vllm crash lint types fmt lock \
+	docs golden clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -57,6 +57,9 @@ test: $(DEV) lint types  ## lint, types, then the whole suite
 
 train-demo: $(DEV)  ## train a small model, kill a rank of it, predicted beside measured
 	@WEFTLINE=$(BIN)/weftline sh examples/train/demo.sh build/train-demo
+
+train-drill: $(DEV)  ## kill -9 of any rank, 50 times over two layouts, beside the unbroken runs
+	@$(BIN)/python bench/train_recovery.py
 
 test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)

@@ -66,7 +66,7 @@ SECONDS = float(os.environ.get("SECONDS_EACH", "20"))
 
 
 def recipe_of(name: str, data: Path | None = None) -> Recipe:
-    """Eight sequences of 128 tokens a step, two a micro-batch."""
+    """Eight sequences of 128 tokens a step, two a micro-batch, one thread a rank."""
     fields, parts = LAYOUTS[name]
     layout = Layout(**({"zero": 0, "micro_batch": 2} | parts
                        | {"num_micro_batches": 4 // parts.get("dp", 1)}))  # fmt: skip
@@ -75,7 +75,7 @@ def recipe_of(name: str, data: Path | None = None) -> Recipe:
     return Recipe(
         model=name, config=fields, parameters=count, flops_per_token=6.0 * count, layout=layout,
         seq_len=128, steps=16, checkpoint_every=0, data=str(data or ""), profile_step=0,
-        threads=max(1, (os.cpu_count() or 1) // layout.chips), sequence_parallel=layout.tp > 1,
+        threads=1, sequence_parallel=layout.tp > 1,
     )  # fmt: skip
 
 

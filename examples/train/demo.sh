@@ -1,21 +1,32 @@
 #!/bin/sh
-# From nothing to a trained small model on two cores: text to tokens, a plan, a run with a rank
-# killed in the middle of it, and what was predicted beside what was measured.
+# From nothing to a trained small model on two cores: this machine measured, text to tokens, a plan
+# for it, a run with a rank killed in the middle of it, and what was predicted beside what was
+# measured.
 #   sh demo.sh [FOLDER]        WEFTLINE=path/to/weftline if it is not on the path
 set -eu
 here=$(dirname "$0")
 out=${1:-train-demo}
 weftline=${WEFTLINE:-weftline}
 mkdir -p "$out"
+# The demo's own catalogue: what it measures stays in its folder.
+WEFTLINE_CONFIG_DIR=$out/catalogue
+export WEFTLINE_CONFIG_DIR
+
+plan() {
+    $weftline plan train "$here/llama-5m.json" --tokens 80k --seq 128 --global-batch 8 \
+        --precision fp32 --on here --chips 2 --layout "tp=1,pp=1,cp=1,zero=3" \
+        -o "$out/plan.json" > "$out/plan.txt"
+}
+
+echo "==> this machine, and the plan's own operators on it" >&2
+$weftline calibrate --accept-loud > "$out/machine.txt"
+plan
+$weftline calibrate --plan "$out/plan.json" --accept-loud > "$out/operators.txt"
+plan
+head -3 "$out/plan.txt"
 
 echo "==> tokens from the source of Python's standard library" >&2
 $weftline prepare stdlib -o "$out/data"
-
-echo "==> a plan for two cores" >&2
-$weftline plan train "$here/llama-5m.json" --tokens 80k --seq 128 --global-batch 8 \
-    --precision fp32 --chip "$here/cpu.yaml" --on cpu-core --chips 2 --framework torchtitan \
-    -o "$out/plan.json" > "$out/plan.txt"
-head -3 "$out/plan.txt"
 
 echo "==> the run, with rank 1 killed on the way" >&2
 rm -rf "$out/run"

@@ -114,7 +114,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--emulate", "--small", "--nproc", 3), "is no multiple of"),
         (("--emulate", "--small", "--nproc", 1000), "too many for"),
         (("--emulate", "--nproc", 2, "--model", "nowhere.json"), "no config.json"),
-        (("--emulate", "--nproc", 2, "--model", EXAMPLES / "cpu.yaml"), "cannot read"),
+        (("--emulate", "--nproc", 2, "--model", EXAMPLES / "demo.sh"), "cannot read"),
     ],
 )
 def test_what_cannot_run_is_told(

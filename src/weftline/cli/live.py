@@ -43,7 +43,7 @@ class Live:
         parts = [
             f"step {event['step'] + 1}/{recipe.steps}", f"loss {event['loss']:.4f}",
             f"{recipe.tokens_per_step / step_s:,.0f} tokens/s", f"step {format_duration(step_s)}"
-            + (f" ({step_s / plan:.0%} of plan)" if plan else ""),
+            + (f" ({step_s / plan:.0%} of plan)" if plan else ""), f"MFU {event['mfu']:.0%}",
             f"saved {event['saved']}, {format_duration(now - self._saved[1])} ago"
             if event["saved"] else "nothing saved yet",
             f"{format_duration(left)} left",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -211,10 +213,12 @@ def _cannot(recipe: Recipe, model: Model) -> list[InputError]:
             "adapters are trained with data parallelism and ZeRO alone",
             hint="plan with --layout tp=1,pp=1",
         ))  # fmt: skip
-    if recipe.compile and layout.tp > 1 and recipe.device == "cpu":
+    wrong += _cannot_compile(recipe)
+    split = layout.tp > 1 or layout.ep > 1 or (layout.zero > 0 and layout.cp * layout.dp > 1)
+    if recipe.optimizer == "muon" and split:
         wrong.append(InputError(
-            "torch 2.13 cannot compile tensor-parallel modules on CPUs", where="--compile",
-            hint="leave it out, or plan with tp=1",
+            "Muon needs whole matrices on every rank: no tensor or expert parallelism, no ZeRO",
+            where="--optimizer", hint="plan with --layout tp=1,zero=0, or take adamw",
         ))  # fmt: skip
     if layout.vp > 1 and layout.num_micro_batches % layout.pp:
         wrong.append(InputError(
@@ -222,6 +226,23 @@ def _cannot(recipe: Recipe, model: Model) -> list[InputError]:
             f"pp={layout.pp}", hint="another --micro-batch or --global-batch",
         ))  # fmt: skip
     return wrong
+
+
+def _cannot_compile(recipe: Recipe) -> list[InputError]:
+    """Why torch cannot compile this layout here; empty where it can, or is not asked to."""
+    if not recipe.compile or recipe.device != "cpu":
+        return []
+    if recipe.layout.tp > 1:
+        return [InputError(
+            "torch 2.13 cannot compile tensor-parallel modules on CPUs", where="--compile",
+            hint="leave it out, or plan with tp=1",
+        )]  # fmt: skip
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        return [InputError(
+            "torch compiles for CPUs with a C++ compiler, and there is none", where="--compile",
+            hint="install g++, or leave it out",
+        )]  # fmt: skip
+    return []
 
 
 def _too_large(recipe: Recipe, machine: Machine) -> list[InputError]:

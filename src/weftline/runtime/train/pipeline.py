@@ -13,12 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import (
-    Schedule1F1B,
-    ScheduleInterleaved1F1B,
-    ScheduleZBVZeroBubble,
-)
 
 from weftline.errors import InputError
 from weftline.runtime.train.meshes import Meshes, rank_grid
@@ -66,6 +60,14 @@ def schedule_over(
     vocab: int,
 ) -> Any:  # fmt: skip
     """torch's schedule for the layout, over this rank's stages."""
+    # Loads torch's compiler, which nothing else here does.
+    from torch.distributed.pipelining import PipelineStage
+    from torch.distributed.pipelining.schedules import (
+        Schedule1F1B,
+        ScheduleInterleaved1F1B,
+        ScheduleZBVZeroBubble,
+    )
+
     layout = recipe.layout
     group = meshes.group("pp")
     at = dist.get_rank(group)

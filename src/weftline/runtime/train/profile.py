@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,8 +82,12 @@ def profiled(
 @contextlib.contextmanager
 def _named_waits() -> Iterator[None]:
     """While inside, a pipeline's waits for its neighbours are events with a name of their own."""
-    from torch.distributed.pipelining import schedules
     from torch.profiler import record_function
+
+    schedules: Any = sys.modules.get("torch.distributed.pipelining.schedules")
+    if schedules is None:  # no pipeline here
+        yield
+        return
 
     theirs: Any = schedules._wait_batch_p2p
 

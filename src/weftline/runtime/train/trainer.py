@@ -70,10 +70,11 @@ class Trainer:
         self.ends: pipeline.Ends | None = None
         if self.meshes is not None and layout.pp > 1:
             text = config.get_text_config()
-            self.schedule = pipeline.schedule_over(
-                recipe, self.stages, self.meshes, loss_of, hidden=text.hidden_size,
-                vocab=text.vocab_size,
-            )  # fmt: skip
+            if filled:  # fakes exchange nothing between stages
+                self.schedule = pipeline.schedule_over(
+                    recipe, self.stages, self.meshes, loss_of, hidden=text.hidden_size,
+                    vocab=text.vocab_size,
+                )  # fmt: skip
             if models.tied_head(self.models[0]):
                 self.ends = pipeline.ends_of(recipe, self.models)
         self.named = self._named()

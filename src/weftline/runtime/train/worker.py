@@ -145,7 +145,7 @@ class _Loop:
         self.report(
             "step", step=step, begin=begin, end=end, loss=done.loss,
             stall=done.parts["checkpoint"], saved=self.checkpoints.saved,
-            durable=self.checkpoints.durable_s,
+            durable=self.checkpoints.durable_s, mfu=self._mfu(end - begin),
         )  # fmt: skip
         if self.log is None:
             return
@@ -156,12 +156,16 @@ class _Loop:
                 step=step + 1, generation=self.generation, time=end, step_s=seconds,
                 loss=done.loss, gradient_norm=done.gradient_norm,
                 learning_rate=done.learning_rate, tokens=tokens, tokens_per_s=tokens / seconds,
-                mfu=self.recipe.flops_per_token * tokens / seconds / self.peak,
+                mfu=self._mfu(seconds),
                 memory_peak_bytes=_memory_peak(self.recipe), saved_step=self.checkpoints.saved,
                 reference_s=self.reference_s,
                 parts=dict(done.parts),
             )
         )  # fmt: skip
+
+    def _mfu(self, seconds: float) -> float:
+        """Model FLOP of a step that took so long, over what a square product reaches here."""
+        return self.recipe.flops_per_token * self.recipe.tokens_per_step / seconds / self.peak
 
     def close(self) -> None:
         """Wait for the saves that are on their way."""
