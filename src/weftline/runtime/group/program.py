@@ -144,8 +144,8 @@ def laid_on(program: Program, length: int, whole: int) -> tuple[IntArray, IntArr
     return out, bounds
 
 
-def chunks_of(schedule: Schedule, rank: int) -> Chunks:
-    """The chunks of a schedule as rank ``rank`` has them in its buffers."""
+def chunks_of(schedule: Schedule) -> Chunks:
+    """The chunks of a schedule as they lie in buffers and slots."""
     kind, n = schedule.collective, schedule.chunks
     owner = np.zeros(n, np.int64) if schedule.owner is None else np.asarray(schedule.owner)
     target = np.zeros(n, np.int64) if schedule.target is None else np.asarray(schedule.target)
@@ -166,7 +166,6 @@ def chunks_of(schedule: Schedule, rank: int) -> Chunks:
             continue
         ends /= ends[-1]
         low[members], high[members] = ends[:-1], ends[1:]
-    del rank
     return Chunks(low=low, high=high, source=source, target=out)
 
 
@@ -188,7 +187,7 @@ def schedule_streams(
     colours = (
         [every[flat.colour == c] for c in np.unique(flat.colour)] if linked is not None else [every]
     )
-    chunks = chunks_of(flat, rank)
+    chunks = chunks_of(flat)
     if len(colours) > STREAMS:  # rows of several colours, still in the order of their steps
         colours = [np.sort(np.concatenate(colours[i::STREAMS])) for i in range(STREAMS)]
     streams = [_Stream(flat, rows, rank, chunks, links=linked is not None) for rows in colours]
