@@ -44,6 +44,10 @@ _GRAIN: Final = 16
 """Elements that chunk edges fall on, where chunks are long."""
 
 
+Row = tuple[int, int, int, int, int, bool, int]
+"""Step, source, destination, first chunk, chunks, whether it adds, number in the schedule."""
+
+
 class Op(NamedTuple):
     """One instruction; ranges are chunks ``first .. first + many - 1``."""
 
@@ -144,8 +148,8 @@ def laid_on(program: Program, length: int, whole: int) -> tuple[IntArray, IntArr
     return out, bounds
 
 
-def chunks_of(schedule: Schedule, rank: int) -> Chunks:
-    """The chunks of a schedule as rank ``rank`` has them in its buffers."""
+def chunks_of(schedule: Schedule) -> Chunks:
+    """The chunks of a schedule as they lie in buffers and slots."""
     kind, n = schedule.collective, schedule.chunks
     owner = np.zeros(n, np.int64) if schedule.owner is None else np.asarray(schedule.owner)
     target = np.zeros(n, np.int64) if schedule.target is None else np.asarray(schedule.target)
@@ -166,7 +170,6 @@ def chunks_of(schedule: Schedule, rank: int) -> Chunks:
             continue
         ends /= ends[-1]
         low[members], high[members] = ends[:-1], ends[1:]
-    del rank
     return Chunks(low=low, high=high, source=source, target=out)
 
 
@@ -188,7 +191,7 @@ def schedule_streams(
     colours = (
         [every[flat.colour == c] for c in np.unique(flat.colour)] if linked is not None else [every]
     )
-    chunks = chunks_of(flat, rank)
+    chunks = chunks_of(flat)
     if len(colours) > STREAMS:  # rows of several colours, still in the order of their steps
         colours = [np.sort(np.concatenate(colours[i::STREAMS])) for i in range(STREAMS)]
     streams = [_Stream(flat, rows, rank, chunks, links=linked is not None) for rows in colours]
@@ -265,8 +268,7 @@ class _Stream:
         """What peers read before this rank has written it; and what stays where it is."""
         put = np.zeros(len(self.local), np.bool_)
         written = np.zeros(len(self.local), np.bool_)
-        for step, group in _steps(self.rows):
-            del step
+        for _, group in _steps(self.rows):
             for _, source, _, first, count, _, _ in group:
                 if source == self.me:
                     put[first : first + count] |= ~written[first : first + count]
@@ -284,9 +286,7 @@ class _Stream:
             self.local[put] = SLOT
             self.out.append(Op(POST, value=1))
 
-    def _step(
-        self, step: int, rows: list[tuple[int, tuple[int, int, int, int, int, bool, int]]]
-    ) -> None:
+    def _step(self, step: int, rows: list[tuple[int, Row]]) -> None:
         clash = self._clashes([row for _, row in rows])
         mine = [(at, row) for at, row in rows if row[2] == self.me]
         starts: dict[int, int] = {}
@@ -305,19 +305,19 @@ class _Stream:
             if source == self.me:
                 for c in range(first, first + count):
                     self.readers[c].append((to, 2 * step + (2 if clash else 3)))
-        plans = [(at, row, self._where(at, row, step)) for at, row in mine]
-        for _, row, where in plans:
-            self._settle(row, where, step, clash=clash)
-        for at, row, where in plans:
+        plans = [(at, each, self._where(at, each, step)) for at, each in mine]
+        for _, each, where in plans:
+            self._settle(each, where)
+        for at, each, where in plans:
             if not clash:
                 self._arrive(starts, at)
-            self._move(row, where, MIRROR if clash else 0)
+            self._move(each, where, MIRROR if clash else 0)
         if mine:
             self.out.append(Op(POST, value=2 * step + 3))
         for _, (_, _, to, first, count, _, _) in rows:
             self.written[to, first : first + count] = 2 * step + 3
 
-    def _clashes(self, rows: list[tuple[int, int, int, int, int, bool, int]]) -> bool:
+    def _clashes(self, rows: list[Row]) -> bool:
         """Whether somebody writes what another reads in the same step."""
         reads: dict[int, list[tuple[int, int]]] = {}
         for _, source, _, first, count, _, _ in rows:
@@ -337,9 +337,7 @@ class _Stream:
         if at in starts:
             self.out.append(Op(ARRIVE, self.rows[at][1], starts[at]))
 
-    def _where(
-        self, at: int, row: tuple[int, int, int, int, int, bool, int], step: int
-    ) -> IntArray:
+    def _where(self, at: int, row: Row, step: int) -> IntArray:
         """[count] where the operand of each chunk is, and where the result goes."""
         _, _, _, first, count, reduce, _ = row
         found = np.zeros(count, np.int64)
@@ -354,12 +352,8 @@ class _Stream:
                 self.local[c] = SLOT
         return found
 
-    def _settle(
-        self, row: tuple[int, int, int, int, int, bool, int], where: IntArray, step: int, *,
-        clash: bool,
-    ) -> None:  # fmt: skip
+    def _settle(self, row: Row, where: IntArray) -> None:
         """Wait until nobody reads what is about to be overwritten in the slot."""
-        del step, clash
         _, _, _, first, count, _, _ = row
         for i, c in enumerate(range(first, first + count)):
             if where[i] & SLOT:
@@ -367,9 +361,7 @@ class _Stream:
                     self._wait(reader, value)
                 self.readers[c].clear()
 
-    def _move(
-        self, row: tuple[int, int, int, int, int, bool, int], where: IntArray, more: int
-    ) -> None:
+    def _move(self, row: Row, where: IntArray, more: int) -> None:
         _, source, _, first, count, reduce, _ = row
         kinds = np.full(len(self.local), -1, np.int64)
         kinds[first : first + count] = where
@@ -400,8 +392,8 @@ class _Stream:
 
 
 def _steps(
-    rows: Sequence[tuple[int, int, int, int, int, bool, int]],
-) -> Iterable[tuple[int, Sequence[tuple[int, int, int, int, int, bool, int]]]]:
+    rows: Sequence[Row],
+) -> Iterable[tuple[int, Sequence[Row]]]:
     """Rows of each step, which are sorted."""
     edges = [0, *(i for i, (a, b) in enumerate(pairwise(rows), 1) if a[0] != b[0]), len(rows)]
     for a, b in pairwise(edges):
