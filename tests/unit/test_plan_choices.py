@@ -88,6 +88,11 @@ def test_faster_parts_are_never_slower_and_no_overlap_is_never_faster(plan: Plan
     for knob in ("peak", "memory_bandwidth", "scale_up", "scale_out"):
         found = what_if(plan, {knob: "2x"})
         assert found.step_time_s[1] <= found.step_time_s[0] * (1 + 1e-9), knob
+    for path in ("tcp", "virtual"):
+        found = what_if(plan, {"host": path})
+        added = found.step_time_s[1] - found.step_time_s[0]
+        assert 0 < added == pytest.approx(found.host_s[1], rel=0.01)
+        assert found.host.startswith("assumed")
     off = what_if(plan, {"overlap": "off"})
     assert off.step_time_s[1] >= off.step_time_s[0]
 
@@ -100,6 +105,7 @@ def test_faster_parts_are_never_slower_and_no_overlap_is_never_faster(plan: Plan
         ("tpp=4", "unknown knob `tpp`"),
         ("tpp=4,bar", "`bar` is not name=value"),
         ("peak=fast", "a factor is needed"),
+        ("host=usb", "unknown host `usb`"),
         ("precision=fp6", "unknown precision `fp6`"),
         ("ep=8", "does not divide 0 experts"),
         ("tp=64,cp=1,pp=1,vp=1", "does not divide 32 attention heads"),

@@ -30,7 +30,8 @@ def explain(
     plan
         A file written by `weftline plan ... -o`.
     what_if
-        Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, price=$2/h...
+        Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, host=tcp,
+        price=$2/h...
     """
     from dataclasses import asdict
 

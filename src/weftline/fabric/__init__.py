@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from weftline.fabric.choice import Candidate, Choice, choose
     from weftline.fabric.cluster import cluster_of
     from weftline.fabric.evaluators import Background, Timing, evaluate, fair_rates
+    from weftline.fabric.facts import host_source
     from weftline.fabric.failures import fail_links, slow_links, without_links
     from weftline.fabric.graph import Grid, Topology
     from weftline.fabric.named import named_fabric, named_fabrics
@@ -63,6 +64,7 @@ __all__ = [
     "fail_links",
     "fair_rates",
     "group_times",
+    "host_source",
     "machine_from",
     "named_fabric",
     "named_fabrics",

@@ -6,6 +6,7 @@ from typing import Final
 
 from weftline.catalog import Accelerator, ProductNetwork, accelerator, sources
 from weftline.errors import InputError
+from weftline.fabric.facts import host_source
 from weftline.fabric.torus import torus_shape
 from weftline.spec import Cluster, Level
 
@@ -59,7 +60,7 @@ def cluster_of(
         peak_flops=peaks,
         levels=levels,
         tdp_w=acc.tdp_w,
-        basis=_sources(acc) | basis,
+        basis=_sources(acc) | basis | ({"host": host_source("bypass")} if chips > per_host else {}),
     )
 
 

@@ -31,6 +31,8 @@ def render_what_if(answer: dict[str, Any]) -> str:
         ("training time", *(format_duration(v) for v in run)),
         ("memory a chip", *(format_bytes(v) for v in answer["memory_bytes"])),
     ]
+    if any(answer["host_s"]):
+        rows.insert(1, ("  of it the hosts", *(format_duration(v) for v in answer["host_s"])))
     if answer["anew"]:
         machines = zip(answer["chips"], answer["accelerator"], strict=True)
         rows.insert(0, ("on", *(f"{chips:,} x {name}" for chips, name in machines)))
@@ -40,6 +42,8 @@ def render_what_if(answer: dict[str, Any]) -> str:
         rows.append(("a chip-hour", *_money(answer["usd_per_chip_hour"])))
     lines += ["", *table(("", "plan", "what if"), rows, right=frozenset({1, 2}))]
     lines.append(f"(a chip has {format_bytes(answer['capacity_bytes'])})")
+    if answer["host"]:
+        lines += wrapped(f"Hosts: {answer['host']}", hang="  ")
     if answer["anew"]:
         layout = Layout(**{**answer["layout"], "order": tuple(answer["layout"]["order"])})
         lines += wrapped(f"The layout was searched again: {layout.short()}, micro-batch "

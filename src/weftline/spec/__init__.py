@@ -1,6 +1,6 @@
 """The frozen nouns that every room speaks."""
 
-from weftline.spec.cluster import Cluster, Level
+from weftline.spec.cluster import Cluster, HostPath, Level
 from weftline.spec.estimate import Estimate
 from weftline.spec.job import (
     ANY,
@@ -70,6 +70,7 @@ __all__ = [
     "Cluster",
     "Estimate",
     "Fleet",
+    "HostPath",
     "Job",
     "Layout",
     "Level",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from weftline.fabric.facts import machine_facts
 from weftline.fabric.predictor.constants import Constants
-from weftline.fabric.predictor.machines import Machine, log2, machine_facts
+from weftline.fabric.predictor.machines import Machine, log2
 from weftline.fabric.predictor.ways import Way, hop_out_s
 
 

@@ -8,16 +8,13 @@ of a cluster's levels; both end in ``machine`` here, so that they give the same 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from weftline.catalog import Accelerator
 from weftline.errors import InputError, UnknownNameError
+from weftline.fabric.facts import machine_facts
 from weftline.fabric.torus import torus_shape
 
 Kind = Literal["nvlink", "pcie", "full-mesh", "torus", "neuron"]
@@ -106,14 +103,6 @@ class Machine:
         if self.kind == "torus":
             return "torus"
         return "one domain" if self.network is None else "several domains"
-
-
-@cache
-def machine_facts() -> Mapping[str, Any]:
-    """The data file of machines."""
-    text = files("weftline.fabric").joinpath("data/collective_machines.json").read_text("utf-8")
-    facts: Mapping[str, Any] = json.loads(text)
-    return facts
 
 
 def known_library(name: str) -> str:

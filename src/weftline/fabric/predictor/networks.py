@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError
+from weftline.fabric.facts import machine_facts
 from weftline.fabric.graph import Topology
 from weftline.fabric.predictor.machines import (
     Machine,
@@ -16,7 +17,6 @@ from weftline.fabric.predictor.machines import (
     inside_wire,
     library_of,
     machine,
-    machine_facts,
     slice_of,
     usual_network,
     usual_shape,

@@ -9,11 +9,11 @@ from typing import Any
 
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError
+from weftline.fabric.facts import machine_facts
 from weftline.fabric.predictor.machines import (
     Machine,
     Network,
     machine,
-    machine_facts,
     slice_of,
     usual_network,
     usual_shape,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from weftline.errors import InputError
-from weftline.fabric.predictor.machines import Harness, Machine, machine_facts
+from weftline.fabric.facts import machine_facts
+from weftline.fabric.predictor.machines import Harness, Machine
 from weftline.fabric.predictor.names import bus_factor, collective_name
 from weftline.fabric.predictor.predict import Calibration, calibration, size_band
 from weftline.fabric.predictor.reading import read_machine

@@ -11,7 +11,7 @@ import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from weftline.catalog import accelerator, own_chips
 from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import Terms, no_price
 from weftline.errors import InputError, NoFeasiblePlanError, UnknownNameError
-from weftline.fabric import cluster_of
+from weftline.fabric import cluster_of, host_source
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.calibration import PUBLISHED, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
@@ -41,6 +41,7 @@ from weftline.spec import (
     RECOMPUTES,
     TUNES,
     Cluster,
+    HostPath,
     Job,
     Layout,
     Plan,
@@ -52,7 +53,8 @@ LAYOUT_KNOBS: Final = tuple(PARTS)
 RECIPE_KNOBS: Final = ("precision", "optimizer", "offload", "overlap")
 ANEW_KNOBS: Final = ("accelerator", "chips", "framework", "batch", "seq", "tune", "rank")
 CLUSTER_KNOBS: Final = ("peak", "memory", "memory_bandwidth", "scale_up", "scale_out")
-KNOBS: Final = (*ANEW_KNOBS, "price", *RECIPE_KNOBS, *LAYOUT_KNOBS, *CLUSTER_KNOBS)
+HOSTS: Final = ("bypass", "virtual", "tcp")
+KNOBS: Final = (*ANEW_KNOBS, "price", *RECIPE_KNOBS, *LAYOUT_KNOBS, *CLUSTER_KNOBS, "host")
 _WHERE: Final = "--what-if"
 
 
@@ -75,6 +77,10 @@ class WhatIf:
     cost_usd: tuple[float | None, float | None] | None
     """None where there is no price on either side."""
     usd_per_chip_hour: tuple[float | None, float | None]
+    host_s: tuple[float, float] = (0.0, 0.0)
+    """Of the step, what hosts add that do not let their NICs be driven from user space."""
+    host: str = ""
+    """What is known of the way asked for, where one is."""
     no_price: str = ""
     """Why there is no cost with the changes, where there is none."""
 
@@ -108,8 +114,8 @@ def _compared(
     plan: Plan, changes: Mapping[str, str], job: Job, cluster: Cluster, layout: Layout,
     step: float, held: float, *, anew: bool,
 ) -> WhatIf:  # fmt: skip
-    run = plan.estimates["train_time"].value
-    after_s = step * job.steps if anew else run * step / plan.estimates["step_time"].value
+    run, before_s = plan.estimates["train_time"].value, plan.estimates["step_time"].value
+    after_s = step * job.steps if anew else run * step / before_s
     told = plan.price.usd_per_chip_hour.value if plan.price is not None else None
     rate, lacking = _rate(plan, job, cluster, changes, told)
     cost = plan.estimates.get("cost")
@@ -118,13 +124,28 @@ def _compared(
     return WhatIf(
         changes=dict(changes), accelerator=(plan.cluster.accelerator, cluster.accelerator),
         chips=(plan.cluster.chips, cluster.chips), layout=layout, anew=anew,
-        step_time_s=(plan.estimates["step_time"].value, step),
+        step_time_s=(before_s, step),
         memory_bytes=(plan.estimates["memory"].value, held),
         fits=held <= USABLE_MEMORY * cluster.memory_bytes, capacity_bytes=cluster.memory_bytes,
         train_time_s=(run, after_s),
         cost_usd=None if before is None and after is None else (before, after),
         usd_per_chip_hour=(told, rate), no_price=lacking,
+        host_s=(_host_s(plan, plan.job, plan.cluster, plan.layout, before_s),
+                _host_s(plan, job, cluster, layout, step)),
+        host=host_source(changes["host"]) if "host" in changes else "",
     )  # fmt: skip
+
+
+def _host_s(plan: Plan, job: Job, cluster: Cluster, layout: Layout, step_s: float) -> float:
+    """Of a step, what its hosts add over ones that let NICs be driven from user space."""
+    if cluster.host in ("auto", "bypass"):
+        return 0.0
+    asked = replace(job, framework=plan.framework)
+    with_s, without_s = (
+        _evaluate(load_model(job.model), asked, one, layout)[0]
+        for one in (cluster, replace(cluster, host="bypass"))
+    )
+    return step_s * (1 - without_s / with_s)
 
 
 def _turned(
@@ -315,6 +336,9 @@ def _cluster(cluster: Cluster, changes: Mapping[str, str]) -> Cluster:
     return replace(
         cluster,
         levels=levels,
+        host=cast("HostPath", _one_of("host", changes["host"], HOSTS))
+        if "host" in changes
+        else cluster.host,
         peak_flops={k: v * peak for k, v in cluster.peak_flops.items()},
         memory_bytes=cluster.memory_bytes * factor.get("memory", 1.0),
         memory_bandwidth_bytes_per_s=cluster.memory_bandwidth_bytes_per_s
