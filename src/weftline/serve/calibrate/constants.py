@@ -30,7 +30,7 @@ WAVES: Final = 10.0
 TRAITS: Final = (*ENGINES, "hopper", "disagg", "early")
 """What departs: the engine, the chip's generation, pools of their own, runs before 2025-12."""
 START: Final[Mapping[str, float]] = {
-    "gemm_block": 1.2, "gemm_quantised": 1.0, "gemm_plain": 1.0, "quantise": 1.0, "head": 1.0,
+    "gemm_block": 1.2, "gemm_8bit": 1.0, "gemm_4bit": 1.0, "gemm_plain": 1.0, "quantise": 1.0, "head": 1.0,
     "moe_block": 1.0, "moe": 1.0, "moe_spread": 0.1, "moe_route": 2.0, "decode_attention": 1.0,
     "prefill_attention": 1.0, "scan": 1.0, "elementwise": 1.5, "all_reduce": 1.0, "exchange": 0.6,
     "kernels": 1.0, "launches": 1.0, "layers": 3.0, "iteration": 0.5, "sequences": 1.5,
@@ -39,11 +39,11 @@ START: Final[Mapping[str, float]] = {
 """Where coefficients start and what holds them: measured kernels cost what they cost."""
 DEPARTING: Final[Mapping[str, tuple[float, float]]] = {
     **{f"{e}.{p}": (1.0, 4.0) for e in ENGINES
-       for p in ("gemm_quantised", "moe", "decode_attention", "all_reduce", "kernels")},
+       for p in ("gemm_8bit", "gemm_4bit", "moe", "decode_attention", "all_reduce", "kernels")},
     **{f"{e}.iteration": (1.0, 2.0) for e in ENGINES},
     "vllm.sequences": (1.0, 1.0), "sglang.sequences": (1.0, 1.0), "trtllm.sequences": (0.2, 1.0),
     **{f"hopper.{p}": (1.0, 0.7) for p in ("gemm_block", "moe_block")},
-    **{f"hopper.{p}": (1.0, 4.0) for p in ("gemm_quantised", "gemm_plain", "moe",
+    **{f"hopper.{p}": (1.0, 4.0) for p in ("gemm_8bit", "gemm_plain", "moe",
                                             "decode_attention", "all_reduce", "kernels")},
     **{f"disagg.{p}": (1.0, 7.0) for p in ("moe", "decode_attention", "exchange")},
     **{f"early.{p}": (1.0, 3.0) for p in ("gemm_block", "moe_block", "moe", "decode_attention",
@@ -56,7 +56,7 @@ DEPARTING: Final[Mapping[str, tuple[float, float]]] = {
 Blocks of fp8 run other kernels on Hopper than on Blackwell. A server's host work for a running
 sequence is its own: about 35 us in vLLM of 2025, next to nothing within TensorRT-LLM's process."""
 PREFILLING: Final = (
-    "gemm_block", "gemm_quantised", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
+    "gemm_block", "gemm_8bit", "gemm_4bit", "gemm_plain", "moe_block", "moe", "all_reduce", "exchange",
     "moe_route", "launches", "layers", "iteration",
 )  # fmt: skip
 """Parts that may cost other multiples in a prefill: large shapes, and no captured graph. Attention

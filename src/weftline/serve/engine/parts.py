@@ -27,7 +27,8 @@ FloatArray = npt.NDArray[np.float64]
 
 PARTS: Final = (
     "gemm_block",  # products of weights quantised in blocks (fp8)
-    "gemm_quantised",  # products of weights quantised by tensor, channel or group
+    "gemm_8bit",  # products of 8-bit weights, quantised by tensor or channel
+    "gemm_4bit",  # products of 4-bit weights, quantised by group
     "gemm_plain",  # products in bf16
     "quantise",  # casting activations before a quantised product: 1 us a product
     "head",  # the output projection, for sequences that yield a token
@@ -147,6 +148,8 @@ class Iteration:
     moe_tp: FloatArray
     stages: FloatArray
     """Pipeline stages a traversal passes: between two of them its rows are sent."""
+    eager: FloatArray
+    """1 where the host launches every call though nothing is prefilled: no captured graph."""
     mixed: bool = False
     """Whether decoding runs beside a prompt's chunk: kernels for ragged batches."""
 
@@ -154,8 +157,8 @@ class Iteration:
     def of(cls, **values: Any) -> Iteration:
         """From numbers and arrays, broadcast to one length; absent ones are 0 (layouts: 1)."""
         names = ("tokens", "sequences", "context", "prefill_tokens", "prefill_context", "prefills",
-                 "queries", "tp", "dp", "ep", "moe_tp", "stages")  # fmt: skip
-        default = dict.fromkeys(names[:6], 0.0) | dict.fromkeys(names[6:], 1.0)
+                 "queries", "tp", "dp", "ep", "moe_tp", "stages", "eager")  # fmt: skip
+        default = dict.fromkeys(names, 1.0) | dict.fromkeys((*names[:6], "eager"), 0.0)
         given = [np.asarray(values.get(n, default[n]), dtype=np.float64) for n in names]
         wide = np.broadcast_arrays(*[np.atleast_1d(g) for g in given])
         return cls(**dict(zip(names, wide, strict=True)), mixed=bool(values.get("mixed")))
@@ -179,7 +182,7 @@ def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
     found["elementwise"] = 2.0 * rank_tokens * values / setting.operators.chip.bandwidth_bytes_per_s
     found["kernels"] = work.kernels * 1e-6
     calls = work.operators + 1e6 * found["quantise"] + np.where(it.tp > 1, work.reductions, 0)
-    found["launches"] = np.where(it.prefill_tokens > 0, calls * 1e-6, 0.0)
+    found["launches"] = np.where((it.prefill_tokens > 0) | (it.eager > 0), calls * 1e-6, 0.0)
     found["layers"] = work.layers * 1e-6
     found["iteration"] = 1e-3
     found["sequences"] = it.sequences * 1e-6
@@ -223,15 +226,19 @@ def _products(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
         block = dtype == "fp8_block"
         if dtype != "bf16":
             quantised += g.count
-        part = (
-            "head" if g.head else "gemm_block" if block
-            else "gemm_plain" if dtype == "bf16" else "gemm_quantised"
-        )  # fmt: skip
+        part = "head" if g.head else _product_part(dtype)
         m = yielding if g.head else rank_tokens
         # The block kernels' tables hold their launch, not their time: read as fp8.
         found[part] = found[part] + g.count * ops.gemm_s("fp8" if block else dtype, m, outside,
                                                          inside)  # fmt: skip
     found["quantise"] = quantised * 1e-6
+
+
+def _product_part(dtype: str) -> str:
+    """The part that products of a number format belong to: each has kernels of its own."""
+    if dtype in ("fp8_block", "bf16"):
+        return "gemm_block" if dtype == "fp8_block" else "gemm_plain"
+    return "gemm_4bit" if number_format(dtype).weight_bytes < 1 else "gemm_8bit"
 
 
 def _experts(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:

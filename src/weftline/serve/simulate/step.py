@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.calibrate.shipped import constants_for
-from weftline.serve.engine.closed_form import overlap, stage_multiples
+from weftline.serve.engine.closed_form import overlap
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.engines import profile
 from weftline.serve.engine.memory import memory
@@ -30,6 +30,7 @@ from weftline.serve.engine.parts import (
     part_seconds,
     setting_of,
 )
+from weftline.serve.engine.stages import stage_multiples
 
 __all__ = ["StepSurface", "prefill_surface", "surface"]
 
