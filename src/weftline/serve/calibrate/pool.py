@@ -27,9 +27,9 @@ LEFT_OUT_FIRST_TOKENS: Final = (("sglang", "2025-11"),)
 """Engines and versions whose first-token times contradict all others by more than a factor two:
 scored, never fitted on. Their times per token agree with the others'."""
 ODD_HARNESSES: Final = ("splitwise", "inferencex-positions")
-"""Harnesses whose servers are not of the kind that is modelled: vLLM of 2023 without captured
-graphs, and one whose prompts take four times as long as those of any other row. Constants are not
-fitted on them; their own corrections are."""
+"""Harnesses whose servers are not of the kind that is fitted: vLLM of 2023 (its uncaptured decoding
+is priced, its prefills of 2023 are not), and one whose prompts take four times as long as those of
+any other row. Constants are not fitted on them; their own corrections are."""
 KINDS: Final = ("tpot", "ttft", "rate")
 """What is measured: rates count where no times are stated, elsewhere they follow from them."""
 EARLY: Final = "2025-12"

@@ -27,7 +27,7 @@ from weftline.serve.engine.parts import (
     least_seconds,
     part_seconds,
 )
-from weftline.serve.engine.stages import fill_share, stage_multiples, stalled
+from weftline.serve.engine.stages import draft_multiples, fill_share, stage_multiples, stalled
 
 __all__ = ["Answer", "Compiled", "Constants", "Load", "compile_load", "join", "solve"]
 
@@ -200,7 +200,7 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         context=load.input_tokens + load.answer_held * load.output_tokens,
     )
     largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
-    staged = stage_multiples(setting, load.pp)
+    staged = stage_multiples(setting, load.pp) * draft_multiples(setting, load.queries - 1.0)
     steps = [
         Iteration.of(
             tokens=np.maximum(largest * share / load.pp, 1.0) * load.queries,
@@ -403,9 +403,7 @@ def solve(c: Compiled, k: Constants) -> Answer:
     )  # fmt: skip
 
 
-def _each_of(
-    count: FloatArray, one: FloatArray, batch: FloatArray, most: FloatArray
-) -> FloatArray:
+def _each_of(count: FloatArray, one: FloatArray, batch: FloatArray, most: FloatArray) -> FloatArray:
     """Chip time a prompt where ``count`` are in one iteration: what an iteration of more takes
     grows in a straight line from one prompt to the largest batch, as weights are read once."""
     along = (count - 1.0) / np.maximum(most - 1.0, 1.0)

@@ -6,7 +6,7 @@ the parts, each times its fitted coefficient (close to one), is the time of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,11 +17,12 @@ from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.operators import Operators, operators
 from weftline.operators.dtypes import canonical, number_format
-from weftline.serve.engine.config import KV_BYTES
+from weftline.serve.engine.adapters import Adapters, adapter_bytes, adapter_seconds
+from weftline.serve.engine.config import KV_BYTES, ServingConfig
 from weftline.serve.engine.work import Experts, Mixer, Work, work_of
 
 __all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "least_seconds", "part_seconds",
-           "priced", "setting_of"]  # fmt: skip
+           "priced", "setting_for", "setting_of"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,6 +49,7 @@ PARTS: Final = (
     "iteration",  # what an iteration costs the host: 1 ms
     "sequences",  # host work a running sequence: 1 us
     "tokens",  # work a token of one rank not counted elsewhere: 1 us
+    "adapters",  # LoRA's thin products beside those of the base
 )
 HOST_PARTS: Final = ("moe_route", "launches", "layers", "iteration")
 """What the host does to launch an iteration: routing is many small kernels, little work."""
@@ -71,6 +73,7 @@ class Setting:
     moe_dtype: str
     kv_dtype: str
     operators: Operators
+    adapters: Adapters | None = None
 
     @property
     def kv_bytes(self) -> float:
@@ -104,6 +107,13 @@ def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype:
         work=work, chip=chip, attention_dtype=attention, gemm_dtype=gemm_dtype,
         moe_dtype=moe_dtype, kv_dtype=kv_dtype, operators=ops,
     )  # fmt: skip
+
+
+def setting_for(config: ServingConfig) -> Setting:
+    """The setting of a configuration, its adapters included."""
+    found = setting_of(config.model, config.chip, config.gemm_dtype, config.moe_format,
+                       config.kv_dtype)  # fmt: skip
+    return found if config.adapters is None else replace(found, adapters=config.adapters)
 
 
 @lru_cache(maxsize=512)
@@ -187,6 +197,12 @@ def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
     found["iteration"] = 1e-3
     found["sequences"] = it.sequences * 1e-6
     found["tokens"] = rank_tokens * 1e-6
+    if setting.adapters is not None:
+        chip = setting.operators.chip
+        found["adapters"] = adapter_seconds(
+            work, setting.adapters, rank_tokens, (it.sequences + it.prefills) / it.dp, it.tp,
+            bandwidth_bytes_per_s=chip.bandwidth_bytes_per_s, peak_flops=chip.peak_flops("bf16"),
+        )  # fmt: skip
     out = np.empty((len(it), len(PARTS)))
     for j, name in enumerate(PARTS):
         out[:, j] = found[name]
@@ -343,6 +359,9 @@ def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: Float
         dtype = "bf16" if g.head else dtype
         split = tp if g.split_in or g.split_out else 1.0
         total = total + g.parameters * number_format(dtype).weight_bytes / split
+    if setting.adapters is not None:
+        held = min(setting.adapters.slots, setting.adapters.count)
+        total = total + held * adapter_bytes(work, setting.adapters.rank) / tp
     width = number_format(setting.moe_dtype).weight_bytes
     total = total + work.expert_parameters * width / (ep * moe_tp)
     return np.asarray(total + work.plain_parameters * number_format("bf16").weight_bytes / tp)

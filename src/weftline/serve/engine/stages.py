@@ -1,4 +1,4 @@
-"""Pipeline stages: what a traversal of them costs, and what unequal micro-batches lose."""
+"""What parts of an iteration count more than once for: pipeline stages, passes of a draft."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from weftline.serve.engine.parts import PARTS, Setting
 
-__all__ = ["fill_share", "stage_multiples", "stalled"]
+__all__ = ["draft_multiples", "fill_share", "stage_multiples", "stalled"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -53,3 +53,17 @@ def fill_share(input_tokens: FloatArray, iteration_tokens: FloatArray,
     """
     chunks = np.maximum(np.ceil(input_tokens / np.maximum(iteration_tokens, 1.0)), 1.0)
     return np.asarray((chunks + stages - 1.0) / (chunks * stages))
+
+
+def draft_multiples(setting: Setting, drafted: FloatArray) -> FloatArray:
+    """[n, parts] what each part of a decode iteration counts that also drafts ``drafted`` tokens.
+
+    A prediction module is one more layer and a projection to the vocabulary, passed once a drafted
+    token, one pass after the other; each is launched by itself. What verifies the drafts is in the
+    iteration's own tokens.
+    """
+    out = np.repeat(1.0 + drafted[:, None] / float(setting.work.layers), len(PARTS), axis=1)
+    out[:, PARTS.index("sequences")] = 1.0
+    for part in ("head", "iteration"):
+        out[:, PARTS.index(part)] = 1.0 + drafted
+    return out
