@@ -152,6 +152,11 @@ class FleetOptions:
         Sequences that may run at once in a replica; the engine's own if not given.
     disaggregated
         Try fleets with workers of their own for prompts, too.
+    daily
+        The rate is a day's peak, so many times its mean (2), or as a CSV file of the day's rates
+        says: what autoscaling costs beside the fixed fleet.
+    replica_start
+        Until a new replica serves: 3min; worked out from the weights if not given.
     chip
         Files of chips of your own, separated by commas.
     chip_set
@@ -174,6 +179,8 @@ class FleetOptions:
     layout: str | None = None
     max_batch: str | None = None
     disaggregated: bool = False
+    daily: str | None = None
+    replica_start: str | None = None
     chip: str | None = None
     chip_set: str | None = None
 

@@ -82,4 +82,8 @@ class ServeJob:
     """Share of requests that must keep every limit of that percentile."""
     routing: Routing = "least-loaded"
     space: ServeSpace = field(default_factory=ServeSpace)
+    daily: str = ""
+    """Peak over mean of a day's load, of which the rate is the peak, or a file of its rates."""
+    replica_start_s: float | None = None
+    """Until a new replica serves; worked out from its weights if None."""
     max_chips: int | None = None

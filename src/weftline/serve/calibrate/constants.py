@@ -33,7 +33,8 @@ START: Final[Mapping[str, float]] = {
     "gemm_block": 1.2, "gemm_8bit": 1.0, "gemm_4bit": 1.0, "gemm_plain": 1.0, "quantise": 1.0,
     "head": 1.0, "moe_block": 1.0, "moe": 1.0, "moe_spread": 0.1, "moe_route": 2.0,
     "decode_attention": 1.0, "prefill_attention": 1.0, "scan": 1.0, "elementwise": 1.5,
-    "all_reduce": 1.0, "exchange": 0.6, "kernels": 1.0, "launches": 1.0, "layers": 3.0, "iteration": 0.5, "sequences": 1.5,
+    "all_reduce": 1.0, "exchange": 0.6, "kernels": 1.0, "launches": 1.0, "layers": 3.0,
+    "iteration": 0.5, "sequences": 1.5,
     "tokens": 0.5, "adapters": 1.0,
 }  # fmt: skip
 """Where coefficients start and what holds them: measured kernels cost what they cost."""

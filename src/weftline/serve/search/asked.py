@@ -20,6 +20,7 @@ from weftline.model import load_model
 from weftline.model.load import load_generator
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
 from weftline.serve.engine.engines import PROFILES, require_formats, require_units
+from weftline.serve.search.daily import curve_of
 from weftline.serve.search.screen import engines_and_formats
 from weftline.serve.simulate.asked import (
     parse_lora,
@@ -106,6 +107,9 @@ def _job(
     seats = get(lambda: None if fleet.max_batch is None
                 else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     hit = get(lambda: parse_hit(serving.cache_hit, where=where("cache_hit")))
+    get(lambda: None if fleet.daily is None else curve_of(fleet.daily, where=where("daily")))
+    start = fleet.replica_start
+    start_s = get(lambda: start and parse_duration_s(start, where=where("replica_start"))) or None
     below = get(lambda: parse_offload(serving.kv_offload, where=where("kv_offload")))
     lora = get(lambda: parse_lora(serving.lora, where=where("lora")))
     headroom = get(lambda: parse_headroom(fleet.headroom, where=where("headroom"))) or 0.0
@@ -124,6 +128,7 @@ def _job(
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
         own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
         space=space, max_chips=most, within=within, headroom=headroom,
+        daily=fleet.daily or "", replica_start_s=start_s,
     )  # fmt: skip
     job = _checked(rough, get, where)
     if requests is None:
@@ -223,7 +228,9 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
         layout=parts_text(space.layout),
         max_batch=None if space.max_batch is None else f"{space.max_batch}",
-        disaggregated=space.disaggregated, chip=chip, chip_set=chip_set,
+        disaggregated=space.disaggregated, daily=job.daily or None,
+        replica_start=None if job.replica_start_s is None else f"{job.replica_start_s!r}s",
+        chip=chip, chip_set=chip_set,
     )  # fmt: skip
     plain = TrafficOptions()
     traffic = TrafficOptions(
