@@ -26,6 +26,7 @@ def render_serve_plan(plan: ServePlan) -> str:
     """The whole answer; the first line starts with ``Best:``."""
     lines = [*_best(plan), "", *numbers(plan.estimates, number_rows(plan), ends=";:")]
     lines += offers_lines(plan.price, plan.fleet.accelerator)
+    lines += _daily(plan)
     lines += ["", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan.ranking)]
     if len(plan.pareto) > 1:
@@ -33,6 +34,28 @@ def render_serve_plan(plan: ServePlan) -> str:
         lines += _ranking(plan.pareto)
     lines += ["", *_search(plan)]
     return page(lines)
+
+
+def _daily(plan: ServePlan) -> list[str]:
+    """A day's load: the fleet scaled with it, beside the fixed one; nothing where not asked."""
+    d = plan.daily
+    if not d:
+        return []
+    money = ""
+    if "usd_per_day_scaled" in d:
+        money = (f": {format_usd(d['usd_per_day_scaled'])} a day, "
+                 f"{format_usd(d['usd_per_day_fixed'])} fixed")  # fmt: skip
+    late = (
+        f"{d['late_share']:.2%} of requests come into a queue, "
+        f"{format_duration(d['longest_wait_s'])} at most" if d["late_share"] else "no queue forms"
+    )  # fmt: skip
+    return ["", *wrapped(
+        f"Over a day of that peak and {format_number(d['mean_rate_per_s'], 4)}/s in the mean, "
+        f"autoscaling holds {d['replicas_least']:.0f} to {d['replicas_most']:.0f} replicas, "
+        f"{d['saved_share']:.0%} fewer replica-hours than {d['replicas_fixed']:.0f} fixed ones"
+        f"{money}. A replica starts in {format_duration(d['replica_start_s'])}: {late}; "
+        f"{d['headroom_for_growth']:.0%} headroom covers the growth meanwhile.", hang="  ",
+    )]  # fmt: skip
 
 
 def _best(plan: ServePlan) -> list[str]:

@@ -152,6 +152,11 @@ class FleetOptions:
         Sequences that may run at once in a replica; the engine's own if not given.
     disaggregated
         Try fleets with workers of their own for prompts, too.
+    daily
+        The rate is a day's peak, so many times its mean (2), or as a CSV file of the day's rates
+        says: what autoscaling costs beside the fixed fleet.
+    replica_start
+        Until a new replica serves: 3min; worked out from the weights if not given.
     chip
         Files of chips of your own, separated by commas.
     chip_set
@@ -174,6 +179,8 @@ class FleetOptions:
     layout: str | None = None
     max_batch: str | None = None
     disaggregated: bool = False
+    daily: str | None = None
+    replica_start: str | None = None
     chip: str | None = None
     chip_set: str | None = None
 
@@ -198,6 +205,14 @@ class TrafficOptions:
         Sigma of log-normal prompt and answer lengths; 0 makes them equal.
     seed
         Of the requests drawn.
+    turns
+        Requests of a session, each with the answers before it in its prompt; 1 for no sessions.
+    tool_delay
+        From the end of an answer to the session's next request, on average: 5s.
+    grow
+        Tokens of new text in every later request of a session.
+    shared_prefix
+        Tokens at the start of the first prompt that all sessions share.
     """
 
     rate: str | None = None
@@ -207,6 +222,10 @@ class TrafficOptions:
     burstiness: float = 1.0
     spread: float = 0.0
     seed: int = 0
+    turns: int = 1
+    tool_delay: str = "5s"
+    grow: str = "1000"
+    shared_prefix: str = "0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +240,11 @@ class ServingOptions:
         Keep the KV of prompts; a trace with hashes says what it finds.
     cache_hit
         Share of every prompt's tokens that such a cache finds, where no trace says it: 80%.
+    kv_offload
+        Memory of a replica that keeps what the prefix cache pushes out: 500GB (of the host),
+        nvme:4TB, 500GB@25GB/s with the rate to a chip.
+    lora
+        Adapters of one base model, their rank, and those a replica holds at once: 200:16:32.
     speculate
         Draft tokens ahead: mtp:3, or mtp:3:0.8 with the chance that each is kept.
     window
@@ -232,6 +256,8 @@ class ServingOptions:
     kv: str = "bf16"
     prefix_cache: bool = False
     cache_hit: str | None = None
+    kv_offload: str | None = None
+    lora: str | None = None
     speculate: str | None = None
     window: str | None = None
     routing: str = "least-loaded"

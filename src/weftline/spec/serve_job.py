@@ -39,6 +39,12 @@ class ServeSpace:
     spec_acceptance: float = 0.7
     cache_hit: float = 0.0
     """Share of every prompt's tokens that a prefix cache is said to find."""
+    offload_bytes: float = 0.0
+    """Memory of a replica beside its chips' that keeps what the prefix cache pushes out."""
+    offload_bytes_per_s: float = 0.0
+    """From there to one chip; the memory's usual rate where 0."""
+    lora: tuple[int, int, int] | None = None
+    """Adapters over the one base model, their rank, those a replica holds at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,9 @@ class ServeJob:
     """Real requests, already at ``rate_per_s``."""
     trace_from: str = ""
     """The bundled name or the file that the trace was read from, to ask again."""
+    sessions: tuple[int, float, int, int] | None = None
+    """Of drawn sessions: requests, mean seconds between them, new tokens in each, tokens shared by
+    all at the start."""
     seed: int = 0
     price_types: tuple[PriceType, ...] = ("on-demand",)
     """Each fleet is priced in every one of these, and they compete."""
@@ -73,4 +82,8 @@ class ServeJob:
     """Share of requests that must keep every limit of that percentile."""
     routing: Routing = "least-loaded"
     space: ServeSpace = field(default_factory=ServeSpace)
+    daily: str = ""
+    """Peak over mean of a day's load, of which the rate is the peak, or a file of its rates."""
+    replica_start_s: float | None = None
+    """Until a new replica serves; worked out from its weights if None."""
     max_chips: int | None = None

@@ -168,6 +168,11 @@ class ServePlan:
     occupancy: Mapping[str, float] = field(default_factory=dict)
     """Means of the simulation: batch, waiting, kv_share, thrown_out_share, working_share (of the
     time, with any request in work); busy_share is the rate over the steady-state throughput."""
+    daily: Mapping[str, float] = field(default_factory=dict)
+    """Where a day's curve was asked for, autoscaling beside the fixed fleet: replicas_least,
+    replicas_most, replicas_fixed, replica_hours_scaled, replica_hours_fixed, saved_share,
+    usd_per_day_scaled, usd_per_day_fixed (spares included), usd_per_m_output_scaled, late_share,
+    longest_wait_s, replica_start_s, headroom_for_growth, mean_rate_per_s."""
     launch: Mapping[str, str] = field(default_factory=dict)
     """Settings that one engine process is started with, in its own words; "" for a bare flag."""
     asked: Mapping[str, str | bool | float] = field(default_factory=dict)

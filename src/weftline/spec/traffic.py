@@ -30,6 +30,11 @@ class Traffic:
     """Prefix blocks from the front of the prompt; equal ids mean equal text up to there."""
     hash_block_tokens: int = 512
     """Tokens of one prefix block, the last of a prompt may be short; Mooncake's traces have 512."""
+    follows: Ints | None = None
+    """[N]: the request whose answer this one waits for (an agent's turn before), -1 for none.
+    ``arrived_s`` of those that follow is nominal, as if answers took no time."""
+    wait_s: Floats | None = None
+    """[N]: seconds from the end of that answer to this request: a tool, a reader."""
     seed: int | None = None
     """Set where chance had a part in it."""
 

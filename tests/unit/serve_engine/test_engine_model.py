@@ -15,10 +15,11 @@ import weftline.serve
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
 from weftline.serve.calibrate.intervals import band
 from weftline.serve.calibrate.shipped import constants_for, width_of
-from weftline.serve.engine.closed_form import HOST_AT, Load, compile_load, solve, stalled
+from weftline.serve.engine.closed_form import HOST_AT, Load, compile_load, solve
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.engine.memory import memory
 from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_of
+from weftline.serve.engine.stages import stalled
 from weftline.serve.engine.work import work_of
 from weftline.serve.simulate.step import StepSurface, prefill_surface, surface
 

@@ -107,6 +107,11 @@ def within_limits(rows: Sequence[Row], vector: FloatArray) -> list[Row]:
     return out
 
 
+def is_eager(row: Row) -> bool:
+    """Whether a row's server decodes without captured graphs."""
+    return row.launch.eager or (row.harness in HARNESSES and HARNESSES[row.harness].eager)
+
+
 def _load(rows: Sequence[Row]) -> Load:
     def column(get: Callable[[Row], float]) -> FloatArray:
         return np.array([float(get(r)) for r in rows])
@@ -122,7 +127,7 @@ def _load(rows: Sequence[Row]) -> Load:
         iteration_tokens=column(lambda r: r.launch.iteration_tokens),
         static=column(lambda r: r.scenario == "static"),
         equal=column(lambda r: HARNESSES[r.harness].equal if r.harness in HARNESSES else False),
-        answer_held=column(lambda r: answer_held(r.engine)),
+        eager=column(is_eager), answer_held=column(lambda r: answer_held(r.engine)),
         dp=column(lambda r: r.layout.dp), ep=column(lambda r: r.layout.ep),
         moe_tp=column(lambda r: r.layout.moe_tp), workers=column(lambda r: r.layout.workers),
         prefill_workers=column(lambda r: r.prefill.workers if r.prefill else 0),

@@ -33,6 +33,8 @@ class Harness:
     """Whether prompts are sent again, so that a prefix cache has seen them."""
     era: str = ""
     """Year and month of its software, where rows do not say."""
+    eager: bool = False
+    """Whether its servers decode without captured graphs, as none could in 2023."""
     max_batch: float = float("inf")
     """Sequences a replica may run at once where the harness queues everything."""
 
@@ -62,7 +64,8 @@ HARNESSES: Final[Mapping[str, Harness]] = {
     "neuronx-real-time": Harness(title="Neuron, real time", arrival="static", statistic="p50"),
     "tpu": Harness(title="published TPU points", arrival="closed"),
     "splitwise": Harness(
-        title="Splitwise, static batches", arrival="static", statistic="median", era="2023-11"
+        title="Splitwise, static batches", arrival="static", statistic="median", era="2023-11",
+        eager=True,
     ),
     "nim": Harness(title="NIM (genai-perf)", arrival="closed"),
     "vllm-bench": Harness(title="vllm bench serve", arrival="closed"),

@@ -42,8 +42,7 @@ _BESIDE: Final = re.compile(
     r"|hbm\w*|gddr\w*|accelerator)\b|\(.*?\)"
 )
 _MEMORY: Final = re.compile(r"[\s-]?\b\d+\s?gi?b\b")
-_CHIPS: Final[Mapping[str, str]] = {"h100-pcap": "h100-sxm", "gb200-nvl72": "gb200-nvl72"}
-"""Splitwise's capped H100, whose power limit slows few of its operators."""
+_CHIPS: Final[Mapping[str, str]] = {"gb200-nvl72": "gb200-nvl72"}
 _ENGINES: Final[Mapping[str, str]] = {
     "vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "trt-llm": "trtllm",
     "tensorrt-llm": "trtllm", "tensorrtllm": "trtllm", "tensorrt_llm": "trtllm",

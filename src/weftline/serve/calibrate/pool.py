@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -27,9 +27,9 @@ LEFT_OUT_FIRST_TOKENS: Final = (("sglang", "2025-11"),)
 """Engines and versions whose first-token times contradict all others by more than a factor two:
 scored, never fitted on. Their times per token agree with the others'."""
 ODD_HARNESSES: Final = ("splitwise", "inferencex-positions")
-"""Harnesses whose servers are not of the kind that is modelled: vLLM of 2023 without captured
-graphs, and one whose prompts take four times as long as those of any other row. Constants are not
-fitted on them; their own corrections are."""
+"""Harnesses whose servers are not of the kind that is fitted: vLLM of 2023 (its uncaptured decoding
+is priced, its prefills of 2023 are not), and one whose prompts take four times as long as those of
+any other row. Constants are not fitted on them; their own corrections are."""
 KINDS: Final = ("tpot", "ttft", "rate")
 """What is measured: rates count where no times are stated, elsewhere they follow from them."""
 EARLY: Final = "2025-12"
@@ -61,16 +61,29 @@ def twin_of(row: Row) -> tuple[object, ...]:
 
 
 def unique_rows(rows: Sequence[Row]) -> list[Row]:
-    """One row for each measurement: files repeat each other in different words."""
+    """One row for each measurement: files repeat each other in different words and digits."""
     seen: set[tuple[object, ...]] = set()
+    kept: dict[tuple[object, ...], list[tuple[float, float]]] = defaultdict(list)
     out = []
     for r in rows:
-        if not (by_times(r) or r.output_tokens_per_s is not None):
+        if not (by_times(r) or r.output_tokens_per_s is not None) or twin_of(r) in seen:
             continue
-        if twin_of(r) not in seen:
-            seen.add(twin_of(r))
-            out.append(r)
+        seen.add(twin_of(r))
+        if r.ttft_s is not None and r.tpot_s is not None:
+            place = (r.family, r.chip, r.engine, r.input_tokens, r.output_tokens, r.concurrency,
+                     r.layout, r.prefill, r.harness)  # fmt: skip
+            if any(abs(r.tpot_s - late) <= ROUNDED_S and abs(r.ttft_s / first - 1.0) <= SAME
+                   for first, late in kept[place]):  # fmt: skip
+                continue
+            kept[place].append((r.ttft_s, r.tpot_s))
+        out.append(r)
     return out
+
+
+ROUNDED_S: Final = 1.1e-5
+"""Files round times per token to a hundredth of a millisecond."""
+SAME: Final = 1e-3
+"""First-token times of copies agree to this."""
 
 
 def implausible(row: Row) -> str:

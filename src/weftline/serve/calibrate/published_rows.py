@@ -29,6 +29,9 @@ CORES_PER_CHIP: Final = 2
 """NeuronCores of an Inferentia2 or Trainium1: their tensor parallelism counts cores."""
 _ROOM: Final = 0.5
 """Offline layouts that are not stated: the fewest chips whose weights take this share of memory."""
+_SCALED: Final = "worked out from the uncapped row (its first token 1.3 times later), not measured"
+"""Splitwise's power-capped H100: in every row of its table the time per token is that of the
+uncapped chip, and the time to first token 1.3 times its."""
 _NO_LENGTHS: Final = "input and output lengths are not stated"
 SHAREGPT: Final = (512.0, 380.0)
 """Tokens taken for "ShareGPT<=1024", in and out: the engine's own summary gives no means."""
@@ -60,6 +63,8 @@ def _row(cells: Cells, ident: str) -> Row | tuple[str, bool]:
             return f"`{column}` is not stated", False
     if cells.text("set") == "llmservingsim_vllm":
         return "a Poisson run: score its per-request file instead", False
+    if cells.text("set").startswith("splitwise") and "pcap" in cells.text("accelerator").lower():
+        return _SCALED, False
     low = cells.text("engine").lower()
     engine = next((name for word, name in _ENGINES if word in low), None)
     if engine is None:

@@ -27,6 +27,7 @@ from weftline.serve.engine.parts import (
     least_seconds,
     part_seconds,
 )
+from weftline.serve.engine.stages import draft_multiples, fill_share, stage_multiples, stalled
 
 __all__ = ["Answer", "Compiled", "Constants", "Load", "compile_load", "join", "solve"]
 
@@ -39,9 +40,9 @@ ITERATION_TOKENS: Final = 8192.0
 HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
 SHARED: Final = [
     PARTS.index(p)
-    for p in ("gemm_block", "gemm_quantised", "gemm_plain", "quantise", "moe_block", "moe",
-              "moe_spread", "all_reduce", "exchange", "kernels", "layers", "iteration", "tokens",
-              "elementwise", "head", "moe_route")
+    for p in ("gemm_block", "gemm_8bit", "gemm_4bit", "gemm_plain", "quantise", "moe_block", "moe",
+              "moe_spread", "all_reduce", "exchange", "kernels", "launches", "layers", "iteration",
+              "tokens", "elementwise", "head", "moe_route")
 ]  # fmt: skip
 """What a prompt's chunk and the sequences that decode beside it pay once in a common iteration:
 weights are read and kernels launched once. Attention and the work of a sequence is each one's."""
@@ -82,6 +83,8 @@ class Load:
     equal: FloatArray
     """1 where all requests of a closed loop are of one length: an engine that prefills first then
     runs them in waves (:func:`_in_waves`)."""
+    eager: FloatArray
+    """1 where decoding replays no captured graph: the host launches every call, as in a prefill."""
     answer_held: FloatArray
     """Share of an answer's cache that a running sequence holds: half of it in the mean, all of it
     where an engine takes the room before it starts (TensorRT-LLM)."""
@@ -100,7 +103,7 @@ class Load:
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
             "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
             "iteration_tokens": ITERATION_TOKENS, "static": 0.0, "equal": 0.0,
-            "answer_held": 0.5, **values,
+            "eager": 0.0, "answer_held": 0.5, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
         for name in ("tp", "pp", "dp", "ep", "moe_tp"):
@@ -159,8 +162,12 @@ class Compiled:
     """The same for a prompt on each attention rank."""
     chunks: FloatArray
     """Iterations that one prompt's prefill is spread over."""
+    most_prompts: FloatArray
+    """Prompts that one iteration of a worker takes at most; less than one where they are longer
+    than its budget of tokens."""
     static: npt.NDArray[np.bool_]
     equal: npt.NDArray[np.bool_]
+    eager: npt.NDArray[np.bool_]
     fits: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -193,12 +200,12 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         context=load.input_tokens + load.answer_held * load.output_tokens,
     )
     largest = np.minimum(np.minimum(asked, load.max_batch), np.maximum(held, 1.0))
-    staged = stage_multiples(setting, load.pp)
+    staged = stage_multiples(setting, load.pp) * draft_multiples(setting, load.queries - 1.0)
     steps = [
         Iteration.of(
             tokens=np.maximum(largest * share / load.pp, 1.0) * load.queries,
             sequences=np.maximum(largest * share / load.pp, 1.0),
-            context=mean, queries=load.queries, stages=load.pp, **layout,
+            context=mean, queries=load.queries, stages=load.pp, eager=load.eager, **layout,
         )
         for share in BATCH_SHARES
     ]  # fmt: skip
@@ -234,51 +241,11 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         chips=load.chips / load.workers,
         kv_bytes=load.input_tokens * setting.work.kv_values_per_token * setting.kv_bytes,
         poll_steps=load.poll_steps, gather_steps=load.gather_steps, static=load.static > 0,
-        equal=load.equal > 0,
+        equal=load.equal > 0, eager=load.eager > 0,
+        most_prompts=load.prefill_dp * load.iteration_tokens / load.input_tokens,
         chunks=np.maximum(np.ceil(load.input_tokens / load.iteration_tokens), 1.0),
         fits=held >= 1.0,
     )  # fmt: skip
-
-
-def stage_multiples(setting: Setting, stages: FloatArray) -> FloatArray:
-    """[n, parts] what each part of a traversal counts where ``stages`` work side by side.
-
-    Micro-batches follow each other through the stages, as many as there are stages; a round of all
-    takes the slowest stage's time for each. A traversal passes every layer once, so the layers
-    count once, but for the stage that holds more of them than the mean; the host's work for an
-    iteration is done in every stage, and the projection to the vocabulary is the last stage's
-    alone, on which the others wait where all hold as many layers.
-    """
-    layers = float(setting.work.layers)
-    most = np.ceil(layers / stages)
-    slowest = most * stages / layers
-    slowest = slowest * stalled(stages)
-    out = np.repeat(slowest[:, None], len(PARTS), axis=1)
-    out[:, PARTS.index("iteration")] = stages
-    out[:, PARTS.index("sequences")] = stages
-    out[:, PARTS.index("head")] = np.where(most * stages == layers, stages, 1.0)
-    return out
-
-
-STALL: Final = 0.05
-"""A round's time lost for each further stage: micro-batches with and without a prompt's chunk are
-unequal, and the quick ones wait behind the slow ones. TensorRT-LLM 1.0 on 2, 4 and 8 RTX PRO 6000
-loses 2, 20 and 38 % of what one stage gives (its perf-overview); taken with those rows in view."""
-
-
-def stalled(stages: FloatArray) -> FloatArray:
-    """A round of unequal micro-batches over one of equal ones."""
-    return np.asarray(1.0 + STALL * (stages - 1.0))
-
-
-def fill_share(input_tokens: FloatArray, iteration_tokens: FloatArray,
-               stages: FloatArray) -> FloatArray:  # fmt: skip
-    """Time until the last of ``c`` chunks has passed ``p`` stages: (c + p - 1) / (c p) of theirs.
-
-    One where there is one stage, or one chunk, which passes all of them alone.
-    """
-    chunks = np.maximum(np.ceil(input_tokens / np.maximum(iteration_tokens, 1.0)), 1.0)
-    return np.asarray((chunks + stages - 1.0) / (chunks * stages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +312,19 @@ def _host_and_chip(parts: FloatArray, coefficients: FloatArray) -> tuple[FloatAr
     return host, weighed.sum(1) - host
 
 
+def _decode_steps(c: Compiled, k: Constants) -> FloatArray:
+    """Decode iterations at the shares compiled: all in one replay of a captured graph, or, where
+    every call is launched, the longer of launching and computing."""
+    parts = np.broadcast_to(k.parts, c.prefill.shape)
+    decode = np.einsum("nsp,np->ns", c.decode, parts)
+    if not c.eager.any():
+        return np.asarray(decode)
+    launched = np.broadcast_to(k.prefill_parts, c.prefill.shape)[:, HOST_AT]
+    host = np.einsum("nsp,np->ns", c.decode[:, :, HOST_AT], launched)
+    busy = decode - np.einsum("nsp,np->ns", c.decode[:, :, HOST_AT], parts[:, HOST_AT])
+    return np.where(c.eager[:, None], overlap(host, busy), decode)
+
+
 def overlap(host: FloatArray | float, busy: FloatArray) -> FloatArray:
     """Launching runs ahead of the chip: the longer of the two, with a soft corner."""
     return np.asarray((host**4 + busy**4) ** 0.25)
@@ -363,8 +343,7 @@ def _decode_at(times: FloatArray, share: FloatArray) -> FloatArray:
 def solve(c: Compiled, k: Constants) -> Answer:
     """First-token time, time per token and throughput under some constants."""
     # Slow operators cannot be saturated: products over the parts axis are sums of known times.
-    decode = np.einsum("nsp,np->ns", c.decode, np.broadcast_to(k.parts, c.prefill.shape))
-    decode = np.maximum(decode, c.least_decode)
+    decode = np.maximum(_decode_steps(c, k), c.least_decode)
     host, busy = _host_and_chip(c.prefill, k.prefill_parts)
     busy = np.maximum(busy, c.least_prefill)
     prefill = overlap(host, busy) * c.fill
@@ -381,17 +360,21 @@ def solve(c: Compiled, k: Constants) -> Answer:
     transfer = np.where(apart, c.kv_bytes / k.transfer_bytes_per_s, 0.0)
 
     share = np.ones(len(c))
+    # Beside decoding an iteration takes no more prompts than its budget holds: no more sequences
+    # decode at once than prompts are finished for, whatever waits.
+    fed = np.where((k.mixes > 0.5) & ~apart, np.maximum(c.most_prompts * steps, 1.0), np.inf)
+    running = np.minimum(c.largest, fed)
     tpot = _tpot(c, k, decode, share, each, apart, steps)
     first = k.front_end_s + prefill + transfer
     for _ in range(ROUNDS):
         batch = c.largest * share
         rate = np.minimum(batch / (steps * tpot), rate_most)
         rate = np.minimum(rate, c.asked / (first + steps * tpot))
-        share = np.clip(0.5 * share + 0.5 * rate * steps * tpot / c.largest, 0.0, 1.0)
+        share = np.clip(0.5 * share + 0.5 * rate * steps * tpot / c.largest, 0.0,
+                        running / c.largest)  # fmt: skip
         # Prompts that come while one is prefilled are prefilled together: the host is paid once.
         together = np.clip(1.0 + k.cluster * rate * prefill, 1.0, c.batch_prompts)
-        alone = 1.0 - (together - 1.0) / np.maximum(c.batch_prompts - 1.0, 1.0)
-        a_prompt = alone * busy + (1.0 - alone) * busy_batch / c.batch_prompts
+        a_prompt = _each_of(together, busy, busy_batch, c.batch_prompts)
         each = k.mixing * overlap(k.host_mixing * host / together, a_prompt) / c.lanes
         # A common iteration is one that decoding need not run for itself.
         spared = k.mixes * k.sharing * c.chunks * _decode_at(once, share) / together / c.lanes
@@ -400,7 +383,7 @@ def solve(c: Compiled, k: Constants) -> Answer:
         own = np.where(apart, prefill, overlap(host, together * a_prompt) * c.fill)
         first = k.front_end_s + own + transfer
         tpot = _tpot(c, k, decode, share, each, apart, steps)
-    rate = np.minimum(np.minimum(c.largest / (steps * tpot), rate_most),
+    rate = np.minimum(np.minimum(running / (steps * tpot), rate_most),
                       c.asked / (first + steps * tpot))  # fmt: skip
     load = np.where(apart, rate / rate_most, np.minimum(rate * each, 0.98))
     waits = k.wait_steps + k.hold * _held_steps(c, k, c.largest * share)
@@ -418,6 +401,13 @@ def solve(c: Compiled, k: Constants) -> Answer:
         ttft_s=ttft, tpot_s=tpot, output_tokens_per_s=rate * c.output_tokens / c.chips,
         batch=c.largest * share, decode_s=_decode_at(decode, share), prefill_s=prefill, load=load,
     )  # fmt: skip
+
+
+def _each_of(count: FloatArray, one: FloatArray, batch: FloatArray, most: FloatArray) -> FloatArray:
+    """Chip time a prompt where ``count`` are in one iteration: what an iteration of more takes
+    grows in a straight line from one prompt to the largest batch, as weights are read once."""
+    along = (count - 1.0) / np.maximum(most - 1.0, 1.0)
+    return np.asarray((one + along * np.maximum(batch - one, 0.0)) / count)
 
 
 def _in_waves(

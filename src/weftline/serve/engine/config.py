@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
 from weftline.model import Model, load_model
+from weftline.serve.engine.adapters import Adapters
 
 __all__ = [
     "DTYPES",
@@ -23,6 +24,10 @@ SpecMethod = Literal["none", "mtp", "draft"]
 ENGINES: Final = ("vllm", "sglang", "trtllm", "jetstream", "neuron")
 DTYPES: Final = ("bf16", "fp16", "fp8", "fp8_block", "int8", "int4", "nvfp4", "mxfp4")
 KV_DTYPES: Final = ("bf16", "fp16", "fp8", "int8")
+HOST_BYTES_PER_S: Final = 40e9
+"""From host memory to a chip: assumed, two thirds of PCIe 5.0 x16."""
+NVME_BYTES_PER_S: Final = 6e9
+"""From NVMe to a chip: assumed, one drive of PCIe 5.0 x4 a chip at half its rate."""
 KV_BYTES: Final = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 
 
@@ -82,6 +87,12 @@ class ServingConfig:
     prefix_cache: bool = False
     cache_hit: float = 0.0
     """Share of every prompt's tokens that the prefix cache is said to find."""
+    offload_bytes: float = 0.0
+    """Memory of one replica beside its chips' that keeps what the prefix cache pushes out."""
+    offload_bytes_per_s: float = HOST_BYTES_PER_S
+    """From there to one chip."""
+    adapters: Adapters | None = None
+    """LoRA adapters that requests name, over the one base model."""
     spec_method: SpecMethod = "none"
     spec_tokens: int = 0
     """Tokens drafted ahead in each step."""

@@ -28,6 +28,8 @@ class Launch:
     """Whether prefills replay captured pieces (piecewise CUDA graphs) where engines do not."""
     triton: bool = False
     """Whether routing and experts are Triton kernels where the engine has calls of its own."""
+    eager: bool = False
+    """Whether decoding replays no captured graph."""
     waves: int = 0
     """Requests the client sends for each one in flight; 0 where that is not known."""
 

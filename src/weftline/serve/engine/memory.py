@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from weftline.errors import NoFeasiblePlanError
 from weftline.serve.engine.config import ServingConfig
-from weftline.serve.engine.parts import Setting, setting_of, weight_bytes
+from weftline.serve.engine.parts import Setting, setting_for, weight_bytes
 
 __all__ = ["Memory", "cache_tokens", "memory", "room_for_weights"]
 
@@ -104,9 +104,7 @@ def cache_tokens(
 
 def memory(config: ServingConfig) -> Memory:
     """Memory of a configuration; raises NoFeasiblePlanError if its weights do not fit."""
-    setting = setting_of(
-        config.model, config.chip, config.gemm_dtype, config.moe_format, config.kv_dtype
-    )
+    setting = setting_for(config)
     one = np.ones(1)
     tp, pp, dp = config.tp * one, config.pp * one, config.dp * one
     weights = float(weight_bytes(setting, tp, config.ep * one, config.expert_tp * one, dp)[0])

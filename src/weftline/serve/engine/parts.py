@@ -6,7 +6,7 @@ the parts, each times its fitted coefficient (close to one), is the time of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,17 +17,19 @@ from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.operators import Operators, operators
 from weftline.operators.dtypes import canonical, number_format
-from weftline.serve.engine.config import KV_BYTES
+from weftline.serve.engine.adapters import Adapters, adapter_bytes, adapter_seconds
+from weftline.serve.engine.config import KV_BYTES, ServingConfig
 from weftline.serve.engine.work import Experts, Mixer, Work, work_of
 
 __all__ = ["HOST_PARTS", "PARTS", "Iteration", "Setting", "least_seconds", "part_seconds",
-           "priced", "setting_of"]  # fmt: skip
+           "priced", "setting_for", "setting_of"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float64]
 
 PARTS: Final = (
     "gemm_block",  # products of weights quantised in blocks (fp8)
-    "gemm_quantised",  # products of weights quantised by tensor, channel or group
+    "gemm_8bit",  # products of 8-bit weights, quantised by tensor or channel
+    "gemm_4bit",  # products of 4-bit weights, quantised by group
     "gemm_plain",  # products in bf16
     "quantise",  # casting activations before a quantised product: 1 us a product
     "head",  # the output projection, for sequences that yield a token
@@ -47,6 +49,7 @@ PARTS: Final = (
     "iteration",  # what an iteration costs the host: 1 ms
     "sequences",  # host work a running sequence: 1 us
     "tokens",  # work a token of one rank not counted elsewhere: 1 us
+    "adapters",  # LoRA's thin products beside those of the base
 )
 HOST_PARTS: Final = ("moe_route", "launches", "layers", "iteration")
 """What the host does to launch an iteration: routing is many small kernels, little work."""
@@ -70,6 +73,7 @@ class Setting:
     moe_dtype: str
     kv_dtype: str
     operators: Operators
+    adapters: Adapters | None = None
 
     @property
     def kv_bytes(self) -> float:
@@ -103,6 +107,13 @@ def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype:
         work=work, chip=chip, attention_dtype=attention, gemm_dtype=gemm_dtype,
         moe_dtype=moe_dtype, kv_dtype=kv_dtype, operators=ops,
     )  # fmt: skip
+
+
+def setting_for(config: ServingConfig) -> Setting:
+    """The setting of a configuration, its adapters included."""
+    found = setting_of(config.model, config.chip, config.gemm_dtype, config.moe_format,
+                       config.kv_dtype)  # fmt: skip
+    return found if config.adapters is None else replace(found, adapters=config.adapters)
 
 
 @lru_cache(maxsize=512)
@@ -147,6 +158,8 @@ class Iteration:
     moe_tp: FloatArray
     stages: FloatArray
     """Pipeline stages a traversal passes: between two of them its rows are sent."""
+    eager: FloatArray
+    """1 where the host launches every call though nothing is prefilled: no captured graph."""
     mixed: bool = False
     """Whether decoding runs beside a prompt's chunk: kernels for ragged batches."""
 
@@ -154,8 +167,8 @@ class Iteration:
     def of(cls, **values: Any) -> Iteration:
         """From numbers and arrays, broadcast to one length; absent ones are 0 (layouts: 1)."""
         names = ("tokens", "sequences", "context", "prefill_tokens", "prefill_context", "prefills",
-                 "queries", "tp", "dp", "ep", "moe_tp", "stages")  # fmt: skip
-        default = dict.fromkeys(names[:6], 0.0) | dict.fromkeys(names[6:], 1.0)
+                 "queries", "tp", "dp", "ep", "moe_tp", "stages", "eager")  # fmt: skip
+        default = dict.fromkeys(names, 1.0) | dict.fromkeys((*names[:6], "eager"), 0.0)
         given = [np.asarray(values.get(n, default[n]), dtype=np.float64) for n in names]
         wide = np.broadcast_arrays(*[np.atleast_1d(g) for g in given])
         return cls(**dict(zip(names, wide, strict=True)), mixed=bool(values.get("mixed")))
@@ -179,11 +192,17 @@ def part_seconds(setting: Setting, it: Iteration) -> FloatArray:
     found["elementwise"] = 2.0 * rank_tokens * values / setting.operators.chip.bandwidth_bytes_per_s
     found["kernels"] = work.kernels * 1e-6
     calls = work.operators + 1e6 * found["quantise"] + np.where(it.tp > 1, work.reductions, 0)
-    found["launches"] = np.where(it.prefill_tokens > 0, calls * 1e-6, 0.0)
+    found["launches"] = np.where((it.prefill_tokens > 0) | (it.eager > 0), calls * 1e-6, 0.0)
     found["layers"] = work.layers * 1e-6
     found["iteration"] = 1e-3
     found["sequences"] = it.sequences * 1e-6
     found["tokens"] = rank_tokens * 1e-6
+    if setting.adapters is not None:
+        chip = setting.operators.chip
+        found["adapters"] = adapter_seconds(
+            work, setting.adapters, rank_tokens, (it.sequences + it.prefills) / it.dp, it.tp,
+            bandwidth_bytes_per_s=chip.bandwidth_bytes_per_s, peak_flops=chip.peak_flops("bf16"),
+        )  # fmt: skip
     out = np.empty((len(it), len(PARTS)))
     for j, name in enumerate(PARTS):
         out[:, j] = found[name]
@@ -223,15 +242,19 @@ def _products(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
         block = dtype == "fp8_block"
         if dtype != "bf16":
             quantised += g.count
-        part = (
-            "head" if g.head else "gemm_block" if block
-            else "gemm_plain" if dtype == "bf16" else "gemm_quantised"
-        )  # fmt: skip
+        part = "head" if g.head else _product_part(dtype)
         m = yielding if g.head else rank_tokens
         # The block kernels' tables hold their launch, not their time: read as fp8.
         found[part] = found[part] + g.count * ops.gemm_s("fp8" if block else dtype, m, outside,
                                                          inside)  # fmt: skip
     found["quantise"] = quantised * 1e-6
+
+
+def _product_part(dtype: str) -> str:
+    """The part that products of a number format belong to: each has kernels of its own."""
+    if dtype in ("fp8_block", "bf16"):
+        return "gemm_block" if dtype == "fp8_block" else "gemm_plain"
+    return "gemm_4bit" if number_format(dtype).weight_bytes < 1 else "gemm_8bit"
 
 
 def _experts(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
@@ -336,6 +359,9 @@ def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: Float
         dtype = "bf16" if g.head else dtype
         split = tp if g.split_in or g.split_out else 1.0
         total = total + g.parameters * number_format(dtype).weight_bytes / split
+    if setting.adapters is not None:
+        held = min(setting.adapters.slots, setting.adapters.count)
+        total = total + held * adapter_bytes(work, setting.adapters.rank) / tp
     width = number_format(setting.moe_dtype).weight_bytes
     total = total + work.expert_parameters * width / (ep * moe_tp)
     return np.asarray(total + work.plain_parameters * number_format("bf16").weight_bytes / tp)

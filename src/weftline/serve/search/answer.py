@@ -209,11 +209,9 @@ def _money(best: Confirmed, demand: ServeDemand, batch: float, through: Band) ->
 def step_parts(config: ServingConfig, demand: ServeDemand, batch: float) -> tuple[Part, ...]:
     """One decode step at the mean batch by operator, seconds, largest first."""
     from weftline.serve.calibrate.shipped import constants_for
-    from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_of
+    from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_for
 
-    setting = setting_of(
-        config.model, config.chip, config.gemm_dtype, config.moe_format, config.kv_dtype
-    )
+    setting = setting_for(config)
     some = max(1.0, batch) / config.pp
     queries = 1.0 + (config.spec_tokens if config.spec_method != "none" else 0)
     iteration = Iteration.of(

@@ -20,8 +20,17 @@ from weftline.model import load_model
 from weftline.model.load import load_generator
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
 from weftline.serve.engine.engines import PROFILES, require_formats, require_units
+from weftline.serve.search.daily import curve_of
 from weftline.serve.search.screen import engines_and_formats
-from weftline.serve.simulate.asked import parse_speculation, parse_window, rate_of, traffic_of
+from weftline.serve.simulate.asked import (
+    parse_lora,
+    parse_offload,
+    parse_speculation,
+    parse_window,
+    rate_of,
+    shape_of,
+    traffic_of,
+)
 from weftline.spec import (
     METRICS,
     PRICE_CHOICES,
@@ -98,12 +107,19 @@ def _job(
     seats = get(lambda: None if fleet.max_batch is None
                 else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     hit = get(lambda: parse_hit(serving.cache_hit, where=where("cache_hit")))
+    get(lambda: None if fleet.daily is None else curve_of(fleet.daily, where=where("daily")))
+    start = fleet.replica_start
+    start_s = get(lambda: start and parse_duration_s(start, where=where("replica_start"))) or None
+    below = get(lambda: parse_offload(serving.kv_offload, where=where("kv_offload")))
+    lora = get(lambda: parse_lora(serving.lora, where=where("lora")))
     headroom = get(lambda: parse_headroom(fleet.headroom, where=where("headroom"))) or 0.0
     space = ServeSpace(
         max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
         formats=_formats(fleet.precision, model),
         kv=serving.kv, disaggregated=fleet.disaggregated,
-        prefix_cache=serving.prefix_cache or bool(hit), cache_hit=hit or 0.0,
+        prefix_cache=serving.prefix_cache or bool(hit) or bool(below and below[0]),
+        cache_hit=hit or 0.0, offload_bytes=below[0] if below else 0.0,
+        offload_bytes_per_s=below[1] if below and below[0] else 0.0, lora=lora,
         window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
         layout={name: int(degree) for name, degree in held.items()},
     )  # fmt: skip
@@ -112,6 +128,7 @@ def _job(
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
         own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
         space=space, max_chips=most, within=within, headroom=headroom,
+        daily=fleet.daily or "", replica_start_s=start_s,
     )  # fmt: skip
     job = _checked(rough, get, where)
     if requests is None:
@@ -119,8 +136,17 @@ def _job(
     return replace(
         job, rate_per_s=rate_of(traffic) or requests.rate_per_s,
         input_tokens=parse_count(traffic.input), output_tokens=parse_count(traffic.output),
-        trace=requests if traffic.trace else None, trace_from=traffic.trace or "",
+        trace=requests if traffic.trace or traffic.turns > 1 else None,
+        trace_from=traffic.trace or "", sessions=_sessions(traffic, where),
     )  # fmt: skip
+
+
+def _sessions(traffic: TrafficOptions, where: Where) -> tuple[int, float, int, int] | None:
+    """Turns, mean delay, growth and shared tokens of drawn sessions, to ask again."""
+    shape = shape_of(traffic, where=where)
+    if shape is None:
+        return None
+    return shape.turns, shape.delay_s, shape.grow_tokens, shape.shared_tokens
 
 
 def _formats(asked: str | None, model: str) -> tuple[str, ...]:
@@ -192,6 +218,8 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
     plain_limits = {t.metric: f"{t.limit_s!r}s" for t in job.targets if t.percentile == own}
     tails = [f"{t.metric}={t.limit_s!r}s" for t in job.targets if 99 == t.percentile != own]
     trace = job.trace_from or (job.trace.name if job.trace is not None else None)
+    trace = None if job.sessions else trace
+    turns, delay_s, grow, shared = job.sessions or (1, 5.0, 1000, 0)
     fleet = FleetOptions(
         **plain_limits, within=f"{own:g}%", headroom=f"{round(100 * job.headroom, 6):g}%",
         p99=",".join(tails) or None, on=on or "all",
@@ -200,18 +228,25 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
         layout=parts_text(space.layout),
         max_batch=None if space.max_batch is None else f"{space.max_batch}",
-        disaggregated=space.disaggregated, chip=chip, chip_set=chip_set,
+        disaggregated=space.disaggregated, daily=job.daily or None,
+        replica_start=None if job.replica_start_s is None else f"{job.replica_start_s!r}s",
+        chip=chip, chip_set=chip_set,
     )  # fmt: skip
     plain = TrafficOptions()
     traffic = TrafficOptions(
         rate=f"{job.rate_per_s!r}/s", trace=trace, burstiness=job.burstiness, spread=job.spread,
         seed=job.seed, input=f"{job.input_tokens:.0f}" if job.input_tokens else plain.input,
         output=f"{job.output_tokens:.0f}" if job.output_tokens else plain.output,
+        turns=turns, tool_delay=f"{delay_s:g}s", grow=f"{grow}", shared_prefix=f"{shared}",
     )  # fmt: skip
     speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
     window = None if space.window is None else f"{space.window}"
     serving = ServingOptions(
-        kv=space.kv, prefix_cache=space.prefix_cache and not space.cache_hit, routing=job.routing,
+        kv=space.kv, routing=job.routing,
+        prefix_cache=space.prefix_cache and not (space.cache_hit or space.offload_bytes),
+        kv_offload=f"{space.offload_bytes / 1e9!r}GB@{space.offload_bytes_per_s / 1e9!r}GB/s"
+        if space.offload_bytes else None,
+        lora=None if space.lora is None else ":".join(map(str, space.lora)),
         cache_hit=f"{round(100 * space.cache_hit, 6):g}%" if space.cache_hit else None,
         speculate=None if space.spec_method == "none" else speculate,
         window=f"{window}+{space.sinks}" if window and space.sinks else window,

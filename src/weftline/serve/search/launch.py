@@ -19,6 +19,8 @@ def _vllm(c: ServingConfig) -> dict[str, str]:
         "--gpu-memory-utilization": f"{c.memory_fraction:g}",
         **({"--enable-prefix-caching": ""} if c.prefix_cache
            else {"--no-enable-prefix-caching": ""}),
+        **({"--kv-offloading-size": f"{c.offload_bytes / 2**30:.0f}"} if c.offload_bytes else {}),
+        **_lora(c, "--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"),
     }  # fmt: skip
 
 
@@ -28,6 +30,10 @@ def _sglang(c: ServingConfig) -> dict[str, str]:
         "--chunked-prefill-size": f"{c.chunk_tokens}",
         "--mem-fraction-static": f"{c.memory_fraction:g}",
         **({} if c.prefix_cache else {"--disable-radix-cache": ""}),
+        **({"--enable-hierarchical-cache": "",
+            "--hicache-size": f"{c.offload_bytes / c.tp / 1e9:.0f}"} if c.offload_bytes else {}),
+        **_lora(c, "--enable-lora", "--max-loras-per-batch", "--max-lora-rank",
+                "--max-loaded-loras"),
     }  # fmt: skip
 
 
@@ -37,7 +43,20 @@ def _tensorrt_llm(c: ServingConfig) -> dict[str, str]:
         "kv_cache_config.free_gpu_memory_fraction": f"{c.memory_fraction:g}",
         "kv_cache_config.enable_block_reuse": str(c.prefix_cache).lower(),
         "enable_chunked_prefill": "true",
+        **({"kv_cache_config.host_cache_size": f"{c.offload_bytes:.0f}"} if c.offload_bytes
+           else {}),
+        **_lora(c, "", "lora_config.max_loras", "lora_config.max_lora_rank",
+                "lora_config.max_cpu_loras"),
     }  # fmt: skip
+
+
+def _lora(c: ServingConfig, on: str, slots: str, rank: str, held: str) -> dict[str, str]:
+    """What adapters ask for, under an engine's own names; nothing where there are none."""
+    if c.adapters is None:
+        return {}
+    found = {slots: f"{min(c.adapters.slots, c.adapters.count)}", rank: f"{c.adapters.rank}",
+             held: f"{c.adapters.count}"}  # fmt: skip
+    return {on: "", **found} if on else found
 
 
 _BY_ENGINE: Final[Mapping[str, _Settings]] = {

@@ -19,6 +19,7 @@ from weftline.catalog import Accelerator, accelerator, own_chips
 from weftline.catalog.offers import ANY as ANY_WAY
 from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
+from weftline.serve.engine.memory import memory
 from weftline.serve.search.answer import no_plan, plan_of
 from weftline.serve.search.asked import checked_serve_job
 from weftline.serve.search.confirm import (
@@ -30,6 +31,7 @@ from weftline.serve.search.confirm import (
     tuned,
 )
 from weftline.serve.search.confirmed import Confirmed
+from weftline.serve.search.daily import curve_of, day_of, start_s_of
 from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.fleets import fleet_of
 from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
@@ -111,7 +113,37 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     beside = unpriced(job, demand, found, markets, shown)
     shown |= {c.fleet.accelerator for c in beside}
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
-    return plan_of(job, demand, ranked, most, stats, beside, lost)
+    plan = plan_of(job, demand, ranked, most, stats, beside, lost)
+    return replace(plan, daily=_daily(job, best)) if job.daily else plan
+
+
+def _daily(job: ServeJob, best: Confirmed) -> dict[str, float]:
+    """The chosen fleet over a day of which the rate is the peak, scaled and fixed."""
+    config, fleet = best.option.config, best.fleet
+    start_s = job.replica_start_s
+    if start_s is None:
+        start_s = start_s_of(memory(config).weight_bytes * config.chips_per_replica)
+    day = day_of(
+        curve_of(job.daily), peak_per_s=job.rate_per_s,
+        each_per_s=best.capacity_per_s / fleet.replicas, headroom=job.headroom,
+        start_s=start_s, fixed=fleet.replicas,
+    )  # fmt: skip
+    found = {
+        "replicas_least": float(day.least), "replicas_most": float(day.most),
+        "replicas_fixed": float(day.fixed_replicas), "replica_hours_scaled": day.scaled_hours,
+        "replica_hours_fixed": day.fixed_hours, "saved_share": day.saved_share,
+        "late_share": day.late_share, "longest_wait_s": day.longest_wait_s,
+        "replica_start_s": start_s, "headroom_for_growth": day.lead,
+        "mean_rate_per_s": day.mean_rate_per_s,
+    }  # fmt: skip
+    if best.usd_per_hour is not None:
+        each = best.usd_per_hour / (fleet.replicas + fleet.spares)
+        spares = 24.0 * fleet.spares
+        found["usd_per_day_scaled"] = each * (day.scaled_hours + spares)
+        found["usd_per_day_fixed"] = each * (day.fixed_hours + spares)
+        tokens = day.mean_rate_per_s * 86400.0 * best.demand.output_tokens
+        found["usd_per_m_output_scaled"] = found["usd_per_day_scaled"] / tokens * 1e6
+    return found
 
 
 def promise_of(job: ServeJob, least: int, trace: bool) -> Promise:

@@ -224,7 +224,7 @@ def _ask(
 ) -> tuple[list[Option], int]:  # fmt: skip
     """The best load of every layout on one chip in one number format, under each engine."""
     from weftline.serve.engine.closed_form import compile_load, solve
-    from weftline.serve.engine.parts import setting_of
+    from weftline.serve.engine.parts import setting_for
 
     layouts = layouts_of(model, chip, space)
     found: list[Option] = []
@@ -235,7 +235,7 @@ def _ask(
     for pool in pools:
         configs = [_config(model, chip, engine, weights, lay, pool, space)
                    for engine in engines for lay in layouts]  # fmt: skip
-        setting = setting_of(model, chip.id, weights, configs[0].moe_format, space.kv)
+        setting = setting_for(configs[0])
         load = _load_of(configs, computed, np.tile(IN_FLIGHT, len(configs)) * pool[1], demand)
         compiled, constants = compile_load(setting, load), _constants_of(configs)
         answer = solve(compiled, constants)
@@ -306,8 +306,11 @@ def _constants_of(configs: Sequence[ServingConfig]) -> Constants:
 
 def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: dict[str, int],
             pool: tuple[int, int], space: ServeSpace) -> ServingConfig:  # fmt: skip
+    from weftline.serve.engine.adapters import adapters_of, batch_of
+    from weftline.serve.engine.config import HOST_BYTES_PER_S
     from weftline.serve.engine.engines import profile
 
+    adapters = adapters_of(space.lora)
     prefill = None
     if pool[0]:
         prefill = PoolConfig(workers=pool[0], tp=layout["tp"], pp=layout["pp"], dp=layout["dp"],
@@ -315,7 +318,10 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
                              max_batch=8)  # fmt: skip
     return ServingConfig(
         model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
-        max_batch=space.max_batch or profile(engine).max_batch * layout["dp"],
+        max_batch=batch_of(space.max_batch or profile(engine).max_batch * layout["dp"],
+                           adapters, layout["dp"]),
+        adapters=adapters, offload_bytes=space.offload_bytes,
+        offload_bytes_per_s=space.offload_bytes_per_s or HOST_BYTES_PER_S,
         chunk_tokens=profile(engine).chunk_tokens,
         prefix_cache=space.prefix_cache, cache_hit=space.cache_hit,
         window=space.window, sinks=space.sinks,

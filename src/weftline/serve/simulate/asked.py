@@ -10,14 +10,28 @@ from weftline.catalog import accelerator, accelerators
 from weftline.errors import InputError
 from weftline.model.load import load_generator
 from weftline.operators import chip_of
-from weftline.serve.engine.config import DTYPES, KV_DTYPES, PoolConfig, ServingConfig
+from weftline.serve.engine.adapters import SLOTS, Adapters, adapters_of, batch_of
+from weftline.serve.engine.config import (
+    DTYPES,
+    HOST_BYTES_PER_S,
+    KV_DTYPES,
+    NVME_BYTES_PER_S,
+    PoolConfig,
+    ServingConfig,
+)
 from weftline.serve.engine.engines import PROFILES, profile, require_formats, require_units
+from weftline.serve.simulate.sessions import Shape, drawn
 from weftline.serve.simulate.trace_files import read_trace
 from weftline.serve.simulate.traffic import BUNDLED, at_rate, bundled, diurnal, extended, gamma
 from weftline.spec import Traffic
 from weftline.spec.options import ReplicaOptions, ServingOptions, TrafficOptions, Where, as_option
 from weftline.spec.parse import Collector, choice
-from weftline.units import parse_count
+from weftline.units import (
+    parse_bytes,
+    parse_count,
+    parse_duration_s,
+    parse_rate_bytes_per_s,
+)
 
 __all__ = [
     "config_of", "parse_rate_per_s", "parse_speculation", "parse_window", "rate_of",
@@ -44,6 +58,15 @@ def traffic_of(
     prompt = get(lambda: parse_count(options.input, where=where("input")))
     answer = get(lambda: parse_count(options.output, where=where("output")))
     real = get(lambda: None if options.trace is None else read_traffic(options.trace))
+    shape = get(lambda: shape_of(options, where=where))
+    if shape is not None and peak != 1.0:
+        get.errors.append(
+            InputError(
+                "sessions of a rate that swings are not drawn",
+                where=where("turns"),
+                hint="--turns 1, or no --peak",
+            )
+        )
     if not 0 <= options.spread <= MOST_SPREAD:
         get.errors.append(InputError(f"a spread of {options.spread:g}: 0 to {MOST_SPREAD:g} is "
                                      "meant", where=where("spread"),
@@ -60,6 +83,9 @@ def traffic_of(
     if per_s is None or prompt is None or answer is None:
         raise AssertionError("the collector raises before this")
     n = count or 2000
+    if shape is not None:
+        return drawn(per_s, n, shape, burstiness=options.burstiness, seed=options.seed,
+                     spread=options.spread)  # fmt: skip
     if peak != 1.0:
         span = n / per_s
         return diurnal(per_s, n, prefill_tokens=prompt, decode_tokens=answer, peak_ratio=peak,
@@ -68,6 +94,59 @@ def traffic_of(
     return gamma(per_s, n, prefill_tokens=prompt, decode_tokens=answer,
                  burstiness=options.burstiness, seed=options.seed,
                  spread=options.spread)  # fmt: skip
+
+
+def shape_of(options: TrafficOptions, *, where: Where = as_option) -> Shape | None:
+    """The sessions that the options describe; None where a request stands for itself."""
+    if options.turns == 1:
+        return None
+    if options.trace is not None:
+        raise InputError(
+            "a trace says itself which requests are one session's",
+            where=where("turns"),
+            hint="`session_id` in its lines",
+        )
+    try:
+        return Shape(
+            turns=options.turns, input_tokens=parse_count(options.input, where=where("input")),
+            grow_tokens=parse_count(options.grow, where=where("grow")),
+            output_tokens=parse_count(options.output, where=where("output")),
+            shared_tokens=int(options.shared_prefix) if options.shared_prefix == "0" else
+            parse_count(options.shared_prefix, where=where("shared_prefix")),
+            delay_s=parse_duration_s(options.tool_delay, where=where("tool_delay")),
+        )  # fmt: skip
+    except InputError as error:
+        error.where = error.where or where("turns")
+        raise
+
+
+def parse_offload(text: str | None, *, where: str = "--kv-offload") -> tuple[float, float]:
+    """``500GB``, ``host:500GB``, ``nvme:4TB@6GB/s`` -> bytes a replica, bytes/s to a chip."""
+    if text is None:
+        return 0.0, HOST_BYTES_PER_S
+    tier, colon, rest = text.rpartition(":")
+    kept = choice(tier, tuple(_TIERS), "memory", where=where) if colon else "host"
+    size, at, rate = rest.partition("@")
+    speed = parse_rate_bytes_per_s(rate, where=where) if at else _TIERS[kept]
+    return parse_bytes(size, where=where), speed
+
+
+def parse_lora(text: str | None, *, where: str = "--lora") -> tuple[int, int, int] | None:
+    """``200:16`` or ``200:16:32`` -> adapters, rank, those held at once; None for none."""
+    if text is None:
+        return None
+    hint = "200:16, or 200:16:32 (adapters, rank, held on the chips at once)"
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise InputError(f"`{text}` names no adapters", where=where, hint=hint)
+    numbers = [parse_count(p, where=where) for p in parts]
+    count, rank = numbers[:2]
+    slots = numbers[2] if len(numbers) == 3 else min(count, SLOTS)
+    found = Adapters(count=count, rank=rank, slots=min(slots, count))
+    return found.count, found.rank, found.slots
+
+
+_TIERS: Final = {"host": HOST_BYTES_PER_S, "nvme": NVME_BYTES_PER_S}
 
 
 def rate_of(options: TrafficOptions, *, where: Where = as_option) -> float | None:
@@ -155,6 +234,8 @@ def config_of(
         lambda: parse_speculation(serving.speculate, where=where("speculate"))
     ) or ("none", 0, 0.7)
     tokens, sinks = get(lambda: parse_window(serving.window, where=where("window"))) or (None, 0)
+    below = get(lambda: parse_offload(serving.kv_offload, where=where("kv_offload")))
+    lora = get(lambda: parse_lora(serving.lora, where=where("lora")))
     for degree in ("tp", "pp", "dp", "ep", "decode_workers"):
         if getattr(layout, degree) < 1:
             get.errors.append(InputError("must be at least 1", where=where(degree)))
@@ -173,8 +254,13 @@ def config_of(
         pool = PoolConfig(workers=layout.prefill_workers, moe_tp=ways, max_batch=8, **degrees)
     return ServingConfig(
         model=model, chip=chip.name, engine=name, gemm_dtype=weights, kv_dtype=cache,
-        max_batch=seats or profile(name).max_batch * layout.dp,
-        chunk_tokens=budget or profile(name).chunk_tokens, prefix_cache=serving.prefix_cache,
+        max_batch=batch_of(seats or profile(name).max_batch * layout.dp, adapters_of(lora),
+                           layout.dp),
+        adapters=adapters_of(lora),
+        chunk_tokens=budget or profile(name).chunk_tokens,
+        prefix_cache=serving.prefix_cache or bool(below and below[0]),
+        offload_bytes=below[0] if below else 0.0,
+        offload_bytes_per_s=below[1] if below else HOST_BYTES_PER_S,
         spec_method=method, spec_tokens=drafted,  # type: ignore[arg-type]
         spec_acceptance=kept, window=tokens, sinks=sinks, prefill=pool,
         decode_workers=layout.decode_workers if pool else 1, **degrees,

@@ -8,7 +8,7 @@ of the last step, or of the one before where the engine schedules a step ahead.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -34,6 +34,12 @@ from weftline.serve.simulate.tables import (
 )
 
 ROUND_ROBIN, LEAST_LOADED, PREFIX_AWARE = 0, 1, 2
+INSTANT_S: Final = 1e-9
+"""Actions that begin within this of each other begin at once."""
+DUE: Final = np.dtype([("at", "f8"), ("id", "i8")], align=True)
+TURN: Final = np.dtype([("next", "i8"), ("wait", "f8"), ("first", "i8")], align=True)
+"""The request that follows one's answer or NOWHERE; seconds from the end of the one it follows;
+1 where it follows none."""
 
 
 @kernel
@@ -84,11 +90,17 @@ def step_with_prompts(s: Any, r: int, chunks: int, grown: float, tokens: int) ->
     took = rules.host_s + rules.prefill_host_s + rules.host_per_sequence_s * batch
     if batch:
         took += decode_attention_s(s.tab, rules, rules.mixed_at, batch, mean_context(rep))
+    fetched = 0
     for c in range(chunks):
-        size, behind = s.chunks[c].size, s.reqs[s.chunks[c].id].done
+        req = s.reqs[s.chunks[c].id]
+        size, behind = s.chunks[c].size, req.done
         total += size
+        fetched += req.fetch
+        req.fetch = 0
         took += prefill_attention_s(s.tab, rules, float(size), float(behind))
     took += prompt_token_s(s.tab, rules, float(total))
+    # KV comes layer by layer while the step computes: the longer of the two counts.
+    took = max(took, fetched * rules.load_s)
     start = rep.clock
     step_ends(s, r, start, start + took, grown, tokens if batch else 0, 1 if batch else 0)
     # Those that ended came before: the chunks belong to the last of the running ones.
@@ -316,6 +328,86 @@ def push(s: Any, r: int, i: int) -> None:
     rep.wait_tail = i
     rep.waiting += 1
     rep.next_change = -np.inf
+
+
+@kernel
+def sink(heap: Any, count: int, at: float, i: int) -> None:
+    """Put request ``i``, due at ``at``, on a heap of ``count``, the first to come on top."""
+    k = count
+    while k > 0:
+        above = (k - 1) >> 1
+        if heap[above].at <= at:
+            break
+        heap[k].at = heap[above].at
+        heap[k].id = heap[above].id
+        k = above
+    heap[k].at = at
+    heap[k].id = i
+
+
+@kernel
+def lift(heap: Any, count: int) -> None:
+    """Take the top off a heap of ``count``."""
+    last = count - 1
+    at, i = heap[last].at, heap[last].id
+    k = 0
+    while True:
+        below = 2 * k + 1
+        if below >= last:
+            break
+        if below + 1 < last and heap[below + 1].at < heap[below].at:
+            below += 1
+        if heap[below].at >= at:
+            break
+        heap[k].at = heap[below].at
+        heap[k].id = heap[below].id
+        k = below
+    heap[k].at = at
+    heap[k].id = i
+
+
+@kernel
+def run_turns(s: Any, owner: Any, fits: Any, heap: Any, turn: Any) -> None:
+    """Simulate requests of which some follow the answers of others.
+
+    ``turn`` says which request follows each and how long after its end. What happens next is
+    carried out, an arrival or an action of one replica: an answer's end is then never before
+    anything that was carried out, and so is no arrival that it causes.
+    """
+    reps = s.reps
+    count = 0
+    for i in range(len(s.reqs)):
+        if turn[i].first and fits[i]:
+            sink(heap, count, s.reqs[i].arrived, i)
+            count += 1
+    seen = 0
+    while True:
+        best, now = NOWHERE, np.inf
+        for r in range(len(reps)):
+            if reps[r].next_change < now:
+                best, now = r, reps[r].next_change
+        if count > 0 and heap[0].at <= now:
+            now, i = heap[0].at, heap[0].id
+            lift(heap, count)
+            count -= 1
+            s.reqs[i].arrived = now
+            r = route(s.rules[0], reps, s.reqs[i], s.pool.ids, owner, i)
+            push(s, r, i)
+            # What it can begin at once begins; what ends later is looked at again.
+            advance(s, r, now + INSTANT_S)
+        elif best == NOWHERE:
+            return
+        else:
+            advance(s, best, now + INSTANT_S)
+        while seen < s.ended[len(s.reqs)]:
+            done = s.ended[seen]
+            seen += 1
+            follower = turn[done].next
+            while follower != NOWHERE and not fits[follower]:
+                follower = turn[follower].next
+            if follower != NOWHERE:
+                sink(heap, count, s.reqs[done].finished + turn[follower].wait, follower)
+                count += 1
 
 
 @kernel

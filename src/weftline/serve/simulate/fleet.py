@@ -66,6 +66,8 @@ class Outcome:
     """Times it lost its KV to others and was computed again."""
     cached_tokens: Ints
     """Tokens found in the prefix cache instead of computed."""
+    loaded_tokens: Ints
+    """Of those, tokens whose KV came from a slower memory."""
     replica: Ints
     fits: NDArray[np.bool_]
     timeline: Timeline
@@ -124,8 +126,13 @@ def simulate(
             found, traffic.arrived_s, traffic.prefill_tokens, traffic.decode_tokens,
             max_seqs=config.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
             replicas=replicas, routing=routing, caching=config.prefix_cache, traffic=traffic,
-            hit=config.cache_hit,
+            hit=config.cache_hit, below=_below(config, found),
         ))  # fmt: skip
+    if traffic.follows is not None:
+        raise InputError(
+            "sessions are not followed over pools of their own for prompts",
+            hint="a replica that prefills and decodes, or a trace without sessions",
+        )
     first = replace(traffic, decode_tokens=np.ones_like(traffic.decode_tokens))
     workers = prefill_replicas or config.prefill.workers * replicas
     before = prefill_surface(config)
@@ -133,7 +140,7 @@ def simulate(
         before, traffic.arrived_s, traffic.prefill_tokens, first.decode_tokens,
         max_seqs=config.prefill.max_batch, token_budget=config.chunk_tokens, engine=config.engine,
         replicas=workers, routing=routing, caching=config.prefix_cache, traffic=first,
-        hit=config.cache_hit,
+        hit=config.cache_hit, below=_below(config, before),
     ))  # fmt: skip
     decode = surface(config)
     return _decode_side(
@@ -142,6 +149,15 @@ def simulate(
         replicas=config.decode_workers * replicas, routing=routing,
         transfer_s_per_token=decode.kv_bytes_per_token / decode.kv_transfer_bytes_per_s,
     )  # fmt: skip
+
+
+def _below(config: ServingConfig, surface: StepSurface) -> tuple[float, float]:
+    """(tokens that the slower memory of a replica holds, seconds a token's KV takes from it)."""
+    each = surface.kv_bytes_per_token
+    if not config.offload_bytes or not each:
+        return 0.0, 0.0
+    held = config.offload_bytes / (each * config.tp * config.pp)
+    return held, each / config.offload_bytes_per_s
 
 
 def _filled(surface: StepSurface, chunk_tokens: int, done: Outcome) -> Outcome:
@@ -158,16 +174,17 @@ def simulate_requests(
     max_seqs: int, token_budget: int, engine: str = "vllm", lag: int | None = None,
     replicas: int = 1, routing: Routing = "round-robin", caching: bool = False,
     traffic: Traffic | None = None, ready: bool = False, rules: Scheduler | None = None,
-    hit: float = 0.0,
+    hit: float = 0.0, below: tuple[float, float] = (0.0, 0.0),
 ) -> Outcome:  # fmt: skip
     """Simulate requests (in order of arrival) on replicas that all have ``surface``.
 
     ``surface`` is the engine room's StepSurface. ``traffic`` is needed for its prefix blocks only;
     ``lag`` overrides the engine's own (1 for a scheduler that does not run ahead); ``ready`` means
     that prompts come with their KV and the first token is already given; ``hit`` is the share of
-    every prompt that needs no computing. Raises InputError.
+    every prompt that needs no computing; ``below`` tokens that a slower memory holds of what the
+    prefix cache pushes out, and seconds that one takes from there. Raises InputError.
     """
-    from weftline.serve.simulate.core import run_all
+    from weftline.serve.simulate.core import run_all, run_turns
     from weftline.serve.simulate.tables import tables_of
 
     how = rules or scheduler(engine)
@@ -179,6 +196,8 @@ def simulate_requests(
         capacity=int(float(values["kv_capacity_tokens"]) // how.block_tokens), ready=ready,
         caching=caching and float(record["capped_share"][0]) == 0.0, hash_tokens=per_hash,
         routing=routing, hit=0.0 if ready else hit,
+        below=int(below[0] // per_hash), load_s=below[1],
+        answers=traffic is not None and traffic.follows is not None,
     )  # fmt: skip
     front_s = 0.0 if ready else float(values.get("front_end_s", 0.0))
     requests = _requests(arrived_s + front_s, prefill_tokens, decode_tokens, starts)
@@ -186,8 +205,27 @@ def simulate_requests(
     world = _empty_world(tab, record, requests, replicas, max(span / BINS_A_SPAN, 1e-3), ids)
     fits = _fits(record, requests)
     owner = np.full(int(ids.max(initial=0)) + 1, -1, np.int64)
-    run_all(world, owner, fits)
-    return _outcome(world, arrived_s, fits)
+    if traffic is None or traffic.follows is None or ready:
+        run_all(world, owner, fits)
+        return _outcome(world, arrived_s, fits)
+    run_turns(world, owner, fits, *_turns(traffic, front_s))
+    return _outcome(world, requests["arrived"] - front_s, fits)
+
+
+def _turns(traffic: Traffic, front_s: float) -> tuple[Any, Any]:
+    """An empty heap of arrivals, and what follows each request after how long."""
+    from weftline.serve.simulate.core import DUE, TURN
+    from weftline.serve.simulate.kv import NOWHERE
+
+    n = traffic.requests
+    turns = np.zeros(n, TURN)
+    turns["next"], turns["first"] = NOWHERE, 1
+    if traffic.follows is not None and traffic.wait_s is not None:
+        later = np.flatnonzero(traffic.follows >= 0)
+        turns["next"][traffic.follows[later]] = later
+        turns["first"][later] = 0
+        turns["wait"] = traffic.wait_s + front_s
+    return np.zeros(n + 1, DUE), turns
 
 
 def _decode_side(
@@ -308,7 +346,7 @@ def _empty_world(tab: Any, record: Any, requests: Any, replicas: int, width_s: f
         tab=tab, rules=record, reps=reps, reqs=requests, run=np.zeros((replicas, seqs), state.RUN),
         phases=np.zeros((replicas, int(rules["block"])), np.int64), pool=pool,
         chunks=np.zeros(seqs + 1, state.CHUNK), bins=np.zeros(BINS, state.BIN),
-        width=np.array([width_s]),
+        width=np.array([width_s]), ended=np.zeros(requests.size + 1, np.int64),
     )  # fmt: skip
 
 
@@ -342,6 +380,7 @@ def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
         first_token_s=requests["first"], finished_s=requests["finished"],
         prefill_tokens=requests["prefill"], decode_tokens=requests["decode"],
         thrown_out=requests["thrown_out"], cached_tokens=requests["cached"],
+        loaded_tokens=requests["loaded"],
         replica=requests["replica"],
         timeline=Timeline(
             width_s=width_s, busy=bins["busy"] / width_s, running=bins["running"] / width_s,

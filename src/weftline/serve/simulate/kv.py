@@ -10,6 +10,9 @@ a sequence are queued deepest first). The queue holds entries of many blocks:
 - blocks without content worth keeping, ``kind`` = -1.
 
 An entry that was taken from the middle stays behind as a dead one until it reaches the head.
+
+Prefix blocks that are pushed out go to a slower memory (host memory, NVMe) where there is one. It
+keeps the last so many that came, by the number of its pushing out that each block carries.
 """
 
 from __future__ import annotations
@@ -22,12 +25,16 @@ from weftline.serve.simulate.tables import kernel
 
 NOWHERE: Final = -1
 
-ENDS: Final = np.dtype([("head", "i8"), ("tail", "i8")], align=True)
-"""Places are counted up without end; the array index is the place modulo the length."""
+ENDS: Final = np.dtype([("head", "i8"), ("tail", "i8"), ("pushed", "i8")], align=True)
+"""Places are counted up without end; the array index is the place modulo the length. ``pushed``
+counts the prefix blocks pushed out so far."""
 ENTRY: Final = np.dtype([("kind", "i8"), ("size", "i8")], align=True)
 """``size`` counts the blocks of the entry that are still there; 0 for a dead one."""
-PREFIX: Final = np.dtype([("where", "i8"), ("refs", "i4"), ("cached", "i4")], align=True)
-"""Place in the queue or NOWHERE; running sequences that hold it; 1 where its content is there."""
+PREFIX: Final = np.dtype(
+    [("where", "i8"), ("refs", "i4"), ("cached", "i4"), ("pushed", "i8")], align=True
+)
+"""Place in the queue or NOWHERE; running sequences that hold it; 1 where its content is there; the
+number of its last pushing out, 0 for never."""
 
 
 class Pool(NamedTuple):
@@ -117,6 +124,8 @@ def take_blocks(pool: Any, r: int, count: int) -> None:
         entry = queue[ends.head & mask]
         kind, size = entry.kind, entry.size
         if kind >= 0 and size > 0:
+            ends.pushed += 1
+            pool.prefix[r, kind].pushed = ends.pushed
             pool.prefix[r, kind].cached = 0
             pool.prefix[r, kind].where = NOWHERE
             entry.kind = -1
@@ -152,6 +161,35 @@ def cached_prefix(pool: Any, r: int, first: int, most: int) -> Any:
             queued += 1
         found += 1
     return found, queued
+
+
+@kernel
+def below_prefix(pool: Any, r: int, first: int, most: int, room: int) -> Any:
+    """Prefix blocks in a row, cached or among the last ``room`` pushed out; (those, of them the
+    pushed out)."""
+    found, below = 0, 0
+    while found < most:
+        block = pool.prefix[r, pool.ids[first + found]]
+        if block.cached == 0:
+            if block.pushed == 0 or pool.ends[r].pushed - block.pushed >= room:
+                break
+            below += 1
+        found += 1
+    return found, below
+
+
+@kernel
+def keep_answer(pool: Any, r: int, first: int, count: int, size: int, room: int) -> Any:
+    """Cache ``count`` prefix blocks that an answer filled, deepest first; KV blocks they take, of
+    ``room`` that are being freed."""
+    taken = 0
+    for j in range(first + count - 1, first - 1, -1):
+        block = pool.prefix[r, pool.ids[j]]
+        if block.cached == 0 and taken + size <= room:
+            block.cached = 1
+            queue_blocks(pool, r, pool.ids[j], size)
+            taken += size
+    return taken
 
 
 @kernel

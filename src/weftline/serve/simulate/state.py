@@ -14,9 +14,11 @@ import numpy as np
 from weftline.serve.simulate.kv import (
     NOWHERE,
     Pool,
+    below_prefix,
     cached_prefix,
     drop_prefix,
     hold_blocks,
+    keep_answer,
     queue_blocks,
 )
 from weftline.serve.simulate.tables import kernel
@@ -54,6 +56,8 @@ REQUEST: Final = np.dtype(
         ("shared", "i8"),  # prefix blocks it holds
         ("queued", "f8"), ("scheduled", "f8"), ("first", "f8"), ("finished", "f8"),
         ("thrown_out", "i8"),
+        ("fetch", "i8"),  # tokens whose KV its next chunk has to wait for
+        ("loaded", "i8"),  # tokens whose KV came from a slower memory, all admissions together
         ("cached", "i8"),  # prompt tokens found in the cache, all admissions together
         ("replica", "i8"),
     ],
@@ -91,6 +95,8 @@ class World(NamedTuple):
     """[T] of BIN."""
     width: Any
     """[1] seconds of a bin."""
+    ended: Any
+    """[N + 1] requests in the order in which they ended; the last place counts them."""
 
 
 @kernel
@@ -140,7 +146,12 @@ def release(s: Any, r: int, i: int, partial: bool, back: bool) -> Any:
     if rules.caching:
         size = rules.hash_tokens // rules.block
         freed -= req.shared * size
-        queue_blocks(s.pool, r, -2 - i if back else -1, int(freed))
+        kept = 0
+        if rules.answers and not back:
+            whole = min(req.hashes, (req.prefill + req.decode) // rules.hash_tokens)
+            kept = keep_answer(s.pool, r, req.first_hash + req.shared, whole - req.shared, size,
+                               int(freed))  # fmt: skip
+        queue_blocks(s.pool, r, -2 - i if back else -1, int(freed) - kept)
         freed += drop_prefix(s.pool, r, req.first_hash, req.shared, size)
         req.shared = 0
     rep.free += freed
@@ -203,7 +214,7 @@ def admit(s: Any, r: int, room: float, seen: float) -> Any:
     tokens = req.prefill + req.out
     need = units_of(rules, (req.prefill + req.decode if rules.whole else tokens) + rules.spec)
     size = rules.hash_tokens // rules.block
-    full, found, queued, fresh = 0, 0, 0, 0
+    full, found, most, queued, fresh = 0, 0, 0, 0, 0
     if rules.caching:
         full = min(req.hashes, req.prefill // rules.hash_tokens)
         most = min(full, (tokens - 1) // rules.hash_tokens)
@@ -217,6 +228,12 @@ def admit(s: Any, r: int, room: float, seen: float) -> Any:
     if need > room:
         return -1.0
     known = found * rules.hash_tokens
+    if rules.below > 0:
+        reach, below = below_prefix(pool, r, req.first_hash, most, rules.below)
+        known = reach * rules.hash_tokens
+        req.fetch = below * rules.hash_tokens
+        req.loaded += req.fetch
+        found = reach
     if rules.caching:
         private = int(need) - (fresh + queued) * size
         kept = hold_blocks(pool, r, i, req.first_hash, full, private, fresh * size)
@@ -259,6 +276,8 @@ def end_sequences(s: Any, r: int) -> None:
         leave(s, r, i)
         freed += release(s, r, i, False, False)
         s.reqs[i].finished = rep.clock
+        s.ended[s.ended[len(s.reqs)]] = i
+        s.ended[len(s.reqs)] += 1
         ended += 1
     rep.count = kept
     rep.soonest = least

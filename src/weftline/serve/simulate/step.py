@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.serve.calibrate.shipped import constants_for
-from weftline.serve.engine.closed_form import overlap, stage_multiples
-from weftline.serve.engine.config import ServingConfig
+from weftline.serve.engine.adapters import adapter_bytes
+from weftline.serve.engine.closed_form import overlap
+from weftline.serve.engine.config import HOST_BYTES_PER_S, ServingConfig
 from weftline.serve.engine.engines import profile
 from weftline.serve.engine.memory import memory
 from weftline.serve.engine.parts import (
@@ -28,8 +29,9 @@ from weftline.serve.engine.parts import (
     Setting,
     least_seconds,
     part_seconds,
-    setting_of,
+    setting_for,
 )
+from weftline.serve.engine.stages import stage_multiples
 
 __all__ = ["StepSurface", "prefill_surface", "surface"]
 
@@ -185,9 +187,7 @@ def prefill_surface(config: ServingConfig) -> StepSurface:
 
 @functools.lru_cache(maxsize=_SURFACES_KEPT)
 def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
-    setting = setting_of(
-        config.model, config.chip, config.gemm_dtype, config.moe_format, config.kv_dtype
-    )
+    setting = setting_for(config)
     k, held, engine = constants_for(config), memory(config), profile(config.engine)
     decode_k, prefill_k = k.parts[0], k.prefill_parts[0]
     stages, queries = float(config.pp), 1.0 + config.spec_tokens
@@ -231,13 +231,22 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
         host_s=float(host + draft),
         host_per_sequence_s=float(decode_k[PARTS.index("sequences")] * 1e-6),
         stages=stages,
-        front_end_s=float(k.front_end_s[0]) if engine.calibrated else engine.front_end_s,
+        front_end_s=_fetched_s(config, setting)
+        + (float(k.front_end_s[0]) if engine.calibrated else engine.front_end_s),
         tokens_per_step=config.tokens_per_step, spec_tokens=float(config.spec_tokens),
         kv_capacity_tokens=held.kv_capacity_tokens, kv_bytes_per_token=held.kv_bytes_per_token,
         state_bytes_per_sequence=held.state_bytes_per_sequence,
         kv_capped_share=held.capped_share, kv_cap_tokens=held.cap_tokens,
         kv_transfer_bytes_per_s=float(k.transfer_bytes_per_s[0]),
     )  # fmt: skip
+
+
+def _fetched_s(config: ServingConfig, setting: Setting) -> float:
+    """Mean time that a request waits for its adapter to come from host memory."""
+    if config.adapters is None:
+        return 0.0
+    one = adapter_bytes(setting.work, config.adapters.rank) / config.tp
+    return config.adapters.missed * one / HOST_BYTES_PER_S
 
 
 def _window_of(config: ServingConfig) -> Callable[[FloatArray], FloatArray]:
@@ -286,8 +295,7 @@ def _draft_s(config: ServingConfig) -> float:
                         draft_model=None)  # fmt: skip
         return float(config.spec_tokens * surface(small).step_s(0.0, 0.0, 1.0, 1024.0))
     # A prediction module is one more layer, run once a drafted token.
-    setting = setting_of(config.model, config.chip, config.gemm_dtype, config.moe_format,
-                         config.kv_dtype)  # fmt: skip
+    setting = setting_for(config)
     k = constants_for(config).parts[0]
     layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp}
     one = part_seconds(setting, Iteration.of(tokens=8.0, sequences=8.0, context=1024.0, **layout))

@@ -54,6 +54,9 @@ RULES: Final = np.dtype(
         ("max_seqs", "i8"), ("budget", "i8"), ("mixed", "i8"), ("lag", "i8"), ("block", "i8"),
         ("whole", "i8"), ("prompts", "i8"), ("caching", "i8"), ("hash_tokens", "i8"),
         ("capacity", "i8"), ("ready", "i8"), ("routing", "i8"),
+        ("answers", "i8"),  # whether answers stay in the prefix cache, for the next turn
+        ("below", "i8"),  # prefix blocks that a slower memory holds of what was pushed out
+        ("load_s", "f8"),  # seconds that a token's KV takes from there
         ("hit", "f8"),  # share of a prompt that a cache outside this model is said to hold
     ],
     align=True,

@@ -9,7 +9,8 @@ Formats, told apart by the header (or a first ``{``):
 - ``TIMESTAMP,ContextTokens,GeneratedTokens``: Azure's public traces, a date and a time
 - ``Timestamp,Model,Request tokens,Response tokens,...``: BurstGPT, seconds
 - ``{"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}``: Mooncake,
-  milliseconds, one object a line
+  milliseconds, one object a line; with ``session_id``, and ``delay`` (milliseconds after the answer
+  before) in later turns, aiperf's sessions
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from weftline.errors import InputError, InputErrors
+from weftline.serve.simulate.sessions import Turn, joined
 from weftline.spec import Traffic
 
 MAX_TRACE_BYTES: Final = 1 << 30
 MAX_MISTAKES: Final = 20
+HASH_BLOCK_TOKENS: Final = 512
+"""Tokens of one hash in Mooncake's format."""
 _HINT: Final = (
     "columns arrived_at,num_prefill_tokens,num_decode_tokens[,hash_ids], "
     "or a trace of Azure, BurstGPT or Mooncake as published"
@@ -63,6 +67,10 @@ def read_trace(path: Path) -> Traffic:
 def parse_trace(text: str, *, where: str = "trace", name: str = "trace") -> Traffic:
     """The requests in ``text``; see :func:`read_trace`."""
     mistakes: list[InputError] = []
+    if text.lstrip().startswith("{") and '"session_id"' in text.lstrip().partition("\n")[0]:
+        turns = list(_json_lines(text, where, mistakes, _json_turn))
+        _raise_all(mistakes)
+        return joined(turns, name=name, hash_block_tokens=HASH_BLOCK_TOKENS)
     rows = _json_rows if text.lstrip().startswith("{") else _csv_rows
     arrived: list[float] = []
     prefill: list[int] = []
@@ -75,8 +83,7 @@ def parse_trace(text: str, *, where: str = "trace", name: str = "trace") -> Traf
         prefill.append(row[1])
         decode.append(row[2])
         hashes.append(row[3])
-    if mistakes:
-        raise mistakes[0] if len(mistakes) == 1 else InputErrors(mistakes[:MAX_MISTAKES])
+    _raise_all(mistakes)
     if not arrived:
         raise InputError("no requests in it", where=where, hint=_HINT)
     order = np.argsort(np.array(arrived), kind="stable")
@@ -94,6 +101,11 @@ def parse_trace(text: str, *, where: str = "trace", name: str = "trace") -> Traf
         decode_tokens=np.array(decode, dtype=np.int64)[order],
         hash_starts=starts, hash_ids=ids,
     )  # fmt: skip
+
+
+def _raise_all(mistakes: list[InputError]) -> None:
+    if mistakes:
+        raise mistakes[0] if len(mistakes) == 1 else InputErrors(mistakes[:MAX_MISTAKES])
 
 
 _Row = tuple[float, int, int, Sequence[int]]
@@ -171,6 +183,14 @@ def _columns(header: list[str], where: str) -> _Columns:
 
 
 def _json_rows(text: str, where: str, mistakes: list[InputError]) -> Iterator[_Row]:
+    yield from _json_lines(text, where, mistakes, _json_row)
+
+
+def _json_lines(
+    text: str, where: str, mistakes: list[InputError],
+    read: Callable[[Any, str, list[InputError]], Any],
+) -> Iterator[Any]:  # fmt: skip
+    """Every line as ``read`` makes something of it; what is wrong with one is noted."""
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -181,42 +201,67 @@ def _json_rows(text: str, where: str, mistakes: list[InputError]) -> Iterator[_R
             column = getattr(error, "colno", 1)
             mistakes.append(InputError(f"column {column}: not JSON", where=at))
             continue
-        if row := _json_row(held, at, mistakes):
+        if (row := read(held, at, mistakes)) is not None:
             yield row
         if len(mistakes) >= MAX_MISTAKES:
             return
 
 
+def _take(held: Any, key: str, fits: Callable[[Any], bool], expected: str, where: str,
+          mistakes: list[InputError]) -> Any:  # fmt: skip
+    """A field of an object, None with the mistake noted where it is not what was expected."""
+    value = held.get(key) if isinstance(held, dict) else None
+    if not fits(value):
+        shown = "missing" if value is None else f"`{json.dumps(value)[:40]}`"
+        mistakes.append(InputError(f"`{key}`: {shown}, expected {expected}", where=where))
+        return None
+    return value
+
+
+def _is_number(v: Any) -> bool:
+    return isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf
+
+
+def _is_count(v: Any) -> bool:
+    return isinstance(v, int) and not isinstance(v, bool) and v >= 1
+
+
+def _are_ids(v: Any) -> bool:
+    if v is None:
+        return True
+    whole = isinstance(v, list) and all(h == 0 or _is_count(h) for h in v)
+    return whole and len(set(v)) == len(v)
+
+
+def _lengths(held: Any, where: str, mistakes: list[InputError]) -> tuple[int, int, Sequence[int]]:
+    """Prompt, answer and prefix blocks of an object."""
+    whole = "a whole number of at least 1"
+    prefill = _take(held, "input_length", _is_count, whole, where, mistakes)
+    decode = _take(held, "output_length", _is_count, whole, where, mistakes)
+    hashes = _take(held, "hash_ids", _are_ids, "a list of whole numbers that differ", where,
+                   mistakes)  # fmt: skip
+    return prefill, decode, hashes or ()
+
+
 def _json_row(held: Any, where: str, mistakes: list[InputError]) -> _Row | None:
     before = len(mistakes)
+    arrived = _take(held, "timestamp", _is_number, "milliseconds of at least 0", where, mistakes)
+    rest = _lengths(held, where, mistakes)
+    return None if len(mistakes) > before else (arrived / 1000.0, *rest)
 
-    def take(key: str, fits: Callable[[Any], bool], expected: str) -> Any:
-        value = held.get(key) if isinstance(held, dict) else None
-        if not fits(value):
-            shown = "missing" if value is None else f"`{json.dumps(value)[:40]}`"
-            mistakes.append(InputError(f"`{key}`: {shown}, expected {expected}", where=where))
-            return None
-        return value
 
-    def number(v: Any) -> bool:
-        return isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf
-
-    def count(v: Any) -> bool:
-        return isinstance(v, int) and not isinstance(v, bool) and v >= 1
-
-    def ids(v: Any) -> bool:
-        if v is None:
-            return True
-        whole = isinstance(v, list) and all(h == 0 or count(h) for h in v)
-        return whole and len(set(v)) == len(v)
-
-    arrived = take("timestamp", number, "milliseconds of at least 0")
-    prefill = take("input_length", count, "a whole number of at least 1")
-    decode = take("output_length", count, "a whole number of at least 1")
-    hashes = take("hash_ids", ids, "a list of whole numbers that differ")
+def _json_turn(held: Any, where: str, mistakes: list[InputError]) -> Turn | None:
+    before = len(mistakes)
+    session = _take(held, "session_id", lambda v: isinstance(v, str | int) and v != "",
+                    "a name in every line of a file of sessions", where, mistakes)  # fmt: skip
+    times = [_take(held, key, lambda v: v is None or _is_number(v), "milliseconds of at least 0",
+                   where, mistakes) for key in ("timestamp", "delay")]  # fmt: skip
+    prompt, answer, hashes = _lengths(held, where, mistakes)
     if len(mistakes) > before:
         return None
-    return arrived / 1000.0, prefill, decode, hashes or ()
+    at, delay = (None if t is None else t / 1000.0 for t in times)
+    return Turn(session=str(session), at_s=at, delay_s=delay, prompt=prompt, answer=answer,
+                hashes=tuple(hashes))  # fmt: skip
 
 
 def _seconds(text: str) -> float:

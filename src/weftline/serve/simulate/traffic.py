@@ -125,7 +125,22 @@ def bundled(name: str) -> Traffic:
 def at_rate(traffic: Traffic, rate_per_s: float) -> Traffic:
     """The same requests with all gaps scaled, so that the mean rate is ``rate_per_s``."""
     _check(rate_per_s, traffic.requests, 1.0)
-    return replace(traffic, arrived_s=traffic.arrived_s * (traffic.rate_per_s / rate_per_s))
+    factor = traffic.rate_per_s / rate_per_s
+    if traffic.follows is None or traffic.wait_s is None:
+        return replace(traffic, arrived_s=traffic.arrived_s * factor)
+    return replace(traffic, arrived_s=_starts_scaled(traffic, factor))
+
+
+def _starts_scaled(traffic: Traffic, factor: float) -> Floats:
+    """Nominal times where gaps between sessions are scaled and what is within them is not.
+
+    The order of requests stays, so that a turn may be named before it is due by as much.
+    """
+    out: Floats = traffic.arrived_s * factor
+    if traffic.follows is not None and traffic.wait_s is not None:
+        for i in np.flatnonzero(traffic.follows >= 0):
+            out[i] = out[traffic.follows[i]] + traffic.wait_s[i]
+    return np.maximum.accumulate(out)
 
 
 def extended(traffic: Traffic, requests: int) -> Traffic:
@@ -146,8 +161,12 @@ def extended(traffic: Traffic, requests: int) -> Traffic:
         apart = int(traffic.hash_ids.max()) + 1
         copy = np.arange(copies)[:, None] * apart
         ids = (traffic.hash_ids[None, :] + copy).ravel()[: int(starts[-1])]
+    follows = wait = None
+    if traffic.follows is not None and traffic.wait_s is not None:
+        follows = np.where(traffic.follows[at] >= 0, traffic.follows[at] + which * n, -1)[:requests]
+        wait = traffic.wait_s[at][:requests]
     return replace(
-        traffic,
+        traffic, follows=follows, wait_s=wait,
         arrived_s=(traffic.arrived_s[at] + which * traffic.span_s)[:requests],
         prefill_tokens=traffic.prefill_tokens[at][:requests],
         decode_tokens=traffic.decode_tokens[at][:requests],
