@@ -91,6 +91,7 @@ fmt: $(DEV)  ## format, and fix what ruff can fix
 
 docs: $(RUNTIME)  ## write the generated pages of docs/ and the schema of job files anew
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python docs/generate_audit.py
 	@$(BIN)/weftline plan schema -o src/weftline/spec/job.schema.json
 
 golden: $(DEV) docs  ## accept the command surface as it is now

@@ -35,7 +35,7 @@ def test_the_promised_amounts() -> None:
     }  # fmt: skip
     assert len(catalog.storage_tiers()) == 14
     assert len(catalog.llm_api_prices()) == 3728
-    assert len(catalog.claims()) == 48
+    assert len(catalog.claims()) == 49
 
 
 @pytest.mark.parametrize(

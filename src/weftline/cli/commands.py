@@ -10,6 +10,8 @@ from typing import Final
 
 HELP: Final = "Plan, simulate, run and price foundation-model work on any accelerator and network."
 COMMANDS: Final = (
+    ("audit", "audit:audit",
+     "Published claims recomputed: holds, fails, conditional or undecidable, and why."),
     ("burst", "burst:app",
      "Checkpoints: from memory through a log on local disk to an object store."),
     ("calibrate", "calibrate:calibrate",
