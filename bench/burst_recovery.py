@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from weftline.burst import Options, Shard, Store
 from weftline.burst.log.record import Prepared
@@ -96,7 +97,8 @@ def recover(
     answer: Any,
 ) -> None:  # fmt: skip
     """Raw bytes, or the block by one of the ways, each when all ranks are ready."""
-    small = {name: np.zeros_like(data) for name, data in block(rank, rows).items()}
+    small = {f"t{i}": np.zeros((rows, WIDTH), np.uint8) for i in range(TENSORS)}
+    wanted = {r: hashes(block(r, rows)) for r in {rank, 2 * rank, 2 * rank + 1} if r < world}
     large = {name: np.zeros((2 * rows, WIDTH), np.uint8) for name in small}
     raw = socket.create_connection(("127.0.0.1", port))
     while (kind := answer.recv()) != "end":
@@ -118,17 +120,17 @@ def recover(
                 store.load(1, into=targets)
         answer.send(time.perf_counter() - start)
         if kind != "raw":
-            check(into, first, rows)
+            for at in range(len(into["t0"]) // rows):
+                got = {n: a[at * rows : (at + 1) * rows] for n, a in into.items()}
+                assert hashes(got) == wanted[first + at], kind
+            for array in into.values():
+                array[:] = 0
             shutil.rmtree(root / f"new{rank}")  # so that the next time begins without a store too
 
 
-def check(into: dict[str, Bytes2d], first: int, rows: int) -> None:
-    """What was loaded is what was saved; forget it."""
-    for at in range(len(next(iter(into.values()))) // rows):
-        for name, wanted in block(first + at, rows).items():
-            assert np.array_equal(into[name][at * rows : (at + 1) * rows], wanted), name
-    for array in into.values():
-        array[:] = 0
+def hashes(arrays: dict[str, Bytes2d]) -> dict[str, bytes]:
+    """To compare by: the saved blocks need not be kept."""
+    return {name: xxhash.xxh3_128_digest(array) for name, array in arrays.items()}
 
 
 def fill(connection: socket.socket, out: memoryview) -> None:

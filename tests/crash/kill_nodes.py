@@ -203,7 +203,7 @@ class Rank:
         self.meet("chosen")
         options = Options(
             chunk_bytes=self.rng.choice([4096, 65536]), segment_bytes=1 << 20, io_threads=2,
-            copy_threads=1, direct=False, delta=self.rng.random() < 0.2,
+            copy_threads=1, direct=False, dedup=self.rng.random() < 0.2,
             retention=Retention(last=self.rng.choice([1, 2, 3])),
         )  # fmt: skip
         with Store.open(

@@ -48,7 +48,7 @@ def options(rng: random.Random) -> Options:
     """Other settings every round: small segments, so that they are recycled and rewritten."""
     return Options(
         chunk_bytes=rng.choice([4096, 65536]), segment_bytes=rng.choice([1 << 18, 1 << 20]),
-        io_threads=4, compress=rng.choice([None, "zstd", "planes"]), delta=rng.random() < 0.3,
+        io_threads=4, compress=rng.choice([None, "zstd", "planes"]),
         dedup=rng.random() < 0.3, direct=rng.random() < 0.7, max_in_flight=rng.choice([1, 2]),
     )  # fmt: skip
 

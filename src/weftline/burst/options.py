@@ -48,10 +48,6 @@ class Options:
     """Past the page cache (O_DIRECT); falls back with a notice where that is refused."""
     compress: str | None = None
     """None, ``zstd``, or ``planes`` (bytes of equal significance side by side, then zstd)."""
-    delta: bool = False
-    """Store the XOR to the previous checkpoint where that is smaller."""
-    delta_chain_max: int = 4
-    """After so many differences a chunk is stored whole again."""
     dedup: bool = False
     """Store equal chunks once (blake3): frozen weights, adapters."""
     retention: Retention | None = None

@@ -17,11 +17,9 @@ import msgspec
 import numpy as np
 import xxhash
 
-from weftline.burst.errors import BurstError
 from weftline.burst.files import ALIGN_BYTES, LARGE_BYTES
 from weftline.burst.log.codec import encode
 from weftline.burst.log.record import (
-    CODEC_XOR,
     Chunk,
     PartEntry,
     Prepared,
@@ -103,7 +101,7 @@ class SaveSession:
         self._hashes: dict[tuple[int, int], int] = {}
         self._early: dict[tuple[int, int], Future[list[Placed]]] = {}
         options = log.options
-        self._plain = not (options.compress or options.dedup or options.delta)
+        self._plain = not (options.compress or options.dedup)
         self._lock = threading.Lock()
         self._futures: list[Future[list[Placed]]] = []
         self._pack: list[_Job] = []
@@ -187,9 +185,7 @@ class SaveSession:
             known = self._fresh.get((content, len(raw))) or log.known(content, len(raw))
             if known is not None and log.log.hold(self._scope, chain(known)):
                 return known, None
-        width = dtype_bytes(entry.dtype)
-        base_chunk, base = self._base(entry, job.index, width)
-        codec, packed = encode(raw, width, method=options.compress, base=base)
+        codec, packed = encode(raw, dtype_bytes(entry.dtype), method=options.compress)
         staged = self._hashes.get((job.part, job.index))
         raw_hash = xxhash.xxh3_64_intdigest(raw) if staged is None else staged
         draft = Chunk(
@@ -197,31 +193,8 @@ class SaveSession:
             stored_bytes=len(raw) if packed is None else len(packed), raw_bytes=len(raw),
             codec=codec, seq=log.next_id(), raw_hash=raw_hash, content=content,
             hash=raw_hash if packed is None else xxhash.xxh3_64_intdigest(packed),
-            base=base_chunk if codec & CODEC_XOR else None,
         )  # fmt: skip
         return draft, packed
-
-    def _base(
-        self, entry: PartEntry, index: int, width: int
-    ) -> tuple[Chunk | None, Bytes1d | None]:
-        """The same chunk of the previous save and its raw bytes, if a difference is allowed."""
-        if not self._log.options.delta:
-            return None, None
-        old = self._log.previous(entry.name, entry.part)
-        if old is None or (old.dtype, old.shape, old.chunk_bytes) != (
-            entry.dtype, entry.shape, entry.chunk_bytes,
-        ):  # fmt: skip
-            return None, None
-        base = old.chunks[index]
-        links = list(chain(base))
-        if len(links) > self._log.options.delta_chain_max:
-            return None, None
-        if not self._log.log.hold(self._scope, links):
-            return None, None
-        try:
-            return base, self._log.reader.raw(self._log.writer, base, width)
-        except BurstError:
-            return None, None  # a damaged base: store the chunk whole
 
     def _write_large(self, job: _Job) -> list[Placed]:
         draft, packed = self._draft(job)

@@ -38,7 +38,6 @@ def save(
     *files: Path,
     step: int | None = None,
     compress: Literal["zstd", "planes"] | None = None,
-    delta: Flag = False,
     dedup: Flag = False,
     writer: str = "w0",
     json: Json = False,
@@ -56,8 +55,6 @@ def save(
         Number of the checkpoint; by default one more than the newest.
     compress
         Lossless: zstd, or planes (bytes of equal significance, then zstd).
-    delta
-        Keep the difference to the checkpoint before, where it is smaller.
     dedup
         Store equal pieces once.
     writer
@@ -68,7 +65,7 @@ def save(
     from weftline.report.burst import render_saved
 
     state, metadata = read_state(files)
-    options = Options(compress=compress, delta=delta, dedup=dedup)
+    options = Options(compress=compress, dedup=dedup)
     with Store.open(store, writer=writer, options=options) as opened:
         if step is None:
             step = opened.next_step()

@@ -28,10 +28,8 @@ def options(kind: str) -> Options:
         copy_threads=1,
         wal_bytes=2000,
         compact_below=0.6,
-        compress={"planes": "planes", "zstd": "zstd"}.get(kind),
-        delta=kind in ("delta", "all"),
+        compress={"planes": "planes", "zstd": "zstd", "all": "planes"}.get(kind),
         dedup=kind in ("dedup", "all"),
-        delta_chain_max=2,
     )
 
 
@@ -84,7 +82,7 @@ def check(store: Store, oracle: Oracle) -> None:
             assert loaded[name].tobytes() == array.tobytes(), (step, name)
 
 
-@pytest.mark.parametrize("kind", ["plain", "planes", "zstd", "delta", "dedup", "all"])
+@pytest.mark.parametrize("kind", ["plain", "planes", "zstd", "dedup", "all"])
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 6))]
 )

@@ -22,7 +22,7 @@ from weftline.burst import Options, Store
 from weftline.burst.session import SaveSession
 from weftline.burst.stage import copying
 from weftline.burst.stage.arena import Arena, aligned_buffer, copy_parts, rooms_for
-from weftline.burst.stage.copying import copy_bytes, make_ready
+from weftline.burst.stage.copying import Landing, copy_bytes, make_ready
 from weftline.burst.stage.kernel import LEAST_BYTES, compile_kernel, kernel_text
 from weftline.burst.stage.state import parts_of
 
@@ -52,6 +52,26 @@ def test_the_kernel_copies_and_computes_xxh3(at: int, start: int, length: int) -
     assert np.array_equal(out[at : at + length], data)
     assert not out[:at].any()
     assert not out[at + length :].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    start=st.sampled_from([0, 64, 8]),
+    length=st.integers(0, 5000)
+    | st.integers(4, 11).flatmap(lambda n: st.integers(n * MIB // 4 - 70, n * MIB // 4 + 70)),
+)
+def test_what_lands_in_pieces_is_hashed_as_a_whole(start: int, length: int) -> None:
+    out = aligned_buffer(start + length + 128)
+    data, at = SOURCE[5 : 5 + length], 0
+    landing = Landing(out[start : start + length])
+    while count := len(room := landing.room()):
+        room[:] = data[at : at + count].data
+        at += count
+        landing.landed()
+    assert landing.digest == xxhash.xxh3_64_intdigest(data)
+    assert np.array_equal(out[start : start + length], data)
+    assert not out[:start].any()
+    assert not out[start + length :].any()
 
 
 @pytest.mark.parametrize("byte", [0, 255])

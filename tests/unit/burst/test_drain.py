@@ -215,18 +215,6 @@ def test_equal_pieces_travel_once_and_outlive_the_checkpoint_that_brought_them(
     assert same(load_from([RemoteSource(bucket)], 2), second)
 
 
-def test_differences_bring_their_bases(tmp_path: Path, bucket: Bucket) -> None:
-    options = Options(chunk_bytes=64 * KIB, segment_bytes=1 << 20, delta=True)
-    bits = np.random.default_rng(0).integers(0, 2**16, 200_000, dtype=np.uint16)
-    with Store.open(tmp_path / "s", options=options) as store:
-        for step in range(3):
-            bits = bits ^ (np.arange(len(bits)) % 97 == step).astype(np.uint16)
-            store.save({"w": bits}, step, wait=True)
-        assert store.checkpoints()[2].stored_bytes < bits.nbytes / 2
-        Drainer(store, bucket, PACKS).drain(2)
-    assert same(load_from([RemoteSource(bucket)], 2), {"w": bits})
-
-
 def test_prune_leaves_nothing_but_what_is_kept(store: Store, bucket: Bucket) -> None:
     drainer = Drainer(store, bucket, PACKS)
     for step in range(3):

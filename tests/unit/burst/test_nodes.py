@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from weftline.burst import Options, Retention, Store
 from weftline.burst.commit.commits import Commit
 from weftline.burst.errors import CheckpointMissingError, CommitError, MismatchError
+from weftline.burst.formats.imports import load_from
 from weftline.burst.log.envelope import seal_twice
 from weftline.burst.log.record import Prepared
 from weftline.burst.nodes.agree import Seen, choose
@@ -30,6 +31,7 @@ from weftline.burst.nodes.partners import partners
 from weftline.burst.nodes.server import NodeServer
 from weftline.burst.nodes.shares import overtaken, share_id, share_name
 from weftline.burst.read.restore import Loaded
+from weftline.burst.remote.checkpoints import RemoteSource
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket, CredentialsError
 from weftline.cli.main import run
@@ -559,15 +561,49 @@ def test_the_command_line_puts_a_checkpoint_together_from_what_is_left(
     assert not (tmp_path / "half.npz").exists()
 
 
-def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:
-    """Made by the version that wrote format 1, with a rank in each of two logs."""
-    with tarfile.open(Path(__file__).with_name("data") / "store_v1.tar.xz") as packed:
+def unpack(name: str, into: Path) -> None:
+    """A store that an older version has written."""
+    with tarfile.open(Path(__file__).with_name("data") / name) as packed:
         for member in packed:
-            place, data = tmp_path / member.name, packed.extractfile(member)
+            place, data = into / member.name, packed.extractfile(member)
             if data is None:
                 place.mkdir()
             else:
                 place.write_bytes(data.read())
+
+
+def test_a_store_with_differences_is_read_moved_and_drained(tmp_path: Path) -> None:
+    """Made when a chunk could be stored as the difference to the one before: three of them."""
+    unpack("store_differences.tar.xz", tmp_path)
+    bits = np.random.default_rng(0).integers(0, 2**16, 12_000, dtype=np.uint16)
+    states = []
+    for step in range(3):
+        bits = bits ^ (np.arange(len(bits)) % 97 == step).astype(np.uint16)
+        states.append(bits)
+    (tmp_path / "bucket").mkdir()
+    bucket = Bucket.open((tmp_path / "bucket").as_uri())
+    options = Options(chunk_bytes=8192, segment_bytes=1 << 17, compact_below=0.9)
+    with Store.open(tmp_path / "store", options=options) as store:
+        for step, wanted in enumerate(states):
+            np.testing.assert_array_equal(store.load(step)["w"], wanted)
+        assert store.checkpoints()[2].stored_bytes < bits.nbytes / 2
+        assert store.log is not None
+        old = set(store.log.log.segments)
+        Drainer(store, bucket).drain(2)
+        store.save({"w": states[0]}, 3, wait=True)
+        store.gc(drop=[0, 1])
+        # The third rests on what the first wrote: all of it has moved out of its old segment.
+        places = {place for save in store.log.places.values() for place in save}
+        assert old.isdisjoint({segment for segment, _, _ in places})
+        assert store.verify() == []
+        np.testing.assert_array_equal(store.load(2)["w"], states[2])
+        np.testing.assert_array_equal(store.load(3)["w"], states[0])
+    np.testing.assert_array_equal(load_from([RemoteSource(bucket)], 2)["w"], states[2])
+
+
+def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:
+    """Made by the version that wrote format 1, with a rank in each of two logs."""
+    unpack("store_v1.tar.xz", tmp_path)
     before = (tmp_path / f"store/commits/step-{2:020d}.commit").read_bytes()
     with Store.open(tmp_path / "store", options=SMALL, writer="w0") as store:
         np.testing.assert_array_equal(store.load(1)["w"], np.arange(3000, dtype=np.float32))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weftline.burst.errors import BadNameError
+from weftline.burst.files import file_system_of
 from weftline.burst.remote.objects import CredentialsError, ObjectMissingError, RemoteError
 from weftline.burst.remote.peer_server import PeerServer
 from weftline.burst.remote.peers import PeerObjects
@@ -246,3 +250,29 @@ def _eventually(true: Callable[[], bool]) -> None:
             return
         threading.Event().wait(0.01)
     assert true()
+
+
+def test_what_is_in_memory_is_sent_as_it_is_on_the_file_system() -> None:
+    """From a mapping, which goes with its object; and not where the file is another one now."""
+    memory = Path("/dev/shm")  # noqa: S108
+    if file_system_of(memory) != "tmpfs":
+        pytest.skip("no file system in memory here")
+    first, second = (np.random.default_rng(n).bytes(3 << 20) for n in (0, 1))
+    with (
+        tempfile.TemporaryDirectory(dir=memory) as folder,
+        PeerServer(folder, secret=SECRET) as server,
+        closing(PeerObjects("127.0.0.1", server.port, SECRET)) as objects,
+    ):
+        for data in (first, second):
+            objects.put("a/b", data)
+            assert list(server._mapped) == ["a/b"]
+            out = np.zeros(1 << 20, np.uint8)
+            assert objects.read_into("a/b", 77, out) == xxhash.xxh3_64_intdigest(out)
+            assert out.tobytes() == data[77 : 77 + (1 << 20)]
+        (Path(folder) / "a/b").unlink()
+        (Path(folder) / "a/b").write_bytes(first[: 2 << 20])
+        assert objects.read("a/b") == first[: 2 << 20]
+        objects.delete("a/b")
+        assert not server._mapped
+        with pytest.raises(ObjectMissingError):
+            objects.read("a/b")

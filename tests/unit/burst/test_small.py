@@ -48,7 +48,7 @@ def test_twenty_thousand_tensors_take_little_more_than_they_are(tmp_path: Path) 
         assert all(np.array_equal(loaded[n], a) for n, a in state.items())
 
 
-@pytest.mark.parametrize("options", [{}, {"compress": "planes"}, {"dedup": True}, {"delta": True}])
+@pytest.mark.parametrize("options", [{}, {"compress": "planes"}, {"dedup": True}])
 def test_every_small_tensor_comes_back(tmp_path: Path, options: dict[str, object]) -> None:
     large = {"large": np.arange(100_000, dtype=np.float32)}
     with Store.open(tmp_path, options=Options(

@@ -55,7 +55,7 @@ def lasting_saves(view: View, log: WriterLog, rolling: Retention) -> Callable[[i
 
     With deduplication or differences later saves lean on earlier ones, so any may last.
     """
-    if rolling.last is None or log.options.dedup or log.options.delta:
+    if rolling.last is None or log.options.dedup:
         return lambda _: True
     pinned, every = set(view.commits.pins()), rolling.every
     kept = {

@@ -1,8 +1,8 @@
 """Lossless ways to store a chunk in fewer bytes; each is taken only where it pays.
 
 ``planes`` puts bytes of equal significance side by side before zstd: the exponents of float
-weights repeat, their low bits do not. The XOR with the same chunk of an earlier step leaves zeros
-wherever a weight kept its high bits. Inputs are never changed.
+weights repeat, their low bits do not. Older stores hold differences to the same chunk of an earlier
+step, too; they are read, and written no more. Inputs are never changed.
 """
 
 from __future__ import annotations
@@ -24,18 +24,11 @@ _WORTH: Final = 0.95
 _local = threading.local()
 
 
-def encode(
-    raw: Bytes1d, width: int, *, method: str | None, base: Bytes1d | None
-) -> tuple[int, bytes | None]:
+def encode(raw: Bytes1d, width: int, *, method: str | None) -> tuple[int, bytes | None]:
     """The codec and the encoded bytes of a chunk; ``(CODEC_RAW, None)`` where nothing pays.
 
-    ``width`` is bytes an element, ``method`` None, ``zstd`` or ``planes``, ``base`` the raw bytes
-    of the chunk to take the difference to (a difference is always stored as planes).
+    ``width`` is bytes an element, ``method`` None, ``zstd`` or ``planes``.
     """
-    if base is not None:
-        packed = _squeeze(_planes(np.bitwise_xor(raw, base), width))
-        if len(packed) < _WORTH * len(raw):
-            return CODEC_PLANES | CODEC_XOR, packed
     if method is None or not len(raw):
         return CODEC_RAW, None
     if method == "planes" and width > 1:

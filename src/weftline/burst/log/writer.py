@@ -131,7 +131,6 @@ class WriterLog:
         self.mended: list[RankManifest] = []
         """Saves that the index had lost and the segments gave back; recovery adds them."""
         self._by_content: dict[tuple[bytes, int], Chunk] = {}
-        self._previous: dict[tuple[str, int], PartEntry] = {}
         self.in_flight: set[int] = set()
         self.largest_bytes = 0
         """What the largest save of this process added: the next may need as much."""
@@ -286,8 +285,7 @@ class WriterLog:
     def forget_moved(self) -> None:
         """Compare the next save with the sealed ones as they are now."""
         self._by_content.clear()
-        self._previous.clear()
-        if self.options.dedup or self.options.delta:
+        if self.options.dedup:
             for save, seal in sorted(self.seals.items(), key=lambda item: item[0]):
                 if seal is not None:
                     self._remember(self.manifest(save))
@@ -298,25 +296,18 @@ class WriterLog:
 
     def _remember(self, manifest: RankManifest | None) -> None:
         """Make a sealed save the one that the next is compared with."""
-        if manifest is None:
+        if manifest is None or not self.options.dedup:
             return
-        if self.options.delta:
-            self._previous = {(p.name, p.part): p for p in manifest.parts}
-        if self.options.dedup:
-            for p in manifest.parts:
-                for c in p.chunks:
-                    if c.content:
-                        self._by_content[c.content, c.raw_bytes] = c
+        for p in manifest.parts:
+            for c in p.chunks:
+                if c.content:
+                    self._by_content[c.content, c.raw_bytes] = c
 
     # --- saving -----------------------------------------------------------------------------------
 
     def known(self, content: bytes, raw_bytes: int) -> Chunk | None:
         """A chunk of an earlier save with this content."""
         return self._by_content.get((content, raw_bytes))
-
-    def previous(self, name: str, part: int) -> PartEntry | None:
-        """This part in the save before."""
-        return self._previous.get((name, part))
 
     def seal(self, seal: Seal, entries: Sequence[PartEntry]) -> None:
         """Add a save whose records are durable to the index, in one frame."""

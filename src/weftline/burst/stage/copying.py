@@ -64,7 +64,7 @@ class Landing:
 
     def __init__(self, out: Bytes1d) -> None:
         """``out``: contiguous. One thread uses a landing from its first piece to its last."""
-        self.digest = 0
+        self.digest = xxhash.xxh3_64_intdigest(b"")
         """XXH3-64 of ``out`` once all of it is there."""
         self._out = out
         self._at = self._next = 0

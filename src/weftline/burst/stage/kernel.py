@@ -134,13 +134,56 @@ def _merged() -> str:
     return text
 
 
+def _ending() -> str:
+    """The end of the input, up to one block, is copied by itself and hashed from the copy.
+
+    Its last stripe overlaps what came before.
+    """
+    return f"""byte:
+  %j = phi i64 [%done, %after], [%nextj, %byte]
+  %jhere = sub i64 %j, %begin
+  %bytefrom = getelementptr i8, ptr %from, i64 %jhere
+  %byteto = getelementptr i8, ptr %to, i64 %j
+  %value = load i8, ptr %bytefrom
+  store i8 %value, ptr %byteto
+  %nextj = add i64 %j, 1
+  %morebytes = icmp ult i64 %nextj, %length
+  br i1 %morebytes, label %byte, label %rest
+rest:
+  %left = sub i64 %less, %done
+  %stripes = lshr i64 %left, 6
+  %none = icmp eq i64 %stripes, 0
+  br i1 %none, label %last, label %stripe
+stripe:
+  %n = phi i64 [0, %rest], [%nextn, %stripe]
+  %stripeacc = phi {_V} [%tailacc, %rest], [%tacc, %stripe]
+  %n64 = shl i64 %n, 6
+  %offset = add i64 %n64, %done
+  %n8 = shl i64 %n, 3{_place("tsource", "%to", "%offset")}{_place("tkey", "%secret", "%n8")}
+  {_stripe("t", "%stripeacc", "%tsource", "%tkey")}
+  %nextn = add i64 %n, 1
+  %morestripes = icmp ult i64 %nextn, %stripes
+  br i1 %morestripes, label %stripe, label %last
+last:
+  %lastacc = phi {_V} [%tailacc, %rest], [%tacc, %stripe]
+  %end = sub i64 %length, 64{_place("lsource", "%to", "%end")}{_place("lkey", "%secret", 121)}
+  {_stripe("l", "%lastacc", "%lsource", "%lkey")}
+  {_place("mkey", "%secret", 11)}
+  %mk = load {_V}, ptr %mkey, align 1
+  %m = xor {_V} %lacc, %mk
+  %r0 = mul i64 %length, {_PRIME64[0] - (1 << 64)}{_merged()}
+  %v1 = lshr i64 %r4, 37
+  %v2 = xor i64 %r4, %v1
+  %v3 = mul i64 %v2, {_AVALANCHE}
+  %v4 = lshr i64 %v3, 32
+  %v5 = xor i64 %v3, %v4"""
+
+
 def kernel_text(*, x86: bool) -> str:
     """LLVM's text of the kernel.
 
     Streaming stores are weakly ordered: the fences let every other core see them before what
     follows. On x86 the general one is a locked instruction, and these stores have one of their own.
-    The end of the input, up to one block, is copied by itself and hashed from the copy, since its
-    last stripe overlaps what came before.
     """
     settle = "call void @llvm.x86.sse.sfence()" if x86 else ""
     declare = "declare void @llvm.x86.sse.sfence()" if x86 else ""
@@ -181,44 +224,7 @@ keep:
   {settle}
   fence seq_cst
   ret i64 0
-byte:
-  %j = phi i64 [%done, %after], [%nextj, %byte]
-  %jhere = sub i64 %j, %begin
-  %bytefrom = getelementptr i8, ptr %from, i64 %jhere
-  %byteto = getelementptr i8, ptr %to, i64 %j
-  %value = load i8, ptr %bytefrom
-  store i8 %value, ptr %byteto
-  %nextj = add i64 %j, 1
-  %morebytes = icmp ult i64 %nextj, %length
-  br i1 %morebytes, label %byte, label %rest
-rest:
-  %left = sub i64 %less, %done
-  %stripes = lshr i64 %left, 6
-  %none = icmp eq i64 %stripes, 0
-  br i1 %none, label %last, label %stripe
-stripe:
-  %n = phi i64 [0, %rest], [%nextn, %stripe]
-  %stripeacc = phi {_V} [%tailacc, %rest], [%tacc, %stripe]
-  %n64 = shl i64 %n, 6
-  %offset = add i64 %n64, %done
-  %n8 = shl i64 %n, 3{_place("tsource", "%to", "%offset")}{_place("tkey", "%secret", "%n8")}
-  {_stripe("t", "%stripeacc", "%tsource", "%tkey")}
-  %nextn = add i64 %n, 1
-  %morestripes = icmp ult i64 %nextn, %stripes
-  br i1 %morestripes, label %stripe, label %last
-last:
-  %lastacc = phi {_V} [%tailacc, %rest], [%tacc, %stripe]
-  %end = sub i64 %length, 64{_place("lsource", "%to", "%end")}{_place("lkey", "%secret", 121)}
-  {_stripe("l", "%lastacc", "%lsource", "%lkey")}
-  {_place("mkey", "%secret", 11)}
-  %mk = load {_V}, ptr %mkey, align 1
-  %m = xor {_V} %lacc, %mk
-  %r0 = mul i64 %length, {_PRIME64[0] - (1 << 64)}{_merged()}
-  %v1 = lshr i64 %r4, 37
-  %v2 = xor i64 %r4, %v1
-  %v3 = mul i64 %v2, {_AVALANCHE}
-  %v4 = lshr i64 %v3, 32
-  %v5 = xor i64 %v3, %v4
+{_ending()}
   {settle}
   fence seq_cst
   ret i64 %v5
