@@ -59,7 +59,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         (folder / f"{name}.json").write_text(_printed(*command, "--json"))
     compared = {
         "model": "m", "layout": "tp2", "steps": 20, "same": True, "other": "",
-        "explains": "compute", "rows": [
+        "explains": ["compute is slower"], "rows": [
             {"name": "step", "unit": "s", "predicted": 1.0, "measured": 1.1, "basis": "b"},
             {"name": "memory", "unit": "B", "predicted": 1e9, "measured": 1.2e9, "basis": "b"},
             {"name": "loss", "unit": "", "predicted": None, "measured": 3.0, "basis": ""}],

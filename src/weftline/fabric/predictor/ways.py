@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from weftline.fabric.facts import machine_facts
 from weftline.fabric.predictor.constants import Constants
-from weftline.fabric.predictor.machines import Machine, Network, log2, machine_facts
+from weftline.fabric.predictor.machines import Machine, Network, log2
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -26,7 +26,7 @@ def comparison_page(answer: Mapping[str, Any]) -> Page:
         f"The plan is about other things: {answer['other']}; ratios say how they differ, not how "
         "well it predicts."
     )  # fmt: skip
-    charts = tuple(_pairs(unit, [r for r in both if r["unit"] == unit], answer)
+    charts = tuple(_pairs(unit, [r for r in both if r["unit"] == unit])
                    for unit in _UNITS if any(r["unit"] == unit for r in both))  # fmt: skip
     table = Table(
         columns=("", "predicted", "measured", "ratio", "rests on"), right=frozenset({1, 2, 3}),
@@ -40,12 +40,13 @@ def comparison_page(answer: Mapping[str, Any]) -> Page:
     return Page(
         title=f"weftline: {answer['model']} predicted and measured", headline=headline,
         lead=(said,),
-        sections=(Section(title="Predicted beside measured", charts=charts, tables=(table,)),),
+        sections=(Section(title="Predicted beside measured", charts=charts, tables=(table,),
+                          says=tuple(answer["explains"]) if answer["same"] else ()),),
         made="The answer's JSON has every field.",
     )  # fmt: skip
 
 
-def _pairs(unit: str, rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Chart:
+def _pairs(unit: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
     off = max(rows, key=lambda r: abs(r["measured"] - r["predicted"]))
     title = f"{off['name'].strip()} differs most: {_amount(off['measured'], unit)} for " + (
         f"{_amount(off['predicted'], unit)}"
@@ -58,8 +59,6 @@ def _pairs(unit: str, rows: Sequence[Mapping[str, Any]], answer: Mapping[str, An
         table=Table(columns=("", "predicted", "measured"), right=frozenset({1, 2}), rows=tuple(
             (r["name"].strip(), _amount(r["predicted"], unit), _amount(r["measured"], unit))
             for r in rows)),
-        note=f"What explains it: {answer['explains']}" if answer["explains"] and answer["same"]
-             else "",
     )  # fmt: skip
 
 
