@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, from_job_file, place_of, write_job
 from weftline.cli.options import As, Format, Json, taken_as
+from weftline.cli.plan_lifecycle import lifecycle
 from weftline.cli.plan_serve import serve
 from weftline.spec.options import JobOptions
 
@@ -19,6 +20,7 @@ app = App(
     config=from_job_file,
 )  # fmt: skip
 app.command(serve)
+app.command(lifecycle)
 
 
 @app.command
@@ -74,17 +76,25 @@ def train(
 @app.command
 def schema(
     *,
+    kind: Literal["job", "lifecycle"] = "job",
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write the schema to this file.")
     ] = None,
 ) -> int:
-    """JSON Schema of job files, for editors; the package has it as spec/job.schema.json."""
+    """JSON Schema of job files, for editors; the package has it as spec/job.schema.json.
+
+    Parameters
+    ----------
+    kind
+        Of which files: jobs to train and serve, or lifecycles.
+    """
     import json as json_module
 
+    from weftline.decide.lifecycle.schema import life_schema
     from weftline.spec.job_file import job_schema
     from weftline.spec.serialize import write_text
 
-    text = json_module.dumps(job_schema(), indent=1) + "\n"
+    text = json_module.dumps(job_schema() if kind == "job" else life_schema(), indent=1) + "\n"
     if output is None:
         print(text, end="")
     else:
