@@ -34,7 +34,7 @@ EC2 = {"hyperpod", "aws-batch", "parallelcluster"}
 COMMAND = ("python", "train.py", "--name", "two words", "--quote", 'it\'s "so"')
 
 pytestmark = pytest.mark.slow
-usual = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+usual = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @cache
