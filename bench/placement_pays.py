@@ -31,7 +31,7 @@ from weftline.spec.options import JobOptions
 from weftline.spec.serialize import plan_to_json
 
 INSIDE, BETWEEN = 50e6, 6.25e6
-LAYERS, WIDTH, TOKENS, STEPS = 4, 128, 1024, 4
+LAYERS, WIDTH, TOKENS, STEPS = 4, 128, 1024, 6
 STEP = Path(__file__).with_name("placement_step.py")
 
 
@@ -44,20 +44,28 @@ def planned() -> list[int]:
     return chips_of(json.loads(plan_to_json(plan_train(job_of("llama-3.2-1b", options)))))
 
 
-def measured_s(places: list[int]) -> float:
+def processes() -> list[subprocess.Popen[str]]:
+    """One in each namespace, ready to be any rank."""
+    env = {**os.environ, "WORLD_SIZE": "4", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "nic0",
+           "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
+    return [subprocess.Popen(
+        ["ip", "netns", "exec", ns.name(at), sys.executable, str(STEP),
+         json.dumps([LAYERS, WIDTH, TOKENS, STEPS])],
+        env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for at in range(4)]  # fmt: skip
+
+
+def measured_s(running: list[subprocess.Popen[str]], places: list[int]) -> float:
     """The best of the steps, rank r in the namespace ``places[r]``."""
-    port = free_port()
-    running = []
+    port = str(free_port())
     for rank, at in enumerate(places):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "4", "OMP_NUM_THREADS": "1",
-               "MASTER_ADDR": ns.address(places[0]), "MASTER_PORT": str(port),
-               "GLOO_SOCKET_IFNAME": "nic0"}  # fmt: skip
-        running.append(subprocess.Popen(
-            ["ip", "netns", "exec", ns.name(at), sys.executable, str(STEP),
-             json.dumps([LAYERS, WIDTH, TOKENS, STEPS])],
-            env=env, text=True, stdout=subprocess.PIPE))  # fmt: skip
-    said = [process.communicate(timeout=120)[0] for process in running]
-    return float(min(json.loads(said[0])))
+        said = {"RANK": str(rank), "MASTER_ADDR": ns.address(places[0]), "MASTER_PORT": port}
+        stdin = running[at].stdin
+        assert stdin is not None
+        stdin.write(json.dumps(said) + "\n")
+        stdin.flush()
+    lines = [process.stdout.readline() for process in running if process.stdout is not None]
+    return float(min(json.loads(lines[places[0]])))
 
 
 def exchanged_s(places: tuple[int, ...]) -> float:
@@ -82,15 +90,18 @@ def main() -> None:
               "worst": list(worst)}  # fmt: skip
     found: dict[str, float] = {}
     with ns.fabric():
-        alone = measured_s([0, 1, 2, 3])
+        running = processes()
+        alone = measured_s(running, [0, 1, 2, 3])
         print(f"{'links free':13} {alone:6.3f} s a step")
         for a, b in itertools.permutations(range(4), 2):
             ns.tc(a, b, "400mbit" if a // 2 == b // 2 else "50mbit", burst="16kb")
         for name, places in orders.items():
-            found[name] = measured_s(places)
+            found[name] = measured_s(running, places)
             said = alone + exchanged_s(tuple(places))
             print(f"{name:13} {found[name]:6.3f} s a step measured, {said:6.3f} s predicted "
                   f"(ranks at {places})", flush=True)  # fmt: skip
+    for process in running:
+        process.kill()
     for name in list(orders)[1:]:
         said = (alone + exchanged_s(tuple(orders[name]))) / (alone + exchanged_s(
             tuple(orders["plan"])))  # fmt: skip

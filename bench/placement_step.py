@@ -1,11 +1,12 @@
-"""One rank of bench/placement_pays.py: steps of FSDP over TP on torch's own parallel modules.
+"""One process of bench/placement_pays.py: steps of FSDP over TP on torch's own parallel modules.
 
-Takes sizes as JSON (layers, width, tokens, steps); rank 0 prints the seconds of each step.
+Takes sizes as JSON (layers, width, tokens, steps), then a line for every order of ranks.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -36,10 +37,8 @@ class Block(nn.Module):
         return x + self.down_b(torch.relu(self.up_b(x)))
 
 
-def main() -> None:
-    """Build, warm up, time."""
-    layers, width, tokens, steps = json.loads(sys.argv[1])
-    dist.init_process_group("gloo")
+def steps_s(layers: int, width: int, tokens: int, steps: int) -> list[float]:
+    """Build over the process group that is there, warm up, time."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
     torch.manual_seed(0)
     model = nn.Sequential(*(Block(width) for _ in range(layers)))
@@ -60,9 +59,23 @@ def main() -> None:
         optimizer.zero_grad()
         dist.barrier()
         times.append(time.perf_counter() - began)
-    if dist.get_rank() == 0:
-        print(json.dumps(times[1:]))
-    dist.destroy_process_group()
+    return times[1:]
+
+
+def main() -> None:
+    """For every line that comes (the rank, and where rank 0 is), one job in a process of its own
+    (torch is imported once); its times as a line."""
+    sizes = json.loads(sys.argv[1])
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os.environ.update(json.loads(line))
+            dist.init_process_group("gloo")
+            times = steps_s(*sizes)
+            os.write(1, (json.dumps(times) + "\n").encode())
+            dist.destroy_process_group()
+            os._exit(0)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from weftline.catalog import offers_to_take
@@ -81,45 +82,66 @@ def write_catalog(
     return found
 
 
-def main() -> None:
-    """Compare, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--python", required=True, help="interpreter that has SkyPilot")
-    asked = parser.parse_args()
-    plan = read_plan(asked.plan)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What was chosen here and there, in USD a host-hour."""
+
+    ours: str
+    ours_usd: float
+    theirs: str
+    theirs_usd: float
+    hosts: int
+    listed: dict[str, float]
+    """Cloud -> price, of the clouds that SkyPilot starts machines of."""
+
+    @property
+    def expected(self) -> str:
+        """Our seller as SkyPilot names it; where it starts no machines of it, or none together, the
+        cheapest of those that it does start."""
+        own = CLOUDS.get(self.ours)
+        able = {c: p for c, p in self.listed.items() if self.hosts == 1 or c not in SINGLE}
+        return own if own in able else min(able, key=able.__getitem__, default="")
+
+
+def choice_of(path: Path, python: str) -> Choice:
+    """Both choices for one plan. Raises SystemExit where there is none."""
+    plan = read_plan(path)
     assert plan.price is not None, "the plan has no price"
     day = datetime.date.fromisoformat(plan.catalog_date)
     per_host = min(plan.cluster.chips_per_host, plan.layout.chips)
     with tempfile.TemporaryDirectory() as text:
         home = Path(text)
         prices = write_catalog(home, plan.cluster.accelerator, plan.price.price_type, per_host, day)
+        if not prices:
+            raise SystemExit(f"no seller of {plan.cluster.accelerator} is one SkyPilot knows")
         job = home / "job"
-        write_folder(export_plan(asked.plan, "skypilot"), job)
+        write_folder(export_plan(path, "skypilot"), job)
         done = subprocess.run(
-            [asked.python, "-c", CHOOSE, str(job / "task.yaml"), json.dumps(sorted(prices))],
+            [python, "-c", CHOOSE, str(job / "task.yaml"), json.dumps(sorted(prices))],
             env={**os.environ, "HOME": text}, cwd=job, capture_output=True, text=True, check=False,
         )  # fmt: skip
-    if not prices:
-        raise SystemExit(f"no seller of {plan.cluster.accelerator} is one that SkyPilot knows")
     if done.returncode:
         raise SystemExit(f"SkyPilot did not choose: {done.stderr.strip().splitlines()[-1]}")
     theirs = json.loads(done.stdout.strip().splitlines()[-1])
-    ours = plan.price.provider
-    print(f"our plan: {ours} at {plan.price.usd_per_chip_hour.value * per_host:.2f} USD/host-hour")
-    listed = ", ".join(f"{c} {p:.2f}" for c, p in sorted(prices.items(), key=lambda i: i[1]))
-    print(f"SkyPilot: {theirs['cloud']} at {theirs['usd_per_hour']:.2f} USD/host-hour, of {listed}")
-    able = {c: p for c, p in prices.items() if plan.cluster.hosts == 1 or c not in SINGLE}
-    if not able:
-        print(f"SkyPilot starts {plan.cluster.hosts} hosts together on none of them")
-        return
-    cheapest = min(able, key=able.__getitem__)
-    if CLOUDS.get(ours) is None:
-        print(f"SkyPilot starts no machines of {ours}; the cheapest that it starts "
-              f"{plan.cluster.hosts} of together is {cheapest}: "
-              f"{'the same' if theirs['cloud'] == cheapest else 'differs'}")  # fmt: skip
-    else:
-        print("the same" if CLOUDS[ours] == theirs["cloud"] else "differs")
+    return Choice(ours=plan.price.provider, theirs=theirs["cloud"], hosts=plan.cluster.hosts,
+                  ours_usd=plan.price.usd_per_chip_hour.value * per_host,
+                  theirs_usd=theirs["usd_per_hour"], listed=prices)  # fmt: skip
+
+
+def main() -> None:
+    """Compare, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--python", required=True, help="interpreter that has SkyPilot")
+    asked = parser.parse_args()
+    found = choice_of(asked.plan, asked.python)
+    listed = ", ".join(f"{c} {p:.2f}" for c, p in sorted(found.listed.items(), key=lambda i: i[1]))
+    print(f"our plan: {found.ours} at {found.ours_usd:.2f} USD/host-hour")
+    print(f"SkyPilot: {found.theirs} at {found.theirs_usd:.2f} USD/host-hour, of {listed}")
+    if CLOUDS.get(found.ours) != found.expected:
+        print(f"SkyPilot starts no {found.hosts} machines of {found.ours}; the cheapest that it "
+              f"starts so many of together is {found.expected}")  # fmt: skip
+    print("the same" if found.theirs == found.expected else "differs")
 
 
 if __name__ == "__main__":

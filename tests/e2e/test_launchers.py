@@ -179,8 +179,11 @@ def test_slurm_ends_a_job_with_a_wrong_host_with_one_line(
     assert not list((tmp_path / "out").iterdir())
 
 
+RAY_PYTHON = os.environ.get("WEFTLINE_RAY_PYTHON") or (sys.executable if find_spec("ray") else "")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (285 MB)")
+@pytest.mark.skipif(not RAY_PYTHON, reason="`make test-launchers` installs Ray (285 MB)")
 def test_ray(plan: Path, tmp_path: Path) -> None:
     """Three nodes in a network namespace; the driver takes two of them by their labels."""
     lacks = missing("unshare", "ip")
@@ -197,7 +200,7 @@ def test_ray(plan: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1" "$2"',
-         sys.executable, code, str(job / "driver.py")],
+         RAY_PYTHON, code, str(job / "driver.py")],
         env=environment(RAY_USAGE_STATS_ENABLED="0"), capture_output=True, text=True,
         timeout=200, check=False,
     )  # fmt: skip

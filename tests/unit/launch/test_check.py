@@ -17,8 +17,11 @@ from weftline.spec import Plan
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serialize import plan_to_json
 
-SETTINGS = {"jobset": {"queue": "q", "levels": "block,rack"},
-            "hyperpod": {"instance": "p5.48xlarge"}}  # fmt: skip
+SETTINGS = {
+    "jobset": {"queue": "q", "levels": "block,rack"},
+    "hyperpod": {"instance": "p5.48xlarge"},
+    "aws-batch": {"instance": "p5.48xlarge"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
         (folder / f"{name}.json").write_text(plan_to_json(plan))  # type: ignore[arg-type]
     found = {}
     for to in ("jobset", "slurm", "skypilot", "hyperpod", "torchrun", "vllm", "lws", "kserve",
-               "kuberay", "megatron"):  # fmt: skip
+               "kuberay", "megatron", "aws-batch"):  # fmt: skip
         kind = "serve" if to in ("vllm", "lws", "kserve") else "train"
         done = export_plan(folder / f"{kind}.json", to, image="i:1", settings=SETTINGS.get(to, {}))
         found[to] = dict(done.written.files)
@@ -82,6 +85,10 @@ MISTAKES = {
                                    "SkyPilot knows no `num_node`", "num_nodes"),
     "a misspelt key of HyperPod": ("hyperpod", "hyperpod.json", '"replica_count"',
                                    '"replicas_count"', "replicas_count", "replica_count"),
+    "a misspelt member of AWS Batch": ("aws-batch", "job-definition.json", '"numNodes"',
+                                       '"numNode"', "numNode", "numNodes"),
+    "a kind of job AWS Batch has not": ("aws-batch", "job-definition.json", '"multinode"',
+                                        '"multi-node"', "multi-node", ""),
     "fewer processes than ranks": ("torchrun", "run.sh", "--nnodes 4", "--nnodes 3",
                                    "3 x 2 processes for the plan's 8 ranks", ""),
     "a script cut short": ("torchrun", "run.sh", 'cd "$(dirname "$0")"', 'cd "$(dirname "$0"',

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,6 @@ def test_a_stranger_on_the_port_does_not_disturb(job: Path) -> None:
     """Garbage, silence and a hang-up at the leader's port: the ranks are placed all the same."""
     port = free_port()
     clean = [*FOUR]
-    import threading
 
     def disturb() -> None:
         for text in (b"GET / HTTP/1.1\r\n\r\n", b'{"key": 1}\n', b""):
@@ -184,6 +184,30 @@ def test_a_stranger_on_the_port_does_not_disturb(job: Path) -> None:
     found = start(job, clean, WEFTLINE_RENDEZVOUS=f"127.0.0.1:{port}")
     thread.join()
     assert [code for code, _, _ in found] == [0] * 4, found
+
+
+def test_who_says_nothing_holds_nobody_up(job: Path) -> None:
+    """Eight connections that stay silent, as a port scan leaves them, before all but the leader."""
+    port = free_port()
+    silent: list[socket.socket] = []
+
+    def connect() -> None:
+        end = time.monotonic() + 5
+        while len(silent) < 8 and time.monotonic() < end:
+            try:
+                silent.append(socket.create_connection(("127.0.0.1", port), timeout=0.2))
+            except OSError:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    found = start(job, FOUR, wait_before=1, WEFTLINE_RENDEZVOUS=f"127.0.0.1:{port}")
+    thread.join()
+    assert len(silent) == 8
+    assert [code for code, _, _ in found] == [0] * 4, found
+    assert max(seconds for _, _, seconds in found) < 8  # three of them are start()'s own pause
+    for one in silent:
+        one.close()
 
 
 # --- what needs no process ------------------------------------------------------------------------

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
-from weftline.errors import InputError
+from weftline.errors import InputError, nearest_names
 from weftline.launch.check.flags import flag_findings, known
 from weftline.launch.check.found import Document, Finding, read_yaml
 from weftline.launch.check.objects import object_findings
@@ -56,6 +56,13 @@ def check_folder(folder: Path) -> Report:
 def check_files(target: str, files: Mapping[str, str]) -> list[Finding]:
     """Every mistake in the files of one export."""
     return report_of(target, files).findings
+
+
+SCHEMAS: Final = {
+    "hyperpod.json": ("hyperpod_v1_1.json", "HyperPod's PyTorch job, schema v1_1"),
+    "job-definition.json": ("aws_batch_job.json", "AWS Batch's RegisterJobDefinition, its model"),
+}
+"""JSON file of an export -> the schema that knows it, and what to call the check."""
 
 
 def report_of(target: str, files: Mapping[str, str]) -> Report:
@@ -201,26 +208,25 @@ def _json_file(report: Report, name: str, text: str) -> None:
             Finding(what="no JSON", where=f"{name}:{getattr(error, 'lineno', 1)}")
         )
         return
-    if name != "hyperpod.json":
+    if name not in SCHEMAS:
         return
     from jsonschema import Draft202012Validator
 
-    from weftline.errors import nearest_names
-
     report.documents += 1
-    raw = package_files("weftline.launch").joinpath("data/hyperpod_v1_1.json").read_text("utf-8")
-    # The published schema says "float" for a number; and a text may not have a minimum.
+    file, what = SCHEMAS[name]
+    raw = package_files("weftline.launch").joinpath(f"data/{file}").read_text("utf-8")
+    # HyperPod's published schema says "float" for a number.
     schema = json.loads(raw.replace('"type": "float"', '"type": "number"'))
     for wrong in Draft202012Validator(schema).iter_errors(value):
         hint = ""
         if wrong.validator == "additionalProperties":
-            near = [n for w in set(value) - set(schema["properties"])
-                    for n in nearest_names(w, schema["properties"], 1)]  # fmt: skip
+            names = wrong.schema["properties"]
+            near = [n for w in set(wrong.instance) - set(names) for n in nearest_names(w, names, 1)]
             hint = f"did you mean `{near[0]}`?" if near else ""
         place = ".".join(map(str, wrong.absolute_path)) or "the job"
         report.findings.append(Finding(what=f"{place}: {wrong.message[:200]}", where=name,
                                        hint=hint))  # fmt: skip
-    _note(report, "HyperPod's PyTorch job, schema v1_1")
+    _note(report, what)
 
 
 def _python_file(report: Report, name: str, text: str) -> None:

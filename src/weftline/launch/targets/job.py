@@ -15,6 +15,10 @@ from weftline.launch.targets.trainers import bridge, maxtext, megatron, neuronx,
 PLACE: Final = "weftline_place.py"
 PORT: Final = 29400
 """Where ranks meet to be placed: below the ports that systems hand out (32768 and up)."""
+MASTER_PORT: Final = 29500
+"""Where torchrun's agents meet."""
+LATE_S: Final = 600
+"""How long ranks wait for each other where hosts start when their images are there."""
 FABRIC: Final = {"fabric": ("", "efa, ib or roce in place of what the seller suggests"),
                  "instance": ("", "instance type, where the plan does not name it")}  # fmt: skip
 _TRAINERS: Final = {
@@ -74,11 +78,21 @@ def job_of(ask: Ask, *, python: str = "python3") -> Job:
     return Job(line=line, files=shipped, notes=tuple(said), hosts=hosts)
 
 
-def preflight_line(ask: Ask) -> str:
-    """The first step of a job that is to prove its fabric; empty unless asked for."""
-    if ask.set("preflight") != "yes":
-        return ""
-    return f"python3 {PLACE} plan.json -- python3 -m weftline preflight plan.json"
+def under_torchrun(ask: Ask, job: Job, *, node: str, head: str, last: str = "exec ") -> str:
+    """Shell lines that start the job's processes on one host: preflight first where it is asked
+    for. ``node`` and ``head`` are the host's number and host 0's address in the shell's words."""
+    starter = f"torchrun --nnodes {ask.nodes} --nproc-per-node {ask.per_host} " + (
+        f"--node-rank {node} --master-addr {head} --master-port {MASTER_PORT}"
+        if node else "--standalone"
+    )  # fmt: skip
+    probe = f"{starter} {PLACE} plan.json -- {LOOK}\n" if ask.set("preflight") == "yes" else ""
+    return f"{probe}{last}{starter} \\\n  {job.line.removeprefix('python3 ')}\n"
 
 
+def meeting_at(head: str) -> str:
+    """The shell line by which ranks that start when their images are there meet at ``head``."""
+    return f'export WEFTLINE_RENDEZVOUS="{head}:{PORT}" WEFTLINE_PLACE_WAIT_S={LATE_S}'
+
+
+LOOK: Final = "-m weftline preflight plan.json"
 PREFLIGHT: Final = {"preflight": ("", "yes: measure the fabric first, stop where it is too slow")}

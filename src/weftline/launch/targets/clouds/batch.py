@@ -7,7 +7,7 @@ import json
 from weftline.errors import InputError
 from weftline.launch.environment import as_mapping, efa_interfaces, environment_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
-from weftline.launch.targets.job import FABRIC, PORT, job_of
+from weftline.launch.targets.job import FABRIC, PREFLIGHT, job_of, meeting_at, under_torchrun
 from weftline.launch.targets.kubernetes.shared import image_of
 
 
@@ -19,16 +19,11 @@ def write(ask: Ask) -> Written:
     if "." not in instance:
         raise InputError("AWS Batch wants an EC2 instance type", where="--set instance",
                          hint="--set instance=p5.48xlarge")  # fmt: skip
-    torchrun = (
-        f"--nnodes {ask.nodes} --nproc-per-node {ask.per_host} --node-rank "
-        '"$AWS_BATCH_JOB_NODE_INDEX" --master-addr "$head" --master-port 29500'
-    )
     start = (
-        "cd /weftline && source job.env; "
-        'head="${AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS:-$(hostname -i)}"; '
-        f'export WEFTLINE_RENDEZVOUS="$head:{PORT}" WEFTLINE_PLACE_WAIT_S=600 '
-        'WEFTLINE_RESTART="$((AWS_BATCH_JOB_ATTEMPT - 1))"; '
-        f"exec torchrun {torchrun} {job.line.removeprefix('python3 ')}"
+        "cd /weftline && source job.env\n"
+        'head="${AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS:-$(hostname -i)}"\n'
+        f'{meeting_at("$head")} WEFTLINE_RESTART="$((AWS_BATCH_JOB_ATTEMPT - 1))"\n'
+        + under_torchrun(ask, job, node='"$AWS_BATCH_JOB_NODE_INDEX"', head='"$head"')
     )
     linux: dict[str, object] = {"sharedMemorySize": 65536}
     count = efa_interfaces().get(instance, 0)
@@ -70,9 +65,10 @@ def write(ask: Ask) -> Written:
 
 
 TARGET = Target(
-    name="aws-batch", title="AWS Batch", kinds=("train",), version="API of 2026-11",
-    date="2026-11-30", source="docs.aws.amazon.com/batch, multi-node parallel jobs",
-    checked="not checked", how="text; no parser of it runs here",
+    name="aws-batch", title="AWS Batch", kinds=("train",), version="API 2016-08-10",
+    date="2026-11-30",
+    source="botocore 1.44.8, batch/2016-08-10/service-2.json; docs.aws.amazon.com/batch",
+    checked="schema", how="RegisterJobDefinition of AWS's own model of the API, strict",
     maps=(
         Mapped(what="hosts, chips a host", where="numNodes, resourceRequirements"),
         Mapped(what="instance", where="instanceType"),
@@ -82,5 +78,5 @@ TARGET = Target(
     ),
     cannot=("host names", "nearness beside a placement group", "Trainium as a resource"),
     write=write,
-    settings={"vcpus": ("96", ""), "memory_mib": ("1000000", ""), **FABRIC},
+    settings={"vcpus": ("96", ""), "memory_mib": ("1000000", ""), **FABRIC, **PREFLIGHT},
 )  # fmt: skip

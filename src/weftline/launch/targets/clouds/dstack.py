@@ -7,7 +7,7 @@ from typing import Any
 from weftline.launch.environment import as_mapping, environment_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.clouds.skypilot import ACCELERATORS
-from weftline.launch.targets.job import FABRIC, PORT, job_of
+from weftline.launch.targets.job import FABRIC, PREFLIGHT, job_of, meeting_at, under_torchrun
 from weftline.launch.yaml_text import yaml_text
 
 
@@ -17,17 +17,13 @@ def write(ask: Ask) -> Written:
     job = job_of(ask)
     memory = round(plan.cluster.memory_bytes / 1e9)
     name = ACCELERATORS.get(ask.accelerator, ask.accelerator.upper()).split("-")[0]
-    torchrun = ('torchrun --nnodes "$DSTACK_NODES_NUM" --nproc-per-node "$DSTACK_GPUS_PER_NODE" '
-                '--node-rank "$DSTACK_NODE_RANK" --master-addr "$DSTACK_MASTER_NODE_IP" '
-                "--master-port 29500 ")  # fmt: skip
+    head = "$DSTACK_MASTER_NODE_IP"
+    started = under_torchrun(ask, job, node='"$DSTACK_NODE_RANK"', head=f'"{head}"', last="")
     task: dict[str, Any] = {
         "type": "task", "name": ask.name, "nodes": ask.nodes,
         "files": sorted(job.files), "env": [f"{n}={v}" for n, v in
                                             as_mapping(environment_of(ask)).items()],
-        "commands": [
-            f'export WEFTLINE_RENDEZVOUS="$DSTACK_MASTER_NODE_IP:{PORT}" WEFTLINE_PLACE_WAIT_S=600',
-            "source job.env", torchrun + job.line.removeprefix("python3 "),
-        ],
+        "commands": [meeting_at(head), "source job.env", started],
         "resources": {"gpu": f"{name}:{memory}GB:{ask.per_host}", "shm_size": "64GB"},
     }  # fmt: skip
     if ask.image:
@@ -55,5 +51,5 @@ TARGET = Target(
         Mapped(what="fabric", where="env"),
     ),
     cannot=("host names", "nearness beside a cluster fleet", "form factor of a chip (SXM, PCIe)"),
-    write=write, settings={**FABRIC},
+    write=write, settings={**FABRIC, **PREFLIGHT},
 )  # fmt: skip

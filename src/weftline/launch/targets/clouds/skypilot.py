@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from weftline.launch.environment import as_mapping, environment_of, network_resources, tags_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
-from weftline.launch.targets.job import FABRIC, PORT, PREFLIGHT, job_of
+from weftline.launch.targets.job import FABRIC, PREFLIGHT, job_of, meeting_at, under_torchrun
 from weftline.launch.yaml_text import yaml_text
-from weftline.spec import Plan, PriceQuote
+from weftline.spec import Plan
 
 # Our seller -> SkyPilot's cloud; chip -> its accelerator name (catalogue v8, 0.14.1).
 CLOUDS: Final = {
@@ -116,14 +116,9 @@ def write(ask: Ask) -> Written:
     run = (
         "source job.env\n"
         'head=$(echo "$SKYPILOT_NODE_IPS" | head -n 1)\n'
-        f'export WEFTLINE_RENDEZVOUS="$head:{PORT}" WEFTLINE_PLACE_WAIT_S=600\n'
-    )  # fmt: skip
-    counts = f"--nnodes {ask.nodes} --nproc-per-node {ask.per_host}"
-    torchrun = (f'torchrun {counts} --node-rank "$SKYPILOT_NODE_RANK" --master-addr "$head" '
-                "--master-port 29500 ")  # fmt: skip
-    if ask.set("preflight") == "yes":
-        run += f"{torchrun}weftline_place.py plan.json -- -m weftline preflight plan.json\n"
-    run += torchrun + job.line.removeprefix("python3 ") + "\n"
+        f"{meeting_at('$head')}\n"
+        + under_torchrun(ask, job, node='"$SKYPILOT_NODE_RANK"', head='"$head"', last="")
+    )
     task: dict[str, Any] = {
         "name": ask.name, "num_nodes": ask.nodes, "workdir": ".",
         "resources": {"any_of": any_of} if len(any_of) > 1 else any_of[0],
@@ -137,11 +132,6 @@ def write(ask: Ask) -> Written:
             one["image_id"] = f"docker:{ask.image}"
     return Written(files={**job.files, "task.yaml": yaml_text(task)},
                    start="sky launch task.yaml", notes=(*job.notes, *notes))  # fmt: skip
-
-
-def price_label(quote: PriceQuote) -> str:
-    """``3.90 USD/chip-hour``."""
-    return f"{quote.usd_per_chip_hour.value:.2f} {quote.usd_per_chip_hour.unit}"
 
 
 TARGET = Target(

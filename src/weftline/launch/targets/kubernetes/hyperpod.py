@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from weftline.errors import InputError
 from weftline.launch.environment import as_mapping, efa_interfaces, environment_of
 from weftline.launch.nouns import Ask, Mapped, Target, Written
-from weftline.launch.targets.job import FABRIC, PORT, job_of
+from weftline.launch.targets.job import FABRIC, LATE_S, PORT, job_of
 from weftline.launch.targets.kubernetes.shared import image_of
 
 LAYERS = (
@@ -37,10 +38,10 @@ def write(ask: Ask) -> Written:
         "instance_type": instance, "replica_count": ask.nodes, "tasks_per_node": str(ask.per_host),
         "command": ["hyperpodrun", f"--nnodes={ask.nodes}:{ask.nodes}",
                     f"--nproc_per_node={ask.per_host}", "/weftline/weftline_place.py"],
-        "args": ["/weftline/plan.json", *job.line.split("plan.json ", 1)[1].split(" ")],
+        "args": ["/weftline/plan.json", *shlex.split(job.line)[3:]],
         "environment": {**as_mapping(environment_of(ask)),
                         "WEFTLINE_RENDEZVOUS": f"{ask.name}-pod-0:{PORT}",
-                        "WEFTLINE_PLACE_WAIT_S": "600"},
+                        "WEFTLINE_PLACE_WAIT_S": str(LATE_S)},
         "accelerators": ask.per_host, "max_retry": int(ask.set("restarts")),
     }  # fmt: skip
     if ask.nodes > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weftline.launch.nouns import Ask, Mapped, Target, Written
-from weftline.launch.targets.job import FABRIC, PORT, PREFLIGHT, job_of
+from weftline.launch.targets.job import FABRIC, PREFLIGHT, job_of, meeting_at, under_torchrun
 from weftline.launch.targets.kubernetes.shared import (
     HOSTNAME,
     SETTINGS,
@@ -18,35 +18,24 @@ from weftline.launch.targets.kubernetes.shared import (
     topology_annotations,
 )
 
-_START = """\
-cp /weftline/* . && source job.env
-export WEFTLINE_RENDEZVOUS="$MASTER_ADDR:{port}"
-{hosts}exec torchrun --nnodes {nodes} --nproc-per-node {per_host} \\
-  --node-rank "$JOB_COMPLETION_INDEX" --master-addr "$MASTER_ADDR" --master-port 29500 {line}
-"""
-
 
 def jobset(ask: Ask) -> tuple[Object, dict[str, str], tuple[str, ...]]:
     """The object, the files it needs beside it, and what it cannot say."""
     job = job_of(ask)
     name = ask.name
     first = f"{name}-hosts-0-0.{name}"  # pod 0 of job 0, under the set's headless service
-    start = _START.format(
-        port=PORT, nodes=ask.nodes, per_host=ask.per_host, line=job.line.removeprefix("python3 "),
-        hosts=job.hosts + "\n" if job.hosts else "",
-    )  # fmt: skip
-    probe = ask.set("preflight") == "yes"
-    if probe:
-        look = start.replace("exec ", "", 1)
-        start = look[: look.index(" -- ")] + " -- -m weftline preflight plan.json\n" + start
+    node, head = '"$JOB_COMPLETION_INDEX"', "$MASTER_ADDR"
+    start = (
+        f"cp /weftline/* . && source job.env\n{meeting_at(head)}\n"
+        f"{job.hosts + chr(10) if job.hosts else ''}"
+        + under_torchrun(ask, job, node=node, head=f'"{head}"')
+    )
     attempt = "metadata.annotations['jobset.sigs.k8s.io/restart-attempt']"
     container: Object = {
         "name": "trainer", "image": image_of(ask), "command": ["bash", "-euc", start],
         "workingDir": "/workspace",
         "env": env_of(ask, {
             "MASTER_ADDR": first, "WEFTLINE_RESTART": field(attempt),
-            # Pods start when their images are there.
-            "WEFTLINE_PLACE_WAIT_S": "600",
             "WEFTLINE_HOST": field("spec.nodeName"),
         }),
     }  # fmt: skip

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 from weftline.launch.nouns import Ask, Mapped, Target, Written
-from weftline.launch.targets.job import FABRIC, PORT, PREFLIGHT, job_of
+from weftline.launch.targets.job import FABRIC, PORT, PREFLIGHT, job_of, under_torchrun
 
 
 def write(ask: Ask) -> Written:
     """``run.sh NODE MASTER``: NODE counts from 0, MASTER is the address of host 0."""
     job = job_of(ask)
     first = ask.hosts[0] if ask.hosts else "MASTER"
-    body = job.line.removeprefix("python3 ")
     several = ask.nodes > 1
-    usage = '"${1:?NODE MASTER: this host counted from 0, and the address of host 0}"'
-    rendezvous = (
-        f"--node-rank {usage} --master-addr \"${{2:-{first}}}\" --master-port 29500"
-        if several else "--standalone"
-    )  # fmt: skip
-    meet = f'"${{2:-{first}}}:{PORT}"' if several else f'"127.0.0.1:{PORT}"'
-    probe = (
-        f"torchrun {_counts(ask)} {rendezvous} weftline_place.py plan.json -- "
-        "-m weftline preflight plan.json\n" if ask.set("preflight") == "yes" else ""
-    )  # fmt: skip
+    head = f"${{2:-{first}}}" if several else "127.0.0.1"
+    node = '"${1:?NODE MASTER: this host counted from 0, and the address of host 0}"'
     script = (
         "#!/bin/bash\n"
         f"# {ask.nodes} hosts of {ask.per_host}: run this on each. The plan's map decides the "
         "ranks,\n# not the order of the hosts.\n"
         'set -eu\ncd "$(dirname "$0")"\nsource job.env\n'
         f"{job.hosts + chr(10) if job.hosts else ''}"
-        f"export WEFTLINE_RENDEZVOUS={meet}\n{probe}"
-        f"exec torchrun {_counts(ask)} {rendezvous} \\\n  {body}\n"
+        f'export WEFTLINE_RENDEZVOUS="{head}:{PORT}"\n'
+        + under_torchrun(ask, job, node=node if several else "", head=f'"{head}"')
     )
     start = "./run.sh NODE MASTER" if several else "./run.sh"
     return Written(files={**job.files, "run.sh": script}, start=start, notes=job.notes,
                    programs=("run.sh",))  # fmt: skip
-
-
-def _counts(ask: Ask) -> str:
-    return f"--nnodes {ask.nodes} --nproc-per-node {ask.per_host}"
 
 
 TARGET = Target(
