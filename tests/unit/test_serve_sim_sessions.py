@@ -15,12 +15,14 @@ from weftline.serve.engine.adapters import Adapters, adapter_bytes
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.memory import memory
 from weftline.serve.engine.work import work_of
+from weftline.serve.search.asked import options_of, serve_job_of
 from weftline.serve.search.daily import curve_of, day_of, wanted_of
 from weftline.serve.simulate.asked import parse_lora, parse_offload
 from weftline.serve.simulate.fleet import simulate
 from weftline.serve.simulate.sessions import Shape, drawn
 from weftline.serve.simulate.step import surface
 from weftline.serve.simulate.trace_files import parse_trace
+from weftline.spec.options import FleetOptions, ServingOptions, TrafficOptions
 
 CONFIG = ServingConfig(model="llama-3.1-8b", chip="h100", prefix_cache=True)
 SHAPE = Shape(turns=6, input_tokens=3000, grow_tokens=900, output_tokens=120, shared_tokens=1024,
@@ -163,3 +165,23 @@ def test_a_day_by_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a rate") as error:
         curve_of(str(file))
     assert error.value.where == f"{file}:2"
+
+
+def test_the_question_comes_back_as_it_was_asked() -> None:
+    """Sessions, offload, adapters and a day are options of a job file again, to the same job."""
+    fleet = FleetOptions(on="h200", daily="1.8", replica_start="3min")
+    traffic = TrafficOptions(rate="2/s", turns=4, tool_delay="7s", grow="900", input="4000",
+                             shared_prefix="1000")  # fmt: skip
+    serving = ServingOptions(kv_offload="nvme:2TB", lora="200:16:32")
+    job = serve_job_of("qwen3-32b", fleet, traffic, serving)
+    again = serve_job_of("qwen3-32b", *options_of(job))
+    assert job.trace is not None
+    assert again.trace is not None
+    assert np.array_equal(job.trace.prefill_tokens, again.trace.prefill_tokens)
+    assert replace(job, trace=None) == replace(again, trace=None)
+    with pytest.raises(InputError, match="pools of workers"):
+        serve_job_of("qwen3-32b", replace(fleet, disaggregated=True), traffic, serving)
+    with pytest.raises(InputErrors) as error:
+        serve_job_of("qwen3-32b", replace(fleet, daily="9"), TrafficOptions(rate="2/s"),
+                     ServingOptions(kv_offload="1TB", cache_hit="80%", lora="0:16"))  # fmt: skip
+    assert len(error.value.errors) == 3
