@@ -14,8 +14,10 @@ import argparse
 import csv
 import gzip
 import json
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,8 +118,11 @@ def ours(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return held_out(rows, compile_rows(rows), "run", start=shipped_vector(), kernels=kernels)
 
 
-def compared(python: str, wanted: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def compared(
+    python: str, wanted: int, seed: int, seconds: float
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Rows answered by both, with errors in per cent; and why the peer did not answer others."""
+    began = time.monotonic()
     rows = unique_rows([r for name in FILES for r in read_rows(DATA / name)[0]])
     known, found, peer = records(), ours(rows), Peer(python)
     able = [i for i, r in enumerate(rows) if by_times(r) and r.id in known and not is_left_out(r)]
@@ -136,7 +141,7 @@ def compared(python: str, wanted: int, seed: int) -> tuple[list[dict[str, Any]],
             entry[kind] = {"ours": 100 * abs(float(found[kind][i]) / truth - 1),
                            "theirs": 100 * abs(said[theirs] / 1e3 / truth - 1)}  # fmt: skip
         out.append(entry)
-        if len(out) == wanted:
+        if len(out) == wanted or time.monotonic() - began > seconds:
             break
     return out, refused
 
@@ -169,9 +174,10 @@ def main() -> None:
     options.add_argument("python")
     options.add_argument("--rows", type=int, default=80)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seconds", type=float, default=math.inf, help="ask no more after these")
     options.add_argument("--write", type=Path)
     given = options.parse_args()
-    rows, refused = compared(given.python, given.rows, given.seed)
+    rows, refused = compared(given.python, given.rows, given.seed, given.seconds)
     text = table(rows)
     print(text)
     print(f"seed {given.seed}; not answered by the peer on the way: {refused or 'none'}")

@@ -84,12 +84,7 @@ def batch_of(most: int, adapters: Adapters | None, ranks: int) -> int:
 
 def adapter_bytes(work: Work, rank: int) -> float:
     """Bytes of one adapter over all products but routed experts and the vocabulary's."""
-    return BYTES * sum(_values(work, rank))
-
-
-def _values(work: Work, rank: int) -> list[float]:
-    return [float(g.count) * rank * (g.in_features + g.out_features)
-            for g in work.gemms if not g.head]  # fmt: skip
+    return BYTES * rank * work.adapted_values
 
 
 def adapter_seconds(
@@ -97,8 +92,8 @@ def adapter_seconds(
     bandwidth_bytes_per_s: float, peak_flops: float,
 ) -> FloatArray:  # fmt: skip
     """Seconds that adapters add to an iteration of ``tokens`` of ``sequences`` on one rank."""
-    values = sum(_values(work, adapters.rank)) / tp
+    values = adapters.rank * work.adapted_values / tp
     read = adapters.distinct(np.maximum(sequences, 1.0)) * values * BYTES / bandwidth_bytes_per_s
     computed = 2.0 * tokens * values / peak_flops
-    calls = CALLS * sum(g.count for g in work.gemms if not g.head) * 1e-6
+    calls = CALLS * work.adapted * 1e-6
     return np.asarray(np.maximum(read, computed) / GATHERED + calls)

@@ -115,6 +115,10 @@ class Work:
     plain_parameters: int
     """Embeddings, norms, convolutions, modulations: what no quantised product holds."""
     state_values: int
+    adapted: int
+    """Products that adapters stand beside: all of the layers but routers and routed experts."""
+    adapted_values: float
+    """Weights of one adapter a unit of rank: each slice of a fused product has its own way in."""
     is_mla: bool
 
     @property
@@ -143,6 +147,19 @@ def _scan(op: Operator, count: int) -> Scan:
         count=count, state_values=op.state_values, width=op.out_features,
         flops_per_token=op.scan_flops_per_token, kind=op.name.partition(".")[0],
     )  # fmt: skip
+
+
+_SLICES: Final = {"qkv": 3, "gate_up": 2, "qkv_down": 2}
+"""Products of the checkpoint in one fused product: queries, keys and values; gate and up."""
+
+
+def _adapted(model: Model) -> list[float]:
+    """Weights a unit of rank of every product that adapters stand beside."""
+    return [
+        _SLICES.get(op.name.rpartition(".")[2], 1) * float(op.in_features) + op.out_features
+        for layer in model.layers for op in layer.operators
+        if op.kind == "gemm" and not op.name.endswith("router")
+    ]  # fmt: skip
 
 
 def _apart(op: Operator) -> int:
@@ -217,7 +234,7 @@ def _work(model: Model) -> Work:
             key = (op.in_features, op.out_features, op.shard, False, True)
             gemms[key] += 1
             held[key] += op.parameters
-    every = list(model.operators)
+    every, adapted = list(model.operators), _adapted(model)
     routed = sum(op.parameters for op in every if op.kind == "grouped_gemm")
     return Work(
         name=model.name, hidden=model.hidden, vocab=model.vocab, layers=len(model.layers),
@@ -235,6 +252,7 @@ def _work(model: Model) -> Work:
         scalar_reductions=_scalar_reductions(model),
         expert_parameters=routed, plain_parameters=model.parameters - routed - held.total(),
         state_values=sum(op.state_values for op in every),
+        adapted=len(adapted), adapted_values=sum(adapted),
         is_mla=any(a.kv_values_per_token < min(2 * a.kv_heads * a.v_dim, 1025) for a in mixers),
     )  # fmt: skip
 

@@ -112,6 +112,14 @@ def _job(
     start_s = get(lambda: start and parse_duration_s(start, where=where("replica_start"))) or None
     below = get(lambda: parse_offload(serving.kv_offload, where=where("kv_offload")))
     lora = get(lambda: parse_lora(serving.lora, where=where("lora")))
+    if requests is not None and requests.follows is not None and fleet.disaggregated:
+        get.errors.append(InputError("sessions are not followed over pools of workers for prompts",
+                                     where=where("disaggregated")))  # fmt: skip
+    if below and below[0] and hit:
+        get.errors.append(InputError(
+            "what a slower memory finds follows from sessions or from a trace with hashes",
+            where=where("kv_offload"), hint="--turns, or --trace, instead of --cache-hit",
+        ))  # fmt: skip
     headroom = get(lambda: parse_headroom(fleet.headroom, where=where("headroom"))) or 0.0
     space = ServeSpace(
         max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
