@@ -167,6 +167,17 @@ class Residual(Process):
         best = int(np.argmax(cross))
         return self.ids[best], float(cross[best] / self.kernel.variance)
 
+    def near(self, features: Features, count: int) -> list[tuple[str, float, float]]:
+        """(row, correlation, measured over predicted with that row left out) of the ``count`` rows
+        that say most of the first of ``features``."""
+        if not self.ids:
+            return []
+        cross = self.kernel.covariance(SHAPE, features.take(np.array([0])), self.rows)[0]
+        order = np.argsort(-cross, kind="stable")[:count]
+        off = np.exp(self.residual - self.left_out()[0])
+        share = cross / self.kernel.variance
+        return [(self.ids[i], float(share[i]), float(off[i])) for i in order]
+
     def index_of(self, features: Features, residual: FloatArray) -> list[int | None]:
         """Which of its own rows each given one is: same features, same measured residual."""
         found: list[int | None] = []

@@ -10,6 +10,7 @@ from weftline.model import Model
 from weftline.operators.products import training_operators
 from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
 from weftline.plan.calibrate.stated import run_words
+from weftline.plan.search.evidence import break_evens
 from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
@@ -53,16 +54,23 @@ _MEMORY_NAMES: Final = (
 
 def step_parts(found: Found) -> tuple[Part, ...]:
     """The step by part, seconds; parts that take no time are left out."""
+    if found.measured is not None:
+        return tuple(
+            Part(name=name, value=value, unit="s", basis=found.constants.basis)
+            for name, value in found.measured.parts_s.items() if value > 0
+        )  # fmt: skip
     parts = [
         Part(name=name, value=float(getattr(found.parts, field)[0]), unit="s",
              basis=found.constants.basis)
         for name, field in _STEP_NAMES
     ]  # fmt: skip
-    if abs(found.correction - 1) > 1e-4 and found.nearest is not None:
+    if abs(found.correction - 1) > 1e-4:
+        basis = found.constants.basis
+        if found.nearest is not None:
+            basis = f"measured runs, nearest {run_words(found.nearest[0])}"
         parts.append(
             Part(name="what near measured runs add or save", unit="s",
-                 value=found.step_time_s * (1 - 1 / found.correction),
-                 basis=f"measured runs, nearest {run_words(found.nearest[0])}")
+                 value=found.step_time_s * (1 - 1 / found.correction), basis=basis)
         )  # fmt: skip
     return tuple(p for p in parts if abs(p.value) > 0)
 
@@ -227,15 +235,9 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
     best, second = ranked[0], ranked[1]
     said: list[str] = []
     name = second.found.cluster.accelerator
-    if best.cost_usd and second.cost_usd and job.objective in ("cost", "cost-time"):
-        ratio = best.cost_usd / second.cost_usd
-        if job.objective == "cost-time":
-            ratio *= best.train_time_s / second.train_time_s
-        hours = second.found.cluster.chips * second.train_time_s / 3600
-        now = second.cost_usd / hours
-        said.append(
-            f"{name} wins below {format_usd(now * ratio)} a chip-hour (now {format_usd(now)})"
-        )
+    for even in break_evens((best, second), job):
+        now, wins = even.now_usd_per_chip_hour, even.wins_below_usd_per_chip_hour
+        said.append(f"{name} wins below {format_usd(wins)} a chip-hour (now {format_usd(now)})")
     band = best.found.log_error + second.found.log_error
     ratio = second.train_time_s / best.train_time_s
     if 1 / (1 + band) < ratio < 1 + band:

@@ -239,6 +239,27 @@ FRAMEWORKS: dict[str, Framework] = {
             bubble_share=0.5,
             compute_share=112 / 132,
         ),
+        # weftline's own trainer (weftline.runtime) on processors: fp32 weights and moments, FSDP2
+        # or whole replicas, torch's pipeline schedules. The context is torch and transformers,
+        # loaded: 0.35 to 0.45 GB resident a process.
+        Framework(
+            name="weftline",
+            vendors=("cpu",),
+            stage_tensors=2.0,
+            zero_bubble=True,
+            fully_sharded=True,
+            logits_bytes=16.0,
+            value_bytes=4.0,
+            input_bytes=4.0,
+            weight_bytes=4.0,
+            grad_bytes=4.0,
+            reduce_bytes=4.0,
+            master_bytes=0.0,
+            default_zero=0,
+            zero_stages=(0, 2, 3),
+            context_bytes=0.4e9,
+            alone_share=1.0,
+        ),
         Framework(
             name="neuronx",
             vendors=("aws",),
