@@ -209,6 +209,8 @@ def _run_row(record: Mapping[str, str]) -> Row | Unpredicted:
         return give_up("does not state the global batch")
     precision = precision_of(record.get("precision") or "", framework)
     frame = in_precision(released(frame, framework, record.get("model") or ""), precision)
+    if modules := re.search(r"selective: (.+)", record.get("recompute") or ""):
+        frame = replace(frame, selective=tuple(modules[1].split()))
     candidates = _candidates(record, model, cluster, frame, batch, seq)
     if isinstance(candidates, str):
         return give_up(candidates)

@@ -59,8 +59,9 @@ def held_parts(job: Job) -> Held:
 def fits_on(model: Model, job: Job, frame: Framework, cluster: Cluster) -> Fits | None:
     """The layouts of a job on a cluster; None where none is legal.
 
-    Where nothing is said of recomputation, as little is added as makes a layout fit. Sequences are
-    split beyond a scale-up domain only where nothing fits otherwise. A layout whose
+    Where nothing is said of recomputation, as little is added as makes a layout fit. A framework
+    that takes a rank's batch at once cuts it where nothing fits otherwise. Sequences are split
+    beyond a scale-up domain only where nothing fits otherwise, too. A layout whose
     degrees are all stated is one that somebody runs or means to: where it does not fit, it is taken
     within what the count may be off, else with layers' inputs in host memory, and optimizer states
     where the framework's own recipes put them there; the answer says so.
@@ -68,6 +69,8 @@ def fits_on(model: Model, job: Job, frame: Framework, cluster: Cluster) -> Fits 
     found = _fits_with(model, job, frame, cluster, USABLE_MEMORY)
     if found is not None and bool(found.fits.any()):
         return found
+    if not frame.accumulates:
+        return fits_on(model, job, replace(frame, accumulates=True), cluster)
     if not stated(job, cluster.chips):
         far = _fits_with(model, job, frame, cluster, USABLE_MEMORY, far_context=True)
         return far if far is not None and bool(far.fits.any()) else found or far

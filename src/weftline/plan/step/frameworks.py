@@ -109,6 +109,9 @@ class Framework:
     driver before an allocation fails (``garbage_collect_cached_blocks`` and the retry in
     c10/cuda/CUDACachingAllocator.cpp)."""
     pipeline: bool = True
+    accumulates: bool = True
+    """Whether it cuts a rank's share of the batch into micro-batches unasked. MaxText computes
+    ``per_device_batch_size`` sequences at once (MaxText/configs/base.yml @000e935)."""
     dispatch_share: float = 1.0
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
     bubble_share: float = 1.0
@@ -220,6 +223,7 @@ FRAMEWORKS: dict[str, Framework] = {
             zero_stages=(3,),
             context_bytes=1.0e9,
             pipeline=False,
+            accumulates=False,
         ),
         # DeepSeek-V3 (arXiv:2412.19437, section 3.2): dispatch in fp8, each token sent to at most 4
         # nodes for 8 experts, a bubble about half of 1F1B's, 20 of 132 streaming multiprocessors

@@ -89,7 +89,8 @@ def layouts_on(
         legal &= np.mod(seq_len, cp * tp) == 0
     tp, cp, pp, ep, dp = (a[legal] for a in (tp, cp, pp, ep, dp))
 
-    micro = _micro_batches(fixed, global_batch)
+    at_once = not frame.accumulates and not {"micro_batch", "num_micro_batches"} & fixed.keys()
+    micro = np.unique(global_batch // dp) if at_once else _micro_batches(fixed, global_batch)
     layers = len(model.layers)
     chunks = range(1, min(layers, 16) + 1) if frame.pipeline else (1,)
     vp = _tried(fixed, "vp", chunks)
@@ -99,6 +100,7 @@ def layouts_on(
     base, micro = _cross(len(tp), micro)
     per_rank = global_batch // dp[base]
     keep = (dp[base] * per_rank == global_batch) & (np.mod(per_rank, micro) == 0)
+    keep &= (micro == per_rank) | (not at_once)
     base, micro = base[keep], micro[keep]
     num = global_batch // (dp[base] * micro)
 

@@ -218,20 +218,21 @@ class Again:
 @once_per_model
 def again_of(model: Model, frame: Framework) -> Again:
     """The work behind what :func:`saved_values` says is dropped: products by their FLOP, the rest
-    by bytes; attention where its scores are unfused."""
-    attention = 0.0 if frame.flash_attention else 1.0
+    by bytes; attention where its scores are unfused or it is named."""
+    again = not frame.flash_attention or "core_attn" in frame.selective
+    attention = 1.0 if again else 0.0
     if frame.saved_products:
         return Again(products=1 - frame.saved_products, attention=attention, memory=1.0)
     flops = again_flops = width = again_width = 0.0
     for layer in model.layers:
         for op in layer.operators:
-            again = bool(set(_modules_of(op)) & set(frame.selective))
+            named = bool(set(_modules_of(op)) & set(frame.selective))
             if op.kind in ("gemm", "grouped_gemm"):
                 work = op.forward_flops_per_token(1)
-                flops, again_flops = flops + work, again_flops + work * again
+                flops, again_flops = flops + work, again_flops + work * named
             elif op.kind in ("norm", "elementwise"):
                 row = float(op.in_features + op.out_features)
-                width, again_width = width + row, again_width + row * again
+                width, again_width = width + row, again_width + row * named
     return Again(
         products=again_flops / max(flops, 1.0), attention=attention,
         memory=again_width / max(width, 1.0),
