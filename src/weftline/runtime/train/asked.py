@@ -142,7 +142,7 @@ def _made(
         tune="full" if plan.job.tune == "full" else "lora", rank=plan.job.rank, seed=asked.seed,
         checkpoint_every=max(1, steps // 10) if every is None else every, keep=asked.keep,
         threads=max(1, machine.cores // layout.chips) if machine.kind == "cpu" else 1,
-        profile_step=min(5, steps) if asked.profile is None else asked.profile,
+        profile_step=min(5, steps) if asked.profile is None else asked.profile, trace=asked.trace,
         predicted_step_s=plan.estimates["step_time"].value if same else None,
     )  # fmt: skip
     return recipe, (*notes, *_otherwise(plan, recipe))

@@ -67,3 +67,5 @@ class TrainOptions:
     """Checkpoints kept."""
     profile: int | None = None
     """Profile this step for `weftline compare`; the fifth if not given, 0 for none."""
+    trace: bool = False
+    """Also write every event of that step, for Perfetto or chrome://tracing."""

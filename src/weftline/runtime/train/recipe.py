@@ -81,6 +81,8 @@ class Recipe:
     """Compute threads of one rank on CPUs."""
     profile_step: int = 0
     """This step is run under torch's profiler, for ``weftline compare``; 0 for none."""
+    trace: bool = False
+    """Every event of that step is written, too."""
     predicted_step_s: float | None = None
     """What the plan says of this very layout and machine; None where it is for another."""
     notes: tuple[str, ...] = field(default=())
