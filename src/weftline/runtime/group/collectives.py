@@ -25,7 +25,7 @@ from weftline.runtime.group.emulate import Links
 from weftline.runtime.group.engine import Engine
 from weftline.runtime.group.letters import Letters
 from weftline.runtime.group.options import GroupOptions
-from weftline.runtime.group.program import Program, schedule_streams
+from weftline.runtime.group.program import STREAMS, Program, independent, schedule_streams
 
 __all__ = ["Collectives"]
 
@@ -119,19 +119,21 @@ class Collectives:
         else:
             topology = subgroup(network, [int(m) for m in self.members])
         name = self.options.algorithm or "auto"
-        found: Schedule | OrbitSchedule
-        if name != "auto" and kind == "all-reduce":
-            found = build(topology, kind, name)
-        else:
+        if name == "auto" or kind != "all-reduce":
             try:
                 found = build(topology, kind, name, root=root)
             except InputError:
                 found = choose(topology, kind, float(max(1, size_bytes)), root=root).schedule
-        return expand(found) if isinstance(found, OrbitSchedule) else found
+        else:
+            found = build(topology, kind, name)
+        if network is not None and len(independent(_flat(found))) > STREAMS:
+            # Pieces that overlap are streams of their own, and there are only so many.
+            found = build(topology, kind, found.algorithm, pieces=1, root=root)
+        return _flat(found)
 
     def of_schedule(self, schedule: Schedule | OrbitSchedule, rank: int) -> Program:
         """A schedule as the program of a rank, over the emulated links where there are any."""
-        flat = expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
+        flat = _flat(schedule)
         linked = None if self.links is None else self.links.of(flat, self.members)
         return schedule_streams(flat, rank=rank, linked=linked)
 
@@ -208,3 +210,7 @@ def _direct(kind: Collective, rank: int, ranks: int, root: int) -> Program:
     if kind == "broadcast":
         return direct.broadcast(rank, root)
     raise InputError(f"{kind} is made of messages")
+
+
+def _flat(schedule: Schedule | OrbitSchedule) -> Schedule:
+    return expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
