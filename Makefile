@@ -14,7 +14,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help plan setup test train-demo train-drill test-slow test-vllm crash lint types fmt \
-	lock docs golden test-launchers clean
+	lock docs golden test-launchers fuzz-group clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -76,6 +76,10 @@ test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ra
 	@export WEFTLINE_RAY_PYTHON="$$PWD/$(LAUNCHERS)/bin/python"; \
 		WEFTLINE_SKYPILOT_PYTHON="$$WEFTLINE_RAY_PYTHON" $(BIN)/python -m pytest -rs \
 		-m "slow or not slow" tests/e2e/test_launchers.py tests/e2e/test_skypilot.py
+
+fuzz-group: $(DEV)  ## 10,000 random collectives of the process group; WEFTLINE_SEED=n takes others
+	@$(BIN)/python -m pytest -m slow tests/unit/runtime/test_group.py \
+		tests/unit/runtime/test_group_program.py
 
 crash: $(DEV)  ## every crash state of long histories, 1,000 rounds of kill -9, every fault
 	@$(BIN)/python -m pytest tests/crash

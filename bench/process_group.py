@@ -1,6 +1,6 @@
 """Our process group beside gloo, in one run: collectives, any schedule, FSDP2 and TP steps.
 
-    python bench/process_group.py [collectives | schedules | training] [REPEATS]
+    python bench/process_group.py [collectives | schedules | training | emulation] [REPEATS]
 
 Medians in microseconds with gloo's over ours; rounds of both take turns, so that a machine whose
 speed drifts slows both alike. ``shared`` sums gradients that live in the group's memory.
@@ -103,6 +103,47 @@ def schedules(rank: int, world: int, repeats: int, gloo: Any, _ours: Any) -> Non
         show(rank, f"all-reduce 64 MiB {name}", {"gloo": found["gloo"], "ours": found[name]})
 
 
+def emulation(repeats: int) -> None:
+    """An emulated torus and Clos: measured beside simulated, and their ratio beside its own."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+    from group_ranks import met, together
+
+    from weftline.fabric import evaluate, parse_topology
+    from weftline.runtime.group.collectives import scheduled
+
+    def work(store: Any, rank: int, ranks: int, form: str) -> list[float]:
+        group = met(store, rank, ranks, network=parse_topology(form, "10MB/s", "200us"))
+        x, took = torch.ones(size // 4), []
+        program = group.program("all-reduce", size)
+        for _ in range(repeats + 1):
+            group.barrier()
+            begin = time.perf_counter()
+            group.run(program, x.data_ptr(), x.data_ptr(), x.numel(), 4, 0)
+            took.append(time.perf_counter() - begin)
+        return took[1:]
+
+    size = 4 << 20
+    for pair in (("torus:2x2", "clos:4,leaf=2,oversubscription=2"),
+                 ("torus:2x4", "clos:8,leaf=4,oversubscription=2")):  # fmt: skip
+        both = []
+        for form in pair:
+            topology = parse_topology(form, "10MB/s", "200us")
+            made = scheduled(topology, "all-reduce", size)
+            simulated = evaluate(topology, made, size).time_s
+            with tempfile.TemporaryDirectory() as folder:
+                found = together(topology.ranks, Path(folder), work, form)
+            measured = statistics.median(max(each) for each in zip(*found, strict=True))
+            both.append((simulated, measured))
+            print(
+                f"  {form:34s} {made.algorithm:14s} simulated {simulated * 1e3:6.1f} ms, "
+                f"measured {measured * 1e3:6.1f} ms ({measured / simulated:.3f})",
+                flush=True,
+            )
+        wanted, got = both[1][0] / both[0][0], both[1][1] / both[0][1]
+        print(f"  Clos over torus: simulated {wanted:.3f}, measured {got:.3f} "
+              f"({got / wanted - 1:+.1%})", flush=True)  # fmt: skip
+
+
 def one(rank: int, world: int, port: int, what: str, repeats: int) -> None:
     """A rank."""
     torch.set_num_threads(1)
@@ -163,8 +204,8 @@ if __name__ == "__main__":
     asked = sys.argv[1] if len(sys.argv) > 1 else "collectives"
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 7
     prepare()
-    if asked == "training":
-        training(rounds)
+    if asked in ("training", "emulation"):
+        {"training": training, "emulation": emulation}[asked](rounds)
     else:
         for many in (2, 4):
             ranks(many, asked, rounds)

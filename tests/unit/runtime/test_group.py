@@ -17,7 +17,9 @@ from group_ranks import fuzzed, met, together
 torch = pytest.importorskip("torch")
 import torch.distributed as dist  # noqa: E402
 
+from weftline.fabric import evaluate, parse_topology  # noqa: E402
 from weftline.runtime.group.arena import Arena, Peer, RankMissingError, ended, host_here  # noqa: E402
+from weftline.runtime.group.collectives import scheduled  # noqa: E402
 from weftline.runtime.group.group import prepare, register  # noqa: E402
 
 
@@ -313,3 +315,69 @@ def tagged(store: Any, rank: int, ranks: int) -> list[int]:
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_messages_are_matched_by_tag(hosts: int, tmp_path: Path) -> None:
     assert fine(together(2, tmp_path, tagged, hosts=hosts)) == [[1, 2, 3]] * 2
+
+
+def emulated(store: Any, rank: int, ranks: int, form: str, link: str, size: int) -> list[float]:
+    """Seconds of all-reduces over an emulated network."""
+    group = met(store, rank, ranks, network=parse_topology(form, link, "200us"), algorithm="auto")
+    x = np.ones(size // 4, np.float32)
+    program, took = group.program("all-reduce", size), []
+    for _ in range(4):
+        x[:] = 1
+        group.barrier()
+        begin = time.perf_counter()
+        group.run(program, x.ctypes.data, x.ctypes.data, len(x), 4, 0)
+        took.append(time.perf_counter() - begin)
+        assert (x == ranks).all()
+    return took[1:]
+
+
+TORUS, CLOS = "torus:2x2", "clos:4,leaf=2,oversubscription=2"
+
+
+def beside(folder: Path, form: str, link: str, size: int) -> tuple[float, float]:
+    """Simulated and measured seconds: the last rank's, the best of the rounds."""
+    topology = parse_topology(form, link, "200us")
+    folder.mkdir()
+    found = fine(together(topology.ranks, folder, emulated, form, link, size))
+    made = scheduled(topology, "all-reduce", size)
+    simulated = evaluate(topology, made, size).time_s
+    return simulated, min(max(each) for each in zip(*found, strict=True))
+
+
+def test_an_emulated_network_is_as_fast_as_simulated(tmp_path: Path) -> None:
+    """A loud machine can only be late: never faster than the links, and in their order."""
+    torus, clos = (beside(tmp_path / form[:4], form, "20MB/s", 1 << 20) for form in (TORUS, CLOS))
+    for simulated, measured in (torus, clos):
+        assert measured > 0.97 * simulated
+    assert torus[0] < clos[0]
+    assert torus[1] < clos[1]
+
+
+@pytest.mark.slow
+def test_a_torus_beside_a_clos_as_simulated_within_a_tenth(tmp_path: Path) -> None:
+    torus, clos = (beside(tmp_path / form[:4], form, "10MB/s", 4 << 20) for form in (TORUS, CLOS))
+    assert torus[1] / clos[1] == pytest.approx(torus[0] / clos[0], rel=0.1)
+
+
+def emulated_message(store: Any, rank: int, ranks: int) -> float:
+    """Seconds of a message over one emulated link of 10 MB/s."""
+    group = met(store, rank, ranks, network=parse_topology("ring:2", "10MB/s", "1ms"))
+    x = np.arange(1 << 17, dtype=np.int64)
+    group.barrier()
+    begin = time.perf_counter()
+    if rank == 0:
+        group.letters.wait(group.letters.send(1, 0, x.ctypes.data, x.nbytes, x))
+        group.barrier()
+        return 0.0
+    y = np.zeros_like(x)
+    group.letters.wait(group.letters.receive(0, 0, y.ctypes.data, y.nbytes, y))
+    took = time.perf_counter() - begin
+    assert (x == y).all()
+    group.barrier()
+    return took
+
+
+def test_messages_cross_the_emulated_links_too(tmp_path: Path) -> None:
+    took = fine(together(2, tmp_path, emulated_message))[1]
+    assert took > 0.97 * ((1 << 20) / 10e6 + 1e-3)

@@ -22,11 +22,12 @@ import numpy as np
 
 from weftline.errors import WeftlineError
 from weftline.runtime.group.kernel import LINE
+from weftline.runtime.group.program import STREAMS
 
 __all__ = ["Arena", "Peer", "RankMissingError", "ended", "host_here", "meet"]
 
-WIDTH: Final = 33
-"""Flags of a slot: of 32 streams, and of its uses."""
+WIDTH: Final = STREAMS + 1
+"""Flags of a slot: of each stream, and of its uses."""
 RING_BYTES: Final = 4 << 20
 """Of one letter box: messages from one rank to another."""
 CLOCKS: Final = 4096

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.errors import InputError
-from weftline.fabric import OrbitSchedule, Schedule, build, choose, expand, parse_topology
+from weftline.fabric import OrbitSchedule, Schedule, Topology, build, choose, expand, parse_topology
 from weftline.fabric.graph import IntArray
 from weftline.fabric.schedule import Collective
 from weftline.fabric.synthesis import subgroup
@@ -25,9 +25,9 @@ from weftline.runtime.group.emulate import Links
 from weftline.runtime.group.engine import Engine
 from weftline.runtime.group.letters import Letters
 from weftline.runtime.group.options import GroupOptions
-from weftline.runtime.group.program import Program, schedule_streams
+from weftline.runtime.group.program import STREAMS, Program, independent, schedule_streams
 
-__all__ = ["Collectives"]
+__all__ = ["Collectives", "scheduled"]
 
 _SLOTS: Final = 8
 _SLOT_BYTES: Final = 1 << 20
@@ -118,20 +118,12 @@ class Collectives:
             topology = parse_topology(f"{form}:{self.ranks}", "10GB/s", "1us")
         else:
             topology = subgroup(network, [int(m) for m in self.members])
-        name = self.options.algorithm or "auto"
-        found: Schedule | OrbitSchedule
-        if name != "auto" and kind == "all-reduce":
-            found = build(topology, kind, name)
-        else:
-            try:
-                found = build(topology, kind, name, root=root)
-            except InputError:
-                found = choose(topology, kind, float(max(1, size_bytes)), root=root).schedule
-        return expand(found) if isinstance(found, OrbitSchedule) else found
+        return scheduled(topology, kind, size_bytes, self.options.algorithm or "auto", root=root,
+                         links=network is not None)  # fmt: skip
 
     def of_schedule(self, schedule: Schedule | OrbitSchedule, rank: int) -> Program:
         """A schedule as the program of a rank, over the emulated links where there are any."""
-        flat = expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule
+        flat = _flat(schedule)
         linked = None if self.links is None else self.links.of(flat, self.members)
         return schedule_streams(flat, rank=rank, linked=linked)
 
@@ -208,3 +200,28 @@ def _direct(kind: Collective, rank: int, ranks: int, root: int) -> Program:
     if kind == "broadcast":
         return direct.broadcast(rank, root)
     raise InputError(f"{kind} is made of messages")
+
+
+def scheduled(
+    topology: Topology, kind: Collective, size_bytes: int, name: str = "auto", *, root: int = 0,
+    links: bool = True,
+) -> Schedule:  # fmt: skip
+    """What a group executes of a network's schedules: the fastest, or the one that is named.
+
+    With ``links`` of no more independent parts than a program has streams. Raises InputError.
+    """
+    found: Schedule | OrbitSchedule
+    try:
+        found = build(topology, kind, name, root=root)
+    except InputError:
+        if name != "auto" and kind == "all-reduce":
+            raise
+        found = choose(topology, kind, float(max(1, size_bytes)), root=root).schedule
+    if links and len(independent(_flat(found))) > STREAMS:
+        # Pieces that overlap are streams of their own, and there are only so many.
+        found = build(topology, kind, found.algorithm, pieces=1, root=root)
+    return _flat(found)
+
+
+def _flat(schedule: Schedule | OrbitSchedule) -> Schedule:
+    return expand(schedule) if isinstance(schedule, OrbitSchedule) else schedule

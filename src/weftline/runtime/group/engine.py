@@ -15,13 +15,15 @@ import numpy as np
 from weftline.fabric.graph import IntArray
 from weftline.runtime.group.arena import WIDTH, Arena, Peer, RankMissingError, ended
 from weftline.runtime.group.emulate import Links
-from weftline.runtime.group.kernel import BROKEN, CONTEXT, DONE, STATE, advance
+from weftline.runtime.group.kernel import BLOCK_BYTES, BROKEN, CONTEXT, DONE, STATE, advance
 from weftline.runtime.group.program import NAMES, Program, laid_on
 
 __all__ = ["Engine"]
 
-PIECE_BYTES: Final = 64 << 10
-"""Of one segment: a piece of every rank stays in the cache."""
+PIECE_BYTES: Final = 256 << 10
+"""Of one segment: pieces of all ranks stay in the cache."""
+CROWDED_BYTES: Final = 1 << 20
+"""Where ranks share cores: a rank does more before the next has its turn."""
 _PATIENCE_NS: Final = 100_000_000
 _KEPT: Final = 256
 """Layouts of programs on sizes that are kept."""
@@ -65,11 +67,12 @@ class Engine:
         self.first = 0
         """Pieces so far."""
         self.calls = 0
-        self.block = np.empty(4096 + 64, np.uint8)
+        self.block = np.empty(BLOCK_BYTES + 64, np.uint8)
         self.laid: OrderedDict[tuple[int, int, int], _Laid] = OrderedDict()
         self.programs: dict[int, Program] = {}
         here = int(self.near.sum())
-        self.spin = 2000 if here <= len(os.sched_getaffinity(0)) else 20
+        self.crowded = here > len(os.sched_getaffinity(0))
+        self.spin = 20 if self.crowded else 2000
         self.context = np.zeros(len(CONTEXT), np.int64)
         if not self.near.all():
             self._mirrors()
@@ -101,9 +104,9 @@ class Engine:
             states[piece % self.arena.slots, :, 1] = piece
         nothing = _NOTHING
         tables: tuple[Any, ...] = (nothing[0], nothing[0], nothing[1], nothing[1], nothing[0])
-        c[17:] = 0, 0, _PATIENCE_NS, 0
+        c[17:] = 0, 0, _PATIENCE_NS, 0, 0
         if self.links is not None and program.linked is not None:
-            c[17:] = self.links.credit_ns, self.links.clocks, _PATIENCE_NS, 1
+            c[17:] = self.links.credit_ns, self.links.clocks, _PATIENCE_NS, 1, 0
             tables = self.links.tables(program.linked)
         self.calls += 1
         self.first += laid.pieces
@@ -158,7 +161,7 @@ class Engine:
         self.programs[id(program)] = program  # an address is a name while this holds it
         most = int(self.arena.slot_bytes // (size * max(program.slot_share, 1e-9)))
         if program.slot_share and program.linked is None:
-            most = min(most, PIECE_BYTES // size)
+            most = min(most, (CROWDED_BYTES if self.crowded else PIECE_BYTES) // size)
         most = max(_GRAIN, most // _GRAIN * _GRAIN)
         pieces = max(1, -(-elements // most))
         length = elements if pieces == 1 else -(-elements // pieces // _GRAIN) * _GRAIN

@@ -44,31 +44,32 @@ from weftline.runtime.group.program import (
 )  # fmt: skip
 from weftline.runtime.group.sums import add, copy
 
-__all__ = ["CONTEXT", "LINE", "STATE", "advance", "flow"]
+__all__ = ["BLOCK_BYTES", "CONTEXT", "LINE", "STATE", "advance", "flow"]
 
 LINE: Final = 64
 """Bytes of a flag's cache line."""
 CONTEXT: Final = (
     "input", "output", "size", "kind", "pieces", "advance", "first", "slots", "streams", "rank",
     "ranks", "values", "spin", "width", "stalled_peer", "stalled_op", "slot_bytes", "credit_ns",
-    "clocks", "patience_ns", "linked",
+    "clocks", "patience_ns", "linked", "due",
 )  # fmt: skip
 """What ``context`` holds, in this order: addresses, element size and kind, pieces and elements a
 piece, the number of the first piece, slots in use, streams, who and how many, values a use, spins
 before yielding, flags a slot, who was waited for last and in what, and the emulation's own."""
-_INPUT, _OUTPUT, _SIZE, _KIND, _PIECES, _ADVANCE, _FIRST, _SLOTS, _STREAMS, _RANK, _RANKS = range(
-    11
-)
-_VALUES, _SPIN, _WIDTH, _PEER, _OP, _SLOT_BYTES, _CREDIT, _CLOCKS, _PATIENCE, _LINKED = range(
-    11, 21
-)
+_INPUT, _OUTPUT, _SIZE, _KIND, _PIECES, _ADVANCE, _FIRST, _SLOTS, _STREAMS = range(9)
+_RANK, _RANKS, _VALUES, _SPIN, _WIDTH, _PEER, _OP, _SLOT_BYTES = range(9, 17)
+_CREDIT, _CLOCKS, _PATIENCE, _LINKED, _DUE = range(17, 22)
 STATE: Final = 8
 """Words of the state of one stream of one slot."""
 _PC, _PIECE, _RUNNING, _SENT_FROM, _SENT_TO, _GOT, _STARTED, _STREAM = range(8)
-_BLOCK: Final = 4096
+BLOCK_BYTES: Final = 16384
 """Bytes that a sum of many ranks keeps in the nearest cache."""
 _YIELDS: Final = 200
 _NAP_NS: Final = 50_000
+_AHEAD_NS: Final = 200_000
+"""A packet may ask for its turn this long before its forerunner has left: fewer awakenings."""
+_POLL_NS: Final = 100_000
+"""Between looks at flags, in an emulated network."""
 DONE, STALLED, BROKEN = 0, 1, 2
 
 
@@ -87,7 +88,7 @@ def _sum(
     offset = slot * context[_SLOT_BYTES] + op[4] * size
     own = context[_INPUT] + (moved + op[5]) * size
     out = context[_OUTPUT] + (moved + op[6]) * size
-    step = _BLOCK // size
+    step = BLOCK_BYTES // size
     ranks = context[_RANKS]
     at = 0
     while at < op[7]:
@@ -108,7 +109,7 @@ def _sum(
 def _join(context: Any, shared: Any, op: Any, block: int) -> None:
     """Sum a range of tensors in shared memory, and write it to each of them."""
     size, kind, ranks = context[_SIZE], context[_KIND], context[_RANKS]
-    step = _BLOCK // size
+    step = BLOCK_BYTES // size
     at = 0
     while at < op[7]:
         n = min(step, op[7] - at)
@@ -151,7 +152,7 @@ def _transfer(context: Any, bases: Any, mirrors: Any, op: Any, slot: int, moved:
     own = given if op[3] & IN else mine
     if op[3] & OUT and op[3] & SLOT:
         # In blocks, so that the second copy comes from the nearest cache.
-        step = _BLOCK // size
+        step = BLOCK_BYTES // size
         at = 0
         while at < op[7]:
             n = min(step, op[7] - at)
@@ -176,7 +177,7 @@ def flow(
     slowest link, and at most the bucket's depth (``credit_ns``) before it came to ask.
     """
     packet = max(size_bytes // 16, 4096)
-    while state[0] > 0 and state[1] <= now:
+    while state[0] > 0 and state[1] <= now + _AHEAD_NS:
         part = min(packet, state[0])
         asked = max(state[1], now - credit_ns)
         leaves = asked
@@ -235,6 +236,13 @@ def _send(
 
 
 @compiled
+def _await_until(context: Any, when_ns: int) -> None:
+    """A stream of this rank can go on then, and not before."""
+    if context[_DUE] == 0 or when_ns < context[_DUE]:
+        context[_DUE] = when_ns
+
+
+@compiled
 def _ready(
     context: Any, flags: Any, mirrors: Any, op: Any, state: Any, slot: int, start: int,
     sockets: Any, flows: Any, now: int,
@@ -248,7 +256,10 @@ def _ready(
         return 1 if state[_SENT_FROM] == state[_SENT_TO] else 0
     if op[0] == ARRIVE:
         state_of = flows[op[2]]
-        return 1 if state_of[0] == 0 and state_of[2] <= now else 0
+        if state_of[0] == 0 and state_of[2] <= now:
+            return 1
+        _await_until(context, state_of[2] if state_of[0] == 0 else state_of[1] - _AHEAD_NS // 2)
+        return 0
     many = op[7] * context[_SIZE]
     while state[_GOT] < many:
         place = mirrors[op[1]] + slot * context[_SLOT_BYTES] + op[4] * context[_SIZE]
@@ -305,6 +316,8 @@ def _go_on(
             ready = _ready(context, flags, mirrors, op, state, slot, start, sockets, flows, now)
             if ready < 1:
                 context[_PEER], context[_OP] = op[1], kind
+                if kind == WAIT and context[_LINKED]:
+                    _await_until(context, now + _POLL_NS)
                 return did if ready == 0 else -1
         elif kind == POST:
             place = _flag(flags, context[_RANK], slot, stream, context[_WIDTH])
@@ -344,6 +357,7 @@ def _advance(
     idle, quiet_since = 0, 0
     while True:
         moved, open_ = False, False
+        context[_DUE] = 0
         now = now_ns() if context[_LINKED] else 0
         for slot in range(states.shape[0]):
             piece = states[slot, 0, _PIECE]
@@ -389,7 +403,7 @@ def _advance(
             yield_core()
             quiet_since = 0
             continue
-        nap(_NAP_NS)
+        nap(max(context[_DUE] - now_ns(), 1000) if context[_DUE] else _NAP_NS)
         if quiet_since == 0:
             quiet_since = now_ns()
         elif idle % 16 == 0 and now_ns() - quiet_since > context[_PATIENCE]:

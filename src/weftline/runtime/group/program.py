@@ -26,9 +26,19 @@ import numpy as np
 
 from weftline.errors import InputError
 from weftline.fabric import OrbitSchedule, Schedule, expand
-from weftline.fabric.graph import FloatArray, IntArray
+from weftline.fabric.graph import BoolArray, FloatArray, IntArray
 
-__all__ = ["Chunks", "Linked", "Op", "Program", "chunks_of", "laid_on", "schedule_streams"]
+__all__ = [
+    "STREAMS",
+    "Chunks",
+    "Linked",
+    "Op",
+    "Program",
+    "chunks_of",
+    "independent",
+    "laid_on",
+    "schedule_streams",
+]
 
 WAIT, POST, PUT, MOVE, COPY, ADD, SUM, FETCH, SEND, RECV, FLUSH, START, ARRIVE, JOIN = range(14)
 NAMES: Final = (
@@ -38,7 +48,7 @@ NAMES: Final = (
 IN, SLOT, OUT, MIRROR, COMPACT = 1, 2, 4, 8, 16
 """Where: the local operand is the caller's input; the result goes to the slot, to the caller's
 output; the peer's operand is in the mirror; offsets in slots are those within a segment."""
-STREAMS: Final = 32
+STREAMS: Final = 64
 """Streams of a program at most."""
 _GRAIN: Final = 16
 """Elements that chunk edges fall on, where chunks are long."""
@@ -108,7 +118,7 @@ class Program:
 
     name: str
     streams: tuple[tuple[Op, ...], ...]
-    """Independent of each other but for links: one, or one a colour of the schedule."""
+    """Independent of each other but for links: one, or in an emulated network many."""
     chunks: Chunks
     slot_share: float
     """Elements of a slot that a piece of one element a segment takes."""
@@ -176,7 +186,7 @@ def chunks_of(schedule: Schedule) -> Chunks:
 def schedule_streams(
     schedule: Schedule | OrbitSchedule, *, rank: int, linked: Linked | None = None
 ) -> Program:
-    """The program of one rank of a schedule; with ``linked`` a stream a colour, over these links.
+    """The program of one rank of a schedule; with ``linked`` in streams, over these links.
 
     Raises InputError where a switch adds up, which no process does.
     """
@@ -187,14 +197,11 @@ def schedule_streams(
             hint="take a schedule whose rows join ranks: ring, bucket, swing, direct",
         )
     flat.check_form()
-    every = np.arange(flat.rows)
-    colours = (
-        [every[flat.colour == c] for c in np.unique(flat.colour)] if linked is not None else [every]
-    )
+    parts = [np.arange(flat.rows)] if linked is None else independent(flat)
+    if len(parts) > STREAMS:  # several in one, still in the order of their steps
+        parts = [np.sort(np.concatenate(parts[i::STREAMS])) for i in range(STREAMS)]
     chunks = chunks_of(flat)
-    if len(colours) > STREAMS:  # rows of several colours, still in the order of their steps
-        colours = [np.sort(np.concatenate(colours[i::STREAMS])) for i in range(STREAMS)]
-    streams = [_Stream(flat, rows, rank, chunks, links=linked is not None) for rows in colours]
+    streams = [_Stream(flat, rows, rank, chunks, links=linked is not None) for rows in parts]
     for stream in streams[:1]:  # what no row touches comes from the input to the output, too
         stream.mine |= ~np.any([s.mine for s in streams], axis=0)
     share = float(np.sum(chunks.high - chunks.low))
@@ -204,9 +211,18 @@ def schedule_streams(
     )  # fmt: skip
 
 
-def _held(
-    schedule: Schedule, rank: int, *, after: bool
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def independent(schedule: Schedule) -> list[IntArray]:
+    """Rows that share a chunk, however far apart: sets whose order only links can bind."""
+    root = np.arange(schedule.chunks)
+    ranges = zip(schedule.first_chunk.tolist(), schedule.chunk_count.tolist(), strict=True)
+    for first, many in sorted(set(ranges)):
+        names = np.unique(root[first : first + many])
+        root[np.isin(root, names)] = names[0]
+    part = root[schedule.first_chunk]
+    return [np.flatnonzero(part == name) for name in np.unique(part)]
+
+
+def _held(schedule: Schedule, rank: int, *, after: bool) -> BoolArray:
     """[chunks] which a rank has before, or must have after."""
     n, kind = schedule.chunks, schedule.collective
     all_, none = np.ones(n, np.bool_), np.zeros(n, np.bool_)
@@ -224,7 +240,7 @@ def _held(
 
 
 class _Stream:
-    """The rows of a schedule (or of one colour of it) as one rank's instructions."""
+    """The rows of a schedule (or some that depend on no others) as one rank's instructions."""
 
     def __init__(
         self, schedule: Schedule, rows: IntArray, rank: int, chunks: Chunks, *, links: bool
