@@ -25,6 +25,7 @@ from weftline.fabric.formats.networks import (
     ibnetdiscover,
     infragraph,
     networkx_json,
+    simgrid,
     simulators,
     tenstorrent,
 )
@@ -146,6 +147,10 @@ FORMATS: Final[Mapping[str, Format]] = {
         looks=ibnetdiscover.detect, read=_network(ibnetdiscover.read, hosts=True),
         title="ibnetdiscover", reads="yes; `--chip` puts chips and NVLink into the hosts",
         holds="switches, hosts with their adapters, port rates"),
+    "simgrid": Format(
+        looks=simgrid.detect, read=_network(simgrid.read, hosts=True), title="SimGrid platform XML",
+        reads="zones whose routes are paths of cables; clusters: flat, TORUS, FAT_TREE, DRAGONFLY",
+        holds="hosts, routers, links with speed and latency"),
     "htsim": Format(
         looks=simulators.detect_htsim, read=_network(simulators.read_htsim, hosts=True),
         title="htsim topology", reads="2 and 3 tiers", holds="fat trees, every link"),

@@ -10,15 +10,13 @@ the connections its channels use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Final
-from xml.parsers import expat
 
 import numpy as np
 
 from weftline.errors import InputError
 from weftline.fabric.formats.speeds import LinkSpeeds
+from weftline.fabric.formats.xml_tree import Element, parse_xml
 from weftline.fabric.graph import Topology
 
 TOPOLOGY = "nccl topology"
@@ -38,27 +36,6 @@ PATTERNS: Final = {"1": "balanced tree", "2": "split tree", "3": "tree", "4": "r
                    "6": "CollNet direct"}  # fmt: skip
 
 
-@dataclass(slots=True)
-class _Element:
-    name: str
-    attributes: dict[str, str]
-    line: int
-    children: list[_Element] = field(default_factory=list)
-
-    def walk(self) -> Iterator[_Element]:
-        yield self
-        for child in self.children:
-            yield from child.walk()
-
-    def number(self, key: str, where: str) -> float:
-        try:
-            return float(self.attributes.get(key, ""))
-        except ValueError:
-            value = self.attributes.get(key, "")
-            raise InputError(f'<{self.name}> has {key}="{value}"', where=f"{where}:{self.line}",
-                             hint="a number is expected") from None  # fmt: skip
-
-
 def detect_topology(text: str) -> bool:
     """Whether the text is a topology dump."""
     return "<system" in text and ("<cpu" in text or "<gpu" in text)
@@ -67,32 +44,6 @@ def detect_topology(text: str) -> bool:
 def detect_graph(text: str) -> bool:
     """Whether the text is a graph dump."""
     return "<graphs" in text and "<graph" in text
-
-
-def _parse(text: str, where: str) -> _Element:
-    parser = expat.ParserCreate()
-    top = _Element("", {}, 0)
-    here = [top]
-
-    def refuse(*_: object) -> None:
-        raise InputError("a document type or entity is declared: refused",
-                         where=f"{where}:{parser.CurrentLineNumber}")  # fmt: skip
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        element = _Element(name, attributes, parser.CurrentLineNumber)
-        here[-1].children.append(element)
-        here.append(element)
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = lambda _: here.pop() and None
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    try:
-        parser.Parse(text, True)
-    except expat.ExpatError as error:
-        raise InputError(f"not XML: {expat.ErrorString(error.code)}",
-                         where=f"{where}:{error.lineno}") from error  # fmt: skip
-    return top.children[0]
 
 
 class _HostGraph:
@@ -143,7 +94,7 @@ def read_topology(text: str, where: str, *, speeds: LinkSpeeds | None = None) ->
 
     Raises InputError with the line of a link whose speed the file does not tell.
     """
-    root = _parse(text, where)
+    root = parse_xml(text, where)
     host = _HostGraph(where, speeds or LinkSpeeds())
     cpus = [e for e in root.walk() if e.name == "cpu"]
     numbers: list[int] = []
@@ -176,7 +127,7 @@ def read_topology(text: str, where: str, *, speeds: LinkSpeeds | None = None) ->
     return host.topology("nccl host", basis)
 
 
-def _below(host: _HostGraph, above: _Element, parent: int) -> None:
+def _below(host: _HostGraph, above: Element, parent: int) -> None:
     for child in above.children:
         if child.name == "pci":
             gpu = next((c for c in child.children if c.name == "gpu"), None)
@@ -198,7 +149,7 @@ def _below(host: _HostGraph, above: _Element, parent: int) -> None:
             )
 
 
-def _pcie(host: _HostGraph, link: _Element) -> float:
+def _pcie(host: _HostGraph, link: Element) -> float:
     """One way: GT/s times lanes, less the line code (128/130 from generation 3 on)."""
     text = link.attributes.get("link_speed", "")
     lanes = link.attributes.get("link_width", "")
@@ -219,7 +170,7 @@ def _one_way(gt_per_s: float, lanes: int) -> float:
     return gt_per_s * 1e9 * lanes / 8 * (128 / 130 if gt_per_s >= 8 else 0.8)
 
 
-def _links_between(host: _HostGraph, root: _Element) -> None:
+def _links_between(host: _HostGraph, root: Element) -> None:
     """NVLinks and xGMI links: to an NVSwitch (one for the host) or from GPU to GPU."""
     hub: int | None = None
     ports: dict[int, float] = {}
@@ -251,7 +202,7 @@ def _links_between(host: _HostGraph, root: _Element) -> None:
         host.cable(own, hub or 0, rate, NVLINK_HOP_S / 2, "GPUs at the NVSwitch")
 
 
-def _link_rate(host: _HostGraph, gpu: _Element, link: _Element) -> float:
+def _link_rate(host: _HostGraph, gpu: Element, link: Element) -> float:
     if link.name.startswith("xgmi"):
         given = host.speeds.of("xgmi")
         name = gpu.attributes.get("gcn", "")
@@ -273,7 +224,7 @@ def read_graph(text: str, where: str) -> Topology:
 
     Raises InputError with the line of a graph without channels or GPUs.
     """
-    root = _parse(text, where)
+    root = parse_xml(text, where)
     rates: dict[tuple[int, int], float] = {}
     said: list[str] = []
     nets: set[int] = set()
