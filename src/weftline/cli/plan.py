@@ -31,6 +31,9 @@ def train(
     as_: As = None,
     job_file: JobPath = None,
     write: WriteJob = None,
+    within: Annotated[
+        Path | None, Parameter(help="Plan for the hosts that this file says are there.")
+    ] = None,
     json: Json = False,
     form: Format = "table",
     output: Annotated[
@@ -46,15 +49,22 @@ def train(
     """
     from weftline.cli.progress import progress
     from weftline.plan import job_of, plan_train
+    from weftline.plan.search.within import plan_within
     from weftline.report.plan import render_plan
+    from weftline.spec.hosts_there import read_hosts_there
     from weftline.spec.job_file import job_values
-    from weftline.spec.serialize import plan_to_json, write_plan
+    from weftline.spec.serialize import plan_to_json, read_plan, write_plan
 
     del job_file  # read before this was called
     asked = all_at_once(lambda: job_of(taken_as(model, as_), job, where=place_of))
     if write is not None:
         write_job(write, job_values("train", taken_as(model, as_), job))
-    plan = plan_train(asked, progress=progress())
+    if within is None:
+        plan = plan_train(asked, progress=progress())
+    else:
+        there = read_hosts_there(within)
+        old = None if there.plan is None else read_plan(there.plan)
+        plan = plan_within(asked, there, old, progress=progress())
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)

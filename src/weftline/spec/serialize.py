@@ -12,7 +12,7 @@ from typing import Any
 
 from weftline.errors import InputError, InputErrors, InternalError
 from weftline.spec.lifecycle import LIFECYCLE_FORMAT, Lifecycle
-from weftline.spec.plan import PLAN_FORMAT, Plan
+from weftline.spec.plan import PLAN_FORMATS_READ, Plan
 from weftline.spec.serve_plan import SERVE_PLAN_FORMAT, ServePlan
 
 MAX_PLAN_BYTES = 64 << 20
@@ -85,6 +85,19 @@ def read_any_answer(path: Path) -> AnyPlan:
     return plan_from_json(text, where=str(path))
 
 
+def read_answer(path: Path) -> Plan | ServePlan | Lifecycle | dict[str, Any]:
+    """What a command wrote with ``-o`` or printed with ``--json``: a plan, or plain fields.
+
+    Raises InputError(s) as :func:`read_plan`, also for JSON that is no object.
+    """
+    raw = _parsed(_text_of(path), str(path))
+    if not isinstance(raw, dict):
+        raise InputError("no answer of weftline: it begins with {", where=str(path))
+    if "format" in raw and ("layout" in raw or raw.get("kind") in ("serve", "lifecycle")):
+        return read_any_answer(path)
+    return raw
+
+
 def _text_of(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_PLAN_BYTES:
@@ -129,9 +142,10 @@ def plan_from_json(text: str, *, where: str = "plan") -> Plan:
     if not isinstance(raw, dict) or "format" not in raw or "layout" not in raw:
         raise InputError("not a weftline plan", where=where,
                          hint="a plan has `format`, `job`, `layout`...")  # fmt: skip
-    if raw["format"] != PLAN_FORMAT:
+    if raw["format"] not in PLAN_FORMATS_READ:
+        known = " and ".join(map(str, PLAN_FORMATS_READ))
         raise InputError(
-            f"plan format {raw['format']} is not known, this version reads {PLAN_FORMAT}",
+            f"plan format {raw['format']} is not known, this version reads {known}",
             where=where,
             hint="make the plan again with this version",
         )
