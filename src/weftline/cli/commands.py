@@ -37,6 +37,8 @@ COMMANDS: Final = (
      "Memory to train, tune or serve MODEL, by part, and the fewest chips that hold it."),
     ("model", "model:app", "What a model holds: parameters, counted exactly."),
     ("plan", "plan:app", "Find the best plan for a job."),
+    ("policy", "policy:app",
+     "Hold a plan against rules with sources and dates; sign the decision."),
     ("preflight", "preflight:preflight",
      "Measure links, chips, disks and clocks of the job around it, beside its plan."),
     ("prepare", "prepare:prepare",
