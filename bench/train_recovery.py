@@ -2,8 +2,8 @@
 
     python bench/train_recovery.py [KILLS] [LAYOUT ...]
 
-Two ranks of a 10.8M Llama on bytes of this project's licence, KILLS (25) a layout over fsdp and pp; a
-random rank is killed at a random moment of a step. Prints each time, their median and worst, beside
+Two ranks of a 10.8M Llama on bytes of this project's licence, KILLS (25) a layout over fsdp and pp:
+a random rank is killed at a random moment of a step. Prints each time, median and worst, beside
 the median step: on a machine that others load, both grow alike. Ends with 1 where a loss differs,
 the ledger does not add up, or goodput lies more than five points from the forecast.
 """
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,14 @@ class Drill:
         self.rng = random.Random(seed)  # noqa: S311  (which rank, and when)
         self.took: list[float] = []
         self.steps: list[float] = []
+        self.seen: list[str] = []
         self.killed: float | None = None
         self.waits = False
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the run."""
+        if event["kind"] in ("death", "hang", "nan"):
+            self.seen.append(event.get("how") or event.get("why") or "nan")
         if event["kind"] != "step":
             return
         self.steps.append(event["end"] - event["begin"])
@@ -85,7 +89,8 @@ def drill(name: str, kills: int, root: Path, data: Path) -> bool:
     run(made, whole, say=lambda _: None)
     same = losses(hit) == losses(whole)
     shares = outcome.shares
-    print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, {shares.failures} kills")
+    print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, {len(hears.took)} kills; "
+          f"seen: {dict(Counter(hears.seen))}")  # fmt: skip
     print(f"kill to first step done again: {[round(t, 2) for t in hears.took]} s; "
           f"median {statistics.median(hears.took):.2f}, worst {max(hears.took):.2f}")  # fmt: skip
     print(f"median step {statistics.median(hears.steps):.2f} s; losses bit-equal: {same}")
@@ -93,6 +98,7 @@ def drill(name: str, kills: int, root: Path, data: Path) -> bool:
     forecast = shares.forecast or 0.0
     print(f"ledger adds up to {adds:.6f} of wall; "
           f"goodput {shares.goodput:.1%}, forecast {forecast:.1%}", flush=True)  # fmt: skip
+    print("  " + ", ".join(f"{k} {v:.1f} s" for k, v in shares.seconds.items()), flush=True)
     return same and abs(adds - 1) < 1e-6 and abs(shares.goodput - forecast) < 0.05
 
 
