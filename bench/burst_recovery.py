@@ -1,13 +1,15 @@
-"""A lost node's shares come back from another's memory, timed against a raw TCP copy.
+"""Lost disks come back from other nodes, every way there is, timed against a raw TCP copy.
 
-    python bench/burst_recovery.py [--size 1GB] [--ranks 4] [--rounds 3]
+    python bench/burst_recovery.py [--size 1GB] [--nodes 4] [--rounds 5] [--dir D]
 
-Ranks save to a store of their own each, with one copy in the memory of a node's server (a folder
-in /dev/shm). Then their disks are taken for lost, and new processes, one a rank, load their shares
-from that server, every byte checked, into memory that is there. Raw: the same processes receive as
-many bytes from the same server process over plain sockets into the same memory, nothing checked.
-Beside that the other ways back: from the disks of nodes whose ranks moved (their servers read
-`--dir`), and from a bucket (a folder there, behind obstore).
+A node is a process that serves copies in memory (a folder in /dev/shm), its disk, and a plain
+socket. Ranks, one a node, save their blocks of eight tensors to their own disk, with one copy in
+another node's memory, and drain to a bucket (a folder there, behind obstore). Then their disks are
+taken for lost. New processes, one a rank, begin without a store, agree on nothing beforehand, and
+load their block from another node's memory, from the nodes' disks, or from the bucket; and half
+as many ranks load blocks twice as large from memory. Every byte is checked on the way, and again
+afterwards, outside the time. Raw: the same processes receive as many bytes from the process that
+has their copy into the same memory over plain sockets, nothing checked.
 """
 
 from __future__ import annotations
@@ -30,33 +32,29 @@ from typing import Any
 
 import numpy as np
 
-from weftline.burst import Options, Store
+from weftline.burst import Options, Shard, Store
 from weftline.burst.log.record import Prepared
 from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.nodes.server import NodeServer
+from weftline.burst.read.restore import Target
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket
 from weftline.units import format_bytes, parse_bytes
 
 TENSORS = 8
+WIDTH = 4096
+WAYS = ("raw", "memory", "disks", "bucket", "half the ranks")
+Bytes2d = np.ndarray[Any, Any]
 
 
-def arrays(rank: int, nbytes: int) -> dict[str, np.ndarray[Any, Any]]:
-    """One rank's share."""
+def block(rank: int, rows: int) -> dict[str, Bytes2d]:
+    """One rank's rows of every tensor."""
     rng = np.random.default_rng(rank)
-    each = nbytes // TENSORS
-    return {f"r{rank}.t{i}": rng.integers(0, 255, each, dtype=np.uint8) for i in range(TENSORS)}
+    return {f"t{i}": rng.integers(0, 255, (rows, WIDTH), dtype=np.uint8) for i in range(TENSORS)}
 
 
-def serve_disk(disk: Path, answer: Any) -> None:
-    """A node whose rank has moved: its server over its store."""
-    with NodeServer(disk.with_name(disk.name + "-memory"), store=disk) as server:
-        answer.send(server.url)
-        threading.Event().wait()
-
-
-def serve(root: Path, nbytes: int, answer: Any) -> None:
-    """A node: its server, and a plain socket that sends as many bytes to whoever connects."""
+def serve(memory: Path, disk: Path, nbytes: int, answer: Any) -> None:
+    """A node: copies in memory, its disk, and a socket that sends bytes to whoever connects."""
     data = memoryview(np.random.default_rng(0).integers(0, 255, nbytes, dtype=np.uint8))
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -65,55 +63,72 @@ def serve(root: Path, nbytes: int, answer: Any) -> None:
             while connection.recv(1):
                 connection.sendall(data)
 
-    with NodeServer(root / "memory") as server:
-        answer.send((server.url, listener.getsockname()[1]))
+    empty = memory.with_name(f"{memory.name}-empty")
+    with NodeServer(memory) as copies, NodeServer(empty, store=disk) as disks:
+        answer.send((copies.url, disks.url, listener.getsockname()[1]))
         while True:
             connection, _ = listener.accept()
             threading.Thread(target=send, args=(connection,), daemon=True).start()
 
 
-def save(place: Path, url: str, rank: int, world: int, nbytes: int, answer: Any) -> None:
-    """Save one rank's share, with its copy on the node; and drain it."""
-    nodes = Nodes(urls=("peer://127.0.0.1:1", url), mine=0, run="bench")
-    disk = place / f"disk{rank}"
-    with Store.open(disk, run="bench", copier=nodes.copier(), options=Options()) as store:
+def save(place: Path, urls: tuple[str, ...], rank: int, rows: int, answer: Any) -> None:
+    """Save one rank's block, with its copy on another node; and drain it."""
+    world = len(urls)
+    state = {
+        name: Shard(data=data, global_shape=(world * rows, WIDTH), offsets=(rank * rows, 0))
+        for name, data in block(rank, rows).items()
+    }
+    nodes = Nodes(urls=urls, mine=rank, run="bench")
+    with Store.open(
+        place / f"disk{rank}", run="bench", copier=nodes.copier(), options=Options()
+    ) as store:
         start = time.perf_counter()
-        share = store.prepare(arrays(rank, nbytes), 1, rank=rank, world=world, attempt="a")
-        assert share.copies == (url,), store.notices
-        answer.send((share.encode(), time.perf_counter() - start))
-        shares = answer.recv()
-        store.commit(1, prepared=[Prepared.decode(s) for s in shares])
+        share = store.prepare(state, 1, rank=rank, world=world, attempt="a")
+        assert len(share.copies) == 1, store.notices
+        answer.send((share.encode(), share.copies[0], time.perf_counter() - start))
+        store.commit(1, prepared=[Prepared.decode(s) for s in answer.recv()])
         Drainer(store, Bucket.open((place / "bucket").as_uri())).drain(1)
     answer.send(b"done")
 
 
 def recover(
-    root: Path, ways: dict[str, Nodes], port: int, rank: int, nbytes: int, gates: Any, answer: Any
-) -> None:
-    """Raw bytes, or the share by one of the ways, each when all ranks are ready."""
-    into = {name: np.zeros_like(a) for name, a in arrays(rank, nbytes).items()}
+    root: Path, ways: dict[str, Nodes], port: int, rank: int, world: int, rows: int, gates: Any,
+    answer: Any,
+) -> None:  # fmt: skip
+    """Raw bytes, or the block by one of the ways, each when all ranks are ready."""
+    small = {name: np.zeros_like(data) for name, data in block(rank, rows).items()}
+    large = {name: np.zeros((2 * rows, WIDTH), np.uint8) for name in small}
     raw = socket.create_connection(("127.0.0.1", port))
-    while True:
-        kind = answer.recv()
-        if kind == "end":
-            return
+    while (kind := answer.recv()) != "end":
+        half = kind == "half the ranks"
+        into, first = (large, 2 * rank) if half else (small, rank)
         gates.wait()
         start = time.perf_counter()
+        if half and first >= world:
+            answer.send(0.0)
+            continue
         if kind == "raw":
             raw.sendall(b"!")
             for array in into.values():
-                fill(raw, memoryview(array))
+                fill(raw, memoryview(array).cast("B"))
         else:
-            nodes = ways[kind]
+            targets = {n: Target(data=a, offsets=(first * rows, 0)) for n, a in into.items()}
             with open_to_restore(root / f"new{rank}") as store:
-                nodes.ready(store, nodes.choose(store, step=1))
-                store.load(1, into=into, ranks=[rank])
-            shutil.rmtree(root / f"new{rank}")
+                ways[kind].ready(store, ways[kind].choose(store, step=1))
+                store.load(1, into=targets)
         answer.send(time.perf_counter() - start)
         if kind != "raw":
-            for name, wanted in arrays(rank, nbytes).items():
-                assert np.array_equal(into[name], wanted), name
-                into[name][:] = 0
+            check(into, first, rows)
+            shutil.rmtree(root / f"new{rank}")  # so that the next time begins without a store too
+
+
+def check(into: dict[str, Bytes2d], first: int, rows: int) -> None:
+    """What was loaded is what was saved; forget it."""
+    for at in range(len(next(iter(into.values()))) // rows):
+        for name, wanted in block(first + at, rows).items():
+            assert np.array_equal(into[name][at * rows : (at + 1) * rows], wanted), name
+    for array in into.values():
+        array[:] = 0
 
 
 def fill(connection: socket.socket, out: memoryview) -> None:
@@ -131,31 +146,38 @@ def started(context: Any, work: Callable[..., None], *arguments: Any) -> tuple[A
     return process, mine
 
 
-def measure(size_bytes: int, world: int, rounds: int, root: Path, place: Path) -> dict[str, Any]:
+def measure(
+    size_bytes: int, world: int, rounds: int, kinds: list[str], root: Path, place: Path
+) -> dict[str, Any]:
     """Seconds of each round, the slowest rank's, raw and by every way in turn."""
     context = get_context("fork")
-    nbytes = size_bytes // world // TENSORS * TENSORS
-    node, heard = started(context, serve, root, nbytes)
-    url, port = heard.recv()
+    rows = size_bytes // world // TENSORS // WIDTH
+    nbytes = rows * WIDTH * TENSORS
     (place / "bucket").mkdir()
-    savers = [started(context, save, place, url, r, world, nbytes) for r in range(world)]
+    servers = [
+        started(context, serve, root / f"memory{n}", place / f"disk{n}", nbytes)
+        for n in range(world)
+    ]
+    copies, disks, ports = zip(*(pipe.recv() for _, pipe in servers), strict=True)
+    savers = [started(context, save, place, copies, r, rows) for r in range(world)]
     handed = [pipe.recv() for _, pipe in savers]
     for _, pipe in savers:
-        pipe.send([share for share, _ in handed])
+        pipe.send([share for share, _, _ in handed])
     for process, pipe in savers:
         pipe.recv()
         process.join()
-    disks = [started(context, serve_disk, place / f"disk{r}") for r in range(world)]
-    ways = {
-        "memory": Nodes(urls=(url,), mine=0, run="bench"),
-        "disks": Nodes(urls=tuple(pipe.recv() for _, pipe in disks), mine=0, run="bench"),
-        "bucket": Nodes(
-            urls=(disks_gone(),), mine=0, run="bench", bucket=(place / "bucket").as_uri()
-        ),
-    }
+    bucket = (place / "bucket").as_uri()
+    gone = (nobody(),) * world
     gates = context.Barrier(world)
-    ranks = [started(context, recover, root, ways, port, r, nbytes, gates) for r in range(world)]
-    times: dict[str, list[float]] = {"raw": [], **{way: [] for way in ways}}
+    ranks = []
+    for r in range(world):
+        mine: dict[str, Any] = {"mine": r, "run": "bench"}
+        memory = Nodes(urls=copies, **mine)
+        ways = {"memory": memory, "half the ranks": memory, "disks": Nodes(urls=disks, **mine),
+                "bucket": Nodes(urls=gone, bucket=bucket, **mine)}  # fmt: skip
+        port = ports[copies.index(handed[r][1])]
+        ranks.append(started(context, recover, root, ways, port, r, world, rows, gates))
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, seconds in times.items():
             for _, pipe in ranks:
@@ -164,20 +186,31 @@ def measure(size_bytes: int, world: int, rounds: int, root: Path, place: Path) -
     for process, pipe in ranks:
         pipe.send("end")
         process.join()
-    for process, _ in (node, heard), *disks:
+    for process, _ in servers:
         process.terminate()
-    medians = {way: statistics.median(seconds) for way, seconds in times.items()}
     return {
-        "bytes": nbytes * world, "ranks": world, "rounds": rounds, "seconds": medians,
-        "share_of_raw": medians["raw"] / medians["memory"],
-        "save_with_copy_s": max(s for _, s in handed), "all": times,
+        "bytes": nbytes * world, "nodes": world, "rounds": rounds,
+        "seconds": {kind: statistics.median(seconds) for kind, seconds in times.items()},
+        "first": {kind: seconds[0] for kind, seconds in times.items()},
+        "save_with_copy_s": max(s for _, _, s in handed), "all": times,
     }  # fmt: skip
 
 
-def disks_gone() -> str:
+def nobody() -> str:
     """The address of a node that is not there: refused at once."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"peer://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def shown(found: dict[str, Any]) -> str:
+    """One line of the table."""
+    raw = found["seconds"]["raw"]
+    cells = [str(found["nodes"]), f"{raw:.3f} s"]
+    for kind, seconds in found["seconds"].items():
+        if kind != "raw":
+            share = f" ({100 * raw / seconds:.0f} %)" if kind == "memory" else ""
+            cells.append(f"{seconds:.3f} s{share}")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:
@@ -186,32 +219,36 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--size", default="1GB")
-    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[4])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS[1:], default=list(WAYS[1:]))
     parser.add_argument("--dir", type=Path, default=None, help="a folder on the disk of the nodes")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     os.environ.setdefault("WEFTLINE_BURST_SECRET", secrets.token_hex(16))
+    size_bytes = int(parse_bytes(arguments.size, where="--size"))
+    kinds = ["raw", *arguments.ways]
     memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108
-    root = Path(tempfile.mkdtemp(prefix="burst-recovery-", dir=memory))
-    place = Path(tempfile.mkdtemp(prefix="burst-recovery-", dir=arguments.dir))
-    try:
-        found = measure(
-            int(parse_bytes(arguments.size, where="--size")), arguments.ranks, arguments.rounds,
-            root, place,
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.rmtree(place, ignore_errors=True)
+    found = []
+    for world in arguments.nodes:
+        root = Path(tempfile.mkdtemp(prefix="burst-recovery-", dir=memory))
+        place = Path(tempfile.mkdtemp(prefix="burst-recovery-", dir=arguments.dir))
+        try:
+            found.append(measure(size_bytes, world, arguments.rounds, kinds, root, place))
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
     if arguments.json:
         print(json.dumps(found))
         return 0
     print(
-        f"{format_bytes(found['bytes'])} over {found['ranks']} ranks, medians of {found['rounds']}"
+        f"{format_bytes(found[0]['bytes'])}, medians of {arguments.rounds}; in brackets the rate "
+        "from memory as a share of raw TCP's\n"
     )
-    for way, seconds in found["seconds"].items():
-        print(f"  {way:8} {seconds:7.3f} s  {format_bytes(found['bytes'] / seconds)}/s")
-    print(f"  from memory at {100 * found['share_of_raw']:.0f} % of raw TCP's rate")
+    print(f"| nodes | {' | '.join(kinds)} |")
+    print(f"|---:{'|---:' * len(kinds)}|")
+    for one in found:
+        print(shown(one))
     return 0
 
 

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weftline.cli.main import run
-from weftline.plan.calibrate.calibration import calibrated
 
 TRAIN = ("plan", "train")
 JOB = (*TRAIN, "llama-3.1-8b", "--tokens", "100B")
 SMALL = (*JOB, "--on", "h100", "--max-chips", "64")
 
 Fail = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path / "data"))
-    calibrated.cache_clear()
-    yield
-    calibrated.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def digest(*states: Any) -> str:
     found = hashlib.sha256()
 
     def add(value: Any) -> None:
+        value = value.to_local() if hasattr(value, "to_local") else value
         if isinstance(value, torch.Tensor):
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         elif isinstance(value, np.ndarray):
@@ -240,9 +241,13 @@ def run_huggingface(folder: Path, mode: str) -> None:
     assert not list((place / "out").glob("burst-resume-*")), "left behind"
 
 
-def run_accelerate(folder: Path, mode: str) -> None:
-    from accelerate import Accelerator
-    from accelerate.utils import DataLoaderConfiguration
+def run_accelerate(folder: Path, mode: str, *, sharded: bool = False) -> None:
+    from accelerate import Accelerator, PartialState
+    from accelerate.utils import (
+        DataLoaderConfiguration,
+        DistributedType,
+        FullyShardedDataParallelPlugin,
+    )  # fmt: skip
     from torch.utils.data import TensorDataset
     from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -251,6 +256,12 @@ def run_accelerate(folder: Path, mode: str) -> None:
     accelerator = Accelerator(
         cpu=True, dataloader_config=DataLoaderConfiguration(use_stateful_dataloader=True)
     )
+    if sharded:  # Accelerate itself does this for GPUs and their like only
+        for shared in (accelerator.state._shared_state, PartialState._shared_state):
+            shared["distributed_type"] = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, cpu_ram_efficient_loading=False
+        )
     model = small_model()
     made = torch.optim.AdamW(model.parameters(), lr=1e-2)
     data = torch.Generator().manual_seed(1)
@@ -263,6 +274,8 @@ def run_accelerate(folder: Path, mode: str) -> None:
     )
     scheduler = torch.optim.lr_scheduler.StepLR(made, 2)
     model, made, loader, scheduler = accelerator.prepare(model, made, loader, scheduler)
+    kinds = {type(p).__name__ for p in model.parameters()}
+    assert kinds == ({"DTensor"} if sharded else {"Parameter"}), kinds
     seeded(7 + accelerator.process_index)
     place = folder / mode.replace("resumed", "killed")
     with BurstState(accelerator, place / "store") as state:
@@ -283,8 +296,17 @@ def run_accelerate(folder: Path, mode: str) -> None:
                     kill()
                 if done == LAST:
                     break
-    model = accelerator.unwrap_model(model)
-    ended(folder, model.state_dict(), made.state_dict(), scheduler.state_dict())
+    if sharded:
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        states = get_state_dict(model, made.optimizer)
+    else:
+        states = accelerator.unwrap_model(model).state_dict(), made.state_dict()
+    ended(folder, *states, scheduler.state_dict())
+
+
+def run_accelerate_fsdp2(folder: Path, mode: str) -> None:
+    run_accelerate(folder, mode, sharded=True)
 
 
 def run_deepspeed(folder: Path, mode: str) -> None:
@@ -476,7 +498,7 @@ def main(framework: str, folder: Path, ranks: int) -> int:
         for rank in range(ranks):
             env = os.environ | {"RUN_MODE": mode, "OMP_NUM_THREADS": "1"}
             env |= {"MKL_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "1"}
-            if ranks > 1 or framework in ("deepspeed", "megatron", "torchtitan"):
+            if ranks > 1 or framework not in ("lightning", "huggingface", "accelerate"):
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
                 env |= {"LOCAL_WORLD_SIZE": str(ranks), "NODE_RANK": "0", "GROUP_RANK": "0"}
                 env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

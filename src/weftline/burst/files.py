@@ -123,6 +123,21 @@ def local_folder(path: str | os.PathLike[str], what: str = "a store") -> Path:
     )  # fmt: skip
 
 
+def file_system_of(folder: str | os.PathLike[str]) -> str:
+    """The type of the mount that a folder is on, as the kernel lists it."""
+    wanted = os.stat(folder).st_dev  # noqa: PTH116
+    best = ("", "unknown")
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        major, minor = map(int, fields[2].split(":"))
+        where = fields[4].encode().decode("unicode_escape")
+        inside = str(Path(folder).resolve()).startswith(where)
+        if (os.makedev(major, minor) == wanted or inside) and len(where) >= len(best[0]) and inside:
+            best = (where, right.split()[0])
+    return best[1]
+
+
 def write_atomic(files: Files, path: str, data: bytes) -> None:
     """Put ``data`` at ``path`` so that after any crash it is whole or the old file is still there.
 

@@ -39,6 +39,8 @@ COMMANDS: Final = (
      "Measure links, chips, disks and clocks of the job around it, beside its plan."),
     ("prepare", "prepare:prepare",
      "Tokenise TEXT into a folder that `weftline train --data` reads."),
+    ("report", "report:report",
+     "An answer as one page with charts that opens from a file, without a server or a request."),
     ("schedule", "schedule:app",
      "Schedules in files of MSCCL, MSCCL++ and Chakra: proved, timed, shown."),
     ("score", "score:app", "Hold predictions against measurements."),

@@ -19,6 +19,10 @@ def run(recipe: Recipe, folder: Path, *, say: Callable[[dict[str, Any]], None]) 
     from weftline.runtime.train.worker import work
 
     # Loaded here once: a rank that is forked has them.
+    if recipe.backend == "weftline" and recipe.layout.chips > 1:
+        from weftline.runtime.group.group import prepare
+
+        prepare()
     with models.quietly():
         model = models.build(models.config_of(recipe.config), attention="eager")
         models.check_count(model, recipe.parameters)

@@ -26,7 +26,16 @@ from weftline.spec.layout import (
     Schedule,
 )
 from weftline.spec.measurement import MEASURED_HERE, Measurement
-from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
+from weftline.spec.plan import (
+    BreakEven,
+    Candidate,
+    MeasuredRun,
+    Part,
+    Plan,
+    PriceQuote,
+    Rejection,
+    SearchStats,
+)
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serve_job import ROUTINGS, Routing, ServeJob, ServeSpace
 from weftline.spec.serve_plan import (
@@ -56,6 +65,7 @@ __all__ = [
     "ROUTINGS",
     "TUNES",
     "Axis",
+    "BreakEven",
     "Candidate",
     "Cluster",
     "Estimate",
@@ -63,6 +73,7 @@ __all__ = [
     "Job",
     "Layout",
     "Level",
+    "MeasuredRun",
     "Measurement",
     "Metric",
     "Objective",

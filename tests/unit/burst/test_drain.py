@@ -22,7 +22,8 @@ from weftline.burst.formats.imports import load_from
 from weftline.burst.remote.checkpoints import RemoteSource, checkpoints_of
 from weftline.burst.remote.drain import Drainer, DrainOptions
 from weftline.burst.remote.objects import Bucket, BucketOptions, ObjectInfo, RemoteError
-from weftline.burst.remote.peers import PeerObjects, PeerServer
+from weftline.burst.remote.peer_server import PeerServer
+from weftline.burst.remote.peers import PeerObjects
 
 KIB = 1 << 10
 SMALL = Options(chunk_bytes=64 * KIB, segment_bytes=1 << 20, io_threads=2, copy_threads=1)

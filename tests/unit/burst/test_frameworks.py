@@ -20,7 +20,8 @@ from weftline.errors import InputError
 
 NEEDS = {
     "huggingface": "accelerate", "accelerate": "torchdata", "lightning": "lightning",
-    "deepspeed": "deepspeed", "megatron": "megatron.core", "torchtitan": "torchtitan",
+    "accelerate_fsdp2": "torchdata", "deepspeed": "deepspeed", "megatron": "megatron.core",
+    "torchtitan": "torchtitan",
 }  # fmt: skip
 
 

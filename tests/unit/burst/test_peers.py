@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from weftline.burst.errors import BadNameError
 from weftline.burst.remote.objects import CredentialsError, ObjectMissingError, RemoteError
-from weftline.burst.remote.peers import PeerObjects, PeerServer
+from weftline.burst.remote.peer_server import PeerServer
+from weftline.burst.remote.peers import PeerObjects
 from weftline.burst.remote.wire import BODY_BYTES_MOST, Channel, WireError, secret_from_environment
 from weftline.errors import InputError, WeftlineError
 

@@ -37,6 +37,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "cp x dp": {"cp": 2, "dp": 2},
     "data innermost": {"dp": 2, "tp": 2, "zero": 3, "order": ("dp", "tp", "cp", "pp")},
 }
+BACKENDS = ("gloo", "weftline")
 SHORT = [
     ("llama", "fsdp2 x2"), ("llama", "tp+sp x2"), ("gemma", "zero bubble x2"),
     ("qwen3_moe", "ep x2"),
@@ -70,12 +71,13 @@ def one_process(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return of
 
 
-def check(family: str, name: str, data: Path, one_process: Any, folder: Path, steps: int) -> None:
+def check(
+    family: str, name: str, data: Path, one_process: Any, folder: Path, steps: int, **more: Any
+) -> None:
     parts = dict(LAYOUTS[name])
     split = parts.pop("split", parts.get("tp", 1) > 1)
-    made = recipe(
-        family, data, layout(**parts), sequence_parallel=split, steps=steps, schedule="constant"
-    )
+    made = recipe(family, data, layout(**parts), sequence_parallel=split, steps=steps,
+                  schedule="constant", **more)  # fmt: skip
     outcome = trained(made, folder)
     found, wanted = losses(folder), one_process(family)
     assert outcome.finished
@@ -93,8 +95,9 @@ def test_losses_are_those_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("family", "name"), LONG)
 def test_losses_are_those_of_one_process_in_every_layout(
-    family: str, name: str, data: Path, one_process: Any, tmp_path: Path
+    family: str, name: str, backend: str, data: Path, one_process: Any, tmp_path: Path
 ) -> None:
-    check(family, name, data, one_process, tmp_path, STEPS)
+    check(family, name, data, one_process, tmp_path, STEPS, backend=backend)

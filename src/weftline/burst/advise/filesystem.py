@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from weftline.burst.errors import BurstError, storage_error
-from weftline.burst.files import ALIGN_BYTES, RealFiles, local_folder
+from weftline.burst.files import ALIGN_BYTES, RealFiles, file_system_of, local_folder
 from weftline.burst.stage.arena import aligned_buffer
 
 __all__ = ["Check", "Found", "probe"]
@@ -81,7 +81,7 @@ def probe(folder: str | os.PathLike[str]) -> Found:
         )
     finally:
         shutil.rmtree(own, ignore_errors=True)
-    kind = _kind(place)
+    kind = file_system_of(place)
     return Found(folder=str(place), kind=kind, shared=kind in SHARED, checks=checks)
 
 
@@ -201,18 +201,3 @@ _CHECKS: Final[tuple[tuple[str, bool, str, Callable[[str], str]], ...]] = (
     ("hard links", False, "a peer's copies are made by renaming", _link),
     ("punch hole", False, "not used by a store", _punch),
 )
-
-
-def _kind(folder: Path) -> str:
-    """The type of the mount that a folder is on, as the kernel lists it."""
-    wanted = os.stat(folder).st_dev  # noqa: PTH116
-    best = ("", "unknown")
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        major, minor = map(int, fields[2].split(":"))
-        where = fields[4].encode().decode("unicode_escape")
-        inside = str(folder.resolve()).startswith(where)
-        if (os.makedev(major, minor) == wanted or inside) and len(where) >= len(best[0]) and inside:
-            best = (where, right.split()[0])
-    return best[1]

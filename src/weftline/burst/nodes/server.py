@@ -26,7 +26,7 @@ from weftline.burst.nodes.shares import (
     shares_of,
 )
 from weftline.burst.remote.objects import ObjectMissingError
-from weftline.burst.remote.peers import PeerServer
+from weftline.burst.remote.peer_server import PeerServer
 from weftline.burst.remote.wire import DATA, DONE, Channel
 from weftline.burst.store import Store
 

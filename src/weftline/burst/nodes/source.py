@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from weftline.burst.commit.commits import decode_commit
 from weftline.burst.errors import BurstError, CorruptionError
 from weftline.burst.log.envelope import open_envelope
@@ -80,15 +82,12 @@ class NodeSource:
 
     def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """A stored payload; the caller checks it. Raises KeyError, RemoteError."""
-        out = memoryview(bytearray(record.stored_bytes))
-        self._into(share, record, out)
+        out: Bytes1d = np.empty(record.stored_bytes, np.uint8)
+        self.fetch_into(share, record, out)
         return bytes(out)
 
     def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int:
         """A stored payload, straight into ``out``; XXH3-64 of what came."""
-        return self._into(share, record, memoryview(out))
-
-    def _into(self, share: Prepared, record: RecordId, out: memoryview) -> int:
         places = self._copy(share)
         if places is not None:
             place = places.places[record.key]

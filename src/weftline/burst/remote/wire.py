@@ -22,16 +22,18 @@ import os
 import secrets
 import socket
 import struct
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from blake3 import blake3
 
 from weftline.burst.remote.objects import CredentialsError, ObjectMissingError, RemoteError
+from weftline.burst.stage.copying import Landing
+from weftline.burst.stage.state import Bytes1d
 from weftline.errors import InputError, WeftlineError
 
 __all__ = [
-    "BODY_BYTES_MOST", "Channel", "Digest", "WireError", "answer_of", "raise_failed",
+    "BODY_BYTES_MOST", "Channel", "WireError", "answer_of", "raise_failed",
     "secret_from_environment", "told_of",
 ]  # fmt: skip
 
@@ -41,19 +43,10 @@ BODY_BYTES_MOST: Final = 4 << 20
 META_BYTES_MOST: Final = 16 << 20
 PUT, DATA, END, READ, SIZE, LIST, DELETE, DONE, FAILED = range(1, 10)
 """Kinds of frames."""
-PIECE_BYTES: Final = 512 << 10
-"""Half of a small second-level cache."""
 _HELLO: Final = b"WLPEER02"
 _NONCE_BYTES: Final = 32
 _MAC_BYTES: Final = 16
 _HEAD: Final = struct.Struct("<BIQ")
-
-
-class Digest(Protocol):
-    """A hash that is made piece by piece."""
-
-    def update(self, data: memoryview, /) -> None:
-        """Take more."""
 
 
 class WireError(RemoteError):
@@ -184,20 +177,20 @@ class Channel:
         except msgspec.DecodeError as error:
             raise WireError(f"a frame cannot be read: {error}") from error
 
-    def receive_body(self, out: memoryview, seen: Digest | None = None) -> None:
-        """Fill ``out`` with the body that was announced, or a part of it. Raises WireError.
-
-        ``seen`` takes it piece by piece, while each is in the cache still.
-        """
-        step = len(out) if seen is None else PIECE_BYTES
+    def receive_body(self, out: memoryview) -> None:
+        """Fill ``out`` with the body that was announced, or a part of it. Raises WireError."""
         try:
-            for at in range(0, len(out), max(1, step)):
-                piece = out[at : at + step]
-                self._fill(piece)
-                if seen is not None:
-                    seen.update(piece)
+            self._fill(out)
         except OSError as error:
             raise WireError(f"the connection broke: {_why(error)}") from error
+
+    def receive_hashed(self, out: Bytes1d) -> int:
+        """Fill ``out`` with the body that was announced; XXH3-64 of it. Raises WireError."""
+        landing = Landing(out)
+        while len(room := landing.room()):
+            self.receive_body(room)
+            landing.landed()
+        return landing.digest
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""

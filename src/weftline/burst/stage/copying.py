@@ -12,18 +12,23 @@ import threading
 from typing import Final
 
 import numpy as np
+import xxhash
 
-from weftline.burst.stage.kernel import Kernel, compile_kernel
+from weftline.burst.stage.kernel import BLOCK_BYTES, Kernel, compile_kernel
 from weftline.burst.stage.state import Bytes1d
 
-__all__ = ["copy_bytes", "make_ready"]
+__all__ = ["Landing", "copy_bytes", "make_ready"]
 
 _LEAST_BYTES: Final = 1 << 20
 """Below this a copy may still be in the cache when it is read."""
 _ALIGN_BYTES: Final = 64
 """One cache line: what a streaming store fills at once."""
 
+_PIECE_BYTES: Final = 256 * BLOCK_BYTES
+"""What comes from a socket at once: it is still in a core's own cache when it is copied on."""
+
 _lock = threading.Lock()
+_scratch = threading.local()
 _kernel: Kernel | None = None
 _tried = False
 
@@ -48,3 +53,47 @@ def copy_bytes(out: Bytes1d, data: Bytes1d) -> int | None:
         np.copyto(out, data)
         return None
     return kernel(start, data.ctypes.data, out.nbytes)
+
+
+class Landing:
+    """Memory that data arrives in piece by piece, hashed on the way.
+
+    A socket's data is copied out of the kernel in any case. Large pieces come into a small buffer
+    that stays in the cache, and go on to where they belong in the pass that hashes them.
+    """
+
+    def __init__(self, out: Bytes1d) -> None:
+        """``out``: contiguous. One thread uses a landing from its first piece to its last."""
+        self.digest = 0
+        """XXH3-64 of ``out`` once all of it is there."""
+        self._out = out
+        self._at = self._next = 0
+        large = out.nbytes >= _LEAST_BYTES and out.ctypes.data % _ALIGN_BYTES == 0
+        self._kernel = _kernel if large and make_ready() else None
+        if self._kernel is None:
+            self._seen = xxhash.xxh3_64()
+            return
+        if not hasattr(_scratch, "room"):
+            _scratch.room = np.empty(_PIECE_BYTES, np.uint8)
+        self._room: Bytes1d = _scratch.room
+        self._state = np.empty(8, np.uint64)
+
+    def room(self) -> memoryview:
+        """Where the next bytes belong, all of which must come; empty after the last."""
+        self._next = min(self._at + _PIECE_BYTES, self._out.nbytes)
+        if self._kernel is None:
+            return memoryview(self._out)[self._at : self._next]
+        return memoryview(self._room)[: self._next - self._at]
+
+    def landed(self) -> None:
+        """The room that was given last is full."""
+        if self._kernel is None:
+            self._seen.update(self._out[self._at : self._next])
+            if self._next == self._out.nbytes:
+                self.digest = self._seen.intdigest()
+        else:
+            self.digest = self._kernel.piece(
+                self._out.ctypes.data, self._room.ctypes.data, self._at, self._next,
+                self._out.nbytes, self._state.ctypes.data,
+            )  # fmt: skip
+        self._at = self._next

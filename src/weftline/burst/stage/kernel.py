@@ -18,10 +18,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["LEAST_BYTES", "Kernel", "compile_kernel"]
+__all__ = ["BLOCK_BYTES", "LEAST_BYTES", "Kernel", "compile_kernel"]
 
-Kernel = Callable[[int, int, int], int]
-"""Target (a multiple of 64), source, length in bytes; returns XXH3-64. Holds no GIL."""
+BLOCK_BYTES: Final = 1024
+"""Pieces of an input that comes in several are multiples of this, but the last."""
+
+
+class Kernel:
+    """The compiled function. Holds no GIL."""
+
+    def __init__(self, function: Callable[..., int]) -> None:
+        self._function = function
+
+    def __call__(self, to: int, source: int, length: int) -> int:
+        """Copy from address to address, the target a multiple of 64; XXH3-64 of it."""
+        return self._function(to, source, 0, length, length, None, _SECRET)
+
+    def piece(self, to: int, source: int, begin: int, stop: int, length: int, state: int) -> int:
+        """Copy the bytes from ``begin`` to ``stop`` of ``length``, which stand at ``source``.
+
+        ``to`` is the address of the whole. Pieces come in order; ``state`` is the address of 64
+        bytes that go from one to the next. XXH3-64 of the whole after the last, else 0.
+        """
+        return self._function(to, source, begin, stop, length, state, _SECRET)
+
 
 LEAST_BYTES: Final = 241
 """Shorter inputs are hashed in other ways."""
@@ -125,28 +145,46 @@ def kernel_text(*, x86: bool) -> str:
     settle = "call void @llvm.x86.sse.sfence()" if x86 else ""
     declare = "declare void @llvm.x86.sse.sfence()" if x86 else ""
     return f"""
-define i64 @copy_hash(ptr noalias %to, ptr noalias %from, i64 %length, ptr noalias %secret) {{
+define i64 @copy_hash(ptr noalias %to, ptr noalias %from, i64 %begin, i64 %stop, i64 %length,
+    ptr noalias %state, ptr noalias %secret) {{
 entry:
-  %less = sub i64 %length, 1
+  %fresh = icmp eq i64 %begin, 0
+  br i1 %fresh, label %ready, label %resume
+resume:
+  %kept = load {_V}, ptr %state, align 8
+  br label %ready
+ready:
+  %acc0 = phi {_V} [{_vector(_START)}, %entry], [%kept, %resume]
+  %ends = icmp eq i64 %stop, %length
+  %one = zext i1 %ends to i64
+  %less = sub i64 %stop, %one
+  %first = lshr i64 %begin, 10
   %blocks = lshr i64 %less, 10
   %done = shl i64 %blocks, 10
-  %short = icmp eq i64 %blocks, 0
-  br i1 %short, label %tail, label %block
+  %short = icmp uge i64 %first, %blocks
+  br i1 %short, label %after, label %block
 block:
-  %i = phi i64 [0, %entry], [%next, %block]
-  %acc = phi {_V} [{_vector(_START)}, %entry], [%scrambled, %block]
+  %i = phi i64 [%first, %ready], [%next, %block]
+  %acc = phi {_V} [%acc0, %ready], [%scrambled, %block]
   %at = shl i64 %i, 10
-  %source = getelementptr i8, ptr %from, i64 %at
+  %here = sub i64 %at, %begin
+  %source = getelementptr i8, ptr %from, i64 %here
   %target = getelementptr i8, ptr %to, i64 %at{_blocks()}
   %next = add i64 %i, 1
   %more = icmp ult i64 %next, %blocks
-  br i1 %more, label %block, label %tail
-tail:
-  %tailacc = phi {_V} [{_vector(_START)}, %entry], [%scrambled, %block]
-  br label %byte
+  br i1 %more, label %block, label %after
+after:
+  %tailacc = phi {_V} [%acc0, %ready], [%scrambled, %block]
+  br i1 %ends, label %byte, label %keep
+keep:
+  store {_V} %tailacc, ptr %state, align 8
+  {settle}
+  fence seq_cst
+  ret i64 0
 byte:
-  %j = phi i64 [%done, %tail], [%nextj, %byte]
-  %bytefrom = getelementptr i8, ptr %from, i64 %j
+  %j = phi i64 [%done, %after], [%nextj, %byte]
+  %jhere = sub i64 %j, %begin
+  %bytefrom = getelementptr i8, ptr %from, i64 %jhere
   %byteto = getelementptr i8, ptr %to, i64 %j
   %value = load i8, ptr %bytefrom
   store i8 %value, ptr %byteto
@@ -214,17 +252,12 @@ def compile_kernel(cpu: str | None = None) -> Kernel | None:
         return None
     if not known:
         _give_code_back()
+    address_, count = ctypes.c_void_p, ctypes.c_int64
     kind = ctypes.CFUNCTYPE(
-        ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p
+        ctypes.c_uint64, address_, address_, count, count, count, address_, ctypes.c_char_p
     )
-    function = kind(address)
     _kept.append(engine)
-
-    def kernel(to: int, source: int, length: int) -> int:
-        result: int = function(to, source, length, _SECRET)
-        return result
-
-    return kernel
+    return Kernel(kind(address))
 
 
 def _give_code_back() -> None:

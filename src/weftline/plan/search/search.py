@@ -20,7 +20,8 @@ from weftline.plan.calibrate.residual import features_of
 from weftline.plan.search.fits import USABLE_MEMORY, Fits, fits_on, state_bytes
 from weftline.plan.search.measured import KNOWN_ERROR, Measured, measured_on
 from weftline.plan.search.misses import no_layout, out_of_memory
-from weftline.plan.step.compiled import IntArray, Layouts, compile_layouts
+from weftline.plan.step.columns import IntArray, Layouts
+from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.constants import FloatArray, without_overlap
 from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
 from weftline.plan.step.layouts import layout_at
@@ -207,7 +208,7 @@ def best_on(
         model, cluster, kept.take(at), group=constants.group, version="", precision=job.precision,
         seq_len=job.seq_len,
     )  # fmt: skip
-    mean, deviation = residual.at(features)
+    mean, deviation = residual.at(features) if constants.known else residual.unseen(1)
     correction = float(np.exp(mean[0]))
     layout = layout_at(kept, best, len(model.layers))
     return Found(
@@ -218,7 +219,7 @@ def best_on(
         step_time_s=float(seconds[best]) * correction,
         correction=correction,
         log_error=float(deviation[0]),
-        nearest=residual.nearest(features),
+        nearest=residual.nearest(features) if constants.known else None,
         parts=times.take(at),
         memory=fits.memory(held[at]),
         second=_second(kept, seconds * correction, best, layout, len(model.layers)),

@@ -15,6 +15,7 @@ from weftline.model import Model
 from weftline.model.config import HFConfig
 from weftline.model.load import config_path, load_config
 from weftline.runtime.data.shards import INDEX_FILE, open_shards
+from weftline.runtime.train.exchange import backend_of
 from weftline.runtime.train.machine import Machine, fast_dtype
 from weftline.runtime.train.options import TrainOptions
 from weftline.runtime.train.recipe import Recipe
@@ -133,7 +134,9 @@ def _made(
         flops_per_token=model.training_flops_per_token(seq_len), layout=layout, seq_len=seq_len,
         steps=steps, data=str(asked.data.resolve()) if asked.data else "",
         weights=str(asked.weights.resolve()) if asked.weights else "",
-        dtype=dtype, device=machine.kind, backend="nccl" if machine.kind == "cuda" else "gloo",
+        dtype=dtype, device=machine.kind, backend=backend_of(asked, machine),
+        algorithm=asked.algorithm or "", network=asked.network or "", link=asked.link or "",
+        latency=asked.latency or "",
         sequence_parallel=_splits(asked, layout, seq_len, model, notes), compile=asked.compile,
         optimizer="muon" if plan.job.optimizer == "muon" else "adamw",
         learning_rate=asked.lr, schedule=asked.schedule, warmup_steps=asked.warmup,

@@ -27,6 +27,7 @@ from weftline.runtime.data.shards import open_shards
 from weftline.runtime.record import StepLog, StepRecord
 from weftline.runtime.train import models
 from weftline.runtime.train.checkpoint import Checkpoints
+from weftline.runtime.train.exchange import own_group
 from weftline.runtime.train.profile import profiled
 from weftline.runtime.train.recipe import Recipe, read_recipe
 from weftline.runtime.train.trainer import StepTimes, Trainer
@@ -222,6 +223,8 @@ def join(recipe: Recipe, rank: int, world: int, store: Any = None) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
     if world == 1:
         return
+    if recipe.backend == "weftline":
+        own_group(recipe)
     dist.init_process_group(
         recipe.backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT
     )
