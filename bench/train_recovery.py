@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from runs import VOCAB, byte_shards, layout, losses, own_text, recipe
+from runs import VOCAB, byte_shards, layout, own_text, recipe
 
 from weftline.errors import InputError
 from weftline.runtime.keep import inject
+from weftline.runtime.record import read_steps
 from weftline.runtime.run import run
 
 SHAPE = {
@@ -87,13 +88,16 @@ def drill(name: str, kills: int, root: Path, data: Path) -> bool:
     hears = Drill(hit, kills, seed=1)
     outcome = run(made, hit, say=hears)
     run(made, whole, say=lambda _: None)
-    same = losses(hit) == losses(whole)
+    here, there = ({r.step: r.loss for r in read_steps(f)} for f in (hit, whole))
+    other = [step for step in there if here.get(step) != there[step]]
+    same = here == there
     shares = outcome.shares
     print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, {len(hears.took)} kills; "
           f"seen: {dict(Counter(hears.seen))}")  # fmt: skip
     print(f"kill to first step done again: {[round(t, 2) for t in hears.took]} s; "
           f"median {statistics.median(hears.took):.2f}, worst {max(hears.took):.2f}")  # fmt: skip
-    print(f"median step {statistics.median(hears.steps):.2f} s; losses bit-equal: {same}")
+    print(f"median step {statistics.median(hears.steps):.2f} s; losses bit-equal: {same}"
+          + (f"; other at {other[:10]}" if other else ""))  # fmt: skip
     adds = sum(shares.seconds.values()) / shares.wall_s
     forecast = shares.forecast or 0.0
     print(f"ledger adds up to {adds:.6f} of wall; "
