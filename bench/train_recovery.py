@@ -2,8 +2,8 @@
 
     python bench/train_recovery.py [KILLS] [LAYOUT ...]
 
-Two ranks of a 10.8M Llama on bytes of this project's licence, KILLS (25) a layout over fsdp and pp; a
-random rank is killed at a random moment of a step. Prints each time, their median and worst, beside
+Two ranks of a 10.8M Llama on bytes of this project's licence, KILLS (25) a layout over fsdp and pp:
+a random rank is killed at a random moment of a step. Prints each time, median and worst, beside
 the median step: on a machine that others load, both grow alike. Ends with 1 where a loss differs,
 the ledger does not add up, or goodput lies more than five points from the forecast.
 """
@@ -16,14 +16,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from runs import VOCAB, byte_shards, layout, losses, own_text, recipe
+from runs import VOCAB, byte_shards, layout, own_text, recipe
 
 from weftline.errors import InputError
 from weftline.runtime.keep import inject
+from weftline.runtime.record import read_steps
 from weftline.runtime.run import run
 
 SHAPE = {
@@ -47,11 +49,14 @@ class Drill:
         self.rng = random.Random(seed)  # noqa: S311  (which rank, and when)
         self.took: list[float] = []
         self.steps: list[float] = []
+        self.seen: list[str] = []
         self.killed: float | None = None
         self.waits = False
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the run."""
+        if event["kind"] in ("death", "hang", "nan"):
+            self.seen.append(event.get("how") or event.get("why") or "nan")
         if event["kind"] != "step":
             return
         self.steps.append(event["end"] - event["begin"])
@@ -83,16 +88,21 @@ def drill(name: str, kills: int, root: Path, data: Path) -> bool:
     hears = Drill(hit, kills, seed=1)
     outcome = run(made, hit, say=hears)
     run(made, whole, say=lambda _: None)
-    same = losses(hit) == losses(whole)
+    here, there = ({r.step: r.loss for r in read_steps(f)} for f in (hit, whole))
+    other = [step for step in there if here.get(step) != there[step]]
+    same = here == there
     shares = outcome.shares
-    print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, {shares.failures} kills")
+    print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, {len(hears.took)} kills; "
+          f"seen: {dict(Counter(hears.seen))}")  # fmt: skip
     print(f"kill to first step done again: {[round(t, 2) for t in hears.took]} s; "
           f"median {statistics.median(hears.took):.2f}, worst {max(hears.took):.2f}")  # fmt: skip
-    print(f"median step {statistics.median(hears.steps):.2f} s; losses bit-equal: {same}")
+    print(f"median step {statistics.median(hears.steps):.2f} s; losses bit-equal: {same}"
+          + (f"; other at {other[:10]}" if other else ""))  # fmt: skip
     adds = sum(shares.seconds.values()) / shares.wall_s
     forecast = shares.forecast or 0.0
     print(f"ledger adds up to {adds:.6f} of wall; "
           f"goodput {shares.goodput:.1%}, forecast {forecast:.1%}", flush=True)  # fmt: skip
+    print("  " + ", ".join(f"{k} {v:.1f} s" for k, v in shares.seconds.items()), flush=True)
     return same and abs(adds - 1) < 1e-6 and abs(shares.goodput - forecast) < 0.05
 
 

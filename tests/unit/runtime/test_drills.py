@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,30 @@ def test_a_full_disk_is_told_and_training_goes_on(data: Path, tmp_path: Path) ->
     # With room again it goes on from what is kept, nothing here, and ends well.
     assert run(made, tmp_path, say=lambda _: None).finished
     assert (tmp_path / "model").is_dir()
+
+
+def test_a_step_that_a_checkpoint_holds_has_its_record(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that is killed between its checkpoint and its report does not take the step again."""
+    from weftline.runtime.train import worker
+
+    told: Any = worker._Loop._tell
+
+    def dying(loop: Any, step: int, *rest: Any) -> None:
+        if loop.generation == 0 and step == 3:
+            loop.checkpoints.settle(wait=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        told(loop, step, *rest)
+
+    whole = recipe("llama", data, layout(), steps=6, checkpoint_every=2)
+    trained(whole, tmp_path / "whole")
+    monkeypatch.setattr(worker._Loop, "_tell", dying)
+    outcome = trained(whole, tmp_path / "hit")
+    assert outcome.finished
+    assert outcome.generations == 2
+    assert [e["step"] for e in read_events(tmp_path / "hit") if e["kind"] == "ready"] == [0, 4]
+    assert losses(tmp_path / "hit") == losses(tmp_path / "whole")
 
 
 @pytest.mark.slow

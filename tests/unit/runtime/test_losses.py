@@ -101,3 +101,28 @@ def test_losses_are_those_of_one_process_in_every_layout(
     family: str, name: str, backend: str, data: Path, one_process: Any, tmp_path: Path
 ) -> None:
     check(family, name, data, one_process, tmp_path, STEPS, backend=backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp x2", "pp x2", "cp x2"])
+def test_muon_trains_alike_in_layouts_that_keep_matrices_whole(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    found = []
+    for place, parts in (("one", {}), ("many", LAYOUTS[name])):
+        made = recipe("llama", data, layout(**parts), optimizer="muon", steps=STEPS)
+        trained(made, tmp_path / place)
+        found.append(losses(tmp_path / place))
+    assert found[1] == pytest.approx(found[0], abs=CLOSE)
+    assert found[0][-1] < found[0][0] - 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one process", "ddp x2", "fsdp2 x2", "pp x2"])
+def test_compiled_layers_train_as_eager_ones(
+    name: str, data: Path, one_process: Any, tmp_path: Path
+) -> None:
+    cut = layout(**LAYOUTS.get(name, {}))
+    made = recipe("llama", data, cut, compile=True, steps=FEW, schedule="constant")
+    trained(made, tmp_path)
+    assert losses(tmp_path) == pytest.approx(one_process("llama")[:FEW], abs=CLOSE)

@@ -120,8 +120,13 @@ class _Loop:
             )  # fmt: skip
         last = done.stop or step + 1 == self.recipe.steps
         every = self.recipe.checkpoint_every
+        saves = last or bool(every and (step + 1) % every == 0)
+        if saves:
+            # What a checkpoint holds is not done again after a kill: its record comes before it.
+            done.parts["checkpoint"] = 0.0
+            self._write(step, begin, time.time(), done)
         clock = time.perf_counter()
-        if last or (every and (step + 1) % every == 0):
+        if saves:
             self._save(step + 1)
         done.parts["checkpoint"] = time.perf_counter() - clock
         self._tell(step, begin, done)
@@ -147,6 +152,10 @@ class _Loop:
             stall=done.parts["checkpoint"], saved=self.checkpoints.saved,
             durable=self.checkpoints.durable_s, mfu=self._mfu(end - begin),
         )  # fmt: skip
+        self._write(step, begin, end, done)
+
+    def _write(self, step: int, begin: float, end: float, done: StepTimes) -> None:
+        """Rank 0's record of a step; the last one written of a step counts."""
         if self.log is None:
             return
         tokens = self.recipe.tokens_per_step
