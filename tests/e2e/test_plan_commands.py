@@ -6,40 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Say
 
-from weftline.cli.main import run
-from weftline.plan.calibrate.calibration import calibrated
 from weftline.spec import Plan
 from weftline.spec.serialize import plan_from_json, plan_to_json, read_plan
 
 JOB = ("plan", "train", "llama-3.1-8b", "--tokens", "100B", "--on", "h100,mi300x",
        "--max-chips", "64")  # fmt: skip
 
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path / "data"))
-    calibrated.cache_clear()
-    yield
-    calibrated.cache_clear()
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(*argv: str) -> tuple[int, str, str]:
-        code = run(list(argv))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return said
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def shell(*argv: str, **settings: Any) -> subprocess.CompletedProcess[str]:

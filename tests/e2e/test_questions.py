@@ -6,40 +6,21 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import Say
 
 from weftline.catalog import accelerators
 from weftline.cli.app import app
-from weftline.cli.main import run
-from weftline.plan.calibrate.calibration import calibrated
 from weftline.serve.engine.engines import PROFILES
 from weftline.spec import ServePlan
 from weftline.spec.serialize import read_any_plan, read_plan
 
-Say = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("own_folder")
 ASK = ("plan", "train", "llama-3.1-8b", "--tokens", "10B", "--on", "h100,l4", "--max-chips", "16")
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("WEFTLINE_DATA_DIR", str(tmp_path / "data"))
-    calibrated.cache_clear()
-    yield
-    calibrated.cache_clear()
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(*argv: str) -> tuple[int, str, str]:
-        code = run(list(argv))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return said
 
 
 # --- job files ----------------------------------------------------------------------------------

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Say
 
-from weftline.cli.main import run
 from weftline.spec import ServePlan
 from weftline.spec.serialize import read_any_plan
 
@@ -17,18 +16,6 @@ ASK = ("plan", "serve", "llama-3.1-8b", "--rate", "40/s", "--input", "1000", "--
        "--precision", "bf16")  # fmt: skip
 SIMULATE = ("simulate", "serving", "llama-3.1-8b", "--on", "h100", "--rate", "8/s",
             "--requests", "600", "--input", "1000", "--output", "200")  # fmt: skip
-
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(*argv: str) -> tuple[int, str, str]:
-        code = run(list(argv))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return said
 
 
 def test_a_question_becomes_a_plan_that_explain_reads(say: Say, tmp_path: Path) -> None:

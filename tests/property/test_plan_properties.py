@@ -13,7 +13,8 @@ from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.fit import constants_of, logits_of
 from weftline.plan.calibrate.predict import join, predict
-from weftline.plan.step.compiled import Layouts, compile_layouts
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.constants import BOUNDS, FIELDS, PRIOR, Constants
 from weftline.plan.step.frameworks import FRAMEWORKS
 from weftline.plan.step.layouts import columns_of, enumerate_layouts, layout_at

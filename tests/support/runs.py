@@ -73,7 +73,13 @@ def recipe(kind: str, data: Path, cut: Layout, **more: Any) -> Recipe:
     fields = more.pop("config", None) or config(kind)
     module = models.build(models.config_of(fields), attention="eager")
     count = sum(math.prod(p.shape) for p in module.parameters())
-    kept: dict[str, Any] = {"steps": 10, "learning_rate": 1e-3, "checkpoint_every": 0, **more}
+    kept: dict[str, Any] = {
+        "steps": 10,
+        "backend": "weftline",
+        "learning_rate": 1e-3,
+        "checkpoint_every": 0,
+        **more,
+    }
     return Recipe(
         model=kind, config=fields, parameters=count, flops_per_token=6.0 * count, layout=cut,
         seq_len=SEQUENCE, data=str(data), **kept,

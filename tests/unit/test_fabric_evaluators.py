@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric import topologies
 from weftline.fabric.algorithms import build
-from weftline.fabric.closed_forms import all_to_all_cost, gather_cost
 from weftline.fabric.evaluators import (
     Background,
     algorithm_bandwidth,
@@ -28,9 +27,12 @@ from weftline.fabric.evaluators import (
 from weftline.fabric.failures import fail_links, slow_links
 from weftline.fabric.graph import Topology
 from weftline.fabric.orbit import expand
+from weftline.fabric.predictor.constants import Constants
+from weftline.fabric.predictor.direct import direct_ways
+from weftline.fabric.predictor.machines import Machine
 from weftline.fabric.routing import routes
 from weftline.fabric.schedule import Schedule
-from weftline.spec import Level
+from weftline.fabric.torus import axes_of
 
 LINK, HOP_S = 1e9, 1e-3
 GIB = 2**30
@@ -152,35 +154,24 @@ def test_rates_are_max_min_fair(
 # --- formulas -----------------------------------------------------------------------------------
 
 
-def level(kind: str, size: int, rate: float, shape: tuple[int, ...] = ()) -> Level:
-    """A level of the planner's clusters."""
-    return Level(name=kind, kind=kind, size=size, shape=shape, latency_s=0.0,
-                 bandwidth_bytes_per_s=rate)  # fmt: skip
-
-
-PLANNED = [
-    (topologies.switch(8, LINK, 0.0), level("switch", 8, LINK), "direct"),
-    (topologies.switch(8, LINK, 0.0), level("switch", 8, LINK), "ring"),
-    (topologies.full_mesh(6, LINK, 0.0), level("full-mesh", 6, 5 * LINK), "direct"),
-    (topologies.ring(6, LINK, 0.0), level("torus", 6, 2 * LINK, (6,)), "bidirectional-ring"),
-    (topologies.torus((4, 4), LINK, 0.0), level("torus", 16, 4 * LINK, (4, 4)), "bucket"),
-    (topologies.torus((4, 4, 4), LINK, 0.0), level("torus", 64, 6 * LINK, (4, 4, 4)), "bucket"),
-]
-
-
-@pytest.mark.parametrize(("topology", "planned", "algorithm"), PLANNED)
-def test_the_planners_closed_forms_are_what_the_evaluators_say(
-    topology: Topology, planned: Level, algorithm: str
-) -> None:
-    """Bandwidth terms of an all-gather and an all-to-all over the whole of one level."""
-    everyone, beside = np.array([float(topology.ranks)]), np.array([1.0])
-    gather = gather_cost([planned], everyone, beside).up_s_per_byte[0] * 1e9
-    exchange = all_to_all_cost([planned], everyone, beside).up_s_per_byte[0] * 1e9
-    for how in ("auto", "flow"):
-        schedule = build(topology, "all-gather", algorithm)
-        assert evaluate(topology, schedule, 1e9, how).time_s == pytest.approx(gather)
-        schedule = build(topology, "all-to-all", "direct")
-        assert evaluate(topology, schedule, 1e9, how).time_s == pytest.approx(exchange)
+@pytest.mark.parametrize("shape", [(6,), (4, 4), (4, 4, 4)])
+def test_the_planners_tori_are_what_the_evaluators_say(shape: tuple[int, ...]) -> None:
+    """Bandwidth terms of an all-gather and an all-to-all over the whole of a torus."""
+    topology = topologies.torus(shape, LINK, 0.0)
+    axes = axes_of(shape, [True] * len(shape), topology.ranks, 1)
+    wire = sum(axis.links for axis in axes) * LINK
+    made = Machine(
+        chip="tpu-v4", kind="torus", generation="google", ranks=topology.ranks, domains=1, hop_s=0,
+        wire_bytes_per_s=wire, ring_bytes_per_s=wire, shape=shape,
+        axes_bytes_per_s=tuple(axis.links * LINK for axis in axes),
+    )  # fmt: skip
+    for kind, algorithm in (("all-gather", "bucket"), ("all-to-all", "direct")):
+        (way,) = direct_ways(Constants(), made, kind)
+        schedule = build(topology, kind, algorithm)
+        for how in ("auto", "flow"):
+            assert evaluate(topology, schedule, 1e9, how).time_s == pytest.approx(
+                1e9 / way.bytes_per_s
+            )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 import weftline.plan
 from weftline.fabric import cluster_of
 from weftline.model import Model, load_model
-from weftline.plan.step.compiled import RECOMPUTE_FULL, Layouts, split_layers
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import RECOMPUTE_FULL, split_layers
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import FRAMEWORKS, Framework, in_precision
 from weftline.plan.step.layouts import columns_of, enumerate_layouts

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import weftline.plan
-from weftline.errors import NoFeasiblePlanError
+from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.fabric import cluster_of
 from weftline.model import load_model
 from weftline.plan import default_batch, job_of, plan_train
@@ -20,7 +20,7 @@ from weftline.plan.search.fits import fits_on, stated
 from weftline.plan.search.search import UNDECIDED, _simplest
 from weftline.plan.step.frameworks import FRAMEWORKS, recipe_of
 from weftline.plan.step.layouts import columns_of, concatenate
-from weftline.spec import Layout
+from weftline.spec import Layout, Plan
 from weftline.spec.options import JobOptions
 
 DATA = Path(weftline.plan.__file__).parent / "data"
@@ -87,13 +87,37 @@ def test_a_stated_layout_is_taken_with_more_in_host_memory_before_it_is_refused(
 
 
 def test_what_no_run_has_reached_is_said_with_the_run_that_came_closest() -> None:
-    best = best_measured("h100-sxm", "bf16")
+    best = best_measured("h100-sxm", "bf16", mixture=False)
     assert best is not None
-    assert 0.3 < best[0] < 0.7
-    assert best_measured("trainium2", "bf16") is None
+    assert 0.3 < best.share < 0.7
+    assert best_measured("l40s", "bf16", mixture=False) is None
+    # A chip without runs of a kind is held against its family: GB200's own bf16 runs are mixtures.
+    kin, own = (best_measured("gb200-nvl72", "bf16", mixture=m) for m in (False, True))
+    assert kin is not None
+    assert own is not None
+    assert (kin.chip, own.chip) == ("b200", "gb200-nvl72")
     asked = JobOptions(tokens="1B", on="trainium2", chips="64")
     said = " ".join(plan_train(job_of("llama-3.1-8b", asked)).why)
     assert "no run on trainium2 in bf16 is known to be measured" in said
+
+
+def test_a_framework_nobody_knows_is_named_and_has_the_widest_band() -> None:
+    def asked(framework: str) -> Plan:
+        options = JobOptions(tokens="1B", on="h100", chips="8", seq="8192", global_batch="64",
+                             framework=framework, layout="tp=1,pp=1,dp=8")  # fmt: skip
+        return plan_train(job_of("llama-3.1-8b", options))
+
+    unknown = asked("LightSpeed")
+    assert unknown.framework == "lightspeed"
+    assert "framework lightspeed is not known" in " ".join(unknown.why)
+
+    def width(plan: Plan) -> float:
+        step = plan.estimates["step_time"]
+        return step.high / step.low
+
+    assert all(width(unknown) > width(asked(name)) for name in ("megatron-core", "fsdp"))
+    with pytest.raises(InputError, match="megatron-cor"):
+        asked("megatron-cor")
 
 
 def test_the_best_that_was_measured_is_that_of_the_shipped_rows() -> None:

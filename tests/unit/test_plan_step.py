@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from weftline.fabric import cluster_of
+from weftline.fabric import cluster_of, predict
 from weftline.model import load_model
 from weftline.operators import operators
 from weftline.plan.step.compiled import compile_layouts
@@ -166,22 +166,34 @@ def test_the_bubble_is_that_of_interleaved_1f1b(pp: int, vp: int, micro_batches:
     assert found.bubble_s[0] / busy == pytest.approx((pp - 1) / (micro_batches * vp))
 
 
-def test_data_parallel_exchange_is_at_least_two_passes_over_the_gradients() -> None:
+def predicted_s(collective: str, nbytes: float, cluster: Cluster) -> float:
+    """What the collectives' predictor says of a call that is not waited for."""
+    return predict(collective, nbytes, None, cluster, harness="device").time_s
+
+
+def test_data_parallel_exchange_is_a_reduce_scatter_and_an_all_gather_a_bucket() -> None:
     cluster = cluster_of("h100-sxm", 8)
-    found = step(Layout(dp=8), cluster, PERFECT)
-    rate = cluster.levels[0].bandwidth_bytes_per_s
+    found = step(Layout(dp=8, zero=1), cluster, PERFECT)
     sent = float(recipe_of_framework(CORE.name).reduce_bytes)
-    reduce = LLAMA.parameters * sent * 7 / 8 / rate
-    gather = LLAMA.parameters * 2 * 7 / 8 / rate
-    assert found.dp_s[0] == pytest.approx(reduce + gather, rel=0.01)
+    bucket = 40e6  # Megatron-Core's
+    expected = (
+        LLAMA.parameters
+        / bucket
+        * (
+            predicted_s("reduce-scatter", bucket * sent, cluster)
+            + predicted_s("all-gather", bucket * 2, cluster)
+        )
+    )
+    assert found.dp_s[0] == pytest.approx(expected, rel=0.01)
+    whole = step(Layout(dp=8, zero=0), cluster, PERFECT)
+    expected = LLAMA.parameters / bucket * predicted_s("all-reduce", bucket * sent, cluster)
+    assert whole.dp_s[0] == pytest.approx(expected, rel=0.01)
 
 
 def test_tensor_parallel_exchange_is_four_gathers_and_four_scatters_a_layer() -> None:
     cluster = cluster_of("h100-sxm", 8)
     found = step(Layout(tp=8), cluster, PERFECT)
-    buffer = 8192 * HIDDEN * 2
-    level = cluster.levels[0]
-    one = buffer * 7 / 8 / level.bandwidth_bytes_per_s + 6 * level.latency_s  # a double tree of 8
+    one = predicted_s("all-gather", 8192 * HIDDEN * 2, cluster)
     assert found.tp_s[0] == pytest.approx(LAYERS * 8 * one)
 
 

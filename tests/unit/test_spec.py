@@ -213,7 +213,7 @@ Edit = Callable[[dict[str, Any]], object]
         (lambda p: p["layout"].update(tpp=1), "layout.tpp: unexpected"),
         (lambda p: p["job"].update(tokens="many"), "job.tokens: input should be a valid integer"),
         (lambda p: p["job"].pop("model"), "job.model: field required"),
-        (lambda p: p.update(format=2), "plan format 2 is not known"),
+        (lambda p: p.update(format=3), "plan format 3 is not known"),
         (lambda p: p.pop("format"), "not a weftline plan"),
         (lambda p: p["layout"].update(tp=-1), "layout: tp is -1"),
         (lambda p: p["layout"].update(tp=4), "not 16 chips"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from weftline.catalog._lookup import accelerator
 from weftline.catalog.accelerators import Accelerator
+from weftline.catalog.machines import HERE, machine, machines
 from weftline.catalog.own import changed_figures, read_own_chips
 from weftline.catalog.prices import prices
 from weftline.errors import InputError, UnknownNameError
@@ -62,14 +64,23 @@ def named_accelerators(names: Sequence[str]) -> tuple[Accelerator, ...]:
 
 
 def parse_own_chips(
-    files: str | None, changes: str | None, *, where: Where = as_option
+    files: str | None, changes: str | None, *, on: str = "", where: Where = as_option
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, float]]:
-    """Records of own chips and changed figures, and the prices among them. Raises all mistakes."""
+    """Records of own chips and changed figures, and the prices among them. Raises all mistakes.
+
+    Machines that the user has measured and names in ``on`` are chips of their own.
+    """
     get = Collector()
     read = get(lambda: read_own_chips(files, where=where("chip"))) or ([], {})
     changed = get(lambda: changed_figures(changes, where=where("chip_set"))) or ([], {})
     get.raise_all()
-    return (*read[0], *changed[0]), {**read[1], **changed[1]}
+    given = {record["id"] for record in read[0]}
+    known = (HERE, *machines())
+    named = [name for part in on.split(",") if (name := part.strip().lower()) in known]
+    mine = [get(partial(machine, name)) for name in dict.fromkeys(named) if name not in given]
+    get.raise_all()
+    chips = (dict(found.chip) for found in mine if found is not None)
+    return (*read[0], *changed[0], *chips), {**read[1], **changed[1]}
 
 
 def chip_named(name: str) -> str:

@@ -3,7 +3,8 @@
 Where sources disagree, all facts stay. :func:`choose` takes one by a fixed rule and says why:
 
 1. a fact about the chip itself, not about one product it is sold in (``scope``);
-2. the better status: given by the user, official, then press, estimate, unconfirmed, hypothetical;
+2. the better status: given by the user, measured on the user's machine, official, then press,
+   estimate, unconfirmed, hypothetical;
 3. the newer date;
 4. the figure that promises least (less bandwidth, fewer FLOP/s, less memory, more power).
 
@@ -17,7 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
-Status = Literal["given", "official", "press", "estimate", "unconfirmed", "hypothetical"]
+Status = Literal[
+    "given", "measured", "official", "press", "estimate", "unconfirmed", "hypothetical"
+]
 Kind = Literal["dense", "sparse", "unstated"]
 Direction = Literal["uni", "bidir", "unstated"]
 

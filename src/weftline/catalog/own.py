@@ -7,7 +7,8 @@ A record is plain values, so that a job can hold it and a plan be asked again an
 
 Figures are in SI (bytes, bytes/s one way, FLOP/s, W, chips). What a record does not give is as in
 the chip it is ``like``; a changed chip (``of``) takes the place of the shipped one, and says in its
-name what was changed.
+name what was changed. ``measured`` is the day on which ``weftline calibrate`` took the figures of a
+machine (:mod:`weftline.catalog.machines`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Parse = Callable[..., float]
 Record = dict[str, Any]
 
 PRICE: Final = "price"
-_WORDS: Final = ("id", "like", "vendor", "topology", "purpose")
+_WORDS: Final = ("id", "like", "vendor", "topology", "purpose", "measured")
 _UNITS: Final[Mapping[str, tuple[Parse, str, float]]] = {
     "memory": (parse_bytes, "GB", 1e9), "memory_usable": (parse_bytes, "GB", 1e9),
     "memory_bandwidth": (parse_rate_bytes_per_s, "GB/s", 1e9),
@@ -95,7 +96,7 @@ def _built(record: Mapping[str, Any]) -> Accelerator:
     # What a driver reports of the chip it stands in for says nothing of another size of memory.
     changed = {*figures, "memory_usable"} if "memory" in figures else set(figures)
     facts = [f for f in (base.all_facts if base else ()) if f.field not in changed]
-    facts += [_fact(field, value) for field, value in figures.items()]
+    facts += [_fact(field, value, record) for field, value in figures.items()]
     if base is None:
         lacking = [field for field in _NEEDED if field not in figures]
         if lacking or not record.get("vendor"):
@@ -121,11 +122,13 @@ def _built(record: Mapping[str, Any]) -> Accelerator:
     return replace(base, id=name, all_facts=tuple(facts), like=like, **changes)
 
 
-def _fact(field: str, value: float) -> Fact:
+def _fact(field: str, value: float, record: Mapping[str, Any]) -> Fact:
     _, unit, scale = _UNITS[field]
     directed = field in ("scale_up", "scale_out")
+    day = str(record.get("measured") or "")
     return Fact(
-        field=field, value=value / scale, unit=unit, status="given", source="the user", date="",
+        field=field, value=value / scale, unit=unit, status="measured" if day else "given",
+        source=str(record["id"]) if day else "the user", date=day,
         kind="dense" if field.startswith("peak.") else None,
         direction="uni" if directed else None,
     )  # fmt: skip

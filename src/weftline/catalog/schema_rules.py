@@ -24,7 +24,7 @@ FIELD_UNITS: Final = {
     "scale_up": "bandwidth", "scale_up_domain": "count", "scale_out": "bandwidth", "tdp": "power",
     "chips_per_host": "count",
 }  # fmt: skip
-_STATED: Final = tuple(s for s in STATUSES if s != "given")
+_STATED: Final = tuple(s for s in STATUSES if s not in ("given", "measured"))
 """What a file can say; what the user gives on the command line stands in none."""
 DIRECTED: Final = frozenset({"scale_up", "scale_out", "link", "chip_egress", "host_egress"})
 

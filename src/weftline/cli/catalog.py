@@ -137,6 +137,30 @@ def validate(
         sys.exit(2)
 
 
+@app.command(name="import")
+def import_(
+    path: Path,
+    *,
+    name: str | None = None,
+    json: Json = False,
+    form: Format = "table",
+) -> None:
+    """Take another's measured machine into your own catalogue; plan for it with --on its name.
+
+    Parameters
+    ----------
+    path
+        A file that `weftline calibrate` wrote: machines/here.json in the configuration folder.
+    name
+        What to call it here; its own name if not given.
+    """
+    from weftline.catalog.machines import import_machine
+    from weftline.report.machine import render_machine
+
+    found, file = import_machine(path, name=name)
+    answer(found, lambda: render_machine(found, str(file)), json=json, form=form)
+
+
 @app.command
 def refresh(
     *,

@@ -36,9 +36,9 @@ def diff(
     from weftline.errors import ThresholdCrossedError
     from weftline.report.difference import render_difference
     from weftline.spec.difference import difference, parse_limits
-    from weftline.spec.serialize import read_any_plan
+    from weftline.spec.serialize import read_any_answer
 
-    found = difference(read_any_plan(first), read_any_plan(second))
+    found = difference(read_any_answer(first), read_any_answer(second))
     limits = parse_limits(fail_if, found)
     answer = asdict(found)
     for row, moved in zip(answer["moved"], found.moved, strict=True):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.job_file import WriteJob, write_job
-from weftline.cli.options import Format, Json
+from weftline.cli.options import Form, Format, Json
 
 if TYPE_CHECKING:
     from weftline.spec import Plan, ServePlan
+    from weftline.spec.lifecycle import Lifecycle
 
 
 def explain(
@@ -36,9 +37,13 @@ def explain(
     from weftline.report.frame import explained
     from weftline.report.plan import render_explanation
     from weftline.spec import Plan
-    from weftline.spec.serialize import plan_to_json, read_any_plan
+    from weftline.spec.lifecycle import Lifecycle
+    from weftline.spec.serialize import plan_to_json, read_any_answer
 
-    found = read_any_plan(plan)
+    found = read_any_answer(plan)
+    if isinstance(found, Lifecycle):
+        return _explain_life(found, asked=what_if is not None or write is not None, json=json,
+                             form=form)  # fmt: skip
     if write is not None:
         write_job(write, _question(found))
     if not isinstance(found, Plan):
@@ -68,6 +73,20 @@ def explain(
         return 0
     show(explained(found), lambda: render_explanation(found), json=json, form=form, main="parts",
          as_json=lambda: plan_to_json(found))  # fmt: skip
+    return 0
+
+
+def _explain_life(life: Lifecycle, *, asked: bool, json: bool, form: Form) -> int:
+    """Every line of a lifecycle, with its formula and its ground."""
+    from weftline.errors import InputError
+    from weftline.report.lifecycle import life_tables, render_life_explanation
+    from weftline.spec.serialize import plan_to_json
+
+    if asked:
+        raise InputError("a lifecycle has no knobs", where="--what-if",
+                         hint="change its file, plan it again, diff both")  # fmt: skip
+    show(life_tables(life), lambda: render_life_explanation(life), json=json, form=form,
+         main="lines", as_json=lambda: plan_to_json(life))  # fmt: skip
     return 0
 
 

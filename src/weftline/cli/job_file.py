@@ -33,6 +33,8 @@ WriteJob = Annotated[
 ]
 _places: dict[str, str] = {}
 """Where the fields stand that the last command took from a file."""
+_SAID_BY_HOSTS = ("kind", "on", "chips", "max_chips")
+"""Fields of a plan's job that its hosts are to answer anew."""
 _wrong: list[InputError] = []
 """What was wrong with the form of that file."""
 
@@ -46,7 +48,9 @@ def from_job_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
     _places.clear()
     _wrong.clear()
     named = {name: a for a in arguments for name in a.names}
-    job = named.get("--job")
+    job, within = named.get("--job"), named.get("--within")
+    if within is not None and within.tokens:
+        _take_plan(within.tokens[-1].value, named)
     if job is None or not job.tokens:
         return
     from weftline.spec.job_file import read_job_file
@@ -55,6 +59,25 @@ def from_job_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollec
     file, wrong = read_job_file(job.tokens[-1].value, kind)
     _wrong.extend(wrong)
     for field, value in file.values.items():
+        _take(file, field, value, named[as_option(field)])
+
+
+def _take_plan(within: str, named: dict[str, Argument]) -> None:
+    """What is not typed comes from the plan that ran before, if ``--within`` names one."""
+    from weftline.plan.search.asked import options_of
+    from weftline.spec.hosts_there import read_hosts_there
+    from weftline.spec.job_file import JobFile, job_values
+    from weftline.spec.serialize import read_plan
+
+    path = read_hosts_there(Path(within)).plan
+    if path is None:
+        return
+    plan = read_plan(path)
+    said = job_values("train", plan.job.model, options_of(plan.job))
+    values = {name: v if isinstance(v, bool) else f"{v}" for name, v in said.items()
+              if name not in _SAID_BY_HOSTS}  # fmt: skip
+    file = JobFile(path=str(path), kind="train", values=values, lines=dict.fromkeys(values, 1))
+    for field, value in values.items():
         _take(file, field, value, named[as_option(field)])
 
 

@@ -9,14 +9,6 @@ if TYPE_CHECKING:
     from weftline.fabric.bounds import Bound, bound
     from weftline.fabric.checker import Proof, check, check_orbit
     from weftline.fabric.choice import Candidate, Choice, choose
-    from weftline.fabric.closed_forms import (
-        GroupCost,
-        all_to_all_cost,
-        gather_cost,
-        members_per_level,
-        send_cost,
-        torus_shape,
-    )
     from weftline.fabric.cluster import cluster_of
     from weftline.fabric.evaluators import Background, Timing, evaluate, fair_rates
     from weftline.fabric.failures import fail_links, slow_links, without_links
@@ -26,13 +18,15 @@ if TYPE_CHECKING:
     from weftline.fabric.parse import parse_topology
     from weftline.fabric.placement import AxisTraffic, Placement, place, place_layout
     from weftline.fabric.predictor.asked import predict
+    from weftline.fabric.predictor.groups import group_times
     from weftline.fabric.predictor.machines import Machine
-    from weftline.fabric.predictor.networks import machine_from
+    from weftline.fabric.predictor.networks import domain_of, machine_from
     from weftline.fabric.predictor.predict import CollectivePrediction
-    from weftline.fabric.predictor.surface import CollectiveTimes
+    from weftline.fabric.predictor.surface import CollectiveTimes, GroupTimes
     from weftline.fabric.routing import Routes, routes
     from weftline.fabric.schedule import COLLECTIVES, Collective, Schedule
     from weftline.fabric.synthesis import Synthesis, subgroup, synthesize
+    from weftline.fabric.torus import torus_shape
 
 __all__ = [
     "ALGORITHMS",
@@ -46,7 +40,7 @@ __all__ = [
     "CollectivePrediction",
     "CollectiveTimes",
     "Grid",
-    "GroupCost",
+    "GroupTimes",
     "Machine",
     "OrbitSchedule",
     "Placement",
@@ -57,20 +51,19 @@ __all__ = [
     "Timing",
     "Topology",
     "algorithms_for",
-    "all_to_all_cost",
     "bound",
     "build",
     "check",
     "check_orbit",
     "choose",
     "cluster_of",
+    "domain_of",
     "evaluate",
     "expand",
     "fail_links",
     "fair_rates",
-    "gather_cost",
+    "group_times",
     "machine_from",
-    "members_per_level",
     "named_fabric",
     "named_fabrics",
     "parse_topology",
@@ -78,7 +71,6 @@ __all__ = [
     "place_layout",
     "predict",
     "routes",
-    "send_cost",
     "slow_links",
     "subgroup",
     "synthesize",

@@ -6,7 +6,7 @@ from typing import Final
 
 from weftline.catalog import Accelerator, ProductNetwork, accelerator, sources
 from weftline.errors import InputError
-from weftline.fabric.closed_forms import torus_shape
+from weftline.fabric.torus import torus_shape
 from weftline.spec import Cluster, Level
 
 # Latency of one hop, seconds. NVLink and InfiniBand: NCCL's tuner (nccl@5067397c

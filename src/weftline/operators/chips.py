@@ -14,6 +14,7 @@ from importlib import resources
 from typing import Any
 
 from weftline.catalog import Accelerator, accelerator, shipped_accelerators
+from weftline.catalog.machines import machines
 from weftline.errors import InputError
 from weftline.operators.dtypes import canonical, number_format
 from weftline.operators.sparse import SparseUnit, units_of
@@ -96,13 +97,18 @@ def _chip_of(accelerator_id: str) -> Chip:
 
 @cache
 def kin_of(name: str) -> Chip:
-    """The shipped chip of that name, whatever a user changes of it now: whose tables these are."""
-    return _known(shipped_accelerators()[name])
+    """The shipped chip of that name, whatever a user changes of it now, or a machine of the user's:
+    whose tables these are."""
+    return _known(shipped_accelerators().get(name) or accelerator(name))
 
 
 def _known(acc: Accelerator) -> Chip:
     known = _bundled()["chips"]
-    return _catalogued(acc, known.get(acc.id) or known.get(acc.like, {}))
+    entry = known.get(acc.id) or known.get(acc.like, {})
+    # A machine that the user has measured has tables of its own.
+    if not entry and acc.id in machines():
+        entry = {"like": acc.id}
+    return _catalogued(acc, entry)
 
 
 def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:

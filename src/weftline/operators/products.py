@@ -21,10 +21,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from weftline.catalog.machines import machines
 from weftline.errors import InputError, UnknownNameError
 from weftline.operators.chips import chip_of
+from weftline.operators.lookup import look_up
 from weftline.operators.operators import Operators, operators
-from weftline.operators.surface import FloatArray, Number
+from weftline.operators.surface import FloatArray, Number, Surface
+from weftline.operators.tables import measured
 
 __all__ = ["Family", "TrainingOperators", "family_of", "training_operators"]
 
@@ -104,13 +107,24 @@ class TrainingOperators:
     def _has_table(self, fmt: str) -> bool:
         if self.measured is None:
             return False
+        if fmt == "fp32":
+            return self._own_fp32() is not None
         return fmt == "bf16" or (self.family.low_tables and fmt == "fp8"
                                  and self.measured.chip.native(fmt))  # fmt: skip
+
+    def _own_fp32(self) -> Surface | None:
+        """fp32 products as the user's own machine was measured; shipped chips are timed in bf16."""
+        if self.measured is None:
+            return None
+        return measured("gemm", "gemm", self.measured.chip.name, "fp32")
 
     def product_s(
         self, fmt: str, m: Number, n: Number, k: Number, peak_flops: float, bandwidth: float
     ) -> FloatArray:
         """Seconds of (m, k) times (k, n), ``fmt`` one of bf16, fp8, int8, fp4, fp32."""
+        own = self._own_fp32() if fmt == "fp32" else None
+        if own is not None:
+            return look_up(own, (m, n, k))
         table = "bf16" if fmt == "fp32" else fmt
         if not self._has_table(table) or self.measured is None:
             return self.grouped_s(fmt, m, n, k, 1.0, peak_flops, bandwidth)
@@ -181,6 +195,8 @@ class TrainingOperators:
         chip = self.measured.chip
         kin = "" if chip.like == chip.name else ", carried over by the roofline"
         table = f"table of the {chip.like}{kin}"
+        if chip.name in machines():
+            table = f"measured on `{chip.name}`"
         products = f"{table}, {fmt}" if self._has_table(fmt) else roof
         return {
             "products": products,

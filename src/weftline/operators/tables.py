@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from weftline.catalog.machines import machine, machines
 from weftline.operators.surface import FloatArray, Surface
 
 FAMILIES: Final = ("gemm", "attention", "window", "moe", "other", "profile")
@@ -57,10 +58,20 @@ def family(name: str) -> dict[str, Any]:
     return found
 
 
+def own_family(name: str, chip: str) -> dict[str, Any] | None:
+    """The same of a machine of the user's own (:mod:`weftline.catalog.machines`), if it is one."""
+    if chip not in machines():
+        return None
+    found: dict[str, Any] | None = machine(chip).tables.get(name)
+    return found
+
+
 @cache
 def measured(name: str, operator: str, chip: str, key: str) -> Surface | None:
     """The measured table of one operator on one chip (catalogue id), or None if there is none."""
     section = family(name)["operators"].get(operator)
+    if section is None or chip not in section["tables"]:
+        section = ((own_family(name, chip) or {}).get("operators") or {}).get(operator)
     entry = None if section is None else section["tables"].get(chip, {}).get(key)
     return None if entry is None else unpacked(section["axes"], entry["log2_us_x100"])
 
@@ -76,6 +87,8 @@ def table(name: str, operator: str, chip: str, key: str) -> Surface:
 def measured_keys(name: str, operator: str, chip: str) -> tuple[str, ...]:
     """The keys (number formats, head sizes) one chip has tables for."""
     section = family(name)["operators"].get(operator, {"tables": {}})
+    if chip not in section["tables"] and (own := own_family(name, chip)) is not None:
+        section = own["operators"].get(operator, {"tables": {}})
     return tuple(section["tables"].get(chip, {}))
 
 

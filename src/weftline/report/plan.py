@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from weftline.report.frame import (
     bases,
@@ -31,7 +32,7 @@ FRONT_SHOWN = 6
 
 def render_plan(plan: Plan) -> str:
     """The whole answer; the first line starts with ``Best:``."""
-    lines = [*_best(plan), "", *_numbers(plan)]
+    lines = [*_best(plan), "", *numbers(plan.estimates, number_rows(), ends=";:,")]
     lines += offers_lines(plan.price, plan.cluster.accelerator, plan.estimates.get("cost"))
     lines += ["", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan)]
@@ -64,8 +65,9 @@ def _best(plan: Plan) -> list[str]:
     ]
 
 
-def _numbers(plan: Plan) -> list[str]:
-    rows = (
+def number_rows() -> list[tuple[str, str, Callable[[float], str]]]:
+    """(label, name of the estimate, how it is written) of a plan's main numbers, in order."""
+    return [
         ("step time", "step_time", format_duration),
         ("tokens a second", "tokens_per_s", format_count),
         ("MFU (bf16 peak)", "mfu", _percent),
@@ -77,8 +79,7 @@ def _numbers(plan: Plan) -> list[str]:
         ("carbon", "carbon", format_mass),
         ("memory a chip", "memory", format_bytes),
         ("checkpoint every", "checkpoint_interval", format_duration),
-    )
-    return numbers(plan.estimates, rows, ends=";:,")
+    ]
 
 
 def _percent(value: float) -> str:

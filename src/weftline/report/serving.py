@@ -24,7 +24,7 @@ from weftline.units import format_bytes, format_count, format_duration, format_n
 
 def render_serve_plan(plan: ServePlan) -> str:
     """The whole answer; the first line starts with ``Best:``."""
-    lines = [*_best(plan), "", *_numbers(plan)]
+    lines = [*_best(plan), "", *numbers(plan.estimates, number_rows(plan), ends=";:")]
     lines += offers_lines(plan.price, plan.fleet.accelerator)
     lines += ["", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan.ranking)]
@@ -85,7 +85,8 @@ def _rate(value: float) -> str:
     return f"{format_number(value)}/s"
 
 
-def _numbers(plan: ServePlan) -> list[str]:
+def number_rows(plan: ServePlan) -> list[tuple[str, str, Callable[[float], str]]]:
+    """(label, name of the estimate, how it is written) of a plan's main numbers, in order."""
     rows: list[tuple[str, str, Callable[[float], str]]] = []
     for label, metric in (("first token", "ttft"), ("a token", "tpot"), ("last token", "e2e")):
         shares = sorted(
@@ -106,7 +107,7 @@ def _numbers(plan: ServePlan) -> list[str]:
         ("a million cached tokens", "cost_per_m_cached", _per_m),
         ("energy an output token", "energy_per_output_token", _joules),
     ]
-    return numbers(plan.estimates, rows, ends=";:")
+    return rows
 
 
 def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:

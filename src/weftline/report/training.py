@@ -87,7 +87,8 @@ def render_comparison(found: Any) -> str:
     lines += [line for basis, name in seen.items() for line in wrapped(f"{name}: {basis}",
                                                                        hang="  ")]  # fmt: skip
     if found.explains and found.same:
-        lines += ["", f"differs most: {found.explains}"]
+        lines += ["", "what the difference is made of, most first"]
+        lines += [line for why in found.explains for line in wrapped(f"  {why}", hang="    ")]
     return page(lines)
 
 

@@ -49,6 +49,8 @@ class StepRecord:
     """Most that rank 0's process or device has held."""
     saved_step: int | None
     """Step of the newest checkpoint that is whole."""
+    reference_s: float | None = None
+    """Seconds of a reference product on rank 0, timed last: how fast the machine was."""
     parts: dict[str, float] = field(default_factory=dict)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weftline.runtime.keep.supervise import Outcome, supervise
+from weftline.runtime.keep.supervise import Outcome, RunFailedError, supervise
 from weftline.runtime.train.export import export_weights
 from weftline.runtime.train.recipe import Recipe
 
@@ -19,11 +19,22 @@ def run(recipe: Recipe, folder: Path, *, say: Callable[[dict[str, Any]], None]) 
     from weftline.runtime.train.worker import work
 
     # Loaded here once: a rank that is forked has them.
+    if recipe.backend == "weftline" and recipe.layout.chips > 1:
+        from weftline.runtime.group.group import prepare
+
+        prepare()
     with models.quietly():
         model = models.build(models.config_of(recipe.config), attention="eager")
         models.check_count(model, recipe.parameters)
         del model
     outcome = supervise(recipe, folder, work, say=say)
+    if outcome.finished and outcome.saved_step != outcome.steps:
+        kept = "no step" if outcome.saved_step is None else f"step {outcome.saved_step}"
+        raise RunFailedError(
+            f"all {outcome.steps} steps were taken, but the last checkpoint could not be written: "
+            f"{kept} is kept", where=str(folder),
+            hint="events.jsonl says why; make room, and --resume does again what is not kept",
+        )  # fmt: skip
     if outcome.finished:
         export_weights(recipe, folder)
     return outcome

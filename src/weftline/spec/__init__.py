@@ -25,7 +25,17 @@ from weftline.spec.layout import (
     Recompute,
     Schedule,
 )
-from weftline.spec.plan import Candidate, Part, Plan, PriceQuote, Rejection, SearchStats
+from weftline.spec.measurement import MEASURED_HERE, Measurement
+from weftline.spec.plan import (
+    BreakEven,
+    Candidate,
+    MeasuredRun,
+    Part,
+    Plan,
+    PriceQuote,
+    Rejection,
+    SearchStats,
+)
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serve_job import ROUTINGS, Routing, ServeJob, ServeSpace
 from weftline.spec.serve_plan import (
@@ -43,6 +53,7 @@ from weftline.spec.traffic import Traffic
 __all__ = [
     "ANY",
     "DEFAULT_ORDER",
+    "MEASURED_HERE",
     "METRICS",
     "OBJECTIVES",
     "PARTS",
@@ -54,6 +65,7 @@ __all__ = [
     "ROUTINGS",
     "TUNES",
     "Axis",
+    "BreakEven",
     "Candidate",
     "Cluster",
     "Estimate",
@@ -61,6 +73,8 @@ __all__ = [
     "Job",
     "Layout",
     "Level",
+    "MeasuredRun",
+    "Measurement",
     "Metric",
     "Objective",
     "Part",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 LevelKind = Literal["switch", "full-mesh", "torus", "clos"]
+HostPath = Literal["auto", "bypass", "virtual", "tcp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,8 @@ class Cluster:
     """Dense FLOP/s of one chip by precision: ``bf16``, ``fp8``..."""
     levels: tuple[Level, ...]
     tdp_w: float | None = None
+    host: HostPath = "auto"
+    """How the host drives its NICs; auto: as the network is usually driven."""
     basis: Mapping[str, str] = field(default_factory=dict)
     """What each number rests on: field name -> source."""
 

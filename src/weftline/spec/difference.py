@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec.lifecycle import Lifecycle
 from weftline.spec.parse import Collector
 from weftline.spec.plan import Plan
 from weftline.spec.serve_plan import ServePlan
 
 __all__ = ["Changed", "Difference", "Limit", "Moved", "difference", "parse_limits"]
 
+AnyPlan = Plan | ServePlan | Lifecycle
 _ALIASES: Final = {
     "cost": ("cost", "cost_per_hour"), "time": ("train_time",), "step": ("step_time",),
     "tokens": ("tokens_per_s",),
@@ -81,10 +83,11 @@ class Difference:
     moved: tuple[Moved, ...]
 
 
-def difference(before: Plan | ServePlan, after: Plan | ServePlan) -> Difference:
+def difference(before: AnyPlan, after: AnyPlan) -> Difference:
     """Hold two plans beside each other. Raises InputError where they are of two kinds."""
     if type(before) is not type(after):
-        raise InputError("one plan is for training and the other for serving",
+        kinds = {Plan: "to train", ServePlan: "to serve", Lifecycle: "for a whole life"}
+        raise InputError(f"one plan is {kinds[type(before)]} and the other {kinds[type(after)]}",
                          hint="give two of one kind")  # fmt: skip
     names = [*before.estimates, *(n for n in after.estimates if n not in before.estimates)]
     moved = []
@@ -96,21 +99,43 @@ def difference(before: Plan | ServePlan, after: Plan | ServePlan) -> Difference:
             name=name, unit=unit, before=None if a is None else a.value,
             after=None if b is None else b.value, apart=apart,
         ))  # fmt: skip
-    kind = "train" if isinstance(before, Plan) else "serve"
+    kind = before.kind if not isinstance(before, Plan) else "train"
     return Difference(
         kind=kind, asked=_changed(_asked(before), _asked(after)),
         chosen=_changed(_chosen(before), _chosen(after)), moved=tuple(moved),
     )  # fmt: skip
 
 
-def _asked(plan: Plan | ServePlan) -> dict[str, str]:
+def _asked(plan: AnyPlan) -> dict[str, str]:
+    if isinstance(plan, Lifecycle):
+        return dict(_leaves("", plan.asked))
     if isinstance(plan, Plan):
         return _flat(plan.job)
     return {k: str(v) for k, v in plan.asked.items()} or _flat(plan.demand)
 
 
-def _chosen(plan: Plan | ServePlan) -> dict[str, str]:
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Fields of a file by their way to them; stages and places by their names, not their order."""
+    if isinstance(value, Mapping):
+        for key, held in value.items():
+            yield from _leaves(f"{name}.{key}" if name else str(key), held)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for i, held in enumerate(value):
+            if isinstance(held, Mapping):
+                own = held.get("name", held.get("kind", i))
+                yield from _leaves(f"{name}.{own}", held)
+        plain = [str(held) for held in value if not isinstance(held, Mapping)]
+        if plain:
+            yield name, ", ".join(plain)
+    else:
+        yield name, str(value)
+
+
+def _chosen(plan: AnyPlan) -> dict[str, str]:
     found: dict[str, str] = {"weftline": plan.weftline, "catalog": plan.catalog_date}
+    if isinstance(plan, Lifecycle):
+        found |= {f"{s.name} on": s.place for s in plan.stages}
+        return found | {f"{s.name} as": s.said for s in plan.stages if s.said}
     if isinstance(plan, Plan):
         found |= {"accelerator": plan.cluster.accelerator, "chips": f"{plan.cluster.chips:,}",
                   "framework": plan.framework, **_flat(plan.layout)}  # fmt: skip

@@ -21,7 +21,10 @@ from weftline.spec.options import FleetOptions, JobOptions, ServingOptions, Traf
 from weftline.spec.parse import Collector
 from weftline.spec.serve_job import ROUTINGS
 
-__all__ = ["JobFile", "JobKind", "job_schema", "job_text", "job_values", "read_job_file"]
+__all__ = [
+    "JobFile", "JobKind", "explained_fields", "field_text", "job_schema", "job_text", "job_values",
+    "read_job_file",
+]  # fmt: skip
 
 JobKind = Literal["train", "serve"]
 OPTIONS: Final[Mapping[JobKind, tuple[type, ...]]] = {
@@ -92,7 +95,7 @@ def read_job_file(
         else:
             lines[name] = held.line
             flag = name in known and known[name].type == "bool"
-            value = get(lambda h=held, f=flag, p=place: _value(h, flag=f, where=p))  # type: ignore[misc]
+            value = get(lambda h=held, f=flag, p=place: field_text(h, flag=f, where=p))  # type: ignore[misc]
             if value is not None:
                 values[name] = value
     return JobFile(path=path, kind=kind, values=values, lines=lines), get.errors
@@ -117,7 +120,8 @@ def _unknown(key: str, kind: JobKind, where: str) -> InputError:
     return UnknownNameError("field", key, names, where=where, hint=hint)
 
 
-def _value(held: Located, *, flag: bool, where: str) -> str | bool:
+def field_text(held: Located, *, flag: bool, where: str) -> str | bool:
+    """A value of a file as the command line has it. Raises InputError where it can be none."""
     plain = held.plain()
     if flag:
         if not isinstance(plain, bool):
@@ -176,7 +180,7 @@ def _as_written(value: Any) -> Any:
     return value
 
 
-def _explained(options: type) -> Iterator[tuple[str, str]]:
+def explained_fields(options: type) -> Iterator[tuple[str, str]]:
     """Field -> its text, from the docstring that explains the options."""
     name = ""
     said: list[str] = []
@@ -217,7 +221,7 @@ def _schema_of(kind: JobKind) -> dict[str, Any]:
     }  # fmt: skip
     needed = ["model"]
     for options in OPTIONS[kind]:
-        said = dict(_explained(options))
+        said = dict(explained_fields(options))
         for f in fields(options):
             form: dict[str, Any] = {"type": "boolean"} if f.type == "bool" else dict(text)
             if f.name in _WORDS and not (kind == "serve" and f.name == "precision"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from weftline.spec.cluster import Cluster
@@ -14,7 +14,9 @@ from weftline.spec.layout import Layout
 from weftline.spec.rank_map import RankMap
 from weftline.units import format_duration, format_usd
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
+"""Format 2 adds what pictures need, every field of it with a default: format 1 is read, too."""
+PLAN_FORMATS_READ = (1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,36 @@ class Candidate:
     cost_usd: float | None
     energy_j: float | None
     note: str = ""
+    train_time_low_s: float | None = None
+    train_time_high_s: float | None = None
+    """Ends of the 90 % band of ``train_time_s``."""
+    cost_low_usd: float | None = None
+    cost_high_usd: float | None = None
+    """Cost at either end of that band; the price itself is as quoted."""
+    step_parts: Mapping[str, float] = field(default_factory=dict)
+    """Part -> seconds of a step, as in the plan's own ``step_parts``."""
+    lost: str = ""
+    """Why it is not the answer; empty for the answer itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakEven:
+    """The price a chip-hour at which another accelerator would be the answer."""
+
+    accelerator: str
+    now_usd_per_chip_hour: float
+    wins_below_usd_per_chip_hour: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """A published run like this plan, and how right the model is about it."""
+
+    run: str
+    likeness: float
+    """Correlation with the plan, 0 to 1, as the correction of near runs weighs it."""
+    measured_over_predicted: float
+    """Step time, this run left out of the correction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +149,12 @@ class Plan:
     """The chip of each rank; without one rank r runs on chip r."""
     model_notes: tuple[str, ...] = ()
     """What of the model is not counted (a vision tower), or was taken for granted."""
+    break_evens: tuple[BreakEven, ...] = ()
+    """By how far the price has to move, nearest first; empty where money does not decide."""
+    interval_curve: tuple[tuple[float, float], ...] = ()
+    """(seconds between checkpoints, share of wall time that makes progress)."""
+    measured: tuple[MeasuredRun, ...] = ()
+    """Published runs, most like this plan first."""
 
     def rank(self, rank: int) -> dict[str, int | str]:
         """Host, local chip and axis indices of one rank. Raises IndexError outside the plan.

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from weftline.errors import InputError, InputErrors, InternalError
-from weftline.spec.plan import PLAN_FORMAT, Plan
+from weftline.spec.lifecycle import LIFECYCLE_FORMAT, Lifecycle
+from weftline.spec.plan import PLAN_FORMATS_READ, Plan
 from weftline.spec.serve_plan import SERVE_PLAN_FORMAT, ServePlan
 
 MAX_PLAN_BYTES = 64 << 20
+AnyPlan = Plan | ServePlan | Lifecycle
 
 
-def plan_to_json(plan: Plan | ServePlan) -> str:
+def plan_to_json(plan: AnyPlan) -> str:
     """The plan as indented JSON, keys in the order of the nouns."""
     text = json.dumps(asdict(plan), indent=1, allow_nan=False)
     # A list of numbers on one line: the chips of 16,384 ranks are no 16,384 lines.
     return re.sub(r"\[\n[\s\d,]+\]", lambda found: " ".join(found[0].split()), text)
 
 
-def write_plan(plan: Plan | ServePlan, path: Path) -> None:
+def write_plan(plan: AnyPlan, path: Path) -> None:
     """Write atomically: a reader sees the old file or the whole new one. Raises InputError."""
     write_text(plan_to_json(plan) + "\n", path)
 
@@ -59,10 +61,41 @@ def read_plan(path: Path) -> Plan:
 
 def read_any_plan(path: Path) -> Plan | ServePlan:
     """The plan in ``path``, for training or serving. Raises InputError(s) as :func:`read_plan`."""
+    found = read_any_answer(path)
+    if isinstance(found, Lifecycle):
+        raise InputError("a lifecycle, a plan to train or serve is needed", where=str(path))
+    return found
+
+
+def read_any_answer(path: Path) -> AnyPlan:
+    """The plan or lifecycle in ``path``. Raises InputError(s) as :func:`read_plan`."""
     text = _text_of(path)
-    if isinstance(raw := _parsed(text, str(path)), dict) and raw.get("kind") == "serve":
+    raw = _parsed(text, str(path))
+    if isinstance(raw, dict) and raw.get("kind") == "serve":
         return serve_plan_from_json(text, where=str(path))
+    if isinstance(raw, dict) and raw.get("kind") == "lifecycle":
+        if raw.get("format") != LIFECYCLE_FORMAT:
+            raise InputError(
+                f"lifecycle format {raw.get('format')} is not known, this version reads "
+                f"{LIFECYCLE_FORMAT}",
+                where=str(path), hint="make it again with this version",
+            )  # fmt: skip
+        found: Lifecycle = _validated(Lifecycle, raw, str(path))
+        return found
     return plan_from_json(text, where=str(path))
+
+
+def read_answer(path: Path) -> Plan | ServePlan | Lifecycle | dict[str, Any]:
+    """What a command wrote with ``-o`` or printed with ``--json``: a plan, or plain fields.
+
+    Raises InputError(s) as :func:`read_plan`, also for JSON that is no object.
+    """
+    raw = _parsed(_text_of(path), str(path))
+    if not isinstance(raw, dict):
+        raise InputError("no answer of weftline: it begins with {", where=str(path))
+    if "format" in raw and ("layout" in raw or raw.get("kind") in ("serve", "lifecycle")):
+        return read_any_answer(path)
+    return raw
 
 
 def _text_of(path: Path) -> str:
@@ -109,9 +142,10 @@ def plan_from_json(text: str, *, where: str = "plan") -> Plan:
     if not isinstance(raw, dict) or "format" not in raw or "layout" not in raw:
         raise InputError("not a weftline plan", where=where,
                          hint="a plan has `format`, `job`, `layout`...")  # fmt: skip
-    if raw["format"] != PLAN_FORMAT:
+    if raw["format"] not in PLAN_FORMATS_READ:
+        known = " and ".join(map(str, PLAN_FORMATS_READ))
         raise InputError(
-            f"plan format {raw['format']} is not known, this version reads {PLAN_FORMAT}",
+            f"plan format {raw['format']} is not known, this version reads {known}",
             where=where,
             hint="make the plan again with this version",
         )

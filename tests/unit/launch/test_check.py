@@ -67,7 +67,7 @@ MISTAKES = {
     "a required field gone": ("lws", "serve.yaml", "leaderWorkerTemplate:", "workerTemplate:",
                               "leaderWorkerTemplate", ""),
     "a misspelt flag of vLLM": ("vllm", "serve.sh", "--max-num-seqs", "--max-nun-seqs",
-                                "vllm 0.33.0 knows no --max-nun-seqs", "--max-num-seqs"),
+                                "vllm 0.32.0 knows no --max-nun-seqs", "--max-num-seqs"),
     "a word for a number in a flag": ("lws", "serve.yaml", "--max-num-seqs 256",
                                       "--max-num-seqs many", "wants a whole number", ""),
     "a choice that a flag has not": ("vllm", "serve.sh", "--no-enable-prefix-caching",

@@ -20,9 +20,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of ten steps, and the folder of weights that it leaves."""
+    """A run of six steps, and the folder of weights that it leaves."""
     folder = tmp_path_factory.mktemp("first")
-    trained(recipe("qwen3_moe", data, layout(dp=2, zero=3)), folder)
+    trained(recipe("qwen3_moe", data, layout(), steps=6), folder)
     return folder
 
 
@@ -35,7 +35,7 @@ def test_fine_tuning_begins_where_the_weights_are(data: Path, first: Path, tmp_p
     with torch.no_grad():
         logits = model(batch[:, :-1]).logits
     wanted = float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()))
-    assert wanted < losses(first)[0] - 0.3  # not random weights
+    assert wanted < losses(first)[0] - 0.2  # not random weights
     kept = {"weights": str(first / "model"), "learning_rate": 1e-6, "steps": 2}
     trained(recipe("qwen3_moe", data, layout(tp=2), sequence_parallel=True, **kept), tmp_path)
     assert losses(tmp_path)[0] == pytest.approx(wanted, abs=1e-4)
@@ -45,12 +45,12 @@ def test_fine_tuning_begins_where_the_weights_are(data: Path, first: Path, tmp_p
 def test_adapters_train_alike_on_one_process_and_on_two(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     whole = tmp_path / "whole"
-    trained(recipe("llama", data, layout(), steps=3), whole)
+    trained(recipe("llama", data, layout(), steps=1), whole)
     found = []
     for name, cut in (("one", layout()), ("two", layout(dp=2, zero=3))):
         folder = tmp_path / name
         made = recipe(
-            "llama", data, cut, weights=str(whole / "model"), tune="lora", rank=4, steps=4,
+            "llama", data, cut, weights=str(whole / "model"), tune="lora", rank=4, steps=3,
             learning_rate=1e-2,
         )  # fmt: skip
         trained(made, folder)

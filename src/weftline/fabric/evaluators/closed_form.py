@@ -13,10 +13,6 @@ half (reduce-scatter or all-gather; an all-reduce is two of them):
 
 Sources: nccl-tests PERFORMANCE.md (ring), Chan et al. 2007 (bucket), Thakur et al. 2005
 (halving-doubling); the all-to-all forms count the hops of shortest routes.
-
-The planner's ``fabric.closed_forms`` are the same terms for groups of ranks inside a cluster, many
-groups at once, before measured efficiencies; they leave out which algorithm runs, so their latency
-is that of the cheaper of ring and tree.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ straddle a scale-up unit: ranks come in blocks of inner axes, a block stays insi
 what a unit has left over is spare. Rank order and the framework's own order are among what is
 tried, so the answer is never worse than either.
 
-Cost is that of every group as it lies: at each tier the members its units hold, the closed forms of
-``closed_forms`` applied tier by tier; the slowest group counts.
+Cost is that of every group as it lies: at each tier the members its units hold, bandwidth bounds
+applied tier by tier; the slowest group counts.
 """
 
 from __future__ import annotations

@@ -49,10 +49,7 @@ def _machine(
     if isinstance(network, Machine):
         return network
     if isinstance(network, Cluster):
-        count = ranks or network.chips
-        return machine_on(
-            network, count, min(count, network.levels[0].size), library=library, host=host
-        )
+        return machine_on(network, ranks or network.chips, library=library, host=host)
     if isinstance(network, str):
         from weftline.fabric.parse import parse_topology
 

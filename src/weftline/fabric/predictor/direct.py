@@ -58,13 +58,14 @@ def _exchanged(m: Machine, per: int) -> float:
     """Bytes over the links of a rank a byte of an all-to-all: the busiest axis decides.
 
     Of k ranks along an axis a shortest way takes k/4 hops in the mean on a ring of two links, and
-    k/4 of a rank's bytes cross the middle of a line's one (closed form of ``closed_forms``).
+    k/4 of a rank's bytes cross the middle of a line's one.
     """
     rates = machine_facts()["axes_bytes_per_s"].get(m.chip) or [1.0] * len(m.shape)
-    busiest = total = 0.0
-    for side, rate in zip(m.shape, rates, strict=False):
-        if side > 1:
-            owned = rate * (1 if m.is_line or side <= 2 else 2)
-            total += owned
-            busiest = max(busiest, side / 4 / owned)
+    owned = m.axes_bytes_per_s or [
+        rate * (1 if m.is_line or side <= 2 else 2)
+        for side, rate in zip(m.shape, rates, strict=False)
+    ]
+    axes = [(side, rate) for side, rate in zip(m.shape, owned, strict=False) if side > 1]
+    busiest = max((side / 4 / rate for side, rate in axes), default=0.0)
+    total: float = sum(rate for _, rate in axes)
     return max(busiest * total, (per - 1) / per)

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from weftline.catalog import Accelerator
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric.closed_forms import torus_shape
+from weftline.fabric.torus import torus_shape
 
 Kind = Literal["nvlink", "pcie", "full-mesh", "torus", "neuron"]
 Harness = Literal["device", "unsaid", "host"]
@@ -76,6 +76,9 @@ class Machine:
     hop_s: float = 0.6e-6
     shape: tuple[int, ...] = ()
     """Sides of a torus."""
+    axes_bytes_per_s: tuple[float, ...] = ()
+    """One way out of a chip along each side, where the sides' links are shared with other groups;
+    else they follow from the shape."""
     is_line: bool = False
     """A torus whose longer sides do not close."""
     library: str = "nccl"
@@ -141,6 +144,7 @@ def machine(
     network: Network | None = None,
     wire_bytes_per_s: float | None = None,
     shape: tuple[int, ...] = (),
+    axes_bytes_per_s: tuple[float, ...] = (),
     is_line: bool = False,
     library: str = "",
     version: tuple[int, ...] = (),
@@ -180,8 +184,8 @@ def machine(
     return Machine(
         chip=acc.id, kind=kind, generation=generation, ranks=ranks, domains=domains,
         wire_bytes_per_s=wire, ring_bytes_per_s=ring, nvls=nvls, hop_s=hop, shape=shape,
-        is_line=is_line, library=library_of(acc, library), version=version, network=network,
-        assumed=assumed,
+        axes_bytes_per_s=axes_bytes_per_s, is_line=is_line, library=library_of(acc, library),
+        version=version, network=network, assumed=assumed,
     )  # fmt: skip
 
 
@@ -264,7 +268,7 @@ def slice_of(
     wire = acc.scale_up_bytes_per_s
     if wire is None:
         raise InputError(f"the catalogue states no link rate for `{acc.id}`")
-    closed = [not is_open and _closes(acc, shape, side) for side in shape]
+    closed = [not is_open and axis_closes(acc, shape, side) for side in shape]
     is_line = any(side > 2 and not shut for side, shut in zip(shape, closed, strict=True))
     links = [0 if side == 1 else 2 if shut else 1
              for side, shut in zip(shape, closed, strict=True)]  # fmt: skip
@@ -275,7 +279,7 @@ def slice_of(
     return is_line, wire / of_chip * max(1, sum(links))
 
 
-def _closes(acc: Accelerator, shape: tuple[int, ...], side: int) -> bool:
+def axis_closes(acc: Accelerator, shape: tuple[int, ...], side: int) -> bool:
     """Whether an axis of a slice closes on itself: trn's whole axes, TPU v5e's and v6e's of 16,
     those of whole 4x4x4 cubes."""
     if side <= 2:

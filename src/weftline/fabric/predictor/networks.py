@@ -12,6 +12,7 @@ from weftline.fabric.graph import Topology
 from weftline.fabric.predictor.machines import (
     Machine,
     Network,
+    axis_closes,
     inside_wire,
     library_of,
     machine,
@@ -21,6 +22,7 @@ from weftline.fabric.predictor.machines import (
     usual_shape,
     with_host,
 )
+from weftline.fabric.torus import axes_of
 from weftline.spec import Cluster
 
 
@@ -124,19 +126,64 @@ def _shape(topology: Topology) -> tuple[tuple[int, ...], bool]:
     return grid.shape, is_line
 
 
-def machine_on(
-    cluster: Cluster, ranks: int, per_domain: int, *, library: str = "auto", host: str = "auto"
-) -> Machine:
-    """``ranks`` of a cluster's chips, ``per_domain`` of them in each scale-up domain.
+def domain_of(cluster: Cluster) -> int:
+    """Chips that reach each other without a NIC: over scale-up links, or the bus of a host."""
+    inner = max((level.size for level in cluster.levels if level.kind != "clos"), default=1)
+    return min(max(inner, cluster.chips_per_host), cluster.chips)
 
-    Raises InputError where no rate is known.
+
+def machine_on(
+    cluster: Cluster, ranks: int, stride: int = 1, *, library: str = "auto", host: str = "auto"
+) -> Machine:
+    """``ranks`` of a cluster's chips that lie ``stride`` apart.
+
+    ``host`` auto is the cluster's own.
+    Degrees that do not divide a domain leave domains partly used. Raises InputError where no rate
+    is known, and for more ranks than there are chips.
     """
+    if ranks * stride > cluster.chips and ranks > max(cluster.chips // max(stride, 1), 1):
+        raise InputError(
+            f"a group of {ranks} ranks, {stride} apart, does not fit {cluster.chips} chips"
+        )
     acc = accelerator(cluster.accelerator)
+    host = cluster.host if host == "auto" else host
+    per_domain = min(max(domain_of(cluster) // stride, 1), ranks)
     inner, outer = cluster.levels[0], cluster.levels[-1]
-    link = inner.bandwidth_bytes_per_s if inner.size > 1 and inner.kind != "full-mesh" else None
+    out = outer.bandwidth_bytes_per_s if outer.kind == "clos" else None
+    if any(level.shape for level in cluster.levels):
+        network = None if per_domain >= ranks else _across(acc, out, outer.basis, host)
+        return _on_torus(cluster, acc, ranks, per_domain, stride, network, library)
+    link = inner.bandwidth_bytes_per_s if inner.size > 1 else None
+    whole = acc.scale_up_domain or inner.size
+    if link is not None and inner.kind == "full-mesh" and inner.size < whole:
+        link *= (whole - 1) / max(inner.size - 1, 1)
     return machine_from(
-        acc, ranks, per_domain, link_bytes_per_s=link, library=library, host=host,
-        out_bytes_per_s=outer.bandwidth_bytes_per_s if len(cluster.levels) > 1 else None,
+        acc, ranks, per_domain, link_bytes_per_s=link, out_bytes_per_s=out, library=library,
+        host=host, network=outer.basis,
+    )  # fmt: skip
+
+
+def _across(acc: Accelerator, rate: float | None, name: str, host: str) -> Network:
+    return network_named(acc, name, rate or usual_network(acc).chip_bytes_per_s, host)
+
+
+def _on_torus(
+    cluster: Cluster, acc: Accelerator, ranks: int, per_domain: int, stride: int,
+    network: Network | None, library: str,
+) -> Machine:  # fmt: skip
+    """Ranks on the axes of a cluster's tori, the innermost level's first."""
+    tori = [level for level in cluster.levels if level.shape]
+    shape = [side for level in tori for side in level.shape]
+    rates = [level.bandwidth_bytes_per_s / (2 * len(level.shape))
+             for level in tori for _ in level.shape]  # fmt: skip
+    closed = [axis_closes(acc, tuple(shape), side) for side in shape]
+    axes = axes_of(shape, closed, per_domain, stride)
+    own = tuple(axis.links * rate for axis, rate in zip(axes, rates, strict=True))
+    return machine(
+        acc, ranks, -(-ranks // per_domain), network=network, axes_bytes_per_s=own,
+        wire_bytes_per_s=sum(own) if per_domain > 1 else rates[0],
+        shape=tuple(axis.ranks for axis in axes), library=library_of(acc, library),
+        is_line=any(axis.ranks > 2 and not axis.closed for axis in axes),
     )  # fmt: skip
 
 
@@ -149,17 +196,16 @@ def machine_from(
     out_bytes_per_s: float | None = None,
     library: str = "auto",
     host: str = "auto",
+    network: str = "",
 ) -> Machine:
     """``ranks`` chips, ``per_domain`` of them in each scale-up domain.
 
     ``link_bytes_per_s`` is what a chip sends inside a whole domain and ``out_bytes_per_s`` beyond
-    it, where they are not the catalogue's. Raises InputError where no rate is known.
+    it, where they are not the catalogue's; ``network`` is what is said of the network between
+    domains, the chip's usual one where that names none. Raises InputError where no rate is known.
     """
     domains = max(1, math.ceil(ranks / max(per_domain, 1)))
-    network = None
-    if domains > 1:
-        rate = out_bytes_per_s or usual_network(acc).chip_bytes_per_s
-        network = network_named(acc, "", rate, host)
+    across = _across(acc, out_bytes_per_s, network, host) if domains > 1 else None
     here = math.ceil(ranks / domains)
     shape: tuple[int, ...] = ()
     is_line, wire = False, None
@@ -172,6 +218,6 @@ def machine_from(
     elif link_bytes_per_s is not None and known and here > 1:
         wire = link_bytes_per_s * inside_wire(acc, here) / known
     return machine(
-        acc, ranks, domains, network=network, wire_bytes_per_s=wire, shape=shape,
+        acc, ranks, domains, network=across, wire_bytes_per_s=wire, shape=shape,
         is_line=is_line, library=library_of(acc, library),
     )  # fmt: skip

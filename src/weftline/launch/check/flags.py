@@ -103,6 +103,8 @@ def _value(
 ) -> Iterator[Finding]:
     if value.startswith("$") or flag["kind"] == "bool":
         return
+    if not value and flag.get("bare"):
+        return
     if not value:
         yield Finding(what=f"{name} has no value", where=where)
     elif flag["kind"] == "int" and not re.fullmatch(r"-?\d[\d_]*(k|K|m|M)?", value):

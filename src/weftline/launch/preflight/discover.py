@@ -1,27 +1,42 @@
-"""What a host says of itself: chips, network devices, cores, and where the launcher put it."""
+"""What a host says of itself: chips, network devices, cores, and where it stands in the network.
+
+Files and tools of the host are read by the fabric's own importers: NCCL's topology XML
+(NCCL_TOPO_FILE, NCCL_TOPO_DUMP_FILE), ``nvidia-smi topo -m``, sysfs, Slurm's variables.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weftline.errors import InputError, InputErrors
 from weftline.launch.place import facts_of
 
 
-def discover() -> dict[str, Any]:
+def discover(
+    root: Path = Path("/"), environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Facts of this process and its host, as JSON. Nothing is asked outside the host but what its
-    own tools answer; a tool that is not here leaves its fact out."""
+    own tools answer; a tool or file that is not here leaves its fact out. ``root`` is where sysfs
+    is looked for."""
+    env = os.environ if environment is None else environment
+    asset = root / "sys/devices/virtual/dmi/id/board_asset_tag"
     found: dict[str, Any] = {
-        "host": facts_of(rendezvous="-:0").host,
+        "host": facts_of(env, rendezvous="-:0").host,
+        # EC2 writes the instance's id there, by which DescribeInstanceTopology names hosts.
+        "names": [name for name in (socket.gethostname(), env.get("SLURMD_NODENAME", ""),
+                                    _text(asset)) if name],
         "interfaces": sorted(name for _, name in socket.if_nameindex() if name != "lo"),
         "cores": sorted(os.sched_getaffinity(0)),
-        "rdma": sorted(p.name for p in _listed("/sys/class/infiniband")),
-        "topology": os.environ.get("WEFTLINE_TOPOLOGY")
-        or os.environ.get("SLURM_TOPOLOGY_ADDR", ""),
+        "rdma": _rdma(root),
+        "topology": env.get("WEFTLINE_TOPOLOGY") or env.get("SLURM_TOPOLOGY_ADDR", ""),
     }  # fmt: skip
     gpus = _tool("nvidia-smi", "--query-gpu=index,name,clocks.sm,temperature.gpu",
                  "--format=csv,noheader")  # fmt: skip
@@ -31,15 +46,65 @@ def discover() -> dict[str, Any]:
     neuron = _tool("neuron-ls", "--json-output")
     if neuron:
         found["neuron"] = len(neuron)
-    for name in ("NCCL_TOPO_FILE", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE", "AWS_BATCH_JOB_ID"):
-        if name in os.environ:
-            found[name.lower()] = os.environ[name]
+    inside = _inside(env, gpus)
+    if inside:
+        found["inside"] = inside
     return found
 
 
-def _listed(folder: str) -> list[Path]:
-    path = Path(folder)
-    return list(path.iterdir()) if path.is_dir() else []
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _rdma(root: Path) -> dict[str, float]:
+    """RDMA device -> bytes/s one way of its active ports: sysfs says ``400 Gb/sec (4X NDR)``."""
+    folder = root / "sys/class/infiniband"
+    found = {}
+    for device in sorted(folder.iterdir()) if folder.is_dir() else ():
+        rate = 0.0
+        for port in sorted((device / "ports").glob("*")):
+            said = re.match(r"([\d.]+) Gb/sec", _text(port / "rate"))
+            if said and "ACTIVE" in _text(port / "state"):
+                rate += float(said[1]) * 1e9 / 8
+        found[device.name] = rate
+    return found
+
+
+def _inside(env: Mapping[str, str], gpus: list[str]) -> dict[str, Any]:
+    """The host's chips and what each sends to the others: by NCCL's XML, else by nvidia-smi."""
+    for name in ("NCCL_TOPO_FILE", "NCCL_TOPO_DUMP_FILE"):
+        if env.get(name) and Path(env[name]).is_file():
+            return _read(Path(env[name]), name, "")
+    matrix = _tool("nvidia-smi", "topo", "-m") if gpus else []
+    if not matrix:
+        return {}
+    from weftline.fabric.formats.clusters.instances import product_chip
+
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write("\n".join(matrix))
+        file.flush()
+        chip = product_chip(gpus[0].split(",")[1].strip()) or ""
+        return _read(Path(file.name), "nvidia-smi topo -m", chip)
+
+
+def _read(path: Path, source: str, chip: str) -> dict[str, Any]:
+    from weftline.fabric.formats.files import import_fabric
+
+    try:
+        topology = import_fabric(path, chip=chip or None).topology
+    except (InputError, InputErrors) as error:
+        return {"source": source, "unread": str(error).splitlines()[0]}
+    if topology is None:
+        return {"source": source, "unread": "no network of one host"}
+    between = [0.0] * topology.ranks
+    for a, b, rate in zip(topology.source, topology.destination, topology.bandwidth_bytes_per_s,
+                          strict=True):  # fmt: skip
+        if a < topology.ranks and (b < topology.ranks or topology.label(int(b)) == "NVSwitch"):
+            between[int(a)] += float(rate)
+    return {"source": source, "chips": topology.ranks, "between_bytes_per_s": between}
 
 
 def _tool(*command: str) -> list[str]:
@@ -53,7 +118,7 @@ def _tool(*command: str) -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if (
+    return [line.rstrip() for line in done.stdout.splitlines() if line.strip()] if (
         done.returncode == 0) else []  # fmt: skip
 
 

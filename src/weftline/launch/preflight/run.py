@@ -11,8 +11,10 @@ from typing import Any, Final
 from weftline.errors import InputError
 from weftline.launch.preflight.judge import Verdict, judge, suspects
 from weftline.launch.preflight.measure import measure
+from weftline.launch.preflight.topology import places_in
 from weftline.launch.preflight.transport import TorchTransport
 from weftline.spec import Plan
+from weftline.spec.hosts_there import HostsThere
 from weftline.spec.serialize import read_plan
 
 GROUP_BYTES: Final = {"cpu": 1 << 20, "cuda": 64 << 20}
@@ -27,12 +29,18 @@ class Preflight:
 
 
 def preflight(
-    plan_path: Path | None, *, folder: str = "", store: str = "", against_plan: bool | None = None
+    plan_path: Path | None,
+    *,
+    folder: str = "",
+    store: str = "",
+    topology: Path | None = None,
+    against_plan: bool | None = None,
 ) -> Preflight | None:
     """Measure with all ranks of ``RANK`` and ``WORLD_SIZE``; the verdict on rank 0, else None.
 
-    ``folder`` is where checkpoints go, ``store`` an object store's URL. Raises InputError outside a
-    job, without torch, and for a plan that does not fit.
+    ``folder`` is where checkpoints go, ``store`` an object store's URL, ``topology`` a file that
+    describes the cluster (read by rank 0). Raises InputError outside a job, without torch, and for
+    a plan or a topology that does not fit.
     """
     import os
 
@@ -58,8 +66,26 @@ def preflight(
     world.close()
     if reports is None:
         return None
+    if topology is not None:
+        places = places_in(topology, [[r["facts"]["host"], *r["facts"]["names"]] for r in reports])
+        for rank, place in places.items():
+            reports[rank]["facts"]["place"] = place
     fast = gpu if against_plan is None else against_plan
     return Preflight(verdict=judge(reports, plan, raw, against_plan=fast), reports=reports)
+
+
+def hosts_of(done: Preflight, plan: Plan, path: Path) -> HostsThere:
+    """The hosts that are there and how slow each is, for ``plan train --within``."""
+    called = [str(report["facts"]["host"]) for report in done.reports]
+    slow: dict[str, float] = {}
+    for finding in done.verdict.findings:
+        if finding.kind in ("slow-host", "slow-rank", "cores"):
+            for host in {called[rank] for rank in finding.ranks}:
+                slow[host] = max(slow.get(host, 1.0), round(finding.ratio, 2))
+    return HostsThere(
+        chip=plan.cluster.accelerator, chips_per_host=plan.cluster.chips_per_host,
+        hosts=tuple(dict.fromkeys(called)), slow=slow, plan=path.resolve(),
+    )  # fmt: skip
 
 
 def groups_of(plan: Plan | None, ranks: int) -> Mapping[str, list[list[int]]]:

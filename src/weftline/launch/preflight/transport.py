@@ -12,13 +12,16 @@ import time
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
+from weftline.launch.preflight import hardware
+from weftline.launch.preflight.discover import discover
+
 LOST_S: Final = 4.0
 """Seconds without an answer until a message counts as lost."""
 STORE_S: Final = 60.0
 
 
 class Transport(Protocol):
-    """What the measurements need of the world."""
+    """What the measurements need of the world, its clocks and its host's own parts included."""
 
     rank: int
     size: int
@@ -44,6 +47,30 @@ class Transport(Protocol):
 
     def renew(self) -> None:
         """Fresh connections between all, where one was lost. Every rank must call it."""
+
+    def reduced_s(self, groups: list[list[int]], size_bytes: int, repeats: int) -> float | None:
+        """Seconds of an all-reduce in this rank's group, the best of ``repeats``."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the host says of itself."""
+
+    def now(self) -> float:
+        """Seconds that only ever grow."""
+
+    def clock(self) -> float:
+        """Seconds of the host's clock on the wall."""
+
+    def pause(self, seconds: float) -> None:
+        """Let what disturbs go by."""
+
+    def work_per_s(self) -> float:
+        """Matrix products a second of this rank's chip."""
+
+    def disk_bytes_per_s(self, folder: str) -> float:
+        """Rate of a checkpoint's disk. Raises OSError."""
+
+    def store_s(self, url: str) -> float:
+        """Seconds of one object put, read and deleted. Raises OSError."""
 
 
 class TorchTransport:
@@ -138,6 +165,34 @@ class TorchTransport:
             took = time.perf_counter() - began
             best = took if best is None else min(best, took)
         return best
+
+    def facts(self) -> dict[str, Any]:
+        """What the host says of itself."""
+        return discover()
+
+    def now(self) -> float:
+        """Seconds that only ever grow."""
+        return time.perf_counter()
+
+    def clock(self) -> float:
+        """Seconds of the host's clock on the wall."""
+        return time.time()
+
+    def pause(self, seconds: float) -> None:
+        """Let what disturbs go by."""
+        time.sleep(seconds)
+
+    def work_per_s(self) -> float:
+        """Matrix products a second of this rank's chip."""
+        return hardware.work_per_s(self.device)
+
+    def disk_bytes_per_s(self, folder: str) -> float:
+        """Rate of a checkpoint's disk. Raises OSError."""
+        return hardware.disk_bytes_per_s(folder)
+
+    def store_s(self, url: str) -> float:
+        """Seconds of one object put, read and deleted. Raises OSError."""
+        return hardware.store_s(url, str(self.rank))
 
     def close(self) -> None:
         """Leave; the store's rank goes last."""

@@ -57,6 +57,8 @@ class GroupConstants:
     rows: int
     """Measured rows of this very group; 0 where it borrows from its framework or from all."""
     basis: str
+    known: bool = True
+    """Whether the framework is one that is known: of others nothing is taken from any row."""
 
 
 @functools.cache
@@ -90,7 +92,8 @@ def constants_for(accelerator: str, framework: str) -> GroupConstants:
     """
     levels, residual = calibrated(PUBLISHED)
     group = f"{accelerator}/{framework}"
-    chip, recipe = accelerator.partition("+")[0], recipe_of_framework(framework, accelerator).family
+    chip, release = accelerator.partition("+")[0], recipe_of_framework(framework, accelerator)
+    recipe = release.family
     family = family_of(chip).name
     rows = int(np.count_nonzero(residual.rows.labels[:, LABELS.index("group")] == code_of(group)))
     lacking = [
@@ -100,14 +103,20 @@ def constants_for(accelerator: str, framework: str) -> GroupConstants:
         )
         if name not in levels.offsets[kind]
     ]  # fmt: skip
-    if rows:
+    if not release.known:
+        basis = f"assumed, framework {framework} not known"
+    elif rows:
         basis = f"calibrated n={rows}"
     elif lacking:
         basis = f"assumed, no rows of the {' or the '.join(lacking)}"
     else:
         basis = "assumed, chip and recipe calibrated apart"
     return GroupConstants(
-        group=group, constants=constants_of(levels.at(family, chip, recipe)), rows=rows, basis=basis
+        group=group,
+        constants=constants_of(levels.at(family, chip, recipe)),
+        rows=rows,
+        basis=basis,
+        known=release.known,
     )
 
 

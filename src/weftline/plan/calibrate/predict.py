@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from weftline.fabric.closed_forms import GroupCost
 from weftline.plan.calibrate.row import Row
-from weftline.plan.step.compiled import Compiled, Device, Layouts, compile_layouts
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import Compiled, Device, compile_layouts
 from weftline.plan.step.constants import PRIOR, Constants, FloatArray
+from weftline.plan.step.groups import Groups
 from weftline.plan.step.pricing import Priced
 from weftline.plan.step.recipes import Recipe, flag_columns
 from weftline.plan.step.timing import time_step
@@ -65,13 +66,8 @@ def join(compiled: Sequence[Compiled]) -> Compiled:
                     **{g.name: np.concatenate([getattr(v, g.name) for v in values])
                        for g in fields(Layouts)}
                 )  # fmt: skip
-            case GroupCost():
-                parts[f.name] = GroupCost(
-                    np.concatenate([v.latency_s for v in values]),
-                    np.concatenate([v.up_s_per_byte for v in values]),
-                    np.concatenate([v.out_s_per_byte for v in values]),
-                    values[0].at_once,
-                )
+            case Groups():
+                parts[f.name] = Groups.joined(values)
             case np.ndarray():
                 parts[f.name] = np.concatenate(values)
             case _:

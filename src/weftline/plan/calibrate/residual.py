@@ -20,7 +20,7 @@ from weftline.catalog import accelerators
 from weftline.learn import Features, Kernel, Process, Shape, code_of, conformal_quantile
 from weftline.model import Model
 from weftline.plan.calibrate.trust import Trust, nearness
-from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.columns import Layouts
 from weftline.plan.step.constants import FloatArray
 from weftline.spec import Cluster
 
@@ -124,6 +124,14 @@ class Residual(Process):
             return mean, deviation * self.widening
         return self._trusted(mean, deviation, nearness(self.kernel, SHAPE, features, self.rows))
 
+    def unseen(self, count: int) -> tuple[FloatArray, FloatArray]:
+        """The same for runs that are kin of none, as under a framework nobody knows: no mean, and
+        the widest band of any nearness."""
+        bare = (self.kernel.variance + self.kernel.noise**2) ** 0.5
+        widest = self.widening if self.trust is None else self.trust.widening[0]
+        most = max([bare * widest, *self.left_out()[1].tolist()])
+        return np.zeros(count), np.full(count, most)
+
     def mean(self, features: Features) -> FloatArray:
         """The mean alone."""
         found = super().mean(features)
@@ -158,6 +166,17 @@ class Residual(Process):
         cross = self.kernel.covariance(SHAPE, first, self.rows)[0]
         best = int(np.argmax(cross))
         return self.ids[best], float(cross[best] / self.kernel.variance)
+
+    def near(self, features: Features, count: int) -> list[tuple[str, float, float]]:
+        """(row, correlation, measured over predicted with that row left out) of the ``count`` rows
+        that say most of the first of ``features``."""
+        if not self.ids:
+            return []
+        cross = self.kernel.covariance(SHAPE, features.take(np.array([0])), self.rows)[0]
+        order = np.argsort(-cross, kind="stable")[:count]
+        off = np.exp(self.residual - self.left_out()[0])
+        share = cross / self.kernel.variance
+        return [(self.ids[i], float(share[i]), float(off[i])) for i in order]
 
     def index_of(self, features: Features, residual: FloatArray) -> list[int | None]:
         """Which of its own rows each given one is: same features, same measured residual."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weftline.model import Model
-from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.columns import Layouts
 from weftline.plan.step.frameworks import Framework
-from weftline.plan.step.recipes import recipe_of_framework
+from weftline.plan.step.recipes import Recipe, recipe_of_framework
 from weftline.spec import Cluster
 
 __all__ = ["Row", "Unpredicted"]
@@ -45,9 +45,14 @@ class Row:
     """What the source states of the layout, by the names of its parts."""
 
     @property
+    def release(self) -> Recipe:
+        """What its framework's release does."""
+        return self.frame.recipe or recipe_of_framework(self.frame.name, self.accelerator)
+
+    @property
     def recipe_family(self) -> str:
         """Releases of one framework, whose rows are fitted together."""
-        return (self.frame.recipe or recipe_of_framework(self.frame.name, self.accelerator)).family
+        return self.release.family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,13 +27,9 @@ from weftline.plan.calibrate.predict import prior_seconds
 from weftline.plan.calibrate.row import Row, Unpredicted
 from weftline.plan.calibrate.stated import held_of
 from weftline.plan.calibrate.words import CHIPS, MODELS, family_of_run, precision_of, recipe_of
-from weftline.plan.step.compiled import (
-    RECOMPUTE_FULL,
-    RECOMPUTE_NONE,
-    RECOMPUTE_SELECTIVE,
-    Layouts,
-)
-from weftline.plan.step.frameworks import FRAMEWORKS, Framework, in_precision
+from weftline.plan.step.columns import Layouts
+from weftline.plan.step.compiled import RECOMPUTE_FULL, RECOMPUTE_NONE, RECOMPUTE_SELECTIVE
+from weftline.plan.step.frameworks import FRAMEWORKS, PLAIN, Framework, in_precision
 from weftline.plan.step.layouts import enumerate_layouts
 from weftline.plan.step.memory import fit_recompute, memory_of
 from weftline.plan.step.recipes import recipe_of_run
@@ -247,7 +243,12 @@ def _frame_of(framework: str, record: Mapping[str, str]) -> Framework:
     recipe = recipe_of_run(framework)
     if "rowwise" in (record.get("precision") or "").lower():
         recipe = replace(recipe, rowwise=1.0)
-    return replace(FRAMEWORKS[family_of_run(framework)], recipe=recipe)
+    family = family_of_run(framework)
+    frame = replace(PLAIN, name=framework.lower()) if family is None else FRAMEWORKS[family]
+    frame = replace(frame, recipe=recipe)
+    # A run's memory is counted as it was logged, and what it recomputed made room for that.
+    holes = frame.reserved_share
+    return frame if holes is None else replace(frame, fragmentation=holes)
 
 
 def _model_of(record: Mapping[str, str]) -> Model:

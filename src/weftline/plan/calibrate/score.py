@@ -17,10 +17,11 @@ from weftline.errors import InputError
 from weftline.plan.calibrate.calibration import calibrated, pool_of
 from weftline.plan.calibrate.fit import fit_pool, physics_seconds, row_features
 from weftline.plan.calibrate.predict import compile_row
-from weftline.plan.calibrate.residual import Z90
+from weftline.plan.calibrate.residual import Z90, Residual
 from weftline.plan.calibrate.row import Row, Unpredicted
 from weftline.plan.calibrate.sources import source_of
 from weftline.plan.step.compiled import Compiled
+from weftline.plan.step.constants import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ def score_rows(rows: Sequence[Row], left: Sequence[Unpredicted]) -> Score:
         levels, residual = calibrated(pool)
         physics = physics_seconds(own, [compiled[i] for i in index], levels)
         features = row_features(own)
-        mean, deviation = residual.at(features)
+        mean, deviation = _residual_at(residual, own)
         measured = np.array([row.measured_s or np.nan for row in own])
         spots = residual.index_of(features, np.log(measured / physics))
         loo_mean, loo_deviation = residual.left_out() if len(residual.rows) else (mean, deviation)
@@ -171,12 +172,20 @@ def _score_fold(
         fitted = fit_pool([rows[i] for i in train], [compiled[i] for i in train])
         own = [rows[i] for i in mine]
         physics = physics_seconds(own, [compiled[i] for i in mine], fitted.levels)
-        mean, deviation = fitted.residual.at(row_features(own))
+        mean, deviation = _residual_at(fitted.residual, own)
         found += [
             _scored(row, float(t), float(mu), float(sd), seen=False)
             for row, t, mu, sd in zip(own, physics, mean, deviation, strict=True)
         ]
     return found
+
+
+def _residual_at(residual: Residual, rows: Sequence[Row]) -> tuple[FloatArray, FloatArray]:
+    """What the process says of rows; of those of a framework nobody knows nothing, most widely."""
+    known = np.array([row.release.known for row in rows])
+    mean, deviation = residual.at(row_features(rows))
+    far = residual.unseen(len(rows))
+    return np.where(known, mean, far[0]), np.where(known, deviation, far[1])
 
 
 def _scored(row: Row, physics: float, mean: float, deviation: float, *, seen: bool) -> Scored:

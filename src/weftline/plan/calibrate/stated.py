@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from weftline.plan.step.compiled import Layouts
+from weftline.plan.step.columns import Layouts
 
 __all__ = ["held_of", "run_words"]
 

@@ -33,14 +33,17 @@ _FAMILIES: Final = (
     ("automodel", "automodel"), ("pytorch fsdp", "fsdp"), ("llm-foundry", "fsdp"),
     ("neuronx", "neuronx"),
     ("megatron-lm 2021", "megatron-lm-2021"), ("megatron-lm 2022", "megatron-lm-2022"),
-    ("megatron-deepspeed", "megatron-lm-2021"),
+    ("megatron-deepspeed", "megatron-lm-2021"), ("megatron", "megatron-core"),
+    ("nemo", "megatron-core"), ("primus", "megatron-core"), ("megascale", "megatron-core"),
+    ("meta internal", "megatron-core"), ("hai-llm", "dualpipe"), ("vtrain", "megatron-lm-2022"),
 )  # fmt: skip
 
 
-def family_of_run(framework: str) -> str:
-    """The family whose memory a run has, by its framework's words."""
+def family_of_run(framework: str) -> str | None:
+    """The family whose memory a run has, by its framework's words; None where no words are known
+    ones."""
     low = framework.lower()
-    return next((name for key, name in _FAMILIES if key in low), "megatron-core")
+    return next((name for key, name in _FAMILIES if key in low), None)
 
 
 def precision_of(text: str, framework: str) -> str:

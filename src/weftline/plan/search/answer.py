@@ -9,10 +9,25 @@ from dataclasses import replace
 from weftline._version import __version__
 from weftline.catalog import PriceChoice
 from weftline.catalog.date import CATALOG_DATE
-from weftline.cost import FAILURES_BASIS, FAILURES_HIGH, FAILURES_LOW, RECOVERY_BAND_S, goodput
+from weftline.cost import (
+    FAILURES_BASIS,
+    FAILURES_HIGH,
+    FAILURES_LOW,
+    RECOVERY_BAND_S,
+    Goodput,
+    goodput,
+)
 from weftline.model import Model
 from weftline.plan.calibrate.residual import Z90
+from weftline.plan.search.evidence import (
+    band_of,
+    break_evens,
+    interval_curve,
+    lost_because,
+    measured_runs,
+)
 from weftline.plan.search.fits import MEMORY_BAND
+from weftline.plan.search.measured import MEASURED_BAND
 from weftline.plan.search.offers import Offer, energy_of_run, misses, pareto_front, trained
 from weftline.plan.search.prices import HOUR_S, cost_of, quote_of
 from weftline.plan.search.rank_map import rank_map_of
@@ -44,7 +59,7 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
     by_chip: dict[str, Offer] = {}
     for offer in allowed:
         by_chip.setdefault(offer.found.cluster.accelerator, offer)
-    ranking = [_candidate(o, job) for o in by_chip.values()]
+    ranking = [_candidate(o, best, job) for o in by_chip.values()]
     without = [
         Rejection(accelerator=name, reason=reason) for name, reason in sorted(tally.without.items())
     ]
@@ -56,7 +71,9 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
             said = f"misses a limit: {misses(offer, job)} on {cluster.chips:,}"
             without.append(Rejection(accelerator=cluster.accelerator, reason=said))
     quote = quote_of(best.price, best.own_price)
-    estimates, cost_parts = _estimates(best, job, model, quote)
+    chips, kept = best.found.cluster.chips, trained(model, job)
+    good = goodput(chips, kept)
+    estimates, cost_parts = _estimates(best, job, model, quote, good)
     return Plan(
         weftline=__version__,
         catalog_date=CATALOG_DATE,
@@ -73,8 +90,11 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
         price=quote,
         why=why_of(best.found, quote, model, job),
         flips=flips_of(list(by_chip.values()), job),
+        break_evens=break_evens(list(by_chip.values()), job),
+        interval_curve=interval_curve(good),
+        measured=measured_runs(best, model, job),
         ranking=tuple(ranking),
-        pareto=tuple(_candidate(o, job) for o in pareto_front(allowed)),
+        pareto=tuple(_candidate(o, best, job) for o in pareto_front(allowed)),
         without_plan=tuple(without),
         search=SearchStats(
             evaluated=tally.evaluated,
@@ -90,8 +110,9 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
     )  # fmt: skip
 
 
-def _candidate(offer: Offer, job: Job) -> Candidate:
-    found = offer.found
+def _candidate(offer: Offer, best: Offer, job: Job) -> Candidate:
+    found, (low, high) = offer.found, band_of(offer)
+    cost = offer.cost_usd
     note = ""
     if offer.cost_usd is None:
         note = offer.no_price
@@ -103,11 +124,17 @@ def _candidate(offer: Offer, job: Job) -> Candidate:
         layout=found.layout,
         step_time_s=found.step_time_s,
         mfu=offer.mfu,
-        memory_bytes=float(found.memory.total_bytes[0]),
+        memory_bytes=found.memory_bytes,
         train_time_s=offer.train_time_s,
         cost_usd=offer.cost_usd,
         energy_j=offer.energy_j,
         note=note,
+        train_time_low_s=offer.train_time_s * low,
+        train_time_high_s=offer.train_time_s * high,
+        cost_low_usd=None if cost is None else cost * low,
+        cost_high_usd=None if cost is None else cost * high,
+        step_parts={part.name: part.value for part in step_parts(found)},
+        lost=lost_because(offer, best),
     )
 
 
@@ -122,7 +149,7 @@ def _price_note(choice: PriceChoice, job: Job) -> str:
 
 
 def _estimates(
-    offer: Offer, job: Job, model: Model, quote: PriceQuote | None
+    offer: Offer, job: Job, model: Model, quote: PriceQuote | None, good: Goodput
 ) -> tuple[dict[str, Estimate], tuple[Part, ...]]:
     found = offer.found
     spread = math.exp(Z90 * found.log_error) - 1
@@ -138,10 +165,12 @@ def _estimates(
         "mfu_causal": _mfu(causal_mfu(found, model, job), spread, basis, job.precision),
         "train_time": run,
         "memory": Estimate.within(
-            float(found.memory.total_bytes[0]),
+            found.memory_bytes,
             "B",
-            MEMORY_BAND,
-            "counted; allocator overhead assumed",
+            MEMORY_BAND if found.measured is None else MEASURED_BAND,
+            "counted; allocator overhead assumed"
+            if found.measured is None
+            else found.measured.basis,
         ),
     }
     host = float(found.memory.host_bytes[0])
@@ -152,7 +181,6 @@ def _estimates(
         )  # fmt: skip
     chips = found.cluster.chips
     kept = trained(model, job)
-    good = goodput(chips, kept)
     worst = goodput(chips, kept, failures_per_chip_day=FAILURES_HIGH, recovery_s=RECOVERY_BAND_S[1])
     best = goodput(chips, kept, failures_per_chip_day=FAILURES_LOW, recovery_s=RECOVERY_BAND_S[0])
     estimates["goodput"] = Estimate(

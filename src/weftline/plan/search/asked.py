@@ -43,7 +43,7 @@ def job_of(model: str, options: JobOptions, *, where: Where = as_option) -> Job:
     """
     get = Collector()
     records, chip_prices = get(
-        lambda: parse_own_chips(options.chip, options.chip_set, where=where)
+        lambda: parse_own_chips(options.chip, options.chip_set, on=options.on or "", where=where)
     ) or ((), {})
     with own_chips(records):
         return _job(model, options, where, get, records=records, chip_prices=chip_prices)

@@ -9,7 +9,7 @@ from weftline.catalog import accelerator
 from weftline.catalog.asked import check_region, known_terms
 from weftline.errors import InputError
 from weftline.model import Model
-from weftline.plan.step.frameworks import AUTO, FRAMEWORKS, OPTIMIZERS
+from weftline.plan.step.frameworks import AUTO, OPTIMIZERS, framework
 from weftline.plan.step.frozen import FREEZABLE
 from weftline.spec import OBJECTIVES, PARTS, PRECISIONS, PRICE_CHOICES, TUNES, Job
 from weftline.spec.options import Where
@@ -76,7 +76,9 @@ def checked(job: Job, get: Collector, where: Where, model: Model | None = None) 
     kind = known(job.price_type, PRICE_CHOICES, "price type", "price")
     objective = known(job.objective, OBJECTIVES, "objective", "objective")
     precision = known(job.precision, PRECISIONS, "precision", "precision")
-    framework = known(job.framework, (AUTO, *FRAMEWORKS), "framework", "framework")
+    named = job.framework.lower()
+    if named != AUTO:
+        named = get(lambda: framework(named, where=where("framework")).name) or AUTO
     optimizer = known(job.optimizer, tuple(OPTIMIZERS), "optimizer", "optimizer")
     tune = known(job.tune, TUNES, "way to tune", "tune")
     held = ",".join(f"{name}={value}" for name, value in job.layout.items())
@@ -103,6 +105,6 @@ def checked(job: Job, get: Collector, where: Where, model: Model | None = None) 
     get.raise_all()
     return replace(
         job, price_type=kind or job.price_type, objective=objective or job.objective,
-        precision=precision or job.precision, framework=framework or job.framework,
+        precision=precision or job.precision, framework=named,
         optimizer=optimizer or job.optimizer, tune=tune or job.tune, layout=parts or {},
     )  # fmt: skip

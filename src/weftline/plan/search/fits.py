@@ -12,12 +12,8 @@ from weftline.catalog import Accelerator
 from weftline.fabric import cluster_of
 from weftline.model import Model
 from weftline.model.once import once_per_model
-from weftline.plan.step.compiled import (
-    IntArray,
-    Layouts,
-    adapter_parameters,
-    frozen_per_chip,
-)
+from weftline.plan.step.columns import IntArray, Layouts
+from weftline.plan.step.compiled import adapter_parameters, frozen_per_chip
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.frozen import trained_parameters

@@ -63,7 +63,8 @@ def score_memory(rows: Sequence[Row]) -> tuple[ScoredMemory, ...]:
 
 def _scored(row: Row) -> ScoredMemory:
     found = memory_of(row.model, row.frame, row.layout, seq_len=row.seq_len)
-    holes = row.frame.context_bytes if row.frame.logs_reserved else found.overhead_bytes[0]
+    reserved = row.frame.reserved_share is not None
+    holes = row.frame.context_bytes if reserved else found.overhead_bytes[0]
     held, accepted, offloaded = _held(row) if row.held else (None, None, False)
     return ScoredMemory(
         id=row.id, accelerator=row.accelerator, framework=row.framework, model=row.model_name,

@@ -10,6 +10,7 @@ from weftline.model import Model
 from weftline.operators.products import training_operators
 from weftline.plan.calibrate.best_measured import best_measured, causal_flops_per_token
 from weftline.plan.calibrate.stated import run_words
+from weftline.plan.search.evidence import break_evens
 from weftline.plan.search.fits import COUNT_ERROR
 from weftline.plan.search.offers import Offer
 from weftline.plan.search.search import Found
@@ -53,16 +54,23 @@ _MEMORY_NAMES: Final = (
 
 def step_parts(found: Found) -> tuple[Part, ...]:
     """The step by part, seconds; parts that take no time are left out."""
+    if found.measured is not None:
+        return tuple(
+            Part(name=name, value=value, unit="s", basis=found.constants.basis)
+            for name, value in found.measured.parts_s.items() if value > 0
+        )  # fmt: skip
     parts = [
         Part(name=name, value=float(getattr(found.parts, field)[0]), unit="s",
              basis=found.constants.basis)
         for name, field in _STEP_NAMES
     ]  # fmt: skip
-    if abs(found.correction - 1) > 1e-4 and found.nearest is not None:
+    if abs(found.correction - 1) > 1e-4:
+        basis = found.constants.basis
+        if found.nearest is not None:
+            basis = f"measured runs, nearest {run_words(found.nearest[0])}"
         parts.append(
             Part(name="what near measured runs add or save", unit="s",
-                 value=found.step_time_s * (1 - 1 / found.correction),
-                 basis=f"measured runs, nearest {run_words(found.nearest[0])}")
+                 value=found.step_time_s * (1 - 1 / found.correction), basis=basis)
         )  # fmt: skip
     return tuple(p for p in parts if abs(p.value) > 0)
 
@@ -102,6 +110,12 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
             "asks more of a framework"
         )  # fmt: skip
     said += _against_measured(found, model, job)
+    if not found.constants.known:
+        said.append(
+            f"framework {found.framework} is not known: it is taken for a plain one (mixed "
+            "precision, Adam, flash attention, data and pipeline traffic hidden), nothing measured "
+            "corrects it, and its band is the widest there is"
+        )
     said.append(_grounds(found, job))
     said += _taken_knowingly(found, model, job)
     if model.is_moe:
@@ -132,14 +146,15 @@ def _against_measured(found: Found, model: Model, job: Job) -> list[str]:
         said.append(
             f"MFU counts attention's whole square, as papers do; its causal half alone: {share:.0%}"
         )
-    best = best_measured(name, job.precision)
-    if best is None:
-        said.append(f"no run on {name} in {job.precision} is known to be measured: its band is "
-                    "that of other chips")  # fmt: skip
-    elif share > best[0]:
+    best = best_measured(name, job.precision, mixture=model.is_moe)
+    kind = "mixture" if model.is_moe else "dense model"
+    if best is None or best.chip != name:
+        said.append(f"no run on {name} in {job.precision} is known to be measured for a {kind}: "
+                    "its band is that of other chips")  # fmt: skip
+    if best is not None and share > best.share:
         said.append(
-            f"beyond the best measured on {name} in {job.precision}, {best[0]:.0%} of the bf16 "
-            f"peak ({run_words(best[1])}): expect the slow end of the band"
+            f"beyond the best {kind} measured on {best.chip} in {job.precision}, {best.share:.0%} "
+            f"of the bf16 peak ({run_words(best.run)}): expect the slow end of the band"
         )
     return said
 
@@ -220,15 +235,9 @@ def flips_of(ranked: Sequence[Offer], job: Job) -> tuple[str, ...]:
     best, second = ranked[0], ranked[1]
     said: list[str] = []
     name = second.found.cluster.accelerator
-    if best.cost_usd and second.cost_usd and job.objective in ("cost", "cost-time"):
-        ratio = best.cost_usd / second.cost_usd
-        if job.objective == "cost-time":
-            ratio *= best.train_time_s / second.train_time_s
-        hours = second.found.cluster.chips * second.train_time_s / 3600
-        now = second.cost_usd / hours
-        said.append(
-            f"{name} wins below {format_usd(now * ratio)} a chip-hour (now {format_usd(now)})"
-        )
+    for even in break_evens((best, second), job):
+        now, wins = even.now_usd_per_chip_hour, even.wins_below_usd_per_chip_hour
+        said.append(f"{name} wins below {format_usd(wins)} a chip-hour (now {format_usd(now)})")
     band = best.found.log_error + second.found.log_error
     ratio = second.train_time_s / best.train_time_s
     if 1 / (1 + band) < ratio < 1 + band:

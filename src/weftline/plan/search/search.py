@@ -18,14 +18,16 @@ from weftline.model import Model
 from weftline.plan.calibrate.calibration import PUBLISHED, GroupConstants, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
 from weftline.plan.search.fits import USABLE_MEMORY, Fits, fits_on, state_bytes
+from weftline.plan.search.measured import KNOWN_ERROR, Measured, measured_on
 from weftline.plan.search.misses import no_layout, out_of_memory
-from weftline.plan.step.compiled import Layouts, compile_layouts
+from weftline.plan.step.columns import IntArray, Layouts
+from weftline.plan.step.compiled import compile_layouts
 from weftline.plan.step.constants import FloatArray, without_overlap
 from weftline.plan.step.frameworks import Framework, framework_for, recipe_of
 from weftline.plan.step.layouts import layout_at
 from weftline.plan.step.memory import Memory
 from weftline.plan.step.timing import StepTime, joined, time_step
-from weftline.spec import Cluster, Job, Layout
+from weftline.spec import Cluster, Job, Layout, Measurement
 
 CHUNK = 1 << 13
 """Layouts timed at once: their columns stay in a core's cache."""
@@ -59,6 +61,15 @@ class Found:
     """Parts of the memory, arrays of one."""
     second: tuple[Layout, float] | None
     """The best layout with other degrees, and its step time."""
+    measured: Measurement | None = None
+    """Of this very layout on the user's own machine: then the step and its memory are its."""
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of the fullest chip."""
+        if self.measured is not None:
+            return self.measured.memory_bytes
+        return float(self.memory.total_bytes[0])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,6 +195,9 @@ def best_on(
     order = np.argsort(times.total_s, kind="stable")[:SHORTLIST]
     kept, times = kept.take(order), times.take(order)
     held = np.flatnonzero(fits.fits)[order]
+    own = measured_on(model, job, cluster)
+    if own is not None:
+        return _on_own(model, cluster, constants, fits, own, kept, times, held)
     seconds = times.total_s
     best = _simplest(frame, kept, seconds)
     at = np.array([best])
@@ -194,7 +208,7 @@ def best_on(
         model, cluster, kept.take(at), group=constants.group, version="", precision=job.precision,
         seq_len=job.seq_len,
     )  # fmt: skip
-    mean, deviation = residual.at(features)
+    mean, deviation = residual.at(features) if constants.known else residual.unseen(1)
     correction = float(np.exp(mean[0]))
     layout = layout_at(kept, best, len(model.layers))
     return Found(
@@ -205,11 +219,34 @@ def best_on(
         step_time_s=float(seconds[best]) * correction,
         correction=correction,
         log_error=float(deviation[0]),
-        nearest=residual.nearest(features),
+        nearest=residual.nearest(features) if constants.known else None,
         parts=times.take(at),
         memory=fits.memory(held[at]),
         second=_second(kept, seconds * correction, best, layout, len(model.layers)),
     )
+
+
+def _on_own(
+    model: Model, cluster: Cluster, constants: GroupConstants, fits: Fits, own: Measured,
+    kept: Layouts, times: StepTime, held: IntArray,
+) -> Found:  # fmt: skip
+    """The fastest on a machine of the user's: measured where it was, else predicted and scaled."""
+    layers = len(model.layers)
+    named = [layout_at(kept, index, layers) for index in range(len(kept))]
+    seconds, count = own.corrected(times.total_s, named)
+    order = np.argsort(seconds, kind="stable")
+    best = int(order[_simplest(fits.frame, kept.take(order), seconds[order])])
+    at = np.array([best])
+    found = own.of(named[best])
+    basis = found.basis if found is not None else own.basis(count)
+    return Found(
+        cluster=cluster, framework=fits.frame.name,
+        constants=replace(constants, basis=basis, rows=count), layout=named[best],
+        step_time_s=float(seconds[best]), correction=float(seconds[best] / times.total_s[best]),
+        log_error=own.error if found is None else KNOWN_ERROR, nearest=None, parts=times.take(at),
+        memory=fits.memory(held[at]), second=_second(kept, seconds, best, named[best], layers),
+        measured=found,
+    )  # fmt: skip
 
 
 def _simplest(frame: Framework, layouts: Layouts, seconds: FloatArray) -> int:

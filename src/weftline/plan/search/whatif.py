@@ -231,8 +231,9 @@ def _evaluate(model: Model, job: Job, cluster: Cluster, layout: Layout) -> tuple
         model, cluster, columns, group=found.group, version="", precision=job.precision,
         seq_len=job.seq_len,
     )  # fmt: skip
-    mean = calibrated(PUBLISHED)[1].mean(features)
-    seconds = time_step(compiled, constants).total_s * np.exp(mean)
+    seconds = time_step(compiled, constants).total_s
+    if found.known:
+        seconds = seconds * np.exp(calibrated(PUBLISHED)[1].mean(features))
     return float(seconds[0]), float(memory.total_bytes[0])
 
 

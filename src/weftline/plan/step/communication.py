@@ -10,16 +10,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weftline.fabric.closed_forms import GroupCost
+from weftline.fabric import GroupTimes
 from weftline.plan.step.compiled import Compiled
 from weftline.plan.step.constants import Constants, FloatArray, Number
+
+_HEADS_CALLS = 4.0
+"""Ulysses exchanges queries, keys, values and outputs (arXiv:2309.14509, section 3.1)."""
 
 __all__ = ["Exchanged", "collective_s", "exchanges", "gradient_s", "send_s", "shown"]
 
 
-def collective_s(cost: GroupCost, nbytes: Number, c: Constants) -> FloatArray:
-    """Seconds of one collective that moves ``nbytes`` in each of its groups."""
-    return cost.seconds(nbytes, c.scale_up_efficiency, c.scale_out_efficiency)
+def collective_s(
+    group: GroupTimes, nbytes: Number, c: Constants, calls: Number = 1.0
+) -> FloatArray:
+    """Seconds of collectives that move ``nbytes`` in all in each group, in so many calls.
+
+    What the library reaches where nothing else runs is ``fabric.predict``'s; in training, beside
+    kernels that want the same memory and beside other jobs, it takes the loss times that.
+    """
+    loss = np.where(group.several > 0, c.scale_out_loss, c.scale_up_loss)
+    return group.seconds(nbytes / calls) * calls * loss
 
 
 def shown(overlapped: Number, exposed: Number) -> Number:
@@ -38,45 +48,50 @@ class Exchanged:
 
 def exchanges(x: Compiled, c: Constants) -> Exchanged:
     """Tensor, context and expert exchange of a mean layer, one entry a layout."""
-    lay, key, recipe = x.layouts, x.key, x.recipe
-    pair = 2 * np.where(lay.tp > 1, collective_s(x.tp_cost, x.work.tp_bytes[key], c), 0.0)
-    tp_s = x.work.tp_collectives * pair * shown(recipe.overlap_tp, c.tp_exposed)
-    ring = x.cp_cost.latency_s + collective_s(x.cp_cost, x.work.cp_bytes[key], c)
-    heads = 2 * x.heads_cost.latency_s + collective_s(x.heads_cost, x.work.heads_bytes[key], c)
-    cp_s = np.where(lay.cp > 1, np.where(lay.ulysses > 0, heads, ring), 0.0)
-    cp_s = cp_s * shown(recipe.overlap_cp, c.cp_exposed)
-    routed = np.where(lay.ep > 1, 2 * _routed_s(x, c), 0.0)
-    split = np.where(lay.etp > 1, 2 * collective_s(x.etp_cost, x.etp_bytes, c), 0.0)
-    ep_s = (routed + split) * x.dispatch_share * shown(recipe.overlap_ep, c.ep_exposed)
-    return Exchanged(tp_s=tp_s, cp_s=cp_s, ep_s=ep_s)
+    g, key, recipe = x.groups, x.key, x.recipe
+    tp_s = 2 * x.work.tp_collectives * collective_s(g.tp, x.work.tp_bytes, c)
+    ring = collective_s(g.cp, x.work.cp_bytes, c)
+    heads = collective_s(g.heads, x.work.heads_bytes, c, _HEADS_CALLS)
+    routed = 2 * _routed_s(x, c) + 2 * collective_s(g.etp, x.etp_bytes, c)
+    cp_s = np.where(x.layouts.ulysses > 0, heads[key], ring[key])
+    return Exchanged(
+        tp_s=tp_s[key] * shown(recipe.overlap_tp, c.tp_exposed),
+        cp_s=cp_s * shown(recipe.overlap_cp, c.cp_exposed),
+        ep_s=routed[key] * x.dispatch_share * shown(recipe.overlap_ep, c.ep_exposed),
+    )
 
 
 def _routed_s(x: Compiled, c: Constants) -> FloatArray:
-    """One dispatch: a copy for each chosen expert, or one for each rank and node that has some."""
-    once = x.recipe.once_a_node
-    up = 1.0 - once * (1.0 - x.once_a_rank)
-    out = 1.0 - once * (1.0 - x.once_a_node)
-    cost = x.ep_cost
-    return collective_s(
-        GroupCost(cost.latency_s, cost.up_s_per_byte * up, cost.out_s_per_byte * out, cost.at_once),
-        x.work.ep_bytes[x.key], c,
-    )  # fmt: skip
+    """One dispatch: a copy for each chosen expert, or one for each rank and node that has some.
+
+    Ranks of a domain and domains exchange at the same time: the slower of both shows.
+    """
+    g, once = x.groups, x.recipe.once_a_node
+    inside = 1.0 - once * (1.0 - x.once_a_rank)
+    across = np.where(g.ep_domains > 1, 1.0 - once * (1.0 - x.once_a_node), inside)
+    return np.maximum(
+        collective_s(g.ep, x.work.ep_bytes * across, c),
+        collective_s(g.ep_inside, x.work.ep_bytes * inside * g.ep_share, c),
+    )
 
 
 def send_s(x: Compiled, c: Constants) -> FloatArray:
     """One send of a micro-batch to the next stage."""
-    return np.where(x.layouts.pp > 1, collective_s(x.pp_cost, x.pp_bytes, c), 0.0)
+    return collective_s(x.groups.pp, x.pp_bytes, c)
 
 
 def gradient_s(x: Compiled, c: Constants) -> FloatArray:
-    """Reduce-scatter and all-gather of dense and expert parameters, before overlap."""
+    """Reduction and gathering of dense and expert parameters, before overlap."""
+    g = x.groups
     seconds = np.zeros(len(x.layouts))
-    for cost, reduce_bytes, gather_bytes in (
-        (x.dp_cost, x.dp_reduce_bytes, x.dp_gather_bytes),
-        (x.edp_cost, x.edp_reduce_bytes, x.edp_gather_bytes),
+    gathers = g.dp_calls * np.where(x.layouts.zero >= 3, 2.0, 1.0)
+    for group, nbytes, calls in (
+        (g.dp_reduce, x.dp_reduce_bytes, g.dp_calls),
+        (g.dp_gather, x.dp_gather_bytes, gathers),
+        (g.edp_reduce, x.edp_reduce_bytes, g.dp_calls),
+        (g.edp_gather, x.edp_gather_bytes, gathers),
+        (g.replica, x.replica_bytes, 1.0),
     ):
-        groups = cost.up_s_per_byte + cost.out_s_per_byte > 0
-        both = collective_s(cost, reduce_bytes, c) + collective_s(cost, gather_bytes, c)
-        seconds = seconds + np.where(groups & (reduce_bytes > 0), both, 0.0)
-    replicas = 2 * collective_s(x.replica_cost, x.replica_bytes, c)
-    return seconds + np.where(x.replica_bytes > 0, replicas, 0.0)
+        if (moved := nbytes > 0).any():
+            seconds = seconds + np.where(moved, collective_s(group, nbytes, c, calls), 0.0)
+    return seconds

@@ -12,79 +12,30 @@ of them under ZeRO-3. Communication that does not hide adds up.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from weftline.fabric.closed_forms import GroupCost, all_to_all_cost, gather_cost, send_cost
 from weftline.model import Model
 from weftline.model.once import once_per_model
 from weftline.operators.products import family_of
+from weftline.plan.step.columns import IntArray, Layouts
 from weftline.plan.step.constants import FloatArray, Number
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.frozen import frozen_of
+from weftline.plan.step.groups import Groups, groups_of
 from weftline.plan.step.pricing import Priced, Rates, price
 from weftline.plan.step.recipes import Recipe, recipe_of_framework
 from weftline.plan.step.saved import again_of
-from weftline.plan.step.workload import Keys, Work, lower
-from weftline.spec import Cluster, Level
+from weftline.plan.step.workload import Work, lower
+from weftline.spec import Cluster
 
-IntArray = npt.NDArray[np.int64]
 RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL = 0, 1, 2
 OFFLOAD_LINK_BYTES, OFFLOAD_LINK_BYTES_PER_S = 6.0, 20e9
 """Gradient down (4) and weight up (2) a parameter; a chip's share of PCIe 4.0 x16, assumed."""
 OFFLOAD_HOST_BYTES, OFFLOAD_HOST_BYTES_PER_S = 28.0, 25e9
 """What Adam reads and writes a parameter on the host; a chip's share of host memory, assumed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layouts:
-    """Columns of layouts, one entry a layout; names as in :class:`weftline.spec.Layout`."""
-
-    tp: FloatArray
-    cp: FloatArray
-    dp: FloatArray
-    pp: FloatArray
-    ep: FloatArray
-    vp: FloatArray
-    micro_batch: FloatArray
-    num_micro_batches: FloatArray
-    zero: FloatArray
-    recompute: FloatArray
-    """RECOMPUTE_NONE, RECOMPUTE_SELECTIVE (attention scores) or RECOMPUTE_FULL."""
-    recompute_share: FloatArray
-    """Under RECOMPUTE_FULL the share of a stage's layers computed again, else 0."""
-    etp: FloatArray
-    """Tensor parallelism inside an expert: 1 or tp."""
-    shard: FloatArray
-    """Ranks over which ZeRO splits: cp * dp, or less under HSDP, which replicates the rest."""
-    pp_inner: FloatArray
-    """1 where pipeline neighbours lie nearer than data-parallel ones, else 0."""
-    ulysses: FloatArray
-    """1 where context parallelism exchanges heads (Ulysses), 0 where it rings keys and values."""
-    zero_bubble: FloatArray
-    """1 for the ZB-H1 schedule, else 0 (1F1B, interleaved where vp > 1)."""
-
-    def __len__(self) -> int:
-        return len(self.tp)
-
-    def take(self, index: IntArray | npt.NDArray[np.bool_]) -> Layouts:
-        """Some of the layouts."""
-        return Layouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def keys(self) -> tuple[Keys, IntArray]:
-        """Distinct work keys and, for each layout, the index of its own."""
-        code = ((self.tp * 1024 + self.cp) * 4096 + self.ep) * 16384 + self.micro_batch
-        code = code * 2 + (self.etp > 1)
-        _, first, index = np.unique(code, return_index=True, return_inverse=True)
-        return (
-            Keys(tp=self.tp[first], cp=self.cp[first], ep=self.ep[first], etp=self.etp[first],
-                 micro_batch=self.micro_batch[first]),
-            index.astype(np.int64),
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,17 +73,8 @@ class Compiled:
     frozen: Number
     """1 where weights are frozen: they are not quantised again each micro-batch."""
     moe_fraction: FloatArray
-    tp_cost: GroupCost
-    cp_cost: GroupCost
-    heads_cost: GroupCost
-    """Ulysses: all-to-all of heads over a context-parallel group."""
-    ep_cost: GroupCost
-    pp_cost: GroupCost
-    dp_cost: GroupCost
-    edp_cost: GroupCost
-    replica_cost: GroupCost
-    """HSDP: reduction of a shard's gradients across replicas."""
-    etp_cost: GroupCost
+    groups: Groups
+    """Which ranks exchange what."""
     pp_bytes: FloatArray
     dp_reduce_bytes: FloatArray
     dp_gather_bytes: FloatArray
@@ -140,17 +82,17 @@ class Compiled:
     edp_gather_bytes: FloatArray
     replica_bytes: FloatArray
     etp_bytes: FloatArray
-    """Routed tokens gathered over an expert-tensor-parallel group in a mean layer."""
+    """[K] routed tokens gathered over an expert-tensor-parallel group in a mean layer."""
     optimizer_bytes: FloatArray
     """Bytes the optimizer step reads and writes in the chip's memory."""
     optimizer_flops: FloatArray
     offload_s: FloatArray
     """Gradients down, update in host memory, weights up, where states are offloaded."""
     once_a_rank: FloatArray
-    """Bytes of expert all-to-all inside a node where a token goes once to a rank, over those where
-    it goes once to each of its experts."""
+    """[K] bytes of expert all-to-all inside a node where a token goes once to a rank, over those
+    where it goes once to each of its experts."""
     once_a_node: FloatArray
-    """The same between nodes where it goes once to a node."""
+    """[K] the same between nodes where it goes once to a node."""
     dispatch_share: FloatArray
     bubble_share: FloatArray
     weight_gradients: Number
@@ -219,11 +161,7 @@ def compile_layouts(
     stage_chips = layouts.tp * layouts.cp * layouts.dp
     dense, expert = trained_per_chip(model, layouts, frame)
     held, held_experts = frozen_per_chip(model, layouts, frame)
-    levels = cluster.levels
     zero3, split = layouts.zero >= 3, layouts.zero >= 1
-    # Order tp, cp, dp, pp; or tp, pp, dp where pipeline neighbours share a domain (cp = ep = 1).
-    pp_stride = np.where(layouts.pp_inner > 0, layouts.tp, stage_chips)
-    dp_stride = layouts.tp * np.where(layouts.pp_inner > 0, layouts.pp, 1.0)
     expert_ranks = layouts.ep * layouts.etp
     gathers = np.where(zero3, 2 * layouts.num_micro_batches, 1.0)
     owned = dense / np.where(split, layouts.shard, 1.0)
@@ -231,7 +169,8 @@ def compile_layouts(
     # Sharded gradients are reduced for every micro-batch: there is nowhere to keep whole ones.
     reductions = np.where(zero3, layouts.num_micro_batches, 1.0)
     weights_sent = np.where(layouts.zero == 0, recipe.reduce_bytes, frame.value_bytes)
-    rank_share, node_share = _sent_once(model, levels, layouts)
+    groups = groups_of(cluster, keys, layouts, np.maximum(middle, edge), dense)
+    rank_share, node_share = _sent_once(model, keys.ep, groups.ep_domains)
     return Compiled(
         work=work,
         priced=priced,
@@ -245,17 +184,7 @@ def compile_layouts(
         chips=stage_chips * layouts.pp,
         frozen=float(frame.adapter_rank > 0),
         moe_fraction=np.full(len(layouts), _moe_fraction(model)),
-        tp_cost=gather_cost(levels, layouts.tp, np.ones_like(layouts.tp)),
-        cp_cost=gather_cost(levels, layouts.cp, layouts.tp),
-        heads_cost=all_to_all_cost(levels, layouts.cp, layouts.tp),
-        ep_cost=all_to_all_cost(levels, layouts.ep, layouts.etp),
-        pp_cost=send_cost(levels, pp_stride),
-        dp_cost=gather_cost(levels, layouts.shard, dp_stride),
-        edp_cost=gather_cost(levels, stage_chips / expert_ranks, expert_ranks),
-        replica_cost=gather_cost(
-            levels, layouts.cp * layouts.dp / layouts.shard, dp_stride * layouts.shard
-        ),
-        etp_cost=gather_cost(levels, layouts.etp, np.ones_like(layouts.tp)),
+        groups=groups,
         pp_bytes=work.tp_bytes[key] / layouts.tp,
         dp_reduce_bytes=dense * recipe.reduce_bytes * reductions,
         dp_gather_bytes=dense * weights_sent * gathers + np.where(zero3, held * gathers, 0.0),
@@ -264,7 +193,7 @@ def compile_layouts(
         + np.where(zero3, held_experts * gathers, 0.0),
         replica_bytes=np.where(layouts.shard < layouts.cp * layouts.dp, 1.0, 0.0)
         * dense * recipe.reduce_bytes / layouts.shard,
-        etp_bytes=work.ep_bytes[key] * layouts.etp,
+        etp_bytes=work.ep_bytes * keys.etp,
         optimizer_bytes=owned * (2 * frame.resident_bytes + frame.grad_bytes + 2),
         optimizer_flops=owned * frame.optimizer_flops_per_width * model.hidden,
         offload_s=owned * (OFFLOAD_LINK_BYTES / OFFLOAD_LINK_BYTES_PER_S
@@ -292,24 +221,18 @@ def device_of(cluster: Cluster, frame: Framework, precision: str) -> Device:
     )
 
 
-def _sent_once(
-    model: Model, levels: Sequence[Level], layouts: Layouts
-) -> tuple[FloatArray, FloatArray]:
+def _sent_once(model: Model, ranks: FloatArray, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Shares of a token's copies that are left where each rank, or each node, gets one at most.
 
     Of k choices among d places d (1 - (1 - 1/d)^k) are expected to differ.
     """
     chosen = _experts_per_token(model)
-    if chosen <= 1:
-        return np.ones(len(layouts)), np.ones(len(layouts))
-    inner = float(levels[0].size) if levels else 1.0
-    nodes = np.ceil(layouts.ep * layouts.etp / max(inner, 1.0))
 
     def left(places: FloatArray) -> FloatArray:
         different = places * (1.0 - (1.0 - 1.0 / np.maximum(places, 1.0)) ** chosen)
         return np.where(places > 1, np.minimum(different / chosen, 1.0), 1.0)
 
-    return left(layouts.ep), left(nodes)
+    return left(ranks), left(nodes)
 
 
 @once_per_model

@@ -8,6 +8,7 @@ bf16; MaxText keeps fp32 weights and moments sharded over its fsdp axis.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, replace
 
 from weftline.errors import InputError, UnknownNameError
@@ -98,13 +99,15 @@ class Framework:
     """Driver context, communicator buffers and workspace a chip loses (CUDA + NCCL: 2 to 4 GB)."""
     alone_share: float = 0.5
     """What a chip alone, without communicators, loses of that; assumed."""
-    logs_reserved: bool = False
-    """Whether the peak it logs is what the allocator reserved, its holes included."""
+    reserved_share: float | None = None
+    """Where the peak it logs is what the allocator reserved, holes included: the share of
+    activations, logits and gradients that is holes. None where tensors alone are logged.
+    torchtitan's 0.25 was set on its eight logged peaks."""
     fragmentation: float = 0.05
-    """Share of activations, logits and gradients lost to the allocator. PyTorch's caching
-    allocator: assumed 0.05 with expandable segments. torchtitan's 0.25 was set on its eight logged
-    peaks of reserved bytes; as its script turns expandable segments on, part of it must be tensors
-    that are not counted."""
+    """The share of them that the allocator needs beside the tensors; assumed 0.05 with PyTorch's
+    expandable segments. What it reserves beyond that is no need: cached blocks go back to the
+    driver before an allocation fails (``garbage_collect_cached_blocks`` and the retry in
+    c10/cuda/CUDACachingAllocator.cpp)."""
     pipeline: bool = True
     dispatch_share: float = 1.0
     """Bytes of expert all-to-all over those of a plain bf16 one to every chosen expert."""
@@ -165,8 +168,7 @@ FRAMEWORKS: dict[str, Framework] = {
             zero_bubble=True,
             fully_sharded=True,
             logits_bytes=12.0,
-            fragmentation=0.25,
-            logs_reserved=True,
+            reserved_share=0.25,
             weight_bytes=4.0,
             grad_bytes=4.0,
             reduce_bytes=4.0,
@@ -233,6 +235,27 @@ FRAMEWORKS: dict[str, Framework] = {
             bubble_share=0.5,
             compute_share=112 / 132,
         ),
+        # weftline's own trainer (weftline.runtime) on processors: fp32 weights and moments, FSDP2
+        # or whole replicas, torch's pipeline schedules. The context is torch and transformers,
+        # loaded: 0.35 to 0.45 GB resident a process.
+        Framework(
+            name="weftline",
+            vendors=("cpu",),
+            stage_tensors=2.0,
+            zero_bubble=True,
+            fully_sharded=True,
+            logits_bytes=16.0,
+            value_bytes=4.0,
+            input_bytes=4.0,
+            weight_bytes=4.0,
+            grad_bytes=4.0,
+            reduce_bytes=4.0,
+            master_bytes=0.0,
+            default_zero=0,
+            zero_stages=(0, 2, 3),
+            context_bytes=0.4e9,
+            alone_share=1.0,
+        ),
         Framework(
             name="neuronx",
             vendors=("aws",),
@@ -246,12 +269,29 @@ FRAMEWORKS: dict[str, Framework] = {
 }
 
 
-def framework(name: str) -> Framework:
-    """The framework called ``name``. Raises UnknownNameError with the nearest names."""
-    found = FRAMEWORKS.get(name.lower())
-    if found is None:
-        raise UnknownNameError("framework", name, FRAMEWORKS)
-    return found
+AUTO: str = "auto"
+PLAIN: Framework = Framework(
+    name="plain",
+    vendors=tuple(sorted({vendor for f in FRAMEWORKS.values() for vendor in f.vendors})),
+    zero_stages=(1, 3),
+)
+"""What a framework that is not known is taken for: mixed precision, Adam, flash attention."""
+_LIKE: float = 0.7
+"""How alike a name and a known one have to be for the name to be a slip of the pen."""
+
+
+def framework(name: str, *, where: str | None = None) -> Framework:
+    """The framework called ``name``; one that nobody knows is a plain one of that name.
+
+    Raises UnknownNameError where the name is nearly that of a known one.
+    """
+    low = name.lower()
+    found = FRAMEWORKS.get(low)
+    if found is not None:
+        return found
+    if not low.strip() or difflib.get_close_matches(low, [*FRAMEWORKS, AUTO], cutoff=_LIKE):
+        raise UnknownNameError("framework", name, FRAMEWORKS, where=where)
+    return replace(PLAIN, name=low)
 
 
 OPTIMIZERS: dict[str, tuple[float, float]] = {
@@ -269,13 +309,10 @@ Muon (arXiv:2502.16982): one fp32 momentum; five Newton-Schulz iterations of thr
 products on an m x n matrix, of 2 m n min(m, n) FLOP each, are 30 min(m, n) FLOP a parameter."""
 
 
-AUTO: str = "auto"
-
-
 def framework_for(name: str, vendor: str) -> str:
     """The framework to use on a vendor's chips: ``name``, or under ``auto`` the vendor's own.
 
-    Raises InputError where ``name`` does not run there.
+    Raises InputError where ``name`` does not run there; one that is not known runs anywhere.
     """
     if name == AUTO:
         found = next((f.name for f in FRAMEWORKS.values() if vendor in f.vendors), None)
@@ -315,7 +352,7 @@ def recipe(
     name: str, *, optimizer: str = "adamw", offload: bool = False, precision: str = "bf16",
     tune: str = "full", rank: int = 16, freeze: tuple[str, ...] = (),
 ) -> Framework:  # fmt: skip
-    """A framework with an optimizer. Raises UnknownNameError for either.
+    """A framework with an optimizer. Raises UnknownNameError for either, see :func:`framework`.
 
     In fp32 weights are their own master copy, and activations take twice the bytes; fp8 and fp4
     change the products alone, as Transformer Engine does. ``tune`` says what is trained: every

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from weftline.errors import InputError, InputErrors
 from weftline.model import Model
 from weftline.model.once import once_per_model
+from weftline.plan.step.columns import Layouts
 from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
     RECOMPUTE_SELECTIVE,
-    Layouts,
     split_layers,
 )
 from weftline.plan.step.frameworks import Framework

@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.model import Model
+from weftline.plan.step.columns import IntArray, Layouts
 from weftline.plan.step.compiled import (
     RECOMPUTE_FULL,
     RECOMPUTE_NONE,
     RECOMPUTE_SELECTIVE,
-    IntArray,
-    Layouts,
     split_layers,
 )
 from weftline.plan.step.constants import FloatArray

@@ -29,6 +29,7 @@ __all__ = [
     "stated_recipe",
 ]
 
+_UNKNOWN: Final = "unknown"
 _WORDS: Final = {"on": 1.0, "off": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 _CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
     "dispatch": {"node": {"once_a_node": 1.0}, "copy": {"once_a_node": 0.0}},
@@ -45,8 +46,8 @@ _CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
 class Recipe:
     """One release. Flags are 0 or 1, or arrays of them where rows of many recipes are joined."""
 
-    name: str = "unknown"
-    family: str = "unknown"
+    name: str = _UNKNOWN
+    family: str = _UNKNOWN
     """Releases whose rows are fitted together."""
     overlap_tp: Number = 0.0
     overlap_dp: Number = 1.0
@@ -71,6 +72,11 @@ class Recipe:
     """Changes on some chips or for some models, each as its items."""
     released: str = ""
     source: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the data has it; one that is not known is no kin of any."""
+        return not self.family.startswith(_UNKNOWN)
 
     def on(self, accelerator: str, model: str) -> Recipe:
         """The recipe as it runs on a chip (catalogue id) and a model (name)."""
@@ -188,7 +194,7 @@ def recipe_of_run(framework: str) -> Recipe:
     for row in _read():
         if row.pattern.search(framework):
             return row.recipe
-    return Recipe(name=framework or "unknown", family=f"unknown: {framework}")
+    return Recipe(name=framework or "unknown", family=f"{_UNKNOWN} {framework}")
 
 
 def recipe_of_framework(name: str, accelerator: str = "") -> Recipe:
@@ -201,7 +207,7 @@ def recipe_of_framework(name: str, accelerator: str = "") -> Recipe:
     for row in fitting:
         if not row.families:
             return row.recipe
-    return Recipe(name=name, family=f"unknown: {name}")
+    return Recipe(name=name, family=f"{_UNKNOWN} {name}")
 
 
 def stated_recipe(

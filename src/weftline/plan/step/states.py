@@ -8,7 +8,8 @@ import numpy as np
 
 from weftline.model import Model
 from weftline.model.once import once_per_model
-from weftline.plan.step.compiled import IntArray, Layouts, adapter_parameters, split_layers
+from weftline.plan.step.columns import IntArray, Layouts
+from weftline.plan.step.compiled import adapter_parameters, split_layers
 from weftline.plan.step.constants import FloatArray
 from weftline.plan.step.frameworks import Framework
 from weftline.plan.step.frozen import frozen_of

@@ -17,8 +17,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from weftline.operators.products import MEMORY_EFFICIENCY
+from weftline.plan.step.columns import IntArray
 from weftline.plan.step.communication import exchanges, gradient_s, send_s, shown
-from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled, IntArray
+from weftline.plan.step.compiled import RECOMPUTE_SELECTIVE, Compiled
 from weftline.plan.step.constants import Constants, FloatArray, Number
 from weftline.plan.step.pricing import CLASSES
 from weftline.plan.step.workload import FIRST, LAST, LAYER
@@ -184,7 +185,7 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     imbalance = micro * np.maximum(slowest - mean_stage, 0.0)
     sends = send_s(x, c) * 2
     pp_s = sends * ((lay.pp - 1) + micro * lay.vp * shown(x.recipe.overlap_pp, c.pp_exposed))
-    dp_s = _gradients_shown_s(x, c, mean_stage)
+    dp_s = _gradients_shown_s(x, c, slowest)
     optimizer_s = _optimizer_seconds(x, c)
     busy = micro * mean_stage + bubble + imbalance + pp_s + dp_s + optimizer_s
     overhead = c.step_overhead_s + busy * c.straggler * np.log2(np.maximum(x.chips, 1.0))
@@ -252,11 +253,11 @@ def _memory_rate(x: Compiled) -> Number:
     return x.device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
 
 
-def _gradients_shown_s(x: Compiled, c: Constants, mean_stage: FloatArray) -> FloatArray:
+def _gradients_shown_s(x: Compiled, c: Constants, stage_s: FloatArray) -> FloatArray:
     """Reduction and gathering of parameters that compute does not hide: what the recipe exposes,
-    and of the rest what outlasts the passes it hides behind."""
+    and of the rest what outlasts the passes it hides behind on the slowest stage."""
     lay = x.layouts
-    window = np.where(lay.zero >= 3, lay.num_micro_batches, 1.0) * mean_stage
+    window = np.where(lay.zero >= 3, lay.num_micro_batches, 1.0) * stage_s
     raw = gradient_s(x, c)
     exposed = shown(x.recipe.overlap_dp, c.dp_exposed)
     return np.asarray(exposed * raw + (1 - exposed) * (smooth_max(window, raw) - window))

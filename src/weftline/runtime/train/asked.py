@@ -13,6 +13,7 @@ from weftline.model import Model
 from weftline.model.config import HFConfig
 from weftline.model.load import config_path, load_config
 from weftline.runtime.data.shards import INDEX_FILE, open_shards
+from weftline.runtime.train.exchange import backend_of
 from weftline.runtime.train.machine import Machine, fast_dtype
 from weftline.runtime.train.options import TrainOptions
 from weftline.runtime.train.recipe import Recipe
@@ -131,7 +132,9 @@ def _made(
         flops_per_token=model.training_flops_per_token(seq_len), layout=layout, seq_len=seq_len,
         steps=steps, data=str(asked.data.resolve()) if asked.data else "",
         weights=str(asked.weights.resolve()) if asked.weights else "",
-        dtype=dtype, device=machine.kind, backend="nccl" if machine.kind == "cuda" else "gloo",
+        dtype=dtype, device=machine.kind, backend=backend_of(asked, machine),
+        algorithm=asked.algorithm or "", network=asked.network or "", link=asked.link or "",
+        latency=asked.latency or "",
         sequence_parallel=_splits(asked, layout, seq_len, model, notes), compile=asked.compile,
         optimizer="muon" if plan.job.optimizer == "muon" else "adamw",
         learning_rate=asked.lr, schedule=asked.schedule, warmup_steps=asked.warmup,
@@ -139,7 +142,7 @@ def _made(
         tune="full" if plan.job.tune == "full" else "lora", rank=plan.job.rank, seed=asked.seed,
         checkpoint_every=max(1, steps // 10) if every is None else every, keep=asked.keep,
         threads=max(1, machine.cores // layout.chips) if machine.kind == "cpu" else 1,
-        profile_step=min(5, steps) if asked.profile is None else asked.profile,
+        profile_step=min(5, steps) if asked.profile is None else asked.profile, trace=asked.trace,
         predicted_step_s=plan.estimates["step_time"].value if same else None,
     )  # fmt: skip
     return recipe, (*notes, *_otherwise(plan, recipe))

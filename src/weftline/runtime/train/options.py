@@ -35,6 +35,16 @@ class TrainOptions:
     """Sequences a step."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the products; auto measures on CPUs which is faster."""
+    backend: Literal["auto", "gloo", "nccl", "weftline"] = "auto"
+    """Process group: NCCL on GPUs, our own on CPUs, or as said."""
+    algorithm: str | None = None
+    """Execute this schedule of `weftline simulate collective` (weftline's group)."""
+    network: str | None = None
+    """Impose this network's rates and latencies on all ranks (weftline's group): torus:2x2."""
+    link: str | None = None
+    """Rate of a link of the network: 100MB/s."""
+    latency: str | None = None
+    """Latency of a link of the network: 200us."""
     lr: float = 3e-4
     """Highest learning rate."""
     warmup: int = 0
@@ -57,3 +67,5 @@ class TrainOptions:
     """Checkpoints kept."""
     profile: int | None = None
     """Profile this step for `weftline compare`; the fifth if not given, 0 for none."""
+    trace: bool = False
+    """Also write every event of that step, for Perfetto or chrome://tracing."""

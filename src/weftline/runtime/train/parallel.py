@@ -89,9 +89,13 @@ def laid_out(
         for layer in model.base_model.layers:
             layer.compile()
     if meshes is not None and layout.cp * layout.dp > 1 and not _shards(recipe):
-        return DistributedDataParallel(
-            stage, process_group=meshes.data.get_group(), gradient_as_bucket_view=True
-        )
+        group = meshes.data.get_group()
+        wrapped = DistributedDataParallel(stage, process_group=group, gradient_as_bucket_view=True)
+        if recipe.backend == "weftline":
+            from weftline.runtime.group.sharing import share_buckets
+
+            share_buckets(wrapped, group)
+        return wrapped
     return stage
 
 

@@ -49,7 +49,15 @@ class Recipe:
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Of the products; weights, gradients and moments are fp32."""
     device: Literal["cpu", "cuda"] = "cpu"
-    backend: Literal["gloo", "nccl"] = "gloo"
+    backend: Literal["gloo", "nccl", "weftline"] = "gloo"
+    """Who exchanges: torch's gloo or NCCL, or our own group."""
+    algorithm: str = ""
+    """Schedule that our own group executes; empty sums and gathers directly."""
+    network: str = ""
+    """Network that our own group emulates, as ``simulate collective`` takes it; empty for none."""
+    link: str = ""
+    """Its rate a link, where the text does not say it."""
+    latency: str = ""
     sequence_parallel: bool = False
     """With tp: norms and residuals are split along the sequence."""
     compile: bool = False
@@ -73,6 +81,8 @@ class Recipe:
     """Compute threads of one rank on CPUs."""
     profile_step: int = 0
     """This step is run under torch's profiler, for ``weftline compare``; 0 for none."""
+    trace: bool = False
+    """Every event of that step is written, too."""
     predicted_step_s: float | None = None
     """What the plan says of this very layout and machine; None where it is for another."""
     notes: tuple[str, ...] = field(default=())

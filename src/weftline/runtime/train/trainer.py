@@ -26,7 +26,7 @@ from weftline.runtime.train.optimizer import (
 from weftline.runtime.train.recipe import Recipe
 from weftline.runtime.train.sequence import place
 
-__all__ = ["StepTimes", "Trainer", "loss_of"]
+__all__ = ["StepTimes", "Trainer", "loss_of", "products_in"]
 
 
 @dataclass(slots=True)
@@ -151,7 +151,7 @@ class Trainer:
         recipe = self.recipe
         done = StepTimes(learning_rate=rate_at(recipe, number))
         clock = _Clock(done.parts)
-        with _products_in(recipe):
+        with products_in(recipe):
             mean = self._forward_backward(ids, targets)
         clock("forward and backward")
         align_gradients(self.named.values())
@@ -208,7 +208,8 @@ def _head_from_embedding(read: models.Read) -> models.Read:
 
 
 @contextlib.contextmanager
-def _products_in(recipe: Recipe) -> Any:
+def products_in(recipe: Recipe) -> Any:
+    """While inside, products run in the recipe's format."""
     if recipe.dtype == "bf16":
         with torch.autocast(recipe.device, dtype=torch.bfloat16):
             yield

@@ -27,16 +27,19 @@ from weftline.runtime.data.shards import open_shards
 from weftline.runtime.record import StepLog, StepRecord
 from weftline.runtime.train import models
 from weftline.runtime.train.checkpoint import Checkpoints
+from weftline.runtime.train.exchange import own_group
 from weftline.runtime.train.profile import profiled
 from weftline.runtime.train.recipe import Recipe, read_recipe
 from weftline.runtime.train.trainer import StepTimes, Trainer
 
-__all__ = ["Report", "join", "main", "run_rank", "work"]
+__all__ = ["Report", "join", "main", "reference_s", "run_rank", "work"]
 
 Report = Callable[..., None]
 _TIMEOUT: Final = timedelta(minutes=30)
 _REFERENCE: Final = 512
 """Side of the product whose speed stands for this machine's."""
+_REFERENCE_EVERY: Final = 10
+"""Steps: a few milliseconds of it are less than a hundredth of what they stand beside."""
 
 
 class NotFiniteError(WeftlineError):
@@ -91,6 +94,7 @@ class _Loop:
         self.checkpoints, self.report, self.generation = checkpoints, report, generation
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.peak = _reference_flops(recipe)
+        self.reference_s = reference_s(recipe.device)
         self.log = StepLog(run, recipe.model) if self.rank == 0 else None
         self.began = time.time()
 
@@ -102,8 +106,9 @@ class _Loop:
         data_s = time.perf_counter() - clock
         if step + 1 == self.recipe.profile_step and self.rank == 0:
             done = profiled(
-                lambda: self.trainer.step(ids, targets, step, stop=stop), self.run, step
-            )
+                lambda: self.trainer.step(ids, targets, step, stop=stop), self.run, step,
+                ranks=self.recipe.layout.chips, trace=self.recipe.trace,
+            )  # fmt: skip
         else:
             done = self.trainer.step(ids, targets, step, stop=stop)
         done.parts["data"] = data_s
@@ -120,6 +125,8 @@ class _Loop:
             self._save(step + 1)
         done.parts["checkpoint"] = time.perf_counter() - clock
         self._tell(step, begin, done)
+        if step % _REFERENCE_EVERY == 0:
+            self.reference_s = reference_s(self.recipe.device)
         return last
 
     def _save(self, step: int) -> None:
@@ -151,6 +158,7 @@ class _Loop:
                 learning_rate=done.learning_rate, tokens=tokens, tokens_per_s=tokens / seconds,
                 mfu=self.recipe.flops_per_token * tokens / seconds / self.peak,
                 memory_peak_bytes=_memory_peak(self.recipe), saved_step=self.checkpoints.saved,
+                reference_s=self.reference_s,
                 parts=dict(done.parts),
             )
         )  # fmt: skip
@@ -164,6 +172,19 @@ class _Loop:
         self.report("closed", saved=self.checkpoints.saved)
         if self.log is not None:
             self.log.close()
+
+
+def reference_s(device: str) -> float:
+    """Seconds of a square fp32 product, the best of three: how fast this rank's core is now."""
+    a = torch.randn(_REFERENCE, _REFERENCE, device=device)
+    best = math.inf
+    for _ in range(3):
+        begin = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return best
 
 
 def _reference_flops(recipe: Recipe) -> float:
@@ -198,6 +219,8 @@ def join(recipe: Recipe, rank: int, world: int, store: Any = None) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
     if world == 1:
         return
+    if recipe.backend == "weftline":
+        own_group(recipe)
     dist.init_process_group(
         recipe.backend, store=store, rank=rank, world_size=world, timeout=_TIMEOUT
     )

@@ -15,7 +15,6 @@ import numpy as np
 
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError
-from weftline.fabric.closed_forms import torus_shape
 from weftline.fabric.cluster import cluster_of
 from weftline.fabric.formats.clusters.description import Description, Host
 from weftline.fabric.graph import Grid, Topology
@@ -23,6 +22,7 @@ from weftline.fabric.named import named_fabric
 from weftline.fabric.nests import nested
 from weftline.fabric.topologies import full_mesh, grid
 from weftline.fabric.topologies import switch as one_switch
+from weftline.fabric.torus import torus_shape
 from weftline.spec import Level
 
 _Switch = Callable[[str, bool], int]

@@ -59,8 +59,9 @@ def write(ask: Ask) -> Written:
 
 TARGET = Target(
     name="sglang", title="SGLang", kinds=("serve",), version="0.5.23", date="2026-11-30",
-    source="sglang 0.5.23 wheel, sglang/srt/arg_groups/fields",
-    checked="frozen flags", how="flags, kinds and choices held against the fields of its parser",
+    source="sglang 0.5.23, the parser of sglang.launch_server, asked",
+    checked="frozen flags",
+    how="flags, kinds and choices as its own parser says them; that parser in `make test-vllm`",
     maps=(
         Mapped(what="tp, pp, dp, ep", where="--tp-size, --pp-size, --dp-size, --ep-size"),
         Mapped(what="most sequences, tokens a step", where="--max-running-requests, "

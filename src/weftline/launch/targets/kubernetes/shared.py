@@ -26,7 +26,7 @@ SETTINGS: Final = {
     "shm": ("64Gi", "size of /dev/shm"), "checkpoints": ("", "claim mounted at /checkpoints"),
 }  # fmt: skip
 DEFAULT_IMAGES: Final = {
-    "vllm": "vllm/vllm-openai:v0.33.0", "sglang": "lmsysorg/sglang:v0.5.23",
+    "vllm": "vllm/vllm-openai:v0.32.0", "sglang": "lmsysorg/sglang:v0.5.23",
     "trtllm": "nvcr.io/nvidia/tensorrt-llm/release:1.0.0",
 }  # fmt: skip
 

@@ -1,0 +1,53 @@
+"""``weftline plan lifecycle``: the whole life of a model, placed, priced, with what drives it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from weftline.cli.answer import show
+from weftline.cli.compiling import compiling_said
+from weftline.cli.options import Format, Json
+from weftline.cli.status import status
+
+
+def lifecycle(
+    life: Path,
+    *,
+    focus: Annotated[
+        Path | None, Parameter(help="Write the forecast as FOCUS columns to this CSV file.")
+    ] = None,
+    json: Json = False,
+    form: Format = "table",
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="Write the answer to this file.")
+    ] = None,
+) -> int:
+    """Stages of a model's whole life, each where it costs least: dollars, energy, carbon, time.
+
+    Parameters
+    ----------
+    life
+        A lifecycle file; `weftline plan schema --kind lifecycle` has all fields.
+    """
+    from weftline.decide.lifecycle import plan_lifecycle, read_life
+    from weftline.report.lifecycle import render_lifecycle
+    from weftline.spec.serialize import plan_to_json, write_plan, write_text
+
+    asked = read_life(str(life))
+    with compiling_said():
+        found = plan_lifecycle(asked, progress=status.say)
+    if output is not None:
+        write_plan(found, output)
+        print(f"lifecycle written to {output}", file=sys.stderr)
+    if focus is not None:
+        from weftline.report.focus import focus_csv
+
+        write_text(focus_csv(found), focus)
+        print(f"FOCUS columns written to {focus}", file=sys.stderr)
+    show(found, lambda: render_lifecycle(found), json=json, form=form, main="lines",
+         as_json=lambda: plan_to_json(found))  # fmt: skip
+    return 0

@@ -1,0 +1,168 @@
+"""A page as one HTML file: styles, scripts and data inline, nothing fetched, all text escaped.
+
+The file's own policy allows only the two scripts that stand in it, by their hashes, and no request
+of any kind. Text from the answer enters as escaped text or as JSON in which ``<``, ``>`` and ``&``
+are written as escapes: no value can end a tag or a script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from weftline.errors import InternalError
+from weftline.report.page.chart import Chart, Page, Section, Table
+
+__all__ = ["ECHARTS_SHA256", "MOST_BYTES", "document"]
+
+ECHARTS_SHA256: Final = "b66b25aeb4df84e33199dc21694014d336d222cbd9deb0e5a7c14bd6aa0d0fd0"
+"""Of ``dist/echarts.min.js`` in the npm package echarts 6.1.0 (Apache-2.0)."""
+MOST_BYTES: Final = 1_500_000
+"""A page is mailed and attached: no larger."""
+
+
+_EMPTY: Final = {"th": "what", "td": ""}
+"""A reader of the screen needs a name for every column."""
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+def document(page: Page) -> str:
+    """The page as HTML. Raises InternalError where the vendored library was changed."""
+    charts = [chart for section in page.sections for chart in section.charts]
+    names = {id(chart): f"chart-{i}" for i, chart in enumerate(charts)}
+    data = {
+        "charts": [{"id": names[id(c)], "kind": c.kind, "data": c.data} for c in charts],
+    }  # fmt: skip
+    library, drawing, style = _library(), _asset("page.js"), _asset("page.css")
+    policy = (
+        f"default-src 'none'; script-src {_hash(library)} {_hash(drawing)}; "
+        "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    head = [
+        Markup('<meta charset="utf-8">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        _tag("title", page.title),
+        Markup(f"<style>{style}</style>"),
+    ]
+    body = [
+        _tag("a", "Skip to the charts", href="#first", class_="skip"),
+        _tag("main", *_main(page, names)),
+        _tag("footer", _tag("p", page.made), _tag(
+            "p", "Charts by Apache ECharts 6.1.0 (Apache-2.0), inline; this file asks for nothing "
+            f"from anywhere. SHA-256 of the library: {ECHARTS_SHA256}")),
+        Markup(f'<script type="application/json" id="data">{as_data(data)}</script>'),
+        Markup(f"<script>{library}</script><script>{drawing}</script>"),
+    ]  # fmt: skip
+    return (
+        "<!doctype html>\n"
+        + _tag("html", _tag("head", *head), _tag("body", *body), lang="en")
+        + "\n"
+    )  # fmt: skip
+
+
+def as_data(value: Any) -> str:
+    """JSON that can stand in a script element: without ``<``, ``>``, ``&`` and line separators."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _main(page: Page, names: dict[int, str]) -> list[Markup]:
+    links = [_tag("a", s.title, href=f"#section-{i}") for i, s in enumerate(page.sections)]
+    return [
+        _tag("h1", page.headline),
+        *(_tag("p", text, class_="quiet") for text in page.lead),
+        _tag("nav", *links, aria_label="Sections"),
+        Markup('<div id="first" tabindex="-1"></div>'),
+        *(_section(s, i, names) for i, s in enumerate(page.sections)),
+    ]
+
+
+def _section(section: Section, i: int, names: dict[int, str]) -> Markup:
+    said = [_tag("ul", *(_tag("li", text) for text in section.says), class_="says")]
+    return _tag(
+        "section",
+        _tag("h2", section.title, id=f"section-{i}"),
+        *(said if section.says else ()),
+        _tag("div", *(_figure(chart, names[id(chart)]) for chart in section.charts),
+             class_="charts") if section.charts else "",
+        *(_table(table, section.title, i) for i, table in enumerate(section.tables)),
+        aria_labelledby=f"section-{i}",
+    )  # fmt: skip
+
+
+def _figure(chart: Chart, name: str) -> Markup:
+    return _tag(
+        "figure",
+        _tag("h3", chart.title, id=f"{name}-title"),
+        _tag("div", id=name, class_=f"chart {chart.size}".strip(), role="img",
+             aria_label=f"{chart.title}. The table below has the numbers."),
+        _tag("figcaption", chart.note) if chart.note else "",
+        _tag("details", _tag("summary", "Table"), _table(chart.table, chart.title, 0)),
+    )  # fmt: skip
+
+
+def _table(table: Table, of: str, number: int) -> Markup:
+    def cells(kind: str, row: tuple[str, ...]) -> list[Markup]:
+        scope = {"scope": "col"} if kind == "th" else {}
+        return [
+            _tag(
+                kind,
+                text or _EMPTY[kind],
+                **({"class_": "right"} if i in table.right else {}),
+                **scope,
+            )
+            for i, text in enumerate(row)
+        ]
+
+    more = f"and {table.left_out:,} more in the answer's JSON" if table.left_out else ""
+    return _tag(
+        "div",
+        _tag("table",
+             _tag("thead", _tag("tr", *cells("th", table.columns))),
+             _tag("tbody", *(_tag("tr", *cells("td", row)) for row in table.rows))),
+        _tag("p", more, class_="quiet") if more else "",
+        class_="wide", tabindex="0", role="region",
+        aria_label=f"Table: {of}" + (f", {number + 1}" if number else ""),
+    )  # fmt: skip
+
+
+def _tag(name: str, *children: str, **attributes: str) -> Markup:
+    """An element; children and attributes are escaped unless they are Markup."""
+    said = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value, quote=True)}"'
+        for key, value in attributes.items()
+    )
+    inner = "".join(c if isinstance(c, Markup) else html.escape(c, quote=False) for c in children)
+    return Markup(f"<{name}{said}>{inner}</{name}>")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("weftline.report.page") / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _library() -> str:
+    text = _asset("echarts.min.js")
+    found = hashlib.sha256(text.encode()).hexdigest()
+    if found != ECHARTS_SHA256:
+        raise InternalError(f"assets/echarts.min.js was changed: its SHA-256 is {found}")
+    return text

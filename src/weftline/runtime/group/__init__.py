@@ -1,0 +1,1 @@
+"""A process group that executes the fabric room's schedules between processes."""

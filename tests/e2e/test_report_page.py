@@ -1,0 +1,186 @@
+"""Pages in a real browser: drawn, silent, readable by keyboard and on a phone, never executing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from weftline.cli.main import run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+TRAIN = ("plan", "train", "llama-3.1-8b", "--tokens", "100B", "--on", "h100,mi300x,b200",
+         "--max-chips", "64")  # fmt: skip
+SERVE = ("plan", "serve", "llama-3.1-8b", "--rate", "40/s", "--input", "1000", "--output", "200",
+         "--ttft", "300ms", "--on", "h100", "--precision", "bf16")  # fmt: skip
+HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium. Where the suite must have it (CI), its absence is a failure."""
+    found = shutil.which("chromium")
+    if found is None:
+        text = "no chromium here: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of each kind of answer."""
+    folder = tmp_path_factory.mktemp("pages")
+    answers = {"train": TRAIN, "serve": SERVE}
+    for name, command in answers.items():
+        assert run([*command, "-o", str(folder / f"{name}.json")]) == 0
+    plain: dict[str, tuple[str, ...]] = {
+        "torus": ("simulate", "collective", "all-reduce", "1GB", "--on", "torus:4x4x4", "--link",
+                  "100GB/s", "--latency", "1us"),
+        "nccl": ("simulate", "collective", "all-reduce", "1MiB", "--on", "h100-clos:16"),
+        "advise": ("burst", "advise", "--state", "14TB", "--nodes", "2048"),
+    }  # fmt: skip
+    for name, command in plain.items():
+        (folder / f"{name}.json").write_text(_printed(*command, "--json"))
+    compared = {
+        "model": "m", "layout": "tp2", "steps": 20, "same": True, "other": "",
+        "explains": "compute", "rows": [
+            {"name": "step", "unit": "s", "predicted": 1.0, "measured": 1.1, "basis": "b"},
+            {"name": "memory", "unit": "B", "predicted": 1e9, "measured": 1.2e9, "basis": "b"},
+            {"name": "loss", "unit": "", "predicted": None, "measured": 3.0, "basis": ""}],
+    }  # fmt: skip
+    (folder / "compare.json").write_text(json.dumps(compared))
+    found = {}
+    for answer in sorted(folder.glob("*.json")):
+        found[answer.stem] = answer.with_suffix(".html")
+        assert run(["report", str(answer), "-o", str(found[answer.stem])]) == 0
+    return found
+
+
+def _printed(*command: str) -> str:
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run(list(command)) == 0
+    return out.getvalue()
+
+
+def _opened(browser: Browser, file: Path) -> tuple[Page, list[str], list[str]]:
+    """The page, what its console said, and what it asked for beside itself."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    page.wait_for_selector("html[data-state=ready]", timeout=20_000)
+    return page, said, [url for url in asked if url != file.as_uri()]
+
+
+@pytest.mark.parametrize("kind", ["train", "serve", "torus", "nccl", "advise", "compare"])
+def test_a_page_is_drawn_and_asks_for_nothing(
+    browser: Browser, pages: dict[str, Path], kind: str
+) -> None:
+    page, said, asked = _opened(browser, pages[kind])
+    charts = page.locator("figure .chart")
+    for width in (1280, 390):  # as on a desk, then as on a phone: drawn again
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function("document.documentElement.dataset.state === 'ready'")
+        assert charts.count() >= 1
+        for i in range(charts.count()):
+            assert charts.nth(i).locator("svg path").count() > 2, f"chart {i} is empty"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (said, asked) == ([], [])
+    assert pages[kind].stat().st_size < 1_500_000
+    page.close()
+
+
+def test_a_page_reads_without_scripts(browser: Browser, pages: dict[str, Path]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(pages["train"].as_uri())
+    assert "b200" in page.inner_text("h1")
+    assert page.locator("table tbody tr").count() > 20
+    assert not page.locator("figure .chart").first.is_visible()
+    context.close()
+
+
+def test_tables_open_by_keyboard(browser: Browser, pages: dict[str, Path]) -> None:
+    page, _, _ = _opened(browser, pages["advise"])
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.tagName") == "SUMMARY":
+            break
+    assert not page.locator("details table").first.is_visible()
+    page.keyboard.press("Enter")
+    assert page.locator("details table").first.is_visible()
+    page.close()
+
+
+def test_hostile_text_stays_text(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
+    raw = json.loads(pages["train"].with_suffix(".json").read_text())
+    raw["job"]["model"] = raw["framework"] = HOSTILE
+    raw["cluster"]["accelerator"] = HOSTILE
+    raw["why"] = raw["flips"] = [HOSTILE]
+    for row in raw["ranking"]:
+        row["accelerator"] = row["note"] = row["lost"] = HOSTILE
+    for part in (*raw["step_parts"], *raw["memory_parts"], *raw["cost_parts"], *raw["measured"]):
+        _poison(part)
+    file, html = tmp_path / "plan.json", tmp_path / "plan.html"
+    file.write_text(json.dumps(raw))
+    assert run(["report", str(file), "-o", str(html)]) == 0
+    page, said, asked = _opened(browser, html)
+    page.locator("figure .chart").first.hover()
+    assert page.evaluate("window.broken") is None
+    assert (said, asked) == ([], [])
+    assert HOSTILE in page.inner_text("main")
+    page.close()
+
+
+def _poison(row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, str) and name != "unit":
+            row[name] = HOSTILE
+
+
+def test_a_plan_of_format_1_has_a_page(pages: dict[str, Path], tmp_path: Path) -> None:
+    raw = json.loads(pages["train"].with_suffix(".json").read_text())
+    raw["format"] = 1
+    for name in ("break_evens", "interval_curve", "measured"):
+        assert raw.pop(name)
+    for row in (*raw["ranking"], *raw["pareto"]):
+        for name in ("train_time_low_s", "train_time_high_s", "cost_low_usd", "cost_high_usd",
+                     "step_parts", "lost"):  # fmt: skip
+            row.pop(name)
+    file, html = tmp_path / "plan.json", tmp_path / "plan.html"
+    file.write_text(json.dumps(raw))
+    assert run(["report", str(file), "-o", str(html)]) == 0
+    assert "Which plan wins" in html.read_text()
+
+
+def test_what_no_page_is_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text('{"format": 1}')
+    (tmp_path / "b.json").write_text("[1]")
+    for name in ("a", "b", "none"):
+        out = tmp_path / "page.html"
+        assert run(["report", str(tmp_path / f"{name}.json"), "-o", str(out)]) == 2
+        assert not out.exists()
+        assert f"{name}.json" in capsys.readouterr().err
