@@ -21,6 +21,7 @@ from weftline.burst.files import RealFiles, local_folder, write_atomic
 from weftline.burst.handle import SaveHandle
 from weftline.burst.nodes.cluster import Nodes
 from weftline.burst.options import Options
+from weftline.burst.pytorch.devices import pinning
 from weftline.burst.pytorch.writer import store_and_step
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -122,7 +123,7 @@ class Keeper:
             if self._store is None:
                 nodes = self._nodes
                 self._store = Store.open(
-                    self.path, writer=self._writer, options=self._options or Options(),
+                    self.path, writer=self._writer, options=pinning(self._options),
                     run=None if nodes is None else nodes.run,
                     copier=None if nodes is None else nodes.copier(),
                 )  # fmt: skip

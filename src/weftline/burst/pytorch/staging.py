@@ -15,6 +15,7 @@ from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.tensor import DTensor
 
 from weftline.burst.files import ALIGN_BYTES
+from weftline.burst.pytorch.devices import DeviceCopies
 from weftline.burst.stage.arena import Lease
 from weftline.burst.store import Store
 
@@ -24,8 +25,8 @@ __all__ = ["stage_into"]
 def stage_into(store: Store, state_dict: dict[str, Any]) -> tuple[dict[str, Any], Lease]:
     """A copy of a state dict in staging memory of ``store``, and the lease on that memory.
 
-    Waits while an earlier save has it. On return the state may change. Device tensors are copied
-    without waiting for each other, into memory that the store's ``pinner`` has pinned.
+    Waits while an earlier save has it. On return the state may change. Tensors of devices are
+    copied meanwhile, on streams of their own, into memory that the store's ``pinner`` has pinned.
     """
     nbytes = sum(-(-s.nbytes() // ALIGN_BYTES) * ALIGN_BYTES for s in _storages(state_dict, set()))
     lease = store.lend(nbytes)
@@ -47,10 +48,12 @@ class _Stager(StateDictStager):
         self._store = store
         self._lease = lease
         self._pairs: list[tuple[Any, Any]] = []
-        self._devices: set[torch.device] = set()
+        self._copies = DeviceCopies()
 
     def _stage_untyped_storage(
-        self, storage: torch.UntypedStorage, non_blocking: bool = False
+        self,
+        storage: torch.UntypedStorage,
+        non_blocking: bool = False,  # noqa: ARG002  (torch's signature; a stager always is)
     ) -> torch.UntypedStorage:
         nbytes = storage.nbytes()
         room = self._lease.take(nbytes) if nbytes else None
@@ -64,15 +67,14 @@ class _Stager(StateDictStager):
             data = torch.empty(0, dtype=torch.uint8).set_(storage)
             self._pairs.append((room, data.numpy()))
         else:
-            self._devices.add(storage.device)
-            whole.untyped_storage().copy_(storage, non_blocking=non_blocking)
+            self._copies.note(storage.device)
+            self._copies.start(whole.untyped_storage(), storage)
         return whole.untyped_storage()
 
     def finish(self) -> None:
         """Copy what lies in host memory, by all threads, and wait for devices."""
         self._store.copy_into(self._lease, self._pairs)
-        for device in self._devices:
-            torch.accelerator.synchronize(device)
+        self._copies.finish()
 
 
 def _storages(value: Any, met: set[int]) -> Iterator[torch.UntypedStorage]:

@@ -15,6 +15,7 @@ from weftline.burst.handle import SaveHandle
 from weftline.burst.log.values import MAX_DEPTH, Ref, decode, encode
 from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.options import Options
+from weftline.burst.pytorch.devices import pinning
 from weftline.burst.pytorch.group import save_jointly
 from weftline.burst.pytorch.joint import own_rank
 from weftline.burst.pytorch.planner import plain_states
@@ -70,7 +71,7 @@ def save(
             "wait=False needs an open store", hint="with Store.open(path) as store: save(..., store"
         )
     with Store.open(
-        os.fspath(path), options=options or Options(),
+        os.fspath(path), options=pinning(options),
         writer=f"rank{own_rank()}" if many else "w0",
         run=None if nodes is None else nodes.run,
         copier=None if nodes is None else nodes.copier(),

@@ -10,6 +10,7 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor
 
 from weftline.burst.errors import MismatchError
+from weftline.burst.pytorch.devices import DeviceCopies
 from weftline.burst.pytorch.values import dtype_name
 from weftline.burst.stage.state import Bytes1d, Shard, dtype_bytes, view_dtype
 
@@ -19,12 +20,20 @@ class TensorFill:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = tensor
+        self._copies: DeviceCopies | None = None
+        if tensor.device.type != "cpu":
+            self._copies = DeviceCopies()
+            self._copies.note(tensor.device)
 
     def fill(self, out: Bytes1d) -> None:
         """Write the tensor, row-major, into ``out`` and return when it has arrived."""
         target = torch.from_numpy(out).view(self._tensor.dtype).view(self._tensor.shape)
-        # Blocking on purpose: when this returns, training may change the tensor.
-        target.copy_(self._tensor)
+        # When this returns, training may change the tensor.
+        if self._copies is None:
+            target.copy_(self._tensor)
+        else:
+            self._copies.start(target, self._tensor)
+            self._copies.finish()
 
 
 def check_storable(tensor: torch.Tensor, name: str) -> None:

@@ -34,6 +34,7 @@ from weftline.burst.log.record import Prepared
 from weftline.burst.log.values import encode
 from weftline.burst.nodes.cluster import Nodes
 from weftline.burst.options import Options
+from weftline.burst.pytorch.devices import pinning
 from weftline.burst.pytorch.joint import Joint, about_store, job_of, own_rank
 from weftline.burst.pytorch.planner import Planned, tied_among
 from weftline.burst.pytorch.staging import stage_into
@@ -95,7 +96,7 @@ class BurstStorageWriter(StorageWriter):
         self._nodes = nodes
         self.step = step
         self._writer = writer
-        self._options = Options() if options is None else options
+        self._options = pinning(options)
         self._store = store
         self._owns_store = store is None
         self._rank: int | None = None
