@@ -50,8 +50,8 @@ def import_fabric(
         Which format the file is, where its content does not tell.
     to
         Format to write: weftline (what --on reads), networkx, infragraph,
-        astra-sim, tenstorrent, slurm-conf, slurm-yaml, kubernetes, ec2, gce, oci,
-        topograph, topograph-model, volcano, kueue.
+        astra-sim, tenstorrent, slurm-conf, slurm-yaml, kubernetes, topograph,
+        topograph-model, volcano.
     output
         Where to write it.
     """
@@ -102,4 +102,8 @@ def _text(described: object, topology: object, to: str, file: str) -> str:
     if not isinstance(described, Description):
         raise InputError(f"`{file}` is a network of links, no description of hosts",
                          where="--to", hint=f"--to one of {', '.join(networks)}")  # fmt: skip
+    if to == "volcano":
+        from weftline.launch.hypernodes import write_volcano
+
+        return write_volcano(described)
     return write_description(described, to)

@@ -141,7 +141,7 @@ FORMATS: Final[Mapping[str, Format]] = {
         holds="tiers, domains, chips; TPU slices as the tori they are"),
     "cloud": Format(
         looks=clouds.detect, read=_described(clouds.read),
-        title="EC2, GCE and OCI instance topology", reads="yes", writes="ec2`, `gce`, `oci",
+        title="EC2, GCE and OCI instance topology", reads="yes",
         holds="network nodes from the core to the leaf; chips by instance type"),
     "ibnetdiscover": Format(
         looks=ibnetdiscover.detect, read=_network(ibnetdiscover.read, hosts=True),
@@ -269,13 +269,11 @@ def write_topology(topology: Topology, to: str = "weftline") -> str:
 
 
 def write_description(described: Description, to: str) -> str:
-    """A cluster's description as text of a scheduler or a cloud; raises InputError if it cannot."""
+    """A cluster's description as text of a scheduler; raises InputError if it cannot."""
     writers: Mapping[str, Callable[[Description], str]] = {
         "slurm-conf": slurm_conf.write, "slurm-yaml": slurm_yaml.write,
-        "kubernetes": kubernetes.write, "ec2": lambda d: clouds.write(d, clouds.EC2),
-        "gce": lambda d: clouds.write(d, clouds.GCE), "oci": lambda d: clouds.write(d, clouds.OCI),
+        "kubernetes": kubernetes.write,
         "topograph": lambda d: topograph.write(d, topograph.GRAPH),
-        "volcano": schedulers.write_volcano, "kueue": schedulers.write_kueue,
         "topograph-model": lambda d: topograph.write(d, topograph.MODEL),
     }  # fmt: skip
     if to not in writers:

@@ -26,8 +26,6 @@ from weftline.fabric.predictor.constants import Constants
 from weftline.fabric.predictor.machines import Machine, Network, log2
 
 FloatArray = npt.NDArray[np.float64]
-FILL_RANKS = 8
-"""Ranks of the ring that ``fill_bytes`` is stated for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +142,7 @@ class _Gpu:
         self, name: str, startup: float, hops: float, rate: float, fill: float, host: float
     ) -> Way:
         c = self.c
-        # A ring passes on what one rank holds, 1/n of the buffer: it is full where that is a chunk.
-        full = c.fill_bytes * (self.m.ranks / FILL_RANKS if name.startswith("ring") else 1.0)
-        return Way(name, startup, hops, rate, fill, full, c.fill_power, host)
+        return Way(name, startup, hops, rate, fill, c.fill_bytes, c.fill_power, host)
 
     def _low(self, name: str, rate: float, *, around: bool) -> list[Way]:
         """LL and LL128 of a ring or tree."""

@@ -8,7 +8,6 @@ YAML of the same shape is read too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -164,39 +163,3 @@ def _oci(entry: Located, where: str) -> Host:
         raise InputError(f"none of {', '.join(OCI_FIELDS)}", where=f"{where}:{entry.line}")
     return Host(name=str(name), path=tuple(path), domain=entry.get("gpuMemoryFabricId"),
                 instance_type=entry.get("shape"))  # fmt: skip
-
-
-def write(described: Description, to: str = EC2) -> str:
-    """The JSON one of the clouds would answer; fields without a value are left out."""
-    if described.kind != "tree" and any(not h.path for h in described.hosts):
-        raise InputError(f"a {described.kind} has no switches to write as network nodes")
-    if to == EC2:
-        entries = [
-            _kept(InstanceId=h.name, InstanceType=h.instance_type, GroupName=h.group,
-                  NetworkNodes=list(reversed(h.path)), CapacityBlockId=h.domain)
-            for h in described.hosts
-        ]  # fmt: skip
-        return json.dumps({"Instances": entries}, indent=2) + "\n"
-    if to == GCE:
-        return json.dumps([_gce_entry(h) for h in described.hosts], indent=2) + "\n"
-    entries = [
-        _kept(instanceId=h.name, shape=h.instance_type, gpuMemoryFabricId=h.domain,
-              **dict(zip(OCI_FIELDS, h.path, strict=False)))
-        for h in described.hosts
-    ]  # fmt: skip
-    return json.dumps({"items": entries}, indent=2) + "\n"
-
-
-def _gce_entry(host: Host) -> dict[str, Any]:
-    names = [p.rsplit("/", maxsplit=1)[-1] for p in host.path]
-    keys = ("subblock", "block", "cluster")[-len(names) :] if len(names) < 3 else (
-        "subblock", "block", "cluster")  # fmt: skip
-    if len(names) == 2 and "/" not in host.path[0]:
-        keys = ("subblock", "block")
-    place = dict(zip(keys, names, strict=False))
-    return _kept(name=host.name, machineType=host.instance_type,
-                 resourceStatus={"physicalHostTopology": place})  # fmt: skip
-
-
-def _kept(**fields: Any) -> dict[str, Any]:
-    return {k: v for k, v in fields.items() if v is not None}

@@ -1,24 +1,18 @@
-"""What Kubernetes' schedulers are told of the network: volcano HyperNodes and kueue Topologies.
+"""Volcano's HyperNodes: what a scheduler of Kubernetes is told of the network.
 
 A HyperNode is a switch of one tier with its members by name: nodes, or HyperNodes of the tier below
-(``exactMatch``; patterns and label selectors name no hosts and are refused). A kueue Topology lists
-the node labels of the tiers from the top; it holds no hosts, so it is written and not read.
+(``exactMatch``; patterns and label selectors name no hosts and are refused).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import yaml
 
 from weftline.errors import InputError
 from weftline.fabric.formats.clusters.description import Description, tree_description
-from weftline.fabric.formats.clusters.kubernetes import TIERS
 from weftline.spec.located import Located, read_located
 
 FORMAT = "volcano HyperNode"
-HOSTNAME = "kubernetes.io/hostname"
 
 
 def detect(text: str) -> bool:
@@ -80,45 +74,3 @@ def _member(member: Located, where: str) -> tuple[str, str]:
             hint="regexMatch and labelMatch name no nodes: list them, or import the node labels",
         )  # fmt: skip
     return str(plain["type"]), name
-
-
-def write_volcano(described: Description) -> str:
-    """A HyperNode a switch, leaves first; raises InputError for a description without switches."""
-    parents = described.parents
-    if not parents:
-        raise InputError(f"a {described.kind} without switches has no HyperNodes")
-    tier = {h.path[i]: i + 1 for h in described.hosts for i in range(len(h.path))}
-    members: dict[str, list[tuple[str, str]]] = {name: [] for name in parents}
-    for host in described.hosts:
-        if host.path:
-            members[host.path[0]].append(("Node", host.name))
-    for name, above in parents.items():
-        if above is not None:
-            members[above].append(("HyperNode", name))
-    documents = [
-        {
-            "apiVersion": "topology.volcano.sh/v1alpha1", "kind": "HyperNode",
-            "metadata": {"name": name},
-            "spec": {"tier": tier[name], "members": [
-                {"type": kind, "selector": {"exactMatch": {"name": child}}}
-                for kind, child in members[name]
-            ]},
-        }
-        for name in sorted(parents, key=lambda n: tier[n])
-    ]  # fmt: skip
-    return yaml.safe_dump_all(documents, sort_keys=False)
-
-
-def write_kueue(described: Description, family: str = "topograph") -> str:
-    """A kueue Topology with the labels that ``kubernetes`` writes for this cluster's tiers."""
-    keys = dict(TIERS)[family]
-    deep = max((len(h.path) for h in described.hosts), default=0)
-    if not 0 < deep <= len(keys):
-        raise InputError(f"{deep} tiers of switches", hint=f"{family} labels have 1 to {len(keys)}")
-    levels: list[dict[str, Any]] = [{"nodeLabel": k} for k in reversed(keys[:deep])]
-    body = {
-        "apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Topology",
-        "metadata": {"name": described.name},
-        "spec": {"levels": [*levels, {"nodeLabel": HOSTNAME}]},
-    }  # fmt: skip
-    return yaml.safe_dump(body, sort_keys=False)
