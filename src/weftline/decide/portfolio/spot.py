@@ -1,9 +1,9 @@
 """A job with a deadline on chips that may be taken away: spot where it is there, on demand in time.
 
-The policy keeps progress on the straight line from nothing at the start to all work at the deadline
-(Wu et al., "Can't Be Late", NSDI 2024: uniform progress), uses spot whenever it is there, and goes on
-demand when it is behind the line by more than a start costs; from the last moment at which on-demand
-chips alone still finish, it uses nothing else. So it is never late, whatever the trace.
+The policy keeps progress on the straight line from nothing at the start to all work at the
+deadline (Wu et al., "Can't Be Late", NSDI 2024: uniform progress), uses spot whenever it is there,
+and goes on demand when it is behind the line by more than a start costs; from the last moment at
+which on-demand chips alone still finish, it uses nothing else. So it is never late.
 """
 
 from __future__ import annotations
