@@ -12,6 +12,7 @@ from weftline.cli.answer import show
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, from_job_file, place_of, write_job
 from weftline.cli.options import As, Format, Json, taken_as
 from weftline.cli.plan_lifecycle import lifecycle
+from weftline.cli.plan_portfolio import portfolio
 from weftline.cli.plan_serve import serve
 from weftline.spec.options import JobOptions
 
@@ -21,6 +22,7 @@ app = App(
 )  # fmt: skip
 app.command(serve)
 app.command(lifecycle)
+app.command(portfolio)
 
 
 @app.command
