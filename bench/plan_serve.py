@@ -12,6 +12,7 @@ import argparse
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 QUESTIONS = {
     "70B on every chip": (
@@ -29,8 +30,8 @@ QUESTIONS = {
     ),
 }  # fmt: skip
 PEER = (
-    "cli", "default", "--model", "LLAMA3.1_70B", "--total_gpus", "32", "--system", "h200_sxm",
-    "--isl", "2000", "--osl", "400", "--ttft", "500", "--tpot", "40",
+    "cli", "default", "--model-path", "meta-llama/Meta-Llama-3.1-70B", "--total-gpus", "32",
+    "--system", "h200_sxm", "--isl", "2000", "--osl", "400", "--ttft", "500", "--tpot", "40",
 )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def main() -> None:
         own[name] = min(cpu_s(command), cpu_s(command))
         print(f"{name:32s} {own[name]:6.2f} CPU-s")
     if given.peer:
-        command = [given.peer, "-m", "aiconfigurator.main", *PEER]
+        command = [str(Path(given.peer).parent / "aiconfigurator"), *PEER]
         peer = min(cpu_s(command), cpu_s(command))
         print(f"{'aiconfigurator, 70B on H200':32s} {peer:6.2f} CPU-s, "
               f"{peer / own['70B on H200']:.1f} times ours")  # fmt: skip
