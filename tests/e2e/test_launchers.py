@@ -201,8 +201,7 @@ def test_ray(plan: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1" "$2"',
          RAY_PYTHON, code, str(job / "driver.py")],
-        env=environment(RAY_USAGE_STATS_ENABLED="0", RAY_raylet_start_wait_time_s="240"),
-        capture_output=True, text=True,
+        env=environment(RAY_USAGE_STATS_ENABLED="0"), capture_output=True, text=True,
         timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
