@@ -77,7 +77,7 @@ def test_torchrun(plan: Path, tmp_path: Path) -> None:
         for node, name in ((0, "n66"), (1, "n7"))
     ]  # fmt: skip
     for agent in agents:
-        assert agent.communicate(timeout=60)[1] is not None
+        assert agent.communicate(timeout=180)[1] is not None
         assert agent.returncode == 0
     assert by_slot(said(tmp_path), ["n66", "n7"]) == SAID
 
@@ -101,7 +101,7 @@ def test_open_mpi(plan: Path, tmp_path: Path) -> None:
         [str(job / "run.sh"), "--allow-run-as-root", "--oversubscribe", "--mca",
          "btl_tcp_if_include", "lo", "--mca", "oob_tcp_if_include", "lo"],
         env=environment(WEFTLINE_RENDEZVOUS=f"127.0.0.1:{free_port()}"), capture_output=True,
-        text=True, timeout=60, check=False,
+        text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert by_slot(said(tmp_path), ["h0", "h1"]) == SAID
@@ -202,7 +202,7 @@ def test_ray(plan: Path, tmp_path: Path) -> None:
         ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" -c "$1" "$2"',
          RAY_PYTHON, code, str(job / "driver.py")],
         env=environment(RAY_USAGE_STATS_ENABLED="0"), capture_output=True, text=True,
-        timeout=200, check=False,
+        timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert by_slot(said(tmp_path), ["beta", "alpha"]) == SAID
