@@ -68,7 +68,8 @@ test-vllm: $(DEV) $(ENGINES)/.installed  ## parsers of vLLM and SGLang on our co
 		tests/e2e/test_engine_parsers.py
 
 fuzz-group: $(DEV)  ## 10,000 random collectives of the process group; WEFTLINE_SEED=n takes others
-	@$(BIN)/python -m pytest -m slow tests/unit/runtime/test_group.py tests/unit/runtime/test_group_program.py
+	@$(BIN)/python -m pytest -m slow tests/unit/runtime/test_group.py \
+		tests/unit/runtime/test_group_program.py
 
 crash: $(DEV)  ## every crash state of long histories, 1,000 rounds of kill -9, every fault
 	@$(BIN)/python -m pytest tests/crash
