@@ -16,13 +16,11 @@ __all__ = ["run"]
 def run(recipe: Recipe, folder: Path, *, say: Callable[[dict[str, Any]], None]) -> Outcome:
     """Train to the last step, through failures. Raises InputError and RunFailedError."""
     from weftline.runtime.train import models
+    from weftline.runtime.train.exchange import load_group
     from weftline.runtime.train.worker import work
 
     # Loaded here once: a rank that is forked has them.
-    if recipe.backend == "weftline" and recipe.layout.chips > 1:
-        from weftline.runtime.group.group import prepare
-
-        prepare()
+    load_group(recipe)
     with models.quietly():
         model = models.build(models.config_of(recipe.config), attention="eager")
         models.check_count(model, recipe.parameters)

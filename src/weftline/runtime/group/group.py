@@ -6,7 +6,7 @@ refused by name. Collectives are done when the call returns; sends and receives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,23 +19,26 @@ from weftline.runtime.group.collectives import Collectives
 from weftline.runtime.group.letters import Mail
 from weftline.runtime.group.options import GroupOptions, asked
 from weftline.runtime.group.sharing import Shared
-from weftline.runtime.group.sums import KINDS
+from weftline.runtime.group.tensors import (
+    NAME,
+    Dense,
+    Denses,
+    adds,
+    as_numbers,
+    fold_of,
+    listed,
+    on_cpu,
+    refused,
+    same_size,
+    split,
+)  # fmt: skip
 
 __all__ = ["NAME", "WeftlineGroup", "prepare", "register"]
 
-NAME: Final = "weftline"
 _SLICE: Final = 1 << 18
 """Elements of what is folded by torch at a time."""
 _EXCHANGE: Final = -1
 """Tag of the messages of an all-to-all."""
-_FOLDS: Final[dict[Any, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
-    dist.ReduceOp.MAX: torch.maximum,
-    dist.ReduceOp.MIN: torch.minimum,
-    dist.ReduceOp.PRODUCT: torch.mul,
-    dist.ReduceOp.BAND: torch.bitwise_and,
-    dist.ReduceOp.BOR: torch.bitwise_or,
-    dist.ReduceOp.BXOR: torch.bitwise_xor,
-}
 _c10d: Any = torch._C._distributed_c10d
 
 
@@ -140,8 +143,8 @@ class WeftlineGroup(_c10d.ProcessGroup):
     def allreduce(self, tensors: Any, opts: Any = None) -> Any:
         """Each tensor becomes the sum (or what ``opts`` says) over all ranks."""
         op = getattr(opts, "reduceOp", dist.ReduceOp.SUM)
-        for tensor in _listed(tensors):
-            with _Dense(tensor) as dense:
+        for tensor in listed(tensors):
+            with Dense(tensor) as dense:
                 self._reduce(dense, op)
         return _done(tensors)
 
@@ -152,7 +155,7 @@ class WeftlineGroup(_c10d.ProcessGroup):
     def reduce(self, tensors: Any, opts: Any) -> Any:
         """The root's tensor becomes the sum; the others' stay."""
         op = getattr(opts, "reduceOp", dist.ReduceOp.SUM)
-        for tensor in _listed(tensors):
+        for tensor in listed(tensors):
             total = tensor.clone(memory_format=torch.contiguous_format)
             self._reduce(total, op)
             if self.me == opts.rootRank:
@@ -161,9 +164,9 @@ class WeftlineGroup(_c10d.ProcessGroup):
 
     def _reduce(self, tensor: torch.Tensor, op: Any) -> None:
         """In place, of a dense tensor."""
-        fold = _fold_of(op)
+        fold = fold_of(op)
         if fold is None or (op == dist.ReduceOp.BOR and tensor.dtype == torch.bool):
-            plain, kind = _plain(tensor)
+            plain, kind = as_numbers(tensor)
             known = self.shared.get(plain.data_ptr())
             if known is not None and known.holds(plain) and self.ranks_.options.algorithm is None:
                 self.ranks_.shared_sum(known.addresses, plain.numel(), plain.element_size(), kind)
@@ -192,11 +195,11 @@ class WeftlineGroup(_c10d.ProcessGroup):
     def reduce_scatter_single(self, output: Any, given: Any, opts: Any = None) -> Any:
         """``output`` becomes this rank's part of the sum of ``given``."""
         op = getattr(opts, "reduceOp", dist.ReduceOp.SUM)
-        _same_size(given, output, self.many, "reduce-scatter")
-        with _Dense(output) as dense:
-            if _fold_of(op) is None and given.dtype != torch.bool:
-                plain, kind = _plain(given.contiguous())
-                mine, _ = _plain(dense)
+        same_size(given, output, self.many, "reduce-scatter")
+        with Dense(output) as dense:
+            if fold_of(op) is None and given.dtype != torch.bool:
+                plain, kind = as_numbers(given.contiguous())
+                mine, _ = as_numbers(dense)
                 self._run("reduce-scatter", plain, mine, mine.numel(), kind)
                 self._average(dense, op)
             else:
@@ -225,8 +228,8 @@ class WeftlineGroup(_c10d.ProcessGroup):
 
     def all_gather_single(self, output: Any, given: Any, opts: Any = None) -> Any:
         """``output`` becomes all ranks' tensors, one after the other."""
-        _same_size(output, given, self.many, "all-gather")
-        with _Dense(output) as dense:
+        same_size(output, given, self.many, "all-gather")
+        with Dense(output) as dense:
             self._run("all-gather", given.contiguous(), dense, given.numel())
         return _done(output)
 
@@ -247,7 +250,7 @@ class WeftlineGroup(_c10d.ProcessGroup):
                 for root, part in enumerate(parts):
                     if root == self.me:
                         part.copy_(one)
-                    with _Dense(part) as dense:
+                    with Dense(part) as dense:
                         self._run("broadcast", dense, dense, dense.numel(), root=root)
                 continue
             whole = one.new_empty((self.many, one.numel()))
@@ -264,19 +267,19 @@ class WeftlineGroup(_c10d.ProcessGroup):
 
     def broadcast(self, tensors: Any, opts: Any) -> Any:
         """All get the root's."""
-        for tensor in _listed(tensors):
-            with _Dense(tensor) as dense:
+        for tensor in listed(tensors):
+            with Dense(tensor) as dense:
                 self._run("broadcast", dense, dense, dense.numel(), root=opts.rootRank)
         return _done(tensors)
 
     def scatter(self, outputs: Any, given: Any, opts: Any) -> Any:
         """Each gets its tensor of the root's list."""
         output = outputs[0]
-        with _Dense(output) as dense:
+        with Dense(output) as dense:
             whole = dense
             if self.me == opts.rootRank:
                 whole = torch.cat([p.contiguous().view(-1) for p in given[0]])
-                _same_size(whole, dense, self.many, "scatter")
+                same_size(whole, dense, self.many, "scatter")
             self._move(self.ranks_.scatter(opts.rootRank), whole, dense)
         return _done(outputs)
 
@@ -307,7 +310,7 @@ class WeftlineGroup(_c10d.ProcessGroup):
     def send(self, tensors: Any, peer: int, tag: int = 0) -> Any:
         """To one rank."""
         mails = []
-        for tensor in _listed(tensors):
+        for tensor in listed(tensors):
             dense = tensor.detach().contiguous()
             mails.append(self._post(dense, peer, tag))
         return _Later(self, mails, lambda: None)
@@ -316,7 +319,7 @@ class WeftlineGroup(_c10d.ProcessGroup):
         """From one rank."""
         pairs = []
         mails = []
-        for tensor in _listed(tensors):
+        for tensor in listed(tensors):
             dense = tensor if tensor.is_contiguous() else torch.empty_like(
                 tensor, memory_format=torch.contiguous_format
             )  # fmt: skip
@@ -332,23 +335,23 @@ class WeftlineGroup(_c10d.ProcessGroup):
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> Any:
         """Refused by name."""
-        raise _refused("a receive from any rank", "name the rank: `src=`")
+        raise refused("a receive from any rank", "name the rank: `src=`")
 
     def all_to_all_single(
         self, output: Any, given: Any, output_sizes: Any = (), input_sizes: Any = (),
         opts: Any = None,
     ) -> Any:  # fmt: skip
         """Rows of ``given`` to each rank, rows of each into ``output``, as many as said."""
-        sends = _split(given.contiguous(), input_sizes, self.many)
-        with _Dense(output) as dense:
-            self._exchange(_split(dense, output_sizes, self.many), sends)
+        sends = split(given.contiguous(), input_sizes, self.many)
+        with Dense(output) as dense:
+            self._exchange(split(dense, output_sizes, self.many), sends)
         return _done(output)
 
     alltoall_base = all_to_all_single
 
     def alltoall(self, outputs: Any, given: Any, opts: Any = None) -> Any:
         """The same with a tensor a rank."""
-        with _Denses(outputs) as dense:
+        with Denses(outputs) as dense:
             self._exchange(dense, [g.contiguous() for g in given])
         return _done(outputs)
 
@@ -406,7 +409,7 @@ class WeftlineGroup(_c10d.ProcessGroup):
 
     def merge_remote_group(self, *_: Any, **__: Any) -> Any:
         """Refused by name."""
-        raise _refused("merging groups", "make a group of all ranks")
+        raise refused("merging groups", "make a group of all ranks")
 
     # --- running ----------------------------------------------------------------------------------
 
@@ -427,7 +430,7 @@ class WeftlineGroup(_c10d.ProcessGroup):
         self, program: Any, given: torch.Tensor, out: torch.Tensor, elements: int | None = None,
         kind: int | None = None,
     ) -> None:  # fmt: skip
-        _on_cpu(given)
+        on_cpu(given)
         self.ranks_.run(
             program, given.data_ptr(), out.data_ptr(),
             out.numel() if elements is None else elements, given.element_size(), kind or 0,
@@ -440,8 +443,8 @@ class WeftlineGroup(_c10d.ProcessGroup):
         the input's of an all-gather, the output's of a reduce-scatter, the N-th part of either of
         an all-to-all, else the tensor's.
         """
-        plain, kind = _plain(given) if _adds(schedule.collective) else (given, 0)
-        to, _ = _plain(out) if _adds(schedule.collective) else (out, 0)
+        plain, kind = as_numbers(given) if adds(schedule.collective) else (given, 0)
+        to, _ = as_numbers(out) if adds(schedule.collective) else (out, 0)
         size = min(plain.numel(), to.numel())
         if schedule.collective == "all-to-all":
             size //= self.many
@@ -456,91 +459,6 @@ class WeftlineGroup(_c10d.ProcessGroup):
         where a rank has no room in its shared memory or they are on several hosts.
         """
         return Shared.of(self, tensor)
-
-
-def _adds(kind: str) -> bool:
-    return kind in ("all-reduce", "reduce-scatter")
-
-
-class _Dense:
-    """A tensor to write to: itself, or a dense copy that is copied back."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-        self.dense = tensor if tensor.is_contiguous() else tensor.contiguous()
-
-    def __enter__(self) -> torch.Tensor:
-        return self.dense
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None and self.dense is not self.tensor:
-            self.tensor.copy_(self.dense)
-
-
-class _Denses:
-    """Several."""
-
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        self.all = [_Dense(t) for t in tensors]
-
-    def __enter__(self) -> list[torch.Tensor]:
-        return [d.dense for d in self.all]
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        for dense in self.all:
-            dense.__exit__(kind)
-
-
-def _listed(tensors: Any) -> list[torch.Tensor]:
-    return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
-
-
-def _split(tensor: torch.Tensor, sizes: Any, many: int) -> list[torch.Tensor]:
-    """Rows for or from each rank."""
-    rows = list(sizes) or [tensor.shape[0] // many] * many
-    if sum(rows) != tensor.shape[0]:
-        raise ValueError(f"an all-to-all of {tensor.shape[0]} rows in parts of {rows}")
-    return list(tensor.split(rows))
-
-
-def _same_size(whole: torch.Tensor, part: torch.Tensor, many: int, what: str) -> None:
-    if whole.numel() != many * part.numel() or whole.dtype != part.dtype:
-        raise ValueError(
-            f"{what} over {many} ranks: {whole.numel()} elements of {whole.dtype} beside parts of "
-            f"{part.numel()} of {part.dtype}"
-        )
-
-
-def _on_cpu(tensor: torch.Tensor) -> None:
-    if tensor.device.type != "cpu":
-        raise _refused(f"a tensor on {tensor.device}", "NCCL is for GPUs: `--backend nccl`")
-
-
-def _fold_of(op: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
-    """How torch folds what is not a sum; None for sums. Raises NotImplementedError."""
-    # torch's enumeration says False to its own wrapper, so the wrapper is asked.
-    if op == dist.ReduceOp.SUM or op == dist.ReduceOp.AVG:  # noqa: PLR1714
-        return None
-    for known, fold in _FOLDS.items():
-        if op == known:
-            return fold
-    raise _refused(f"reduction {op}", "sum, avg, product, min, max, band, bor, bxor")
-
-
-def _plain(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """A view of a dense tensor as numbers that the kernel adds. Raises NotImplementedError."""
-    _on_cpu(tensor)
-    found = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    if found.dtype == torch.bool:
-        found = found.view(torch.uint8)
-    kind = KINDS.get(str(found.dtype).removeprefix("torch."))
-    if kind is None:
-        raise _refused(f"a sum of {tensor.dtype}", f"these are added: {', '.join(KINDS)}")
-    return found, kind
-
-
-def _refused(what: str, instead: str) -> NotImplementedError:
-    return NotImplementedError(f"process group `{NAME}` does not serve {what}; {instead}")
 
 
 def _make(given: Any, more: Any) -> WeftlineGroup:

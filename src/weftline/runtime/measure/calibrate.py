@@ -20,6 +20,7 @@ from weftline.runtime.measure.grid import COLLECTIVES, SIZES, on_grid, tables_of
 from weftline.runtime.measure.loud import Loudness, Noise
 from weftline.runtime.measure.work import FOUND_FILE, measuring
 from weftline.runtime.train import models
+from weftline.runtime.train.exchange import load_group, usual
 from weftline.runtime.train.machine import Machine as Place
 from weftline.runtime.train.recipe import Recipe
 from weftline.spec import Layout, Measurement
@@ -145,6 +146,7 @@ def ranks_found(recipe: Recipe, work: Callable[..., bool]) -> Any:
     """Fork the ranks as a run does, with the same things loaded, and read what they found."""
     with models.quietly():
         models.build(models.config_of(recipe.config), attention="eager")
+    load_group(recipe)
     with tempfile.TemporaryDirectory() as folder:
         outcome = supervise(recipe, Path(folder), work, say=lambda _: None)
         if not outcome.finished:
@@ -160,7 +162,7 @@ def _all_ranks(place: Place) -> Recipe:
     return Recipe(
         model="none", config=fields, parameters=0, flops_per_token=0.0,
         layout=Layout(dp=max(1, place.chips), zero=0), seq_len=1, steps=1, device=place.kind,
-        backend="nccl" if place.kind == "cuda" else "gloo",
+        backend=usual(place.kind),
     )  # fmt: skip
 
 
@@ -170,9 +172,8 @@ def _product_rate(key: str, seconds: float) -> float:
 
 
 def _collectives(times: dict[str, float], place: Place) -> list[dict[str, Any]]:
-    backend = "nccl" if place.kind == "cuda" else "gloo"
     return [
-        {"backend": backend, "ranks": place.chips, "operation": name, "bytes": size,
+        {"backend": usual(place.kind), "ranks": place.chips, "operation": name, "bytes": size,
          "seconds": times[key]}
         for name in COLLECTIVES for size in SIZES
         if (key := f"exchange/{name}/{size}") in times

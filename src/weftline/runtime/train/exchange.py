@@ -10,15 +10,19 @@ from weftline.runtime.train.machine import Machine
 from weftline.runtime.train.options import TrainOptions
 from weftline.runtime.train.recipe import Recipe
 
-__all__ = ["backend_of", "own_group"]
+__all__ = ["backend_of", "load_group", "own_group", "usual"]
 
 Backend = Literal["gloo", "nccl", "weftline"]
 
 
+def usual(kind: str) -> Backend:
+    """What ``auto`` takes: NCCL on GPUs (``kind`` cuda), our own group on CPUs."""
+    return "nccl" if kind == "cuda" else "weftline"
+
+
 def backend_of(asked: TrainOptions, machine: Machine) -> Backend:
-    """NCCL on GPUs and our own group on CPUs, or as asked. Raises InputError."""
-    auto: Backend = "nccl" if machine.kind == "cuda" else "weftline"
-    taken: Backend = auto if asked.backend == "auto" else asked.backend
+    """The usual one, or as asked. Raises InputError."""
+    taken = usual(machine.kind) if asked.backend == "auto" else asked.backend
     if (taken == "nccl") != (machine.kind == "cuda"):
         raise InputError(
             f"`{taken}` is not for {machine.about}", where="--backend",
@@ -44,6 +48,14 @@ def network_of(text: str | None, link: str | None, latency: str | None) -> Topol
                              hint="--network torus:2x2 names one")  # fmt: skip
         return None
     return parse_topology(text, link or None, latency or None, where="--network")
+
+
+def load_group(recipe: Recipe) -> None:
+    """Compile what a run's group runs, so that the ranks forked from this process have it."""
+    if recipe.backend == "weftline" and recipe.layout.chips > 1:
+        from weftline.runtime.group.group import prepare
+
+        prepare()
 
 
 def own_group(recipe: Recipe) -> None:
