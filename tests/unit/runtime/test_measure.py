@@ -95,7 +95,7 @@ def test_a_deep_step_follows_from_shallow_ones(
     assert parts[PRODUCTS] == pytest.approx(0.006 * layers * made.layout.num_micro_batches)
     assert (parts[BUBBLE] > 0) == (pp > 1)
     assert parts[EXCHANGE] >= 0
-    assert memory == pytest.approx(4e8 + layers * pp * (12 * 1000.0 + 1e6))
+    assert memory == pytest.approx(4e8 + layers * pp * (2 * 12 * 1000.0 + 1e6))
 
 
 @given(st.sampled_from(("1f1b", "interleaved", "zero-bubble")), st.integers(4, 40))

@@ -55,9 +55,11 @@ def _memory(recipe: Recipe, one: Mapping[str, Any], times: float) -> float:
 
     gathered = float(held["low"]["gathered_bytes"])
     copies = 2.0 if recipe.layout.zero >= 3 else 0.0
+    # On hosts a save's copy of the state is memory of the same kind.
+    states = 2.0 if recipe.device == "cpu" else 1.0
     return (
-        float(one["base_bytes"]) + _STATE_BYTES * deep("parameters") + deep("alive_bytes")
-        + copies * gathered
+        float(one["base_bytes"]) + states * _STATE_BYTES * deep("parameters")
+        + deep("alive_bytes") + copies * gathered
     )  # fmt: skip
 
 
