@@ -30,7 +30,7 @@ from runs import own_text
 
 from weftline.runtime.compare import measured_run
 from weftline.runtime.data.prepare import prepare
-from weftline.runtime.measure.calibrate import measure_plan, ranks_found
+from weftline.runtime.measure.calibrate import measure_plan, memory_of, ranks_found
 from weftline.runtime.measure.forecast import forecast
 from weftline.runtime.measure.loud import Noise
 from weftline.runtime.measure.work import measuring
@@ -87,7 +87,7 @@ def interleaved(names: list[str]) -> None:
     for name in names:
         recipe, noise = recipe_of(name), Noise()
         found = ranks_found(recipe, measuring(SECONDS, deep=True))
-        predicted = sum(forecast(recipe, found)[0].values())
+        predicted = sum(forecast(recipe, found).values())
         steps = [[r["step"] for r in rank["rows"]["deep"]] for rank in found]
         measured = max(float(np.median(s)) for s in steps)
         errors.append(predicted / measured - 1)
@@ -104,7 +104,7 @@ def memory(names: list[str]) -> None:
         data = tokens_in(Path(folder))
         for name in names:
             recipe = replace(recipe_of(name, data), steps=3)
-            _, predicted = forecast(recipe, ranks_found(recipe, measuring(0.0, rounds=(1, 1))))
+            predicted = memory_of(recipe)
             place = Path(folder) / name
             place.mkdir()
             run(recipe, place, say=lambda _: None)
