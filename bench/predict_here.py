@@ -3,6 +3,7 @@
     python bench/predict_here.py interleaved [NAME ...]      operators beside steps, in turn
     python bench/predict_here.py forecast FILE [NAME ...]    operators of all, written to FILE
     python bench/predict_here.py runs FILE [NAME ...]        then real runs, beside that file
+    python bench/predict_here.py memory [NAME ...]           memory alone, which no load disturbs
 
 Twelve layouts of two models (Llama 13.8M, Qwen3 8.4M) on one, two and four processes. Interleaved:
 the plan's operators, its layout with few layers, and its whole step, in turn, medians of each.
@@ -17,7 +18,7 @@ import math
 import os
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ from runs import own_text
 
 from weftline.runtime.compare import measured_run
 from weftline.runtime.data.prepare import prepare
-from weftline.runtime.measure.calibrate import measure_plan, ranks_found
+from weftline.runtime.measure.calibrate import measure_plan, memory_of, ranks_found
 from weftline.runtime.measure.forecast import forecast
 from weftline.runtime.measure.loud import Noise
 from weftline.runtime.measure.work import measuring
+from weftline.runtime.record import read_steps
 from weftline.runtime.run import run
 from weftline.runtime.train import models
 from weftline.runtime.train.recipe import Recipe, write_recipe
@@ -85,7 +87,7 @@ def interleaved(names: list[str]) -> None:
     for name in names:
         recipe, noise = recipe_of(name), Noise()
         found = ranks_found(recipe, measuring(SECONDS, deep=True))
-        predicted = sum(forecast(recipe, found)[0].values())
+        predicted = sum(forecast(recipe, found).values())
         steps = [[r["step"] for r in rank["rows"]["deep"]] for rank in found]
         measured = max(float(np.median(s)) for s in steps)
         errors.append(predicted / measured - 1)
@@ -93,6 +95,33 @@ def interleaved(names: list[str]) -> None:
         print(f"{name:<24} {predicted:7.3f} {measured:7.3f} s {errors[-1]:+7.1%}  "
               f"{len(steps[0])} rounds  {'; '.join(loud)}", flush=True)  # fmt: skip
     print(f"MAPE {np.mean(np.abs(errors)):.1%} of {len(errors)}, bias {np.mean(errors):+.1%}")
+
+
+def memory(names: list[str]) -> None:
+    """Bytes of the fullest rank as predicted, and what a run of three steps has held."""
+    errors = []
+    with tempfile.TemporaryDirectory() as folder:
+        data = tokens_in(Path(folder))
+        for name in names:
+            recipe = replace(recipe_of(name, data), steps=3)
+            predicted = memory_of(recipe)
+            place = Path(folder) / name
+            place.mkdir()
+            run(recipe, place, say=lambda _: None)
+            measured = max(r.memory_peak_bytes for r in read_steps(place))
+            errors.append(predicted / measured - 1)
+            print(f"{name:<24} {predicted / 1e6:6.0f} {measured / 1e6:6.0f} MB {errors[-1]:+.1%}",
+                  flush=True)  # fmt: skip
+    print(f"MAPE {np.mean(np.abs(errors)):.1%} of {len(errors)}, "
+          f"worst {max(np.abs(errors)):.1%}")  # fmt: skip
+
+
+def tokens_in(folder: Path) -> Path:
+    """A small real text as tokens."""
+    text = folder / "text.txt"
+    text.write_bytes(own_text())
+    prepare([str(text)], folder / "data", vocab=512)
+    return folder / "data"
 
 
 def forecasts(file: Path, names: list[str]) -> None:
@@ -109,13 +138,11 @@ def forecasts(file: Path, names: list[str]) -> None:
 def runs(file: Path, names: list[str]) -> None:
     """Real runs beside what was forecast."""
     kept = json.loads(file.read_text())
-    plain, scaled, memory = [], [], []
+    plain, scaled, held = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder) / "text.txt"
-        text.write_bytes(own_text())
-        prepare([str(text)], Path(folder) / "data", vocab=512)
+        data = tokens_in(Path(folder))
         for name in names:
-            made, place = recipe_of(name, Path(folder) / "data"), Path(folder) / name
+            made, place = recipe_of(name, data), Path(folder) / name
             place.mkdir()
             write_recipe(made, place)
             run(made, place, say=lambda _: None)
@@ -123,18 +150,18 @@ def runs(file: Path, names: list[str]) -> None:
             ratio = (seen.reference_s or 1.0) / said["reference_s"]
             plain.append(said["step_s"] / seen.step_s - 1)
             scaled.append(said["step_s"] * ratio / seen.step_s - 1)
-            memory.append(said["memory_bytes"] / seen.memory_bytes - 1)
+            held.append(said["memory_bytes"] / seen.memory_bytes - 1)
             print(f"{name:<24} {said['step_s']:7.3f} {seen.step_s:7.3f} s {plain[-1]:+7.1%}, "
                   f"scaled {scaled[-1]:+7.1%}; memory {said['memory_bytes'] / 1e6:.0f} "
-                  f"{seen.memory_bytes / 1e6:.0f} MB {memory[-1]:+.1%}", flush=True)  # fmt: skip
-    for what, errors in (("step", plain), ("scaled", scaled), ("memory", memory)):
+                  f"{seen.memory_bytes / 1e6:.0f} MB {held[-1]:+.1%}", flush=True)  # fmt: skip
+    for what, errors in (("step", plain), ("scaled", scaled), ("memory", held)):
         print(f"{what}: MAPE {np.mean(np.abs(errors)):.1%} of {len(errors)}, "
               f"bias {np.mean(errors):+.1%}, worst {max(np.abs(errors)):.1%}")  # fmt: skip
 
 
 if __name__ == "__main__":
     kind, *rest = sys.argv[1:] or ["interleaved"]
-    if kind == "interleaved":
-        interleaved(rest or list(LAYOUTS))
+    if kind in ("interleaved", "memory"):
+        {"interleaved": interleaved, "memory": memory}[kind](rest or list(LAYOUTS))
     else:
         {"forecast": forecasts, "runs": runs}[kind](Path(rest[0]), rest[1:] or list(LAYOUTS))

@@ -23,7 +23,7 @@ from weftline.catalog.machines import (
 )
 from weftline.errors import InputError, ThresholdCrossedError, UnknownNameError
 from weftline.runtime.measure import calibrate
-from weftline.runtime.measure.forecast import BUBBLE, EXCHANGE, OPTIMIZER, PRODUCTS, forecast
+from weftline.runtime.measure.forecast import BUBBLE, EXCHANGE, OPTIMIZER, PRODUCTS, forecast, held
 from weftline.runtime.measure.loud import judged
 from weftline.runtime.measure.shallow import depths_of
 from weftline.runtime.train.pipeline import layers_of_stages, stage_count, stages_of_rank
@@ -71,10 +71,8 @@ def found_of(low: int, high: int, times: float, per_layer: float, ends: float) -
     def row(layers: int) -> dict[str, float]:
         return {"step": ends + per_layer * layers, "optimizer": 0.01 * layers}
 
-    held = {name: {"parameters": 1000.0 * n, "alive_bytes": 1e6 * n, "gathered_bytes": 500.0}
-            for name, n in (("low", low), ("high", high))}  # fmt: skip
     return {
-        "base_bytes": 4e8, "depths": [low, high, times], "memory": held,
+        "depths": [low, high, times],
         "rows": {"reference": [1.0], "low": [row(low)] * 5, "high": [row(high)] * 5},
         "operators": [["product", PRODUCTS, 2.0], ["layer", "layer", 1.0]],
         "times": {"product": [[0.001, 0.002]] * 3, "layer": [[0.003, 0.006]] * 3},
@@ -88,14 +86,15 @@ def test_a_deep_step_follows_from_shallow_ones(
     made = deep(layout(pp=pp), layers * pp)
     depths = depths_of(made)
     found = found_of(depths.low, depths.high, depths.times, per_layer, ends)
-    parts, memory = forecast(made, [found, found])
+    parts = forecast(made, [found, found])
     assert sum(parts.values()) == pytest.approx(ends + per_layer * layers * pp)
     assert parts[OPTIMIZER] == pytest.approx(0.01 * layers * pp)
     # Two products of 3 ms a layer of rank 0, in every micro-batch.
     assert parts[PRODUCTS] == pytest.approx(0.006 * layers * made.layout.num_micro_batches)
     assert (parts[BUBBLE] > 0) == (pp > 1)
     assert parts[EXCHANGE] >= 0
-    assert memory == pytest.approx(4e8 + layers * pp * (12 * 1000.0 + 1e6))
+    bytes_ = held(4e8 + 1e6 * depths.low, 4e8 + 1e6 * depths.high, depths.times)
+    assert bytes_ == pytest.approx(4e8 + 1e6 * layers * pp)
 
 
 @given(st.sampled_from(("1f1b", "interleaved", "zero-bubble")), st.integers(4, 40))

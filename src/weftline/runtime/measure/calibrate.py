@@ -15,10 +15,11 @@ from weftline.model.key import model_key
 from weftline.model.load import load_config
 from weftline.runtime.keep.supervise import RunFailedError, supervise
 from weftline.runtime.measure import host
-from weftline.runtime.measure.forecast import forecast
+from weftline.runtime.measure.forecast import forecast, held
 from weftline.runtime.measure.grid import COLLECTIVES, SIZES, on_grid, tables_of
 from weftline.runtime.measure.loud import Loudness, Noise
-from weftline.runtime.measure.work import FOUND_FILE, measuring
+from weftline.runtime.measure.shallow import depths_of
+from weftline.runtime.measure.work import FOUND_FILE, holding, measuring
 from weftline.runtime.train import models
 from weftline.runtime.train.exchange import load_group, usual
 from weftline.runtime.train.machine import Machine as Place
@@ -26,8 +27,8 @@ from weftline.runtime.train.recipe import Recipe
 from weftline.spec import Layout, Measurement
 
 __all__ = [
-    "Calibrated", "calibrate_machine", "calibrate_plan", "key_of", "measure_plan", "ranks_found",
-    "remember",
+    "Calibrated", "calibrate_machine", "calibrate_plan", "key_of", "measure_plan", "memory_of",
+    "ranks_found", "remember",
 ]  # fmt: skip
 
 _GRID_S: Final = 20.0
@@ -111,14 +112,23 @@ def measure_plan(
     references = [s for one in zip(*(r["rows"]["reference"] for r in found), strict=True)
                   for s in one]  # fmt: skip
     loud = noise.judge(references)
-    parts, memory = forecast(recipe, found)
+    parts = forecast(recipe, found)
     return Measurement(
         machine=name, model=recipe.model, model_key=key_of(recipe), layout=recipe.layout,
         seq_len=recipe.seq_len, dtype=recipe.dtype, source="operators",
         parts_s={part: seconds for part, seconds in parts.items() if seconds > 0},
-        memory_bytes=memory, samples=len(found[0]["rows"]["low"]), spread=loud.spread, date=today,
+        memory_bytes=memory_of(recipe), samples=len(found[0]["rows"]["low"]), date=today,
+        spread=loud.spread,
         reference_s=sorted(references)[len(references) // 2], loud=loud.reasons,
     )  # fmt: skip
+
+
+def memory_of(recipe: Recipe) -> float:
+    """Bytes of a plan's fullest rank: its layout with few layers and with more, each run apart."""
+    depths = depths_of(recipe)
+    low = float(ranks_found(recipe, holding(depths.low)))
+    high = float(ranks_found(recipe, holding(depths.high))) if depths.times else low
+    return held(low, high, depths.times)
 
 
 def key_of(recipe: Recipe) -> str:

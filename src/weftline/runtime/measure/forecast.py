@@ -9,7 +9,7 @@ import numpy as np
 
 from weftline.runtime.train.recipe import Recipe
 
-__all__ = ["EXCHANGE", "PARTS", "Forecast", "forecast"]
+__all__ = ["EXCHANGE", "PARTS", "forecast", "held"]
 
 PRODUCTS: Final = "matrix products"
 ATTENTION: Final = "attention"
@@ -20,22 +20,16 @@ EXCHANGE: Final = "exchanges and wrappers, exposed"
 BUBBLE: Final = "pipeline bubble"
 OPTIMIZER: Final = "optimizer"
 PARTS: Final = (PRODUCTS, ATTENTION, REST, LOSS, HOST, EXCHANGE, BUBBLE, OPTIMIZER)
-_STATE_BYTES: Final = 12.0
-"""fp32 weight and two moments."""
-Forecast = tuple[dict[str, float], float]
-"""Seconds by part, and bytes."""
 
 
-def forecast(recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> Forecast:
-    """(seconds of a step by part, bytes of the fullest rank), of what every rank has measured."""
-    ranks = [_of_rank(recipe, one) for one in found]
-    step_s = max(step for step, _, _ in ranks)
-    parts = _shared_out(recipe, step_s, ranks[0][1], found[0])
-    return parts, max(memory for _, _, memory in ranks)
+def forecast(recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of a step by part, of what every rank has measured."""
+    ranks = [_of_rank(one) for one in found]
+    return _shared_out(recipe, max(step for step, _ in ranks), ranks[0][1], found[0])
 
 
-def _of_rank(recipe: Recipe, one: Mapping[str, Any]) -> tuple[float, float, float]:
-    """(step, its optimizer, memory) of one rank."""
+def _of_rank(one: Mapping[str, Any]) -> tuple[float, float]:
+    """(step, its optimizer) of one rank."""
     rows, times = one["rows"], float(one["depths"][2])
     low = {key: _median([r[key] for r in rows["low"]]) for key in ("step", "optimizer")}
     step_s, optimizer_s = low["step"], low["optimizer"]
@@ -43,22 +37,12 @@ def _of_rank(recipe: Recipe, one: Mapping[str, Any]) -> tuple[float, float, floa
         pairs = list(zip(rows["low"], rows["high"], strict=True))
         step_s += times * _median([high["step"] - lo["step"] for lo, high in pairs])
         optimizer_s += times * _median([high["optimizer"] - lo["optimizer"] for lo, high in pairs])
-    return step_s, optimizer_s, _memory(recipe, one, times)
+    return step_s, optimizer_s
 
 
-def _memory(recipe: Recipe, one: Mapping[str, Any], times: float) -> float:
-    held = one["memory"]
-
-    def deep(name: str) -> float:
-        low = float(held["low"][name])
-        return low + (times * (float(held["high"][name]) - low) if times else 0.0)
-
-    gathered = float(held["low"]["gathered_bytes"])
-    copies = 2.0 if recipe.layout.zero >= 3 else 0.0
-    return (
-        float(one["base_bytes"]) + _STATE_BYTES * deep("parameters") + deep("alive_bytes")
-        + copies * gathered
-    )  # fmt: skip
+def held(low_bytes: float, high_bytes: float, times: float) -> float:
+    """Bytes of the fullest rank, of what its layout with few layers has held, and with more."""
+    return low_bytes + times * max(0.0, high_bytes - low_bytes)
 
 
 def _shared_out(

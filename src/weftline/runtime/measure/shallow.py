@@ -16,7 +16,6 @@ import torch
 
 from weftline.model.config import HFConfig
 from weftline.model.load import load_config
-from weftline.runtime.train.alive import Alive
 from weftline.runtime.train.pipeline import layers_of_stages, stage_count, stages_of_rank
 from weftline.runtime.train.recipe import Recipe
 from weftline.runtime.train.trainer import Trainer
@@ -48,27 +47,6 @@ class Shallow:
     def step(self, number: int) -> dict[str, float]:
         """Take a step; its seconds by part."""
         return self.trainer.step(self.ids, self.targets, number, stop=False).parts
-
-    @property
-    def parameters(self) -> int:
-        """Trained parameters of this rank."""
-        return sum(_local(p) for p in self.trainer.named.values() if p.requires_grad)
-
-    @property
-    def gathered(self) -> float:
-        """Bytes of the largest layer as FSDP2 gathers it; 0 where nothing is split."""
-        layout = self.trainer.recipe.layout
-        if layout.zero == 0 or layout.cp * layout.dp == 1:
-            return 0.0
-        whole = [sum(4.0 * p.numel() for p in layer.parameters())
-                 for model in self.trainer.models for layer in model.base_model.layers]  # fmt: skip
-        return max(whole, default=0.0) / layout.tp
-
-    def alive_bytes(self, number: int) -> float:
-        """Most bytes alive at once in a step, beside weights and moments."""
-        with Alive() as alive:
-            self.step(number)
-        return float(alive.peak_bytes)
 
 
 def depths_of(recipe: Recipe) -> Depths:
@@ -128,8 +106,3 @@ def shallow(recipe: Recipe, layers: int) -> Shallow:
     drawn = drawn.to(recipe.device)
     return Shallow(trainer=trainer, ids=drawn[:, :-1].contiguous(),
                    targets=drawn[:, 1:].contiguous())  # fmt: skip
-
-
-def _local(parameter: Any) -> int:
-    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return int(local.numel())

@@ -7,7 +7,6 @@ second disturbs all of it, and medians pass it over.
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,12 @@ import torch.distributed as dist
 from weftline.runtime.measure.operators import Operator, operators_of
 from weftline.runtime.measure.shallow import Shallow, depths_of, shallow
 from weftline.runtime.train import models
+from weftline.runtime.train.checkpoint import Checkpoints
 from weftline.runtime.train.recipe import Recipe
-from weftline.runtime.train.worker import join, reference_s
+from weftline.runtime.train.worker import join, memory_peak, reference_s
 from weftline.spec.serialize import write_text
 
-__all__ = ["FOUND_FILE", "ROUNDS", "measuring", "together"]
+__all__ = ["FOUND_FILE", "ROUNDS", "holding", "measuring", "together"]
 
 FOUND_FILE: Final = "found.json"
 ROUNDS: Final = (5, 15)
@@ -63,7 +63,6 @@ def measuring(seconds: float, *, deep: bool = False) -> Callable[..., bool]:
 
 
 def _rounds(recipe: Recipe, seconds: float, *, deep: bool) -> dict[str, Any]:
-    base = _resident_bytes(recipe)
     depths = depths_of(recipe)
     operators = operators_of(recipe)
     tries = {"low": shallow(recipe, depths.low)}
@@ -74,10 +73,6 @@ def _rounds(recipe: Recipe, seconds: float, *, deep: bool) -> dict[str, Any]:
     for number in range(_WARM):
         for tried in tries.values():
             tried.step(number)
-    memory = {
-        name: {"parameters": tried.parameters, "alive_bytes": tried.alive_bytes(_WARM),
-               "gathered_bytes": tried.gathered} for name, tried in tries.items()
-    }  # fmt: skip
     rows: dict[str, list[Any]] = {"reference": [], **{name: [] for name in tries}}
     times: dict[str, list[tuple[float, float]]] = {o.name: [] for o in operators}
     begin = time.perf_counter()
@@ -86,7 +81,7 @@ def _rounds(recipe: Recipe, seconds: float, *, deep: bool) -> dict[str, Any]:
         _round(recipe, operators, tries, rows, times, _WARM + 1 + done)
         done += 1
     return {
-        "base_bytes": base, "depths": [depths.low, depths.high, depths.times], "memory": memory,
+        "depths": [depths.low, depths.high, depths.times],
         "rows": rows, "times": times,
         "operators": [[o.name, o.part, o.count] for o in operators],
     }  # fmt: skip
@@ -122,10 +117,31 @@ def _round(
         rows[name].append(parts)
 
 
-def _resident_bytes(recipe: Recipe) -> float:
-    """What this rank holds before there is a model, on its device or of its host's memory."""
-    if recipe.device == "cuda":
-        free, total = torch.cuda.mem_get_info()
-        return float(total - free)
-    resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return float(int(resident) * resource.getpagesize())
+def holding(layers: int) -> Callable[..., bool]:
+    """The work of a rank that takes a few steps of a shallow layout and saves, as a run does, and
+    says how much it has held at most."""
+
+    def work(
+        run: Path, recipe: Recipe, report: Any, *, rank: int, world: int, store: Any,
+        generation: int,
+    ) -> bool:  # fmt: skip
+        del report, generation
+        join(recipe, rank, world, store)
+        torch.set_num_threads(recipe.threads)
+        with models.quietly():
+            tried = shallow(recipe, layers)
+            checkpoints = Checkpoints(run, keep=1)
+            for number in range(_WARM + 1):
+                tried.step(number)
+            checkpoints.save(tried.trainer.named, tried.trainer.optimizers, _WARM + 1)
+            checkpoints.close()
+        most: list[Any] = [memory_peak(recipe)]
+        if world > 1:
+            most = [None] * world
+            dist.all_gather_object(most, memory_peak(recipe))
+        if rank == 0:
+            write_text(json.dumps(max(most)) + "\n", run / FOUND_FILE)
+        together()
+        return True
+
+    return work

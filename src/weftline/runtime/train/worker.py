@@ -32,7 +32,7 @@ from weftline.runtime.train.profile import profiled
 from weftline.runtime.train.recipe import Recipe, read_recipe
 from weftline.runtime.train.trainer import StepTimes, Trainer
 
-__all__ = ["Report", "join", "main", "reference_s", "run_rank", "work"]
+__all__ = ["Report", "join", "main", "memory_peak", "reference_s", "run_rank", "work"]
 
 Report = Callable[..., None]
 _TIMEOUT: Final = timedelta(minutes=30)
@@ -166,7 +166,7 @@ class _Loop:
                 loss=done.loss, gradient_norm=done.gradient_norm,
                 learning_rate=done.learning_rate, tokens=tokens, tokens_per_s=tokens / seconds,
                 mfu=self._mfu(seconds),
-                memory_peak_bytes=_memory_peak(self.recipe), saved_step=self.checkpoints.saved,
+                memory_peak_bytes=memory_peak(self.recipe), saved_step=self.checkpoints.saved,
                 reference_s=self.reference_s,
                 parts=dict(done.parts),
             )
@@ -217,7 +217,7 @@ def _reference_flops(recipe: Recipe) -> float:
     return float(speed)
 
 
-def _memory_peak(recipe: Recipe) -> float:
+def memory_peak(recipe: Recipe) -> float:
     """Most memory this rank has held: of the device, or resident on the host."""
     if recipe.device == "cuda":
         return float(torch.cuda.max_memory_allocated())
