@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,9 @@ def recover(
         half = kind == "half the ranks"
         into, first = (large, 2 * rank) if half else (small, rank)
         gates.wait()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         if half and first >= world:
-            answer.send(0.0)
+            answer.send((0.0, 0.0))
             continue
         if kind == "raw":
             raw.sendall(b"!")
@@ -118,7 +119,7 @@ def recover(
             with open_to_restore(root / f"new{rank}") as store:
                 ways[kind].ready(store, ways[kind].choose(store, step=1))
                 store.load(1, into=targets)
-        answer.send(time.perf_counter() - start)
+        answer.send((time.perf_counter() - start, time.process_time() - before))
         if kind != "raw":
             for at in range(len(into["t0"]) // rows):
                 got = {n: a[at * rows : (at + 1) * rows] for n, a in into.items()}
@@ -180,11 +181,15 @@ def measure(
         port = ports[copies.index(handed[r][1])]
         ranks.append(started(context, recover, root, ways, port, r, world, rows, gates))
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    cpu: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, seconds in times.items():
+            before = cpu_s(servers)
             for _, pipe in ranks:
                 pipe.send(kind)
-            seconds.append(max(pipe.recv() for _, pipe in ranks))
+            told = [pipe.recv() for _, pipe in ranks]
+            seconds.append(max(wall for wall, _ in told))
+            cpu[kind].append(cpu_s(servers) - before + sum(own for _, own in told))
     for process, pipe in ranks:
         pipe.send("end")
         process.join()
@@ -194,8 +199,19 @@ def measure(
         "bytes": nbytes * world, "nodes": world, "rounds": rounds,
         "seconds": {kind: statistics.median(seconds) for kind, seconds in times.items()},
         "first": {kind: seconds[0] for kind, seconds in times.items()},
+        "cpu_s": {kind: statistics.fmean(seconds) for kind, seconds in cpu.items()},
         "save_with_copy_s": max(s for _, _, s in handed), "all": times,
     }  # fmt: skip
+
+
+def cpu_s(processes: list[tuple[Any, Any]]) -> float:
+    """Seconds that these processes have spent on a core; 0 where /proc does not tell."""
+    total = 0
+    for process, _ in processes:
+        with suppress(OSError):
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def nobody() -> str:
@@ -251,6 +267,11 @@ def main() -> int:
     print(f"|---:{'|---:' * len(kinds)}|")
     for one in found:
         print(shown(one))
+    print("\nseconds on a core, all processes together (they say more on a machine that is busy)")
+    for one in found:
+        print(
+            f"  {one['nodes']} nodes  " + ", ".join(f"{k} {v:.2f}" for k, v in one["cpu_s"].items())
+        )
     return 0
 
 

@@ -56,8 +56,6 @@ class Options:
     """A segment with a smaller share alive is rewritten."""
     spare_bytes: int | None = None
     """Free segments kept for recycling; None keeps what the newest checkpoint needs, twice."""
-    shared_arena: bool = False
-    """Staging memory that a child forked later shares; large pages are then up to the kernel."""
     pinner: Pinner | None = None
     """Told of staging memory as it comes and goes; a device's adapter pins it."""
     wal_bytes: int = 4 * _MIB

@@ -67,9 +67,7 @@ class Store(StoreReader):
             if options.copy_threads > 1
             else None
         )
-        self._arenas = ArenaPool(
-            options.max_in_flight, shared=options.shared_arena, pinner=options.pinner
-        )
+        self._arenas = ArenaPool(options.max_in_flight, pinner=options.pinner)
         self._upkeep = Upkeep(self._keep_up)
         self._handover = Handover(self, None)
         self._handles: list[SaveHandle] = []

@@ -17,7 +17,6 @@ from weftline.burst.advise.interval import (
     best_schedule,
     daly_interval_s,
     goodput_at,
-    level_interval_s,
     nvidia_interval_s,
     poisson_availability,
     poisson_interval_s,
@@ -128,7 +127,6 @@ def test_the_known_forms_are_limits_of_the_exact_one() -> None:
     assert errors[0][0] / errors[1][0] == pytest.approx(ratio, rel=0.1)
     assert errors[0][1] / errors[1][1] > 0.5 * ratio**3
     assert daly_interval_s(3 * mtbf, mtbf) == 4 * mtbf
-    assert level_interval_s(10.0, 1 / mtbf) == pytest.approx(young_interval_s(10.0, mtbf))
     # NVIDIA's recovery term vanishes where recovery << mtbf.
     assert nvidia_interval_s(1e-3, 1e8, 100) == pytest.approx(young_interval_s(1e-3, 1e8), rel=1e-4)
 

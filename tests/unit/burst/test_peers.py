@@ -89,7 +89,7 @@ def test_a_server_that_does_not_know_the_secret_is_found_out() -> None:
     """It lets any client in and answers with rubbish: the client must not send a byte of data."""
     mine, theirs = socket.socketpair()
     with mine, theirs:
-        theirs.sendall(b"WLPEER02" + bytes(32) + bytes(32))
+        theirs.sendall(b"WLPEER02" + bytes(32) + b"r" * 32)
         with pytest.raises(CredentialsError, match="does not know"):
             Channel(mine, SECRET, server=False)
 
@@ -276,3 +276,24 @@ def test_what_is_in_memory_is_sent_as_it_is_on_the_file_system() -> None:
         assert not server._mapped
         with pytest.raises(ObjectMissingError):
             objects.read("a/b")
+
+
+@pytest.mark.parametrize("said", [0, 40])
+def test_a_peer_that_dies_in_the_handshake_is_down_and_its_secret_not_wrong(said: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def die() -> None:
+            while True:
+                with suppress(OSError):
+                    connection, _ = listener.accept()
+                    connection.sendall((b"WLPEER02" + bytes(32))[:said])
+                    connection.recv(64) if said else None
+                    connection.close()
+                if listener.fileno() < 0:
+                    return
+
+        threading.Thread(target=die, daemon=True).start()
+        objects = PeerObjects("127.0.0.1", listener.getsockname()[1], SECRET, tries=2)
+        with pytest.raises(RemoteError) as told:
+            objects.list()
+        assert not isinstance(told.value, CredentialsError)

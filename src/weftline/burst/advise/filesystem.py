@@ -7,7 +7,6 @@ no program can see: that is the file system's word.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -24,7 +23,6 @@ from weftline.burst.stage.arena import aligned_buffer
 
 __all__ = ["Check", "Found", "probe"]
 
-_PUNCH: Final = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _TRY_LOCK: Final = """
 import fcntl, sys
 with open(sys.argv[1], "r+b") as file:
@@ -179,17 +177,6 @@ def _link(own: str) -> str:
     return "works"
 
 
-def _punch(own: str) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
-    with Path(own, "hole").open("w+b") as file:
-        file.write(b"x" * (1 << 16))
-        file.flush()
-        size = ctypes.c_int64
-        if libc.fallocate(file.fileno(), _PUNCH, size(0), size(1 << 15)) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return "works"
-
-
 _CHECKS: Final[tuple[tuple[str, bool, str, Callable[[str], str]], ...]] = (
     ("flock", True, "two writers could not be told apart", _lock),
     ("rename", True, "a commit would not be whole or absent", _rename),
@@ -199,5 +186,4 @@ _CHECKS: Final[tuple[tuple[str, bool, str, Callable[[str], str]], ...]] = (
     ("O_DIRECT", False, "writes go through the page cache and take memory from training", _direct),
     ("fallocate", False, "a disk may be found full in the middle of a save", _allocate),
     ("hard links", False, "a peer's copies are made by renaming", _link),
-    ("punch hole", False, "not used by a store", _punch),
 )

@@ -41,7 +41,6 @@ __all__ = [
     "best_schedule",
     "daly_interval_s",
     "goodput_at",
-    "level_interval_s",
     "nvidia_interval_s",
     "poisson_availability",
     "poisson_interval_s",
@@ -152,14 +151,6 @@ def poisson_availability(
         * _kept(interval_s / mtbf_s)
         * math.exp(-(persist_s + recovery_s) / mtbf_s)
     )
-
-
-def level_interval_s(stall_s: float, failures_per_s: float) -> float:
-    """sqrt(2 s_i / l_i): the interval of a level whose saves stall training by ``stall_s``.
-
-    For levels that cost a stall each (local disk, then a blocking save to a shared file system).
-    """
-    return math.sqrt(2 * stall_s / failures_per_s)
 
 
 def goodput_at(interval_s: float, stall_s: float, levels: Sequence[Level]) -> float:

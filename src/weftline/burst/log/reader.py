@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import xxhash
 
 from weftline.burst.errors import CorruptionError
@@ -217,8 +216,3 @@ class ChunkReader:
         """Without checksums: make sure that the segment was not recycled during the read."""
         if read_segment_header(file).epoch != chunk.epoch:
             raise CorruptionError("the segment was recycled", file=file.path, offset_bytes=0)
-
-
-def as_bytes(array: Bytes1d) -> bytes:
-    """A copy that outlives the thread's buffer."""
-    return np.asarray(array, np.uint8).tobytes()

@@ -193,8 +193,8 @@ class StoreReader:
         """
         names = None if names is None else list(names)
         ranks = None if ranks is None else set(ranks)
+        commit = self.read_commit(step, allow_older=allow_older)
         while True:
-            commit = self.read_commit(step, allow_older=allow_older)
             try:
                 return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
             except CheckpointMissingError:
@@ -202,37 +202,18 @@ class StoreReader:
                 newest = self.read_commit(allow_older=allow_older)
                 if step is not None or newest.order == commit.order:
                     raise
+                commit = newest
             except CorruptionError as damage:
                 older = self._before(commit) if step is None and allow_older else None
                 if older is None:
                     raise
                 self.note(f"passed over: {damage.where}: {damage.what}")
-                return self._load_older(older, names, into, verify=verify, ranks=ranks)
+                commit = older
 
     def _before(self, commit: Commit) -> Commit | None:
         """The checkpoint committed before this one, of those that can be read."""
         older = [c for c in self.view.commits.all()[0] if c.order < commit.order]
         return max(older, key=lambda c: c.order, default=None)
-
-    def _load_older(
-        self,
-        commit: Commit | None,
-        names: Iterable[str] | None,
-        into: Mapping[str, Array | Target] | None,
-        *,
-        verify: bool,
-        ranks: Iterable[int] | None,
-    ) -> Loaded:
-        """The newest from ``commit`` back that is whole. Raises the last one's CorruptionError."""
-        while True:
-            assert commit is not None  # noqa: S101  (the loop below ends it)
-            try:
-                return self._load_commit(commit, names, into, verify=verify, ranks=ranks)
-            except CorruptionError as damage:
-                self.note(f"passed over: {damage.where}: {damage.what}")
-                commit = self._before(commit)
-                if commit is None:
-                    raise
 
     def _load_commit(
         self,

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 import xxhash
 
-from weftline.burst.errors import BurstError, CheckpointMissingError, CorruptionError
+from weftline.burst.errors import BurstError, CorruptionError
 from weftline.burst.log.envelope import open_envelope, seal_envelope
-from weftline.burst.log.record import Prepared, RankManifest
-from weftline.burst.log.small import unfolded
+from weftline.burst.log.record import Prepared
 from weftline.burst.remote.objects import Bucket, BucketCounters, ObjectInfo, ObjectMissingError
 from weftline.errors import InputError
 
@@ -269,23 +268,6 @@ class RemoteSource:
     def manifest(self, share: Prepared) -> bytes:
         """A rank's manifest. Raises KeyError if the checkpoint is not here."""
         return self._rank(share.step, share.rank).manifest
-
-    def tensor_names(self, step: int | None = None) -> list[str]:
-        """Names of a checkpoint's tensors; of the newest commit by default.
-
-        Raises CheckpointMissingError.
-        """
-        every = self.checkpoints()
-        found = [c for c in every if step is None or c.step == step]
-        if not found:
-            steps = ", ".join(str(c.step) for c in every[-8:]) or "none"
-            what = "there is no checkpoint" if step is None else f"no checkpoint of step {step}"
-            raise CheckpointMissingError(what, where=self.name, hint=f"steps there: {steps}")
-        manifests = (
-            RankManifest.decode(self._rank(found[-1].step, int(rank)).manifest, path=self.name)
-            for rank in found[-1].ranks
-        )
-        return sorted({part.name for manifest in manifests for part, _ in unfolded(manifest.parts)})
 
     def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """The stored payload of a record; the store checks its hash.

@@ -1,7 +1,8 @@
 """Frames between peers: authenticated on both sides, checked, bounded, and never executed.
 
 Handshake: the server sends ``WLPEER02`` and 32 random bytes; the client sends 32 of its own and
-HMAC-SHA256(secret, "client" + both); the server checks it and answers with the same over "server".
+HMAC-SHA256(secret, "client" + both); the server checks it and answers with the same over "server",
+or with zeros where the secrets differ.
 Both derive a session key, HMAC-SHA256(secret, "session" + both). Then frames, little-endian:
 
     kind (1)  meta length (4)  body length (8)  meta: MessagePack  MAC (16)  body
@@ -45,6 +46,7 @@ PUT, DATA, END, READ, SIZE, LIST, DELETE, DONE, FAILED = range(1, 10)
 """Kinds of frames."""
 _HELLO: Final = b"WLPEER02"
 _NONCE_BYTES: Final = 32
+_REFUSED: Final = bytes(32)
 _MAC_BYTES: Final = 16
 _HEAD: Final = struct.Struct("<BIQ")
 
@@ -90,6 +92,7 @@ class Channel:
         nonces = mine + said[:_NONCE_BYTES]
         proof = hmac.digest(secret, b"client" + nonces, hashlib.sha256)
         if not hmac.compare_digest(proof, said[_NONCE_BYTES:]):
+            self._socket.sendall(_REFUSED)
             raise CredentialsError("a client does not know the shared secret")
         self._socket.sendall(hmac.digest(secret, b"server" + nonces, hashlib.sha256))
         return nonces
@@ -101,13 +104,12 @@ class Channel:
         mine = secrets.token_bytes(_NONCE_BYTES)
         nonces = hello[len(_HELLO) :] + mine
         self._socket.sendall(mine + hmac.digest(secret, b"client" + nonces, hashlib.sha256))
-        try:
-            proof = self._take(32)
-        except (OSError, WireError):
+        proof = self._take(len(_REFUSED))
+        if proof == _REFUSED:  # a peer that only broke off may have died
             raise CredentialsError(
                 "the peer refused the shared secret",
                 hint=f"{SECRET_VARIABLE} must be the same on both nodes",
-            ) from None
+            )
         if not hmac.compare_digest(proof, hmac.digest(secret, b"server" + nonces, hashlib.sha256)):
             raise CredentialsError("the peer does not know the shared secret")
         return nonces

@@ -1,7 +1,7 @@
 """Staging memory: page-aligned, touched before it is needed, used again by every save.
 
-The copy of a state into an arena is all that training waits for. Memory is anonymous: private
-with large pages where the kernel offers them, or shared, for a child that is forked later.
+The copy of a state into an arena is all that training waits for. Memory is anonymous and private,
+with large pages where the kernel offers them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SERIAL_BYTES: Final = 8 << 20
 """Below this a second thread costs more than it saves."""
 
 
-def aligned_buffer(nbytes: int, *, shared: bool = False, huge: bool = False) -> Bytes1d:
+def aligned_buffer(nbytes: int, *, huge: bool = False) -> Bytes1d:
     """``nbytes`` of page-aligned zeros, uint8, 1-d; ``huge`` asks for large pages.
 
     Large pages pay for memory that is used again and again. Where a guest gives free memory back
@@ -43,8 +43,7 @@ def aligned_buffer(nbytes: int, *, shared: bool = False, huge: bool = False) -> 
     """
     if nbytes == 0:
         return np.empty(0, np.uint8)
-    kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-    block = mmap.mmap(-1, nbytes, flags=kind | mmap.MAP_ANONYMOUS)
+    block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if huge and nbytes >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             block.madvise(mmap.MADV_HUGEPAGE)
@@ -64,8 +63,7 @@ class Pinner(Protocol):
 class Arena:
     """One stretch of staging memory that grows when it must and is never given back in between."""
 
-    def __init__(self, *, shared: bool = False, pinner: Pinner | None = None) -> None:
-        self._shared = shared
+    def __init__(self, *, pinner: Pinner | None = None) -> None:
         self._pinner = pinner
         self.bytes: Bytes1d = np.empty(0, np.uint8)
         """The memory, uint8, page-aligned."""
@@ -76,7 +74,7 @@ class Arena:
             return
         self.close()  # give the old one back before asking for the new
         size = -(-nbytes // _HUGE_BYTES) * _HUGE_BYTES
-        self.bytes = aligned_buffer(size, shared=self._shared, huge=True)
+        self.bytes = aligned_buffer(size, huge=True)
         self.bytes[::ALIGN_BYTES] = 0
         if self._pinner is not None:
             self._pinner.pin(int(self.bytes.ctypes.data), size)
@@ -91,8 +89,8 @@ class Arena:
 class ArenaPool:
     """At most ``count`` arenas, so at most that many checkpoints staged and not yet on disk."""
 
-    def __init__(self, count: int, *, shared: bool, pinner: Pinner | None = None) -> None:
-        self._free = [Arena(shared=shared, pinner=pinner) for _ in range(count)]
+    def __init__(self, count: int, *, pinner: Pinner | None = None) -> None:
+        self._free = [Arena(pinner=pinner) for _ in range(count)]
         self._all = tuple(self._free)
         self._ready = threading.Condition()
 
