@@ -103,7 +103,8 @@ class Network:
     ) -> FloatArray:
         """What the chip's library is predicted to reach, over one domain or several."""
         name = "all-reduce" if kind.startswith("all_reduce") else kind.replace("_", "-")
-        return self._times.seconds(name, nbytes, np.ceil(size), np.maximum(within, 1.0))
+        found = self._times.seconds(name, nbytes, np.ceil(size), np.maximum(within, 1.0))
+        return found.reshape(np.broadcast_shapes(np.shape(nbytes), size.shape, within.shape))
 
     def _machine(self, ranks: int, per_domain: int) -> Machine:
         return machine_from(
