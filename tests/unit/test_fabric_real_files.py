@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from weftline.fabric.formats.clusters.description import Description
 from weftline.fabric.formats.clusters.expanded import with_chips
 from weftline.fabric.formats.clusters.kubernetes import read as read_nodes
 from weftline.fabric.formats.hosts import nccl, smi
-from weftline.fabric.formats.networks import ibnetdiscover, simulators
+from weftline.fabric.formats.networks import ibnetdiscover, infragraph, simulators
 from weftline.fabric.formats.speeds import LinkSpeeds, parse_speeds
 from weftline.fabric.graph import Topology
 from weftline.fabric.parse import parse_topology
@@ -276,6 +279,36 @@ def test_infragraphs_own_dgx_takes_pcie_from_its_generation() -> None:
     assert found.ranks == 8
     rates = set(np.round(found.bandwidth_bytes_per_s / 1e9, 1).tolist())
     assert rates == {112.5, 63.0}
+
+
+def test_an_infragraph_choice_without_value_says_nothing() -> None:
+    text = (DATA / "infragraph_pcie_without_speed.yaml").read_text()
+    for value in ("", ", gigatransfers_per_second: 32"):
+        unset = f"physical: {{bandwidth: {{choice: gigatransfers_per_second{value}}}}}"
+        said = text.replace("- {name: pcie}", f"- {{name: pcie, {unset}}}")
+        assert said != text
+        found = infragraph.read(said, "f", speeds=parse_speeds("pcie=63GB/s"))
+        assert 63e9 in found.bandwidth_bytes_per_s
+
+
+@pytest.mark.slow
+def test_every_blueprint_of_infragraph_is_the_network_its_own_library_makes(
+    tmp_path: Path,
+) -> None:
+    """Run by a Python that has infragraph: this one, or that of INFRAGRAPH_PYTHON."""
+    python = os.environ.get("INFRAGRAPH_PYTHON", sys.executable)
+    script = Path(__file__).parents[1] / "support" / "infragraph_blueprints.py"
+    if subprocess.run([python, "-c", "import infragraph"], capture_output=True,
+                      check=False).returncode:  # fmt: skip
+        pytest.skip("pip install infragraph; INFRAGRAPH_PYTHON names the Python that has it")
+    made = subprocess.run([python, str(script), str(tmp_path)], capture_output=True, text=True,
+                         check=True)  # fmt: skip
+    told = json.loads(made.stdout)
+    assert len(told) == 13
+    for name, (chips, cables) in told.items():
+        found = import_fabric(tmp_path / f"{name}.yaml", speeds=LinkSpeeds(every=50e9)).topology
+        assert found is not None
+        assert (found.ranks, len(found.source)) == (chips, 2 * cables), name
 
 
 def test_simulators_topologies() -> None:

@@ -152,6 +152,10 @@ def _chosen(entry: Any, units: dict[str, float], where: str) -> float | None:
     if not isinstance(entry, dict):
         return None
     unit = entry.get("choice") or next((u for u in units if u in entry), None)
+    if unit is not None and entry.get(str(unit)) is None:
+        return None  # the library writes a choice without its value where none was set
+    if unit == "gigatransfers_per_second":
+        return None  # a lane's rate; how many lanes is not said
     if unit not in units:
         raise UnknownNameError("unit", str(unit), units, where=where,
                                hint=f"one of {', '.join(units)}")  # fmt: skip
