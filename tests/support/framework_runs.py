@@ -505,7 +505,7 @@ def main(framework: str, folder: Path, ranks: int) -> int:
             children.append(
                 subprocess.Popen([sys.executable, __file__, framework, str(folder)], env=env)
             )
-        codes = [child.wait(timeout=180) for child in children]
+        codes = [child.wait(timeout=300) for child in children]
         # Of ranks that are killed one after the other, some fail first: their peers are gone.
         fine = -signal.SIGKILL in codes and 0 not in codes if mode == "killed" else not any(codes)
         assert fine, f"{framework}, {mode}: {codes}"

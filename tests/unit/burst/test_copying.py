@@ -22,7 +22,7 @@ from weftline.burst import Options, Store
 from weftline.burst.session import SaveSession
 from weftline.burst.stage import copying
 from weftline.burst.stage.arena import Arena, aligned_buffer, copy_parts, rooms_for
-from weftline.burst.stage.copying import Landing, copy_bytes, make_ready
+from weftline.burst.stage.copying import PIECE_BYTES, Landing, copy_bytes, make_ready
 from weftline.burst.stage.kernel import LEAST_BYTES, compile_kernel, kernel_text
 from weftline.burst.stage.state import parts_of
 
@@ -63,7 +63,7 @@ def test_the_kernel_copies_and_computes_xxh3(at: int, start: int, length: int) -
 def test_what_lands_in_pieces_is_hashed_as_a_whole(start: int, length: int) -> None:
     out = aligned_buffer(start + length + 128)
     data, at = SOURCE[5 : 5 + length], 0
-    landing = Landing(out[start : start + length])
+    landing = Landing(out[start : start + length], np.empty(PIECE_BYTES, np.uint8))
     while count := len(room := landing.room()):
         room[:] = data[at : at + count].data
         at += count

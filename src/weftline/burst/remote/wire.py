@@ -26,10 +26,11 @@ import struct
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 from blake3 import blake3
 
 from weftline.burst.remote.objects import CredentialsError, ObjectMissingError, RemoteError
-from weftline.burst.stage.copying import Landing
+from weftline.burst.stage.copying import PIECE_BYTES, Landing
 from weftline.burst.stage.state import Bytes1d
 from weftline.errors import InputError, WeftlineError
 
@@ -75,6 +76,7 @@ class Channel:
         self._socket = connection
         wait_in_kernel(connection)
         self._room = bytearray()
+        self._scratch: Bytes1d = np.empty(0, np.uint8)
         self._sent = self._received = 0
         self._mine, self._theirs = (b"s", b"c") if server else (b"c", b"s")
         try:
@@ -188,7 +190,9 @@ class Channel:
 
     def receive_hashed(self, out: Bytes1d) -> int:
         """Fill ``out`` with the body that was announced; XXH3-64 of it. Raises WireError."""
-        landing = Landing(out)
+        if not len(self._scratch):
+            self._scratch = np.empty(PIECE_BYTES, np.uint8)
+        landing = Landing(out, self._scratch)
         while len(room := landing.room()):
             self.receive_body(room)
             landing.landed()

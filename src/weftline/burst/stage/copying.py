@@ -17,18 +17,17 @@ import xxhash
 from weftline.burst.stage.kernel import BLOCK_BYTES, Kernel, compile_kernel
 from weftline.burst.stage.state import Bytes1d
 
-__all__ = ["Landing", "copy_bytes", "make_ready"]
+__all__ = ["PIECE_BYTES", "Landing", "copy_bytes", "make_ready"]
 
 _LEAST_BYTES: Final = 1 << 20
 """Below this a copy may still be in the cache when it is read."""
 _ALIGN_BYTES: Final = 64
 """One cache line: what a streaming store fills at once."""
 
-_PIECE_BYTES: Final = 256 * BLOCK_BYTES
+PIECE_BYTES: Final = 256 * BLOCK_BYTES
 """What comes from a socket at once: it is still in a core's own cache when it is copied on."""
 
 _lock = threading.Lock()
-_scratch = threading.local()
 _kernel: Kernel | None = None
 _tried = False
 
@@ -62,8 +61,11 @@ class Landing:
     that stays in the cache, and go on to where they belong in the pass that hashes them.
     """
 
-    def __init__(self, out: Bytes1d) -> None:
-        """``out``: contiguous. One thread uses a landing from its first piece to its last."""
+    def __init__(self, out: Bytes1d, scratch: Bytes1d) -> None:
+        """``out``: contiguous; ``scratch``: ``PIECE_BYTES``, the same for landing after landing.
+
+        Only then does it stay in the cache.
+        """
         self.digest = xxhash.xxh3_64_intdigest(b"")
         """XXH3-64 of ``out`` once all of it is there."""
         self._out = out
@@ -73,14 +75,12 @@ class Landing:
         if self._kernel is None:
             self._seen = xxhash.xxh3_64()
             return
-        if not hasattr(_scratch, "room"):
-            _scratch.room = np.empty(_PIECE_BYTES, np.uint8)
-        self._room: Bytes1d = _scratch.room
+        self._room = scratch
         self._state = np.empty(8, np.uint64)
 
     def room(self) -> memoryview:
         """Where the next bytes belong, all of which must come; empty after the last."""
-        self._next = min(self._at + _PIECE_BYTES, self._out.nbytes)
+        self._next = min(self._at + PIECE_BYTES, self._out.nbytes)
         if self._kernel is None:
             return memoryview(self._out)[self._at : self._next]
         return memoryview(self._room)[: self._next - self._at]
