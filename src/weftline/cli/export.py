@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ def export(
     image: str = "",
     hosts: str = "",
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    policy: str | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -51,6 +52,8 @@ def export(
         with one a line.
     set_
         What the target asks for beside the plan: --set partition=gpu --set slurm=24.05.
+    policy
+        Only with a signed decision that lets this plan go: record.json,public.pem.
     """
     import shlex
     import sys
@@ -65,6 +68,7 @@ def export(
         raise InputError("no target", where="--to", hint="`weftline export --help` lists them")
     from weftline.launch.export import export_plan, write_folder
 
+    _let_go(policy, plan)
     done = export_plan(plan, to, name=name, command=shlex.split(command), image=image,
                        hosts=_hosts(hosts), settings=_settings(set_ or []))  # fmt: skip
     found = []
@@ -73,11 +77,7 @@ def export(
 
         found = check_files(done.target.name, done.written.files)
     asked = form_of(form, json=json)
-    said = {"target": done.target.name, "written_for": done.target.version, "name": done.name,
-            "files": sorted(done.written.files), "start": done.written.start,
-            "notes": list(done.written.notes), "checked": done.target.checked if check else None,
-            "findings": [f"{f.where}: {f.what}" for f in found],
-            "folder": None if output is None else str(output)}  # fmt: skip
+    said = _said(done, found, check=check, output=output)
     if found:
         raise _wrong(found)
     if output is not None:
@@ -91,6 +91,26 @@ def export(
     if output is None:
         print("-o DIR writes them", file=sys.stderr)
     return 0
+
+
+def _said(done: Any, found: Any, *, check: bool, output: Path | None) -> dict[str, Any]:
+    """What was written, as plain fields."""
+    return {
+        "target": done.target.name, "written_for": done.target.version, "name": done.name,
+        "files": sorted(done.written.files), "start": done.written.start,
+        "notes": list(done.written.notes), "checked": done.target.checked if check else None,
+        "findings": [f"{f.where}: {f.what}" for f in found],
+        "folder": None if output is None else str(output),
+    }  # fmt: skip
+
+
+def _let_go(policy: str | None, plan: Path) -> None:
+    """Raise where the policy gate has not let a plan go, if that was asked for."""
+    if policy is not None:
+        from weftline.decide.policy.record import require
+
+        record, _, key = policy.partition(",")
+        require(Path(record), Path(key or "public.pem"), plan)
 
 
 def _checked(folder: Path, *, json: bool, form: Format) -> int:

@@ -223,6 +223,25 @@ def test_a_signature_has_one_spelling(kept: Path) -> None:
             verify(good[:at] + bytes([letter]) + good[at + 1 :], kept / "public.pem")
 
 
+def test_only_what_was_let_go_is_exported(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(kept / "plan.json"), "--to", "torchrun", "--policy"]
+    pair = f"{kept / 'record.json'},{kept / 'public.pem'}"
+    assert run([*words, pair, "-o", str(kept / "out")]) == 0
+    other = kept / "other.json"
+    other.write_text((kept / "plan.json").read_text().replace("\n", "\n ", 1))
+    words[1] = str(other)
+    capsys.readouterr()
+    assert run([*words, pair, "-o", str(kept / "not")]) == 4
+    assert "about another plan" in capsys.readouterr().err
+    assert not (kept / "not").exists()
+    stopped = kept / "stopped.json"
+    assert run(["policy", "check", str(kept / "plan.json"), "--key", str(kept / "key.pem"),
+                "-o", str(stopped)]) == 4  # fmt: skip
+    words[1] = str(kept / "plan.json")
+    assert run([*words, f"{stopped},{kept / 'public.pem'}"]) == 4
+    assert "the decision is undecided" in capsys.readouterr().err
+
+
 def test_the_gate_stops_what_it_cannot_let_through(
     kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from typing import Any, Final
 from weftline.errors import InputError, ThresholdCrossedError
 from weftline.spec.decision import Decision
 
-__all__ = ["read_record", "record_of", "signed", "verify"]
+__all__ = ["read_record", "record_of", "require", "signed", "verify"]
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 4 << 20
@@ -72,6 +73,22 @@ def verify(data: bytes, key: Path) -> dict[str, Any]:
         ) from None
     found: dict[str, Any] = record["decision"]
     return found
+
+
+def require(record: Path, key: Path, plan: Path) -> None:
+    """Raise where a record, signed by ``key``, does not let the plan in ``plan`` go.
+
+    ThresholdCrossedError for a changed record, another plan, a refusal or what is undecided.
+    """
+    try:
+        data, about = record.read_bytes(), plan.read_bytes()
+    except OSError as error:
+        raise InputError(error.strerror or "cannot read", where=str(error.filename)) from None
+    decision = verify(data, key)
+    if decision["plan_sha256"] != hashlib.sha256(about).hexdigest():
+        raise ThresholdCrossedError("the record is about another plan", where=str(record))
+    if decision["outcome"] not in ("pass", "notify"):
+        raise ThresholdCrossedError(f"the decision is {decision['outcome']}", where=str(record))
 
 
 def read_record(data: bytes) -> dict[str, Any]:
