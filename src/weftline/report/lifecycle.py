@@ -90,13 +90,13 @@ def _stages(life: Lifecycle) -> list[str]:
 
 def _ways(life: Lifecycle) -> list[str]:
     rows = [
-        (str(i + 1), w.name, format_usd(w.usd), f"{format_usd(w.low)} to {format_usd(w.high)}",
+        (str(i + 1), format_usd(w.usd), f"{format_usd(w.low)} to {format_usd(w.high)}",
          f"{w.usd / life.ways[0].usd:.2f}", f"{w.cheapest_share:.0%}",
-         "-" if w.kgco2e is None else format_mass(w.kgco2e))
+         "-" if w.kgco2e is None else format_mass(w.kgco2e), w.name)
         for i, w in enumerate(life.ways)
     ]  # fmt: skip
-    head = ("", "way", "cost", "90 % band", "ratio", "cheapest", "CO2e")
-    lines = table(head, rows, right=frozenset({0, 2, 4, 5, 6}))
+    head = ("", "cost", "90 % band", "ratio", "cheapest", "CO2e", "way")
+    lines = table(head, rows, right=frozenset({0, 1, 3, 4, 5}), fold=True)
     best = life.ways[0].places
     if len(set(best.values())) > 1:
         said = "; ".join(f"{stage} on {place}" for stage, place in best.items())
