@@ -15,7 +15,7 @@ how vendors quote links, and it promises least.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 
 Status = Literal[
@@ -108,6 +108,10 @@ class FactSheet:
     id: str
     note: str | None = None
     all_facts: tuple[Fact, ...] = ()
+    _taken: dict[tuple[str, Kind | None], Choice | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What was chosen of a field before: a search asks for it tens of thousands of times."""
 
     def facts(self, field: str) -> tuple[Fact, ...]:
         """All facts on ``field`` (``memory``, ``scale_up``, ``peak.bf16``), as listed."""
@@ -117,10 +121,12 @@ class FactSheet:
         """The fields that have a fact, in the order first listed."""
         return tuple(dict.fromkeys(f.field for f in self.all_facts))
 
-    def choice(self, field: str, *, kind: Kind | None = None) -> Choice | None:
-        """The fact taken for ``field``; of peaks the dense one unless ``kind`` says otherwise."""
-        wanted: Kind | None = "dense" if kind is None and field.startswith("peak.") else kind
-        return choose(self.facts(field), kind=wanted)
+    def choice(self, name: str, *, kind: Kind | None = None) -> Choice | None:
+        """The fact taken for a field; of peaks the dense one unless ``kind`` says otherwise."""
+        wanted: Kind | None = "dense" if kind is None and name.startswith("peak.") else kind
+        if (name, wanted) not in self._taken:
+            self._taken[name, wanted] = choose(self.facts(name), kind=wanted)
+        return self._taken[name, wanted]
 
     def si(self, field: str) -> float | None:
         """The value taken for ``field`` in SI, a bandwidth as one direction; None if not stated."""

@@ -129,6 +129,7 @@ class CollectiveTimes:
         self._harness: Harness = harness
         self._lock = threading.RLock()
         self._rows: dict[str, IntArray] = {}
+        self._machines: dict[tuple[int, int], Machine] = {}
         self._place = (np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
         self._known: tuple[list[int], list[int]] = ([0], [0])
 
@@ -188,5 +189,12 @@ class CollectiveTimes:
                 continue
             ranks = self._known[0][first]
             rows[first, second] = 0 if ranks <= 1 else _TABLE.row(
-                self._machine(ranks, self._known[1][second]), collective, self._harness
+                self._machine_of(ranks, self._known[1][second]), collective, self._harness
             )  # fmt: skip
+
+    def _machine_of(self, ranks: int, other: int) -> Machine:
+        """Made once: every collective of a group asks for it."""
+        found = self._machines.get((ranks, other))
+        if found is None:
+            found = self._machines[ranks, other] = self._machine(ranks, other)
+        return found

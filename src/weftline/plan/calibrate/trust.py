@@ -25,7 +25,9 @@ __all__ = ["Trust", "learn_trust", "nearness"]
 EDGES: Final = (0.0, 0.4, 0.6, 0.75, 0.85, 0.93, 0.98)
 """Where steps of nearness begin."""
 LEAST: Final = 12
-"""Rows below which a step takes what its neighbours say."""
+LEAST_GROUPS: Final = 3
+"""Rows, and groups they are of, below which a step takes what its neighbours say: one source with a
+dozen runs is one opinion."""
 LEVEL: Final = 0.9
 _Z: Final = 1.6449
 _NARROWEST: Final = 0.5
@@ -92,20 +94,18 @@ def learn_trust(
     trials = _trials(shape, kernel, rows, residual, extra_noise, groups, without)
     steps = steps_of(trials.near)
     worth: list[float | None] = []
+    known = [_enough(trials, steps == step) for step in range(len(EDGES))]
     for step in range(len(EDGES)):
-        at = steps == step
-        worth.append(_best_share(trials, at) if np.count_nonzero(at) >= LEAST else None)
-    # A nearer row never counts for less.
-    filled = np.maximum.accumulate(_filled(worth, first=0.0))
+        worth.append(_best_share(trials, steps == step) if known[step] else None)
+    filled = _rising(worth, [float(trials.weight[steps == k].sum()) for k in range(len(EDGES))])
     shares = filled[steps]
     apart = np.abs(trials.residual - shares * trials.mean) / trials.deviation
     widening: list[float | None] = []
     for step in range(len(EDGES)):
         at = steps == step
-        enough = np.count_nonzero(at) >= LEAST
         widening.append(
             max(weighted_quantile(apart[at], trials.weight[at], LEVEL) / _Z, _NARROWEST)
-            if enough else None
+            if known[step] else None
         )  # fmt: skip
     return Trust(
         worth=tuple(map(float, filled)),
@@ -153,12 +153,34 @@ def _trials(
     )  # fmt: skip
 
 
+def _enough(trials: _Trials, at: FloatArray) -> bool:
+    """Whether a step has rows, and groups, enough to speak for itself."""
+    # The weights of a group's rows in a step add up to 1.
+    groups = float(trials.weight[at].sum())
+    return int(np.count_nonzero(at)) >= LEAST and groups >= LEAST_GROUPS - 0.5
+
+
 def _best_share(trials: _Trials, at: FloatArray) -> float:
     """The least share of the mean, 0 to 1, whose absolute errors are within 1 % of the least."""
     shares = np.linspace(0.0, 1.0, 21)
     mean, truth, weight = trials.mean[at], trials.residual[at], trials.weight[at]
     errors = [float((weight * np.abs(truth - share * mean)).sum()) for share in shares]
     return float(shares[int(np.argmax(np.array(errors) <= 1.01 * min(errors)))])
+
+
+def _rising(worth: Sequence[float | None], groups: Sequence[float]) -> FloatArray:
+    """The worths nearest to those found that never fall towards nearer rows, each step weighing as
+    many as its groups; a running maximum would take the most believing step's word for all."""
+    from scipy.optimize import isotonic_regression
+
+    at = [k for k, value in enumerate(worth) if value is not None]
+    if not at:
+        return np.zeros(len(worth))
+    fitted = isotonic_regression([worth[k] for k in at], weights=[groups[k] for k in at]).x
+    values: list[float | None] = [None] * len(worth)
+    for k, value in zip(at, fitted, strict=True):
+        values[k] = float(value)
+    return _filled(values, first=0.0)
 
 
 def _filled(values: Sequence[float | None], *, first: float | None) -> FloatArray:
