@@ -8,6 +8,7 @@ its generation; the next goes on from the newest checkpoint, on the same layout,
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -159,6 +160,9 @@ class _Supervisor:
         """The rank's process: never returns."""
         code = 1
         try:
+            # What the parent made stays uncollected: torch's objects end by joining threads, and
+            # the threads of the parent do not run here.
+            gc.freeze()
             os.close(self.reads)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -181,8 +185,10 @@ class _Supervisor:
 
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                sys.stderr.flush()
+            finally:  # also where the disk has no room for the log
+                os._exit(code)
 
     def _rank(self, rank: int) -> int:
         import torch.distributed as dist
