@@ -89,7 +89,7 @@ def test_bad_input_is_named_with_a_way_out(
 def test_all_mistakes_of_a_command_line_come_at_once(fail: Fail) -> None:
     code, err = fail(
         *TRAIN, "lama-9", "--tokens", "1X", "--on", "h100x,mi301", "--seq", "-3", "--budget",
-        "3days", "--deadline", "5", "--objective", "foo", "--framework", "bar", "--precision",
+        "3days", "--deadline", "5", "--objective", "foo", "--framework", "megatron", "--precision",
         "int3", "--price", "foo", "--region", "nowhere", "--optimizer", "sgd",
     )  # fmt: skip
     assert code == 2

@@ -125,6 +125,11 @@ def library_of(acc: Accelerator, asked: str = "") -> str:
     return asked
 
 
+def known_as(acc: Accelerator) -> str:
+    """The chip whose network this is: of one with changed figures, or like another, that one."""
+    return acc.like or acc.sold_as
+
+
 def machine(
     acc: Accelerator,
     ranks: int,
@@ -157,9 +162,9 @@ def machine(
         assumed = "; ".join(t for t in (assumed, unsaid) if t)
     here = -(-ranks // domains)
     wire = wire_bytes_per_s if wire_bytes_per_s is not None else inside_wire(acc, here)
-    generation = facts["generations"].get(acc.id, acc.vendor)
+    generation = facts["generations"].get(known_as(acc), acc.vendor)
     kind, ring, nvls, hop = _kind(acc, here), wire, 0.0, facts["hops_s"]["nvlink"]
-    nccl = facts["nccl"].get(acc.id)
+    nccl = facts["nccl"].get(known_as(acc))
     if kind == "nvlink" and nccl is not None:
         catalogue = acc.scale_up_bytes_per_s or wire
         ring = nccl["links"] * nccl["link_bytes_per_s"] * wire / catalogue
@@ -171,7 +176,7 @@ def machine(
     elif kind in ("torus", "neuron"):
         hop = facts["hops_s"]["ici" if acc.vendor == "google" else "neuronlink"]
     return Machine(
-        chip=acc.id, kind=kind, generation=generation, ranks=ranks, domains=domains,
+        chip=known_as(acc), kind=kind, generation=generation, ranks=ranks, domains=domains,
         wire_bytes_per_s=wire, ring_bytes_per_s=ring, nvls=nvls, hop_s=hop, shape=shape,
         axes_bytes_per_s=axes_bytes_per_s, is_line=is_line, library=library_of(acc, library),
         version=version, network=network, assumed=assumed,
@@ -184,7 +189,7 @@ def _kind(acc: Accelerator, here: int) -> Kind:
     if acc.vendor == "aws":
         return "neuron"
     domain = acc.scale_up_domain or 1
-    if acc.id in machine_facts()["nccl"]:
+    if known_as(acc) in machine_facts()["nccl"]:
         return "nvlink"
     if acc.topology_kind == "switch" and domain > 1:
         return "nvlink"
@@ -204,7 +209,7 @@ def inside_wire(acc: Accelerator, here: int) -> float:
     if acc.topology_kind in ("fully_connected", "mesh") and acc.vendor != "google":
         if here > domain:
             return bus
-        if acc.id not in machine_facts()["nccl"] and domain > 1:
+        if known_as(acc) not in machine_facts()["nccl"] and domain > 1:
             return wire * max(here - 1, 1) / (domain - 1)
     return wire
 
@@ -241,7 +246,7 @@ def with_host(network: Network, path: str) -> Network:
 def usual_shape(acc: Accelerator, ranks: int) -> tuple[int, ...]:
     """The most cubic slice of so many chips; up to a host's chips of trn2 lie in its plane."""
     dims = {"torus3d": 3, "torus2d": 2, "ring": 1}.get(acc.topology_kind or "", 2)
-    if acc.id in machine_facts()["axes_bytes_per_s"] and ranks <= (acc.chips_per_host or 0):
+    if known_as(acc) in machine_facts()["axes_bytes_per_s"] and ranks <= (acc.chips_per_host or 0):
         dims = 2
     return torus_shape(ranks, dims)
 
@@ -261,7 +266,7 @@ def slice_of(
     is_line = any(side > 2 and not shut for side, shut in zip(shape, closed, strict=True))
     links = [0 if side == 1 else 2 if shut else 1
              for side, shut in zip(shape, closed, strict=True)]  # fmt: skip
-    rates = machine_facts()["axes_bytes_per_s"].get(acc.id)
+    rates = machine_facts()["axes_bytes_per_s"].get(known_as(acc))
     if rates:
         return is_line, float(sum(n * r for n, r in zip(links, rates, strict=False)))
     of_chip = {"torus3d": 6, "torus2d": 4, "ring": 2}.get(acc.topology_kind or "", 4)
