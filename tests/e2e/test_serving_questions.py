@@ -165,8 +165,8 @@ def test_s9_agents_with_a_cache_are_answered_at_once(capsys: pytest.CaptureFixtu
 
 @pytest.mark.xfail(
     strict=True,
-    reason="0.56 of the cost without a cache, 0.47 of the work: by arithmetic 0.39, as looking back "
-    "at 24,000 cached tokens and decoding over 30,000 remain",
+    reason="0.56 of the cost without a cache, 0.47 of the work: by arithmetic 0.39, as looking "
+    "back at 24,000 cached tokens and decoding over 30,000 remain",
 )
 def test_s9_prompts_from_the_cache_cost_a_quarter(capsys: pytest.CaptureFixture[str]) -> None:
     cached, plain = (_ask(capsys, *AGENTS, *more) for more in (("--cache-hit", "80%"), ()))
