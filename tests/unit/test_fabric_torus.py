@@ -194,7 +194,14 @@ def test_a_slice_of_a_cluster_is_the_slice_that_is_named() -> None:
 
 def test_a_group_larger_than_the_cluster_is_refused() -> None:
     with pytest.raises(InputError, match="does not fit 64 chips"):
-        group_times(cluster_of("h100-sxm", 64)).groups("all-gather", 64, 2)
+        machine_on(cluster_of("h100-sxm", 64), 64, 2)
+
+
+def test_groups_behind_switches_are_those_of_a_larger_cluster() -> None:
+    small, large = (group_times(cluster_of("h100-sxm", chips)) for chips in (64, 1024))
+    assert small is large
+    tori = [group_times(cluster_of("tpu-v5p", chips)) for chips in (64, 1024)]
+    assert tori[0] is not tori[1]
 
 
 def test_a_send_on_a_torus_has_one_link() -> None:

@@ -293,6 +293,7 @@ class Model:
         """FLOP of one token's forward pass over a sequence of ``seq_len`` tokens."""
         return sum(op.forward_flops_per_token(seq_len, masked=masked) for op in self.operators)
 
+    @once_per_model
     def training_flops_per_token(self, seq_len: int) -> float:
         """Model FLOP a token of training: three times forward (backward is two), no recomputation.
 
