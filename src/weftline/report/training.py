@@ -7,7 +7,7 @@ from typing import Any
 from weftline.report.text import page, table, wrapped
 from weftline.units import format_bytes, format_duration
 
-__all__ = ["render_comparison", "render_dry_run", "render_outcome"]
+__all__ = ["amount", "render_comparison", "render_dry_run", "render_outcome"]
 
 _ABOUT = {
     "start": "until the first step", "productive": "steps that count",
@@ -76,7 +76,7 @@ def render_comparison(found: Any) -> str:
     for row in found.rows:
         both = row.predicted and row.measured is not None
         rows.append((
-            row.name, _amount(row.predicted, row.unit), _amount(row.measured, row.unit),
+            row.name, amount(row.predicted, row.unit), amount(row.measured, row.unit),
             f"{row.measured / row.predicted:.2f}" if both else "",
         ))  # fmt: skip
     header = ("", "predicted", "measured", "ratio")
@@ -92,7 +92,8 @@ def render_comparison(found: Any) -> str:
     return page(lines)
 
 
-def _amount(value: float | None, unit: str) -> str:
+def amount(value: float | None, unit: str) -> str:
+    """A compared quantity as people write it; nothing for what is not there."""
     if value is None:
         return ""
     if unit == "s":

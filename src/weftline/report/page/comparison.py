@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from weftline.report.page.chart import Chart, Page, Section, Table
-from weftline.units import format_bytes, format_duration
+from weftline.report.training import amount
 
 __all__ = ["comparison_page"]
 
@@ -31,8 +31,8 @@ def comparison_page(answer: Mapping[str, Any]) -> Page:
     table = Table(
         columns=("", "predicted", "measured", "ratio", "rests on"), right=frozenset({1, 2, 3}),
         rows=tuple(
-            (r["name"].strip(), _amount(r["predicted"], r["unit"]),
-             _amount(r["measured"], r["unit"]),
+            (r["name"].strip(), amount(r["predicted"], r["unit"]),
+             amount(r["measured"], r["unit"]),
              f"{r['measured'] / r['predicted']:.2f}" if r in both else "", r["basis"])
             for r in rows
         ),
@@ -48,8 +48,8 @@ def comparison_page(answer: Mapping[str, Any]) -> Page:
 
 def _pairs(unit: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
     off = max(rows, key=lambda r: abs(r["measured"] - r["predicted"]))
-    title = f"{off['name'].strip()} differs most: {_amount(off['measured'], unit)} for " + (
-        f"{_amount(off['predicted'], unit)}"
+    title = f"{off['name'].strip()} differs most: {amount(off['measured'], unit)} for " + (
+        f"{amount(off['predicted'], unit)}"
     )
     return Chart(
         title=title, kind="pairs", size="tall" if len(rows) > 8 else "",
@@ -57,16 +57,6 @@ def _pairs(unit: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
               "rows": [{"name": r["name"].strip(), "first": r["predicted"],
                         "second": r["measured"]} for r in rows]},
         table=Table(columns=("", "predicted", "measured"), right=frozenset({1, 2}), rows=tuple(
-            (r["name"].strip(), _amount(r["predicted"], unit), _amount(r["measured"], unit))
+            (r["name"].strip(), amount(r["predicted"], unit), amount(r["measured"], unit))
             for r in rows)),
     )  # fmt: skip
-
-
-def _amount(value: float | None, unit: str) -> str:
-    if value is None:
-        return ""
-    if unit == "s":
-        return format_duration(value)
-    if unit == "B":
-        return format_bytes(value)
-    return f"{value:.1%}" if unit == "1" else f"{value:,.0f}"
