@@ -42,8 +42,11 @@ in-switch reduction, by the version of the library where it matters (an NVLS tre
 Blackwell domains before 2.27). Over EFA the latencies are those AWS's plugin tells NCCL, and wires
 are the catalogue's. A way is an algorithm (ring, tree, NVLS, NVLS tree, direct) and a protocol; the
 quickest is taken, as the library does. What NCCL's tuner lacks is added: Simple's pipeline of
-chunks must fill, which costs several times its latency, half of it at some 20 MB; NVLS fills one
-head of the domain after the other, so a rack of 72 pays nine times what a node of 8 does.
+chunks must fill, which costs several times its latency, half of it at some 20 MB. A ring fills by
+the ranks of one domain and the way to the next, however many domains there are: every rank starts
+with what it holds. NVLS fills one head of the domain after the other, so a rack of 72 pays nine
+times what a node of 8 does. No all-gather and no reduce-scatter of more than 32 ranks is among the
+rows: over many nodes they rest on NCCL's hops, and on whole training steps that agree with them.
 
 {constants} constants stand on top, each a factor, a share or a time with a physical meaning, fitted
 together on all rows by `python -m weftline.fabric.predictor.fit` and pulled to where a maker states

@@ -280,6 +280,19 @@ def test_time_rises_with_ranks_inside_a_domain(name: str, kind: str, power: floa
         assert (np.diff(times) >= -1e-12).all(), (way, times)
 
 
+@pytest.mark.parametrize("kind", ["all-gather", "reduce-scatter", "all-reduce"])
+def test_a_longer_ring_costs_its_hops_and_no_more(kind: str) -> None:
+    """Every rank of a ring starts with what it holds: links are busy from the first step on however
+    many there are. NCCL's tuner counts 3.4 us a hop inside a node and 14 us between nodes."""
+    cluster, passes = cluster_of("h100-sxm", 4096), 2 if kind == "all-reduce" else 1
+    nodes = np.array([8, 64, 512])
+    times = np.array([predict(kind, GIB, 8 * n, cluster, algorithm="ring").time_s for n in nodes])
+    # Bytes rise by (n - 1) / n towards twice, or once, the buffer over eight NICs.
+    hops = passes * np.diff(nodes) * (7 * 3.4e-6 + 14e-6)
+    assert (np.diff(times) <= 1.1 * hops + passes * GIB / 64 / 350e9).all()
+    assert (np.diff(times) >= 0).all()
+
+
 def test_a_host_without_bypass_costs_latency_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
     fast, slow = (predict("all-reduce", GIB, None, "h100-clos:64", host=h)
                   for h in ("bypass", "tcp"))  # fmt: skip

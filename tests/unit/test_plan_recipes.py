@@ -56,6 +56,15 @@ def test_a_release_does_other_things_on_other_chips() -> None:
     assert recipe.on("gb300-nvl72", "nemotron-3-super").fused_routing == 0.0
 
 
+def test_megatron_hides_sends_only_between_interleaved_chunks() -> None:
+    for words in ("Megatron-LM 2021", "Megatron-Bridge 26.06", "NeMo/Megatron-Core (MLPerf v5.1)"):
+        found = recipe_of_run(words)
+        assert (found.overlap_pp, found.overlap_interleaved) == (0.0, 1.0), words
+    assert recipe_of_run("HAI-LLM (DualPipe)").overlap_pp == 1.0
+    stated = stated_recipe("megatron-core", "overlap_pp=on").on("h100-sxm", "llama-3.1-70b")
+    assert stated.overlap_pp == stated.overlap_interleaved == 1.0
+
+
 def test_a_plan_takes_the_recipe_of_its_chips() -> None:
     assert recipe_of_framework("megatron-core", "mi300x").family == "primus"
     assert recipe_of_framework("megatron-core", "h100-sxm").family == "megatron-bridge"

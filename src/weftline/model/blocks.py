@@ -211,11 +211,13 @@ def moe(
     shared_gate: bool = False, gated: bool = True, router_bias: bool = False,
     correction_bias: bool = False, expert_bias: bool = False, pre_norm: bool = True,
     latent: int | None = None, latent_norm: bool = False, norm_bias: bool = False,
+    groups: tuple[int, int] = (1, 1),
 ) -> Ops:  # fmt: skip
     """Routed experts, with shared ones where ``shared_ffn`` (their summed width) is set.
 
     ``correction_bias`` is the load-balancing bias added to router scores, where it is a trainable
     parameter. ``latent`` projects tokens to a narrower width before the experts and back after.
+    ``groups``: how many the experts lie in, and in how many of them those of one token.
     """
     width = latent or hidden
     up = 2 * expert_ffn if gated else expert_ffn
@@ -228,9 +230,9 @@ def moe(
             ops += norm("moe.latent_norm", latent)
     ops += [
         _grouped("moe.experts.gate_up" if gated else "moe.experts.up", width, up, experts, top_k,
-                 expert_bias),
+                 expert_bias, groups),
         elementwise("moe.experts.act", top_k * up, top_k * expert_ffn, shard="expert"),
-        _grouped("moe.experts.down", expert_ffn, width, experts, top_k, expert_bias),
+        _grouped("moe.experts.down", expert_ffn, width, experts, top_k, expert_bias, groups),
     ]  # fmt: skip
     if latent:
         ops.append(gemm("moe.latent_up", latent, hidden, shard="replicated"))
@@ -249,13 +251,15 @@ def shared_experts(hidden: int, ffn: int, *, gated: bool = True, sigmoid_gate: b
 
 
 def _grouped(
-    name: str, in_features: int, out_features: int, experts: int, top_k: int, bias: bool
-) -> Operator:
+    name: str, in_features: int, out_features: int, experts: int, top_k: int, bias: bool,
+    groups: tuple[int, int],
+) -> Operator:  # fmt: skip
     one = in_features * out_features + (out_features if bias else 0)
     return Operator(
         name=name, kind="grouped_gemm", parameters=experts * one, active_parameters=top_k * one,
         in_features=in_features, out_features=out_features, experts=experts,
-        experts_per_token=top_k, shard="expert",
+        experts_per_token=top_k, expert_groups=groups[0], groups_per_token=groups[1],
+        shard="expert",
     )  # fmt: skip
 
 

@@ -117,6 +117,9 @@ class Operator:
     experts: int = 0
     experts_per_token: int = 0
     """Grouped GEMMs: number of experts, and how many one token is routed to."""
+    expert_groups: int = 1
+    groups_per_token: int = 1
+    """Grouped GEMMs: equal groups the experts lie in, and how many of them one token's lie in."""
     shard: Shard = "replicated"
     attention: Attention | None = None
     state_values: int = 0

@@ -107,35 +107,51 @@ class _Gpu:
             found.append(self._pat())
         return found
 
-    def _latency(self, base: str, protocol: str, around: bool) -> tuple[float, float]:
-        """Startup, and hops around a ring or over a tree."""
-        row = self.facts["protocols"][protocol]
+    def _latency(self, shape: str, protocol: str) -> tuple[float, float]:
+        """Startup of a ``ring`` or ``tree``, and hops around it or over its depth."""
+        row = self.facts["protocols"][protocol][shape]
         alone = self.m.network is None
         hop = self.m.hop_s * (1.0 if alone and protocol == "LL" else row["hop_inside"])
         factor = self.c.startup if alone else self.c.startup_out
-        along = (self.m.ranks - self.m.domains) if around else self.per - 1
-        hops = self.passes * (along * hop * factor + self._out(around, protocol))
-        return row[base] * factor, hops
+        along = self.m.ranks - self.m.domains if shape == "ring" else self.per - 1
+        hops = self.passes * (along * hop * factor + self._out(shape, protocol))
+        return row["base"] * factor, hops
 
-    def _out(self, around: bool, protocol: str) -> float:
-        """Hops between domains of one pass."""
+    def _out(self, shape: str, protocol: str) -> float:
+        """Hops between domains of one pass: around a ring of neighbours, or over a tree's depth,
+        whose every level waits for the last of all domains."""
+        if self.m.network is None:
+            return 0.0
+        if shape == "ring":
+            return (self.m.domains - 1) * self._hop_out(shape, protocol)
+        depth = log2(self.m.domains)
+        return depth * self._hop_out(shape, protocol) * max(depth, 1.0) ** self.c.crowd
+
+    def _hop_out(self, shape: str, protocol: str) -> float:
         net = self.m.network
         if net is None:
             return 0.0
-        times = self.facts["protocols"][protocol]["hop_efa" if net.family == "efa" else "hop_rdma"]
-        depth = log2(self.m.domains)
-        crowded = max(depth, 1.0) ** self.c.crowd
-        hop = (self.out_s - self.host_s) * times + self.host_s
-        return float((self.m.domains - 1 if around else depth) * hop * crowded)
+        row = self.facts["protocols"][protocol][shape]
+        times = row["hop_efa" if net.family == "efa" else "hop_rdma"]
+        return float((self.out_s - self.host_s) * times + self.host_s)
+
+    def _ring_fill(self, protocol: str) -> float:
+        """What a ring's pipeline costs until all links are busy: every rank starts with what it
+        holds, so that no chunk waits for more than one domain's ranks and the way to the next."""
+        row = self.facts["protocols"][protocol]["ring"]
+        alone = self.m.network is None
+        hop = self.m.hop_s * (1.0 if alone and protocol == "LL" else row["hop_inside"])
+        factor = self.c.startup if alone else self.c.startup_out
+        chain = (self.per - 1) * hop * factor + self._hop_out("ring", protocol)
+        return self.c.fill * (row["base"] * factor + self.passes * chain)
 
     def _rings(self) -> list[Way]:
         rate = min(self.inside, self.nic * self.c.nic_ring) * self.bus
-        startup, hops = self._latency("ring_base", "Simple", around=True)
-        fill = self.c.fill * (startup + hops)
+        startup, hops = self._latency("ring", "Simple")
         host = self.passes * (self.m.domains - 1) * self.host_s
         return [
-            self._simple("ring", startup, hops, rate, fill, host),
-            *self._low("ring", rate, around=True),
+            self._simple("ring", startup, hops, rate, self._ring_fill("Simple"), host),
+            *self._low("ring", rate),
         ]
 
     def _simple(
@@ -144,25 +160,29 @@ class _Gpu:
         c = self.c
         return Way(name, startup, hops, rate, fill, c.fill_bytes, c.fill_power, host)
 
-    def _low(self, name: str, rate: float, *, around: bool) -> list[Way]:
+    def _low(self, shape: str, rate: float) -> list[Way]:
         """LL and LL128 of a ring or tree."""
         found = []
         cap = self.facts["ll_max_bytes_per_s"].get(self.m.generation, [math.inf] * 3)
         place = min(self.m.domains, 3) - 1
+        share = "tree_share" if shape == "tree" else "alone_share" if self.per == 1 else "share"
         for protocol in ("LL", "LL128"):
             row = self.facts["protocols"][protocol]
-            startup, hops = self._latency(f"{name}_base", protocol, around)
-            here = rate * row["share" if name == "ring" else "tree_share"]
+            startup, hops = self._latency(shape, protocol)
+            here = rate * row[share]
             if protocol == "LL":
                 here = min(here, cap[place] * self.bus)
                 if self.m.network is not None:
                     efa = self.m.network.family == "efa"
                     proxy = self.c.ll_efa_bytes_per_s if efa else self.c.ll_rdma_bytes_per_s
                     here = 1 / (1 / here + 1 / proxy)
-            host = self.passes * self.host_s * (self.m.domains - 1 if around
-                                                else log2(self.m.domains))  # fmt: skip
-            fill = self.c.fill * (startup + hops) * row["fills"]
-            found.append(self._simple(f"{name} {protocol}", startup, hops, here, fill, host))
+            steps = self.m.domains - 1 if shape == "ring" else log2(self.m.domains)
+            host = self.passes * self.host_s * steps
+            fill = self._ring_fill(protocol) if shape == "ring" else (
+                self.c.fill * (startup + hops))  # fmt: skip
+            found.append(
+                self._simple(f"{shape} {protocol}", startup, hops, here, fill * row["fills"], host)
+            )
         return found
 
     def _tree_nic(self) -> float:
@@ -178,12 +198,12 @@ class _Gpu:
         if caps is not None:
             inside *= caps[min(self.m.domains, 3) - 1] / max(caps)
         rate = staged(self.c, self._tree_nic(), inside if self.per > 1 else math.inf)
-        startup, hops = self._latency("tree_base", "Simple", around=False)
+        startup, hops = self._latency("tree", "Simple")
         fill = self.c.fill * (startup + hops)
         host = self.passes * log2(self.m.domains) * self.host_s
         return [
             self._simple("tree", startup, hops, rate, fill, host),
-            *self._low("tree", rate, around=False),
+            *self._low("tree", rate),
         ]
 
     def _nvls(self) -> list[Way]:
@@ -203,7 +223,7 @@ class _Gpu:
             caps = self.facts["nvls_tree_more_than_two"]
             before = m.generation == "blackwell" and (0,) < m.version < (2, 27)
             rate *= caps["blackwell_before_2.27" if before else m.generation]
-        out = self.passes * self._out(around=False, protocol="NVLS")
+        out = self.passes * self._out("tree", "NVLS")
         host = self.passes * log2(m.domains) * self.host_s
         rate = staged(c, rate, self._tree_nic())
         return [self._simple("nvls tree", base, out, rate, fill + c.fill * out, host)]
@@ -221,10 +241,10 @@ class _Gpu:
         """Parallel aggregated trees: NCCL's for one rank a node."""
         row = self.facts["pat"]
         depth = log2(self.m.domains)
-        hops = depth * self._out(around=False, protocol="Simple") / max(depth, 1.0) / 3.5
-        hops += self.m.ranks * row["rank_s"]
+        over = depth * self._hop_out("tree", "Simple") / 3.5
         rate = self.nic * self.c.nic_ring * row["share"] * self.bus
-        fill = self.c.fill * (row["base_s"] + hops)
+        fill = self.c.fill * (row["base_s"] + over)
+        hops = over + self.m.ranks * row["rank_s"]
         return self._simple("pat", row["base_s"], hops, rate, fill, depth * self.host_s)
 
 
@@ -255,7 +275,7 @@ def _exchange(c: Constants, m: Machine) -> Way:
     inside = ring_rate(c, m) * c.exchange_share
     hops_s = min(per - 1, 8) * m.hop_s * c.startup
     base = machine_facts()["hops_s"]["nvlink"]
-    startup = machine_facts()["protocols"]["LL"]["ring_base"] * c.startup
+    startup = machine_facts()["protocols"]["LL"]["ring"]["base"] * c.startup
     slowest, host = (per - 1) / n / inside if per > 1 else 0.0, 0.0
     if m.network is not None:
         # Each further peer is a message that a proxy posts: as long as a hop inside a domain.
@@ -268,7 +288,7 @@ def _exchange(c: Constants, m: Machine) -> Way:
 
 
 def _send(c: Constants, m: Machine, asked: str) -> Way:
-    startup = machine_facts()["protocols"]["LL"]["ring_base"] * c.startup
+    startup = machine_facts()["protocols"]["LL"]["ring"]["base"] * c.startup
     if m.network is not None:
         nic = m.network.rate_bytes_per_s * c.nic_ring
         rate = min(nic, ring_rate(c, m))

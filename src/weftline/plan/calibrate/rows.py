@@ -30,7 +30,7 @@ from weftline.plan.calibrate.words import CHIPS, MODELS, family_of_run, precisio
 from weftline.plan.step.columns import Layouts
 from weftline.plan.step.compiled import RECOMPUTE_FULL, RECOMPUTE_NONE, RECOMPUTE_SELECTIVE
 from weftline.plan.step.frameworks import FRAMEWORKS, PLAIN, Framework, in_precision
-from weftline.plan.step.layouts import enumerate_layouts
+from weftline.plan.step.layouts import attention_heads, concatenate, enumerate_layouts
 from weftline.plan.step.memory import fit_recompute, memory_of
 from weftline.plan.step.recipes import recipe_of_run
 from weftline.plan.step.releases import released
@@ -47,9 +47,13 @@ MEMORY_SLACK: Final = 1.25
 ADAPTER_RANK: Final = 16
 """Rank of adapters where a row of LoRA does not say: that of MLPerf's llama2_70b_lora."""
 
-_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe", "automodel")
+_SELECTIVE_BY_RECIPE: Final = ("megatron-core", "neuronx", "dualpipe")
 """Frameworks whose published recipes drop or offload single operators' activations, which costs
 next to nothing; their rows that say nothing of recomputation are taken to have none."""
+_BLOCKS_AT_ONCE: Final = ("automodel",)
+"""Frameworks whose recomputation is a switch for all blocks: on where a run did not fit without."""
+_PRODUCT_STATED: Final = re.compile(r"tp x cp = \d+ taken as cp")
+"""A note on rows of which the product of both degrees is known, and how it is split is not."""
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[Unpredicted]]:
@@ -245,6 +249,9 @@ def _frame_of(framework: str, record: Mapping[str, str]) -> Framework:
     recipe = recipe_of_run(framework)
     if "rowwise" in (record.get("precision") or "").lower():
         recipe = replace(recipe, rowwise=1.0)
+    if framework.startswith("NeMo AutoModel") and "balanced gate" in (record.get("notes") or ""):
+        # Its FakeBalancedGate gives a token the next k experts in turn (components/moe/layers.py).
+        recipe = replace(recipe, neighbours=1.0)
     family = family_of_run(framework)
     frame = replace(PLAIN, name=framework.lower()) if family is None else FRAMEWORKS[family]
     frame = replace(frame, recipe=recipe)
@@ -349,8 +356,22 @@ def _candidates(
     if tp is None and pp is None:
         found = enumerate_layouts(model, cluster, frame, global_batch=batch, seq_len=seq)
         return found if len(found) else "no legal layout for its chips and batch"
-    tp, pp, cp = tp or 1, pp or 1, _count(record, "cp") or 1
-    ep = _count(record, "ep")
+    tp, cp = tp or 1, _count(record, "cp") or 1
+    pairs = [(tp, cp)]
+    if _PRODUCT_STATED.search(record.get("notes") or ""):
+        most = math.gcd(tp * cp, attention_heads(model))
+        pairs = [(t, tp * cp // t) for t in range(1, most + 1) if most % t == 0]
+    parts = [_agreeing(record, model, cluster, frame, batch, *pair) for pair in pairs]
+    layouts = [part for part in parts if isinstance(part, Layouts)]
+    return concatenate(layouts) if layouts else parts[0]
+
+
+def _agreeing(
+    record: Mapping[str, str], model: Model, cluster: Cluster, frame: Framework, batch: int,
+    tp: int, cp: int,
+) -> Layouts | str:  # fmt: skip
+    """The same at one degree of tensor and of context parallelism."""
+    pp, ep = _count(record, "pp") or 1, _count(record, "ep")
     if cluster.chips % (tp * pp * cp):
         return f"tp {tp} x pp {pp} x cp {cp} do not divide {cluster.chips} chips"
     dp = cluster.chips // (tp * pp * cp)
@@ -418,10 +439,13 @@ def _recompute(text: str) -> int:
 
 
 def _recompute_as_needed(row: Row) -> Layouts:
-    return fit_recompute(
+    found = fit_recompute(
         row.model, row.frame, row.layout, seq_len=row.seq_len,
         capacity_bytes=row.cluster.memory_bytes,
     )  # fmt: skip
+    if row.frame.name not in _BLOCKS_AT_ONCE:
+        return found
+    return replace(found, recompute_share=np.ceil(found.recompute_share))
 
 
 def _likeliest(row: Row) -> Layouts:

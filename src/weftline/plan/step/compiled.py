@@ -99,8 +99,8 @@ class Compiled:
     """Products of backward beside those for inputs, over the forward's: 1 for gradients of every
     weight; of adapters what little they compute forward and backward."""
     again: FloatArray
-    """[n, 3] shares of a layer's products, attention and other operators that selective
-    recomputation runs again."""
+    """[n, 4] shares of a layer's products, attention, other operators and expert exchange that
+    selective recomputation runs again."""
     unpack_bytes: FloatArray
     """Bytes that unpacking a mean layer's frozen 4-bit weights moves, once a pass."""
 
@@ -170,7 +170,7 @@ def compile_layouts(
     reductions = np.where(zero3, layouts.num_micro_batches, 1.0)
     weights_sent = np.where(layouts.zero == 0, recipe.reduce_bytes, frame.value_bytes)
     groups = groups_of(cluster, keys, layouts, np.maximum(middle, edge), dense)
-    rank_share, node_share = _sent_once(model, keys.ep, groups.ep_domains)
+    rank_share, node_share = _sent_once(model, keys.ep, groups.ep_domains, recipe)
     return Compiled(
         work=work,
         priced=priced,
@@ -203,7 +203,7 @@ def compile_layouts(
         dispatch_share=np.full(len(layouts), frame.dispatch_share),
         bubble_share=np.full(len(layouts), frame.bubble_share),
         weight_gradients=_backward_products(model, frame),
-        again=np.broadcast_to(_again(model, frame), (len(layouts), 3)),
+        again=np.broadcast_to(_again(model, frame), (len(layouts), 4)),
         unpack_bytes=_unpacked(model, layouts, frame),
     )  # fmt: skip
 
@@ -221,28 +221,45 @@ def device_of(cluster: Cluster, frame: Framework, precision: str) -> Device:
     )
 
 
-def _sent_once(model: Model, ranks: FloatArray, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _sent_once(
+    model: Model, ranks: FloatArray, nodes: FloatArray, recipe: Recipe
+) -> tuple[FloatArray, FloatArray]:
     """Shares of a token's copies that are left where each rank, or each node, gets one at most.
 
-    Of k choices among d places d (1 - (1 - 1/d)^k) are expected to differ.
+    Of k choices among d places d (1 - (1 - 1/d)^k) are expected to differ. Experts that lie in
+    groups, some of which a token may go to, leave it the places of those; k neighbours of E experts
+    lie on k d / E places.
     """
-    chosen = _experts_per_token(model)
+    chosen, groups, of_token = _routing(model)
+    near = np.asarray(recipe.neighbours) > 0
+
+    def different(places: FloatArray, choices: float) -> FloatArray:
+        return places * (1.0 - (1.0 - 1.0 / np.maximum(places, 1.0)) ** choices)
 
     def left(places: FloatArray) -> FloatArray:
-        different = places * (1.0 - (1.0 - 1.0 / np.maximum(places, 1.0)) ** chosen)
-        return np.where(places > 1, np.minimum(different / chosen, 1.0), 1.0)
+        open_ = np.where(
+            places >= groups, of_token * places / groups, different(places, of_token)
+        ) if groups > 1 else places  # fmt: skip
+        side_by_side = np.ceil(chosen * places / max(model.experts, 1))
+        found = np.where(near, side_by_side, different(open_, chosen))
+        return np.where(places > 1, np.minimum(found / chosen, 1.0), 1.0)
 
     return left(ranks), left(nodes)
 
 
 @once_per_model
-def _experts_per_token(model: Model) -> float:
-    return float(max((op.experts_per_token for op in model.operators), default=0) or 1)
+def _routing(model: Model) -> tuple[float, float, float]:
+    """Experts a token goes to, groups of experts, and how many of these it may go to."""
+    routed = [op for op in model.operators if op.experts_per_token]
+    if not routed:
+        return 1.0, 1.0, 1.0
+    op = max(routed, key=lambda o: o.experts_per_token)
+    return float(op.experts_per_token), float(op.expert_groups), float(op.groups_per_token)
 
 
 def _again(model: Model, frame: Framework) -> FloatArray:
     found = again_of(model, frame)
-    return np.array([found.products, found.attention, found.memory])
+    return np.array([found.products, found.attention, found.memory, found.dispatch])
 
 
 def _backward_products(model: Model, frame: Framework) -> float:

@@ -225,17 +225,17 @@ FRAMEWORKS: dict[str, Framework] = {
             pipeline=False,
             accumulates=False,
         ),
-        # DeepSeek-V3 (arXiv:2412.19437, section 3.2): dispatch in fp8, each token sent to at most 4
-        # nodes for 8 experts, a bubble about half of 1F1B's, 20 of 132 streaming multiprocessors
-        # given to communication. That all of it hides is not assumed: the published hours, like all
-        # measured rows, decide through the fitted overlap.
+        # DeepSeek-V3 (arXiv:2412.19437, section 3.2): dispatch in fp8 (and combining in bf16), a
+        # bubble about half of 1F1B's, 20 of 132 streaming multiprocessors given to communication.
+        # That all of it hides is not assumed: the published hours, like all measured rows, decide
+        # through the fitted overlap. That a token goes to four nodes at most is the model's.
         Framework(
             name="dualpipe",
             keeps_quantised=True,
             fused_qkv=True,
             selective=MEGATRON_SELECTIVE,
             zero_stages=(1,),
-            dispatch_share=0.75 * 4 / 8,
+            dispatch_share=0.75,
             bubble_share=0.5,
             compute_share=112 / 132,
         ),

@@ -38,6 +38,13 @@ _CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
         "flash2": {"fused_attention": 1.0, "old_attention": 1.0},
         "newest": {"fused_attention": 1.0, "old_attention": 0.0},
     },
+    "overlap_pp": {
+        "interleaved": {"overlap_pp": 0.0, "overlap_interleaved": 1.0},
+        **{
+            word: {"overlap_pp": value, "overlap_interleaved": value}
+            for word, value in _WORDS.items()
+        },
+    },
 }
 """Flags that are words in the data, and what they set."""
 
@@ -52,6 +59,8 @@ class Recipe:
     overlap_tp: Number = 0.0
     overlap_dp: Number = 1.0
     overlap_pp: Number = 1.0
+    overlap_interleaved: Number = 1.0
+    """The same where stages are interleaved."""
     overlap_ep: Number = 0.0
     overlap_cp: Number = 1.0
     graphs: Number = 0.0
@@ -68,6 +77,8 @@ class Recipe:
     """fp8 with a scale a row, computed outside the products."""
     reduce_bytes: Number = 4.0
     """Bytes of a gradient in data-parallel reduction."""
+    neighbours: Number = 0.0
+    """1 where a benchmark's gate, to balance experts, sends a token to neighbouring ones."""
     where: tuple[tuple[tuple[str, Any], ...], ...] = ()
     """Changes on some chips or for some models, each as its items."""
     released: str = ""
@@ -145,7 +156,7 @@ def _values(flags: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in flags.items():
         if name in _CHOICES:
-            out |= _CHOICES[name][value]
+            out |= _CHOICES[name][str(value).lower()]
         else:
             out[name] = float(value)
     return out

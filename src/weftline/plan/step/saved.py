@@ -213,6 +213,8 @@ class Again:
     attention: float
     memory: float
     """Norms, activations and what else is bound by memory."""
+    dispatch: float
+    """Whether tokens are sent to their experts and back again, too."""
 
 
 @once_per_model
@@ -222,7 +224,9 @@ def again_of(model: Model, frame: Framework) -> Again:
     again = not frame.flash_attention or "core_attn" in frame.selective
     attention = 1.0 if again else 0.0
     if frame.saved_products:
-        return Again(products=1 - frame.saved_products, attention=attention, memory=1.0)
+        return Again(
+            products=1 - frame.saved_products, attention=attention, memory=1.0, dispatch=0.0
+        )
     flops = again_flops = width = again_width = 0.0
     for layer in model.layers:
         for op in layer.operators:
@@ -235,7 +239,7 @@ def again_of(model: Model, frame: Framework) -> Again:
                 width, again_width = width + row, again_width + row * named
     return Again(
         products=again_flops / max(flops, 1.0), attention=attention,
-        memory=again_width / max(width, 1.0),
+        memory=again_width / max(width, 1.0), dispatch=float("moe" in frame.selective),
     )  # fmt: skip
 
 

@@ -184,7 +184,8 @@ def time_step(compiled: Compiled, constants: Constants) -> StepTime:
     bubble = (lay.pp - 1) / lay.vp * mean_stage * schedule
     imbalance = micro * np.maximum(slowest - mean_stage, 0.0)
     sends = send_s(x, c) * 2
-    pp_s = sends * ((lay.pp - 1) + micro * lay.vp * shown(x.recipe.overlap_pp, c.pp_exposed))
+    hidden = np.where(lay.vp > 1, x.recipe.overlap_interleaved, x.recipe.overlap_pp)
+    pp_s = sends * ((lay.pp - 1) + micro * lay.vp * shown(hidden, c.pp_exposed))
     dp_s = _gradients_shown_s(x, c, slowest)
     optimizer_s = _optimizer_seconds(x, c)
     busy = micro * mean_stage + bubble + imbalance + pp_s + dp_s + optimizer_s
@@ -232,7 +233,8 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
     again = full * (forward + unpack) + selective * cheap
     e = exchanges(x, c)
     passes = 2 + full
-    exchanged = passes * (e.tp_s + e.ep_s) + (passes + 1) * e.cp_s
+    dispatches = passes + selective * x.again[:, 3]
+    exchanged = passes * e.tp_s + dispatches * e.ep_s + (passes + 1) * e.cp_s
     device = both[LAYER] + 2 * unpack + again + exchanged
     eager = (1 - np.asarray(x.recipe.graphs)) * c.launch_s
     layer = smooth_max(device, (x.priced.launches * eager)[key] * (3 + full))
@@ -242,7 +244,7 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
         host_s=layer - device,
         tp_s=passes * e.tp_s,
         cp_s=(passes + 1) * e.cp_s,
-        ep_s=passes * e.ep_s,
+        ep_s=dispatches * e.ep_s,
         layer_s=layer,
         first_s=both[FIRST],
         last_s=both[LAST],

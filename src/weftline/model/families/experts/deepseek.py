@@ -72,6 +72,7 @@ def _forwards(config: HFConfig, hidden: int, layers: int) -> tuple[tuple[str, ..
     sparse = moe(
         hidden=hidden, experts=experts, top_k=top_k, expert_ffn=expert_ffn,
         shared_ffn=expert_ffn * config.int_or("n_shared_experts", 1, minimum=0),
+        groups=(config.int_or("n_group", 1), config.int_or("topk_group", 1)),
     )  # fmt: skip
     return kinds, {
         "dense": gated_mlp(hidden, config.int("intermediate_size")),
