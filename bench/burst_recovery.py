@@ -5,11 +5,12 @@
 A node is a process that serves copies in memory (a folder in /dev/shm), its disk, and a plain
 socket. Ranks, one a node, save their blocks of eight tensors to their own disk, with one copy in
 another node's memory, and drain to a bucket (a folder there, behind obstore). Then their disks are
-taken for lost. New processes, one a rank, begin without a store, agree on nothing beforehand, and
-load their block from another node's memory, from the nodes' disks, or from the bucket; and half
-as many ranks load blocks twice as large from memory. Every byte is checked on the way, and again
-afterwards, outside the time. Raw: the same processes receive as many bytes from the process that
-has their copy into the same memory over plain sockets, nothing checked.
+taken for lost. New processes, one a rank, begin without a store, ask the nodes what there is (each
+its share of them), agree on it by one exchange as they do under torch.distributed, and load their
+block from another node's memory, from the nodes' disks, or from the bucket; and half as many ranks
+load blocks twice as large from memory. Every byte is checked on the way, and again afterwards,
+outside the time. Raw: the same processes receive as many bytes from the process that has their copy
+into the same memory (aligned as torch's tensors are) over plain sockets, nothing checked.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import xxhash
 
 from weftline.burst import Options, Shard, Store
 from weftline.burst.log.record import Prepared
+from weftline.burst.nodes.agree import Seen
 from weftline.burst.nodes.cluster import Nodes, open_to_restore
 from weftline.burst.nodes.server import NodeServer
 from weftline.burst.read.restore import Target
@@ -94,22 +96,24 @@ def save(place: Path, urls: tuple[str, ...], rank: int, rows: int, answer: Any) 
 
 
 def recover(
-    root: Path, ways: dict[str, Nodes], port: int, rank: int, world: int, rows: int, gates: Any,
+    root: Path, ways: dict[str, Nodes], port: int, rank: int, rows: int, meeting: Meeting,
     answer: Any,
 ) -> None:  # fmt: skip
     """Raw bytes, or the block by one of the ways, each when all ranks are ready."""
-    small = {f"t{i}": np.zeros((rows, WIDTH), np.uint8) for i in range(TENSORS)}
+    world = meeting.world
+    small = {f"t{i}": zeros(rows) for i in range(TENSORS)}
     wanted = {r: hashes(block(r, rows)) for r in {rank, 2 * rank, 2 * rank + 1} if r < world}
-    large = {name: np.zeros((2 * rows, WIDTH), np.uint8) for name in small}
+    large = {name: zeros(2 * rows) for name in small}
     raw = socket.create_connection(("127.0.0.1", port))
     while (kind := answer.recv()) != "end":
         half = kind == "half the ranks"
         into, first = (large, 2 * rank) if half else (small, rank)
-        gates.wait()
+        meeting.gates.wait()
         start, before = time.perf_counter(), time.process_time()
         if half and first >= world:
             answer.send((0.0, 0.0))
             continue
+        ranks = range(0, world if not half else world // 2)
         if kind == "raw":
             raw.sendall(b"!")
             for array in into.values():
@@ -117,7 +121,10 @@ def recover(
         else:
             targets = {n: Target(data=a, offsets=(first * rows, 0)) for n, a in into.items()}
             with open_to_restore(root / f"new{rank}") as store:
-                ways[kind].ready(store, ways[kind].choose(store, step=1))
+                choice = ways[kind].choose(
+                    store, step=1, rank=rank, world=len(ranks), gather=meeting.gather(rank, ranks)
+                )
+                ways[kind].ready(store, choice)
                 store.load(1, into=targets)
         answer.send((time.perf_counter() - start, time.process_time() - before))
         if kind != "raw":
@@ -127,6 +134,33 @@ def recover(
             for array in into.values():
                 array[:] = 0
             shutil.rmtree(root / f"new{rank}")  # so that the next time begins without a store too
+
+
+class Meeting:
+    """Where the ranks, processes of one machine, put together what each found."""
+
+    def __init__(self, context: Any, world: int) -> None:
+        self.world = world
+        self.gates = context.Barrier(world)
+        self._told = [context.SimpleQueue() for _ in range(world)]
+
+    def gather(self, rank: int, ranks: range) -> Callable[[list[Seen]], list[Seen]]:
+        """What ``Nodes.choose`` takes; every rank of ``ranks`` must call it."""
+
+        def together(seen: list[Seen]) -> list[Seen]:
+            for other in ranks:
+                self._told[other].put((rank, seen))
+            told = dict(self._told[rank].get() for _ in ranks)
+            return [one for other in ranks for one in told[other]]
+
+        return together
+
+
+def zeros(rows: int) -> Bytes2d:
+    """A block that starts where a vector does, as torch allocates tensors."""
+    room = np.zeros(rows * WIDTH + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + rows * WIDTH].reshape(rows, WIDTH)
 
 
 def hashes(arrays: dict[str, Bytes2d]) -> dict[str, bytes]:
@@ -171,7 +205,7 @@ def measure(
         process.join()
     bucket = (place / "bucket").as_uri()
     gone = (nobody(),) * world
-    gates = context.Barrier(world)
+    meeting = Meeting(context, world)
     ranks = []
     for r in range(world):
         mine: dict[str, Any] = {"mine": r, "run": "bench"}
@@ -179,7 +213,7 @@ def measure(
         ways = {"memory": memory, "half the ranks": memory, "disks": Nodes(urls=disks, **mine),
                 "bucket": Nodes(urls=gone, bucket=bucket, **mine)}  # fmt: skip
         port = ports[copies.index(handed[r][1])]
-        ranks.append(started(context, recover, root, ways, port, r, world, rows, gates))
+        ranks.append(started(context, recover, root, ways, port, r, rows, meeting))
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     cpu: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):

@@ -28,6 +28,7 @@ import numpy as np
 from weftline.burst import Options, Retention, Store
 from weftline.burst.errors import CommitError
 from weftline.burst.formats.imports import load_from
+from weftline.burst.nodes.agree import choose, survey_bucket
 from weftline.burst.remote.checkpoints import RemoteSource
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket
@@ -118,7 +119,8 @@ def check_remote(path: Path, oracle: Oracle) -> None:
     assert oracle.drained <= seen, f"the bucket lost {sorted(oracle.drained - seen)}"
     assert seen <= oracle.draining, f"the bucket made up {sorted(seen - oracle.draining)}"
     for step in sorted(seen)[-2:]:
-        loaded = load_from([RemoteSource(bucket)], step)
+        choice = choose([survey_bucket(RemoteSource(bucket))], step=step)
+        loaded = load_from([RemoteSource(bucket)], choice.commit)
         for rank in range(oracle.world_of[step]):
             for name, wanted in tensors(step, rank).items():
                 np.testing.assert_array_equal(loaded[name], wanted, err_msg=f"{step} {name}")

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from buckets import load_from_bucket
 from crash_disk import MemoryDisk, State, flip
 
 from weftline.burst import Options, Store
 from weftline.burst.care.repair import repair_store
 from weftline.burst.errors import BurstError
-from weftline.burst.formats.imports import load_from
 from weftline.burst.remote.checkpoints import RemoteSource
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket
@@ -123,9 +123,8 @@ def test_a_drain_that_remembers_wrongly_sends_again(saved: tuple[State, Bucket])
             with Store.open("/store", files=disk, options=OPTIONS) as store:
                 for step in STEPS:
                     assert Drainer(store, bucket).drain(step).durable, f"{path} byte {at}"
-                    source = RemoteSource(bucket)
                     np.testing.assert_array_equal(
-                        load_from([source], step)["large"], tensors(step)["large"]
+                        load_from_bucket(bucket, step)["large"], tensors(step)["large"]
                     )
 
 

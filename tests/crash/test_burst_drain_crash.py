@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from buckets import load_from_bucket
 from crash_disk import MemoryDisk, State, crash_states
 
 from weftline.burst import Options, Store
 from weftline.burst.errors import NotAStoreError
-from weftline.burst.formats.imports import load_from
 from weftline.burst.remote.checkpoints import RemoteSource
 from weftline.burst.remote.drain import Drainer, DrainOptions
 from weftline.burst.remote.objects import BucketCounters, ObjectInfo, ObjectMissingError
@@ -116,7 +116,7 @@ def check(
     assert durable - dropping <= there, f"lost: {durable - dropping - there}"
     assert there <= begun, f"made up: {there - begun}"
     for step in there:
-        same(load_from([RemoteSource(objects)], step), step)
+        same(load_from_bucket(objects, step), step)
     counts["checkpoints read"] += len(there)
     committed = {s for kind, s in marks if kind == "committed"}
     if not (go_on and committed):
@@ -127,9 +127,9 @@ def check(
             assert drainer.drain(step).durable
         assert all(c.pinned == () for c in store.checkpoints())
         for step in sorted(committed):
-            same(load_from([RemoteSource(objects)], step), step)
+            same(load_from_bucket(objects, step), step)
         drainer.prune([max(committed)])
-    same(load_from([RemoteSource(objects)]), max(committed))
+    same(load_from_bucket(objects), max(committed))
     counts["gone on"] += 1
 
 

@@ -37,9 +37,6 @@ class Other:
         self.name = store.root
         self._store = store
 
-    def steps(self) -> list[int]:
-        return self._store.view.commits.steps()
-
     def commit(self, step: int) -> bytes:
         return self._store.view.commits.record(step)
 

@@ -268,7 +268,7 @@ def restore(
         for passed, lost in choice.passed_over:
             print(f"note: step {passed} is not whole: ranks {list(lost)} are lost", file=sys.stderr)
         loaded = load_from(
-            near, verify=not no_verify, commit=choice.commit,
+            near, choice.commit, verify=not no_verify,
             select=(lambda names: select(names, only)) if only else None,
         )  # fmt: skip
     else:

@@ -23,7 +23,7 @@ from weftline.burst.log.record import (
 )
 from weftline.burst.log.runs import Run, write_run
 from weftline.burst.log.wal import read_wal, wal_frame, wal_head
-from weftline.burst.read.restore import flat_boxes
+from weftline.burst.read.boxes import flat_boxes
 
 KEYS = st.binary(min_size=1, max_size=40)
 ENTRIES = st.dictionaries(KEYS, st.binary(max_size=60), max_size=60)

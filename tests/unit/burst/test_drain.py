@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from buckets import load_from_bucket
 from fault_proxy import FaultProxy
 
 from weftline.burst import Options, Retention, Store
 from weftline.burst.errors import CheckpointMissingError, CorruptionError, StoreBusyError
-from weftline.burst.formats.imports import load_from
 from weftline.burst.remote.checkpoints import RemoteSource, checkpoints_of
 from weftline.burst.remote.drain import Drainer, DrainOptions
 from weftline.burst.remote.objects import Bucket, BucketOptions, ObjectInfo, RemoteError
@@ -87,10 +87,10 @@ def test_what_was_drained_is_restored_without_the_store(store: Store, bucket: Bu
     assert [c.step for c in drainer.pending()] == [2]
     drainer.drain()
     for step in (1, 2):
-        loaded = load_from([RemoteSource(bucket)], step)
+        loaded = load_from_bucket(bucket, step)
         assert same(loaded, state(step))
         assert loaded.extra == {"step": step}
-    assert load_from([RemoteSource(bucket)]).step == 2
+    assert load_from_bucket(bucket).step == 2
     assert drainer.drain(2).sent_bytes == 0
     assert store.checkpoints()[0].pinned == ()
     with pytest.raises(CheckpointMissingError):
@@ -123,7 +123,7 @@ def test_the_commit_object_is_last_and_nothing_shows_before_it(
     assert tries == 4  # 3 packs, the places, the commit: each sent once
     assert len(names) == len(set(names)) == 5
     assert [n.rpartition(".")[2] for n in names] == ["pack"] * 3 + ["places", "commit"]
-    assert same(load_from([RemoteSource(bucket)], 1), state(1))
+    assert same(load_from_bucket(bucket, 1), state(1))
 
 
 def test_packs_that_are_gone_are_sent_again(store: Store, bucket: Bucket) -> None:
@@ -133,7 +133,7 @@ def test_packs_that_are_gone_are_sent_again(store: Store, bucket: Bucket) -> Non
     for info in bucket.list("data")[:1]:
         bucket.delete(info.name)
     assert Drainer(store, bucket, PACKS).drain(1).durable
-    assert same(load_from([RemoteSource(bucket)], 1), state(1))
+    assert same(load_from_bucket(bucket, 1), state(1))
 
 
 def test_a_commit_that_lacks_something_is_withdrawn_and_sent_anew(
@@ -154,7 +154,7 @@ def test_a_commit_that_lacks_something_is_withdrawn_and_sent_anew(
             else:
                 path.write_bytes(path.read_bytes()[:-3] + b"xyz")
             assert drainer.drain(1).durable
-            assert same(load_from([RemoteSource(bucket)], 1), state(1))
+            assert same(load_from_bucket(bucket, 1), state(1))
     assert len(bucket.list("data")) == 4  # three packs and the places: nothing is left over
 
 
@@ -171,11 +171,11 @@ def test_a_damaged_newest_commit_is_not_passed_over(store: Store, bucket: Bucket
             assert RemoteSource(bucket).steps() == [2]
         else:
             with pytest.raises(CorruptionError, match="in checkpoint 2"):
-                load_from([RemoteSource(bucket)])
+                load_from_bucket(bucket)
         with pytest.raises(CorruptionError):
             drainer.prune([2])  # what it needs is not known
         path.write_bytes(whole)
-    assert load_from([RemoteSource(bucket)]).step == 2
+    assert load_from_bucket(bucket).step == 2
 
 
 def test_a_pack_that_goes_before_the_commit_stops_the_commit(store: Store, bucket: Bucket) -> None:
@@ -193,7 +193,7 @@ def test_a_pack_that_goes_before_the_commit_stops_the_commit(store: Store, bucke
         Drainer(store, Meddled(bucket, 99), PACKS).drain(1)
     assert RemoteSource(bucket).steps() == []
     assert Drainer(store, bucket, PACKS).drain(1).durable
-    assert same(load_from([RemoteSource(bucket)], 1), state(1))
+    assert same(load_from_bucket(bucket, 1), state(1))
 
 
 def test_equal_pieces_travel_once_and_outlive_the_checkpoint_that_brought_them(
@@ -212,7 +212,7 @@ def test_equal_pieces_travel_once_and_outlive_the_checkpoint_that_brought_them(
         assert report.sent_bytes <= whole / 4
         assert [c.step for c in drainer.prune([2])] == [1]
     assert RemoteSource(bucket).steps() == [2]
-    assert same(load_from([RemoteSource(bucket)], 2), second)
+    assert same(load_from_bucket(bucket, 2), second)
 
 
 def test_prune_leaves_nothing_but_what_is_kept(store: Store, bucket: Bucket) -> None:
@@ -223,7 +223,7 @@ def test_prune_leaves_nothing_but_what_is_kept(store: Store, bucket: Bucket) -> 
     assert sorted(c.step for c in drainer.prune([1])) == [0, 2]
     kept = checkpoints_of(bucket)[0].folder
     assert all(kept in info.name for info in bucket.list())
-    assert same(load_from([RemoteSource(bucket)]), state(1))
+    assert same(load_from_bucket(bucket), state(1))
 
 
 def test_ranks_of_two_machines_make_one_checkpoint(tmp_path: Path, bucket: Bucket) -> None:
@@ -244,7 +244,7 @@ def test_ranks_of_two_machines_make_one_checkpoint(tmp_path: Path, bucket: Bucke
         assert one.checkpoints()[0].pinned == ("drain",)
         second = Drainer(two, bucket, PACKS).drain(5, ranks=[0])
         assert second.durable
-    assert same(load_from([RemoteSource(bucket)], 5), {**halves[0], **halves[1]})
+    assert same(load_from_bucket(bucket, 5), {**halves[0], **halves[1]})
 
 
 def test_a_damaged_record_is_not_drained(store: Store, bucket: Bucket) -> None:
@@ -262,10 +262,10 @@ def test_a_step_saved_anew_is_another_checkpoint(store: Store, bucket: Bucket) -
     store.save(state(2), 1, wait=True)
     assert [c.step for c in drainer.pending()] == [1]
     drainer.drain(1)
-    assert same(load_from([RemoteSource(bucket)], 1), state(2))
+    assert same(load_from_bucket(bucket, 1), state(2))
     drainer.prune([1])
     assert len(checkpoints_of(bucket)) == 1
-    assert same(load_from([RemoteSource(bucket)], 1), state(2))
+    assert same(load_from_bucket(bucket, 1), state(2))
 
 
 def test_one_drain_at_a_time(store: Store, bucket: Bucket) -> None:
@@ -308,7 +308,7 @@ def test_in_the_background_new_checkpoints_follow_and_errors_pass(
     finally:
         drainer.stop()
     assert drainer.refresh().durable_lag_s == 0
-    assert same(load_from([RemoteSource(bucket)]), state(3))
+    assert same(load_from_bucket(bucket), state(3))
     assert all(c.pinned == () for c in store.checkpoints())
 
 
@@ -348,7 +348,7 @@ def test_a_copy_that_is_damaged_too_is_passed_over(store: Store, bucket: Bucket)
         damaged[:: 32 * KIB] = bytes(b ^ 1 for b in damaged[:: 32 * KIB])
         pack.write_bytes(damaged)
     with pytest.raises(CorruptionError):
-        load_from([RemoteSource(bucket)], 1)
+        load_from_bucket(bucket, 1)
     assert same(store.load(1), state(1))
 
 
@@ -362,10 +362,10 @@ def test_a_changed_list_of_places_or_commit_object_is_found(store: Store, bucket
         for at in random.Random(0).sample(range(len(whole)), 40):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
             with pytest.raises(Exception, match=r".") as caught:
-                load_from([RemoteSource(bucket)], 1)
+                load_from_bucket(bucket, 1)
             assert type(caught.value).__module__.startswith("weftline")
         path.write_bytes(whole)
-    assert same(load_from([RemoteSource(bucket)], 1), state(1))
+    assert same(load_from_bucket(bucket, 1), state(1))
 
 
 # --- a real S3 server that fails ------------------------------------------------------------------
@@ -388,7 +388,7 @@ def drain_through_faults(s3_port: int, tmp_path: Path, name: str, seed: int, sha
             store.save(wanted, seed, wait=True)
             report = Drainer(store, bucket, DrainOptions(pack_bytes=6 << 20)).drain(seed)
             assert report.durable
-        assert same(load_from([RemoteSource(bucket)], seed), wanted)
+        assert same(load_from_bucket(bucket, seed), wanted)
         return sum(fault is not None for *_, fault in proxy.seen)
 
 
@@ -449,12 +449,12 @@ def kill_rounds(store: Store, bucket: Bucket, rounds: int, seed: int) -> int:
             time.sleep(pick.uniform(0.0, 0.4))
             process.kill()
         if RemoteSource(bucket).steps():
-            assert same(load_from([RemoteSource(bucket)], 1), state(1))
+            assert same(load_from_bucket(bucket, 1), state(1))
             Drainer(store, bucket, PACKS).prune([])
         else:
             cut_off += 1
     assert Drainer(store, bucket, PACKS).drain(1).durable
-    assert same(load_from([RemoteSource(bucket)], 1), state(1))
+    assert same(load_from_bucket(bucket, 1), state(1))
     return cut_off
 
 

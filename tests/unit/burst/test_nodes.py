@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from buckets import load_from_bucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weftline.burst import Options, Retention, Store
 from weftline.burst.commit.commits import Commit
 from weftline.burst.errors import CheckpointMissingError, CommitError, MismatchError
-from weftline.burst.formats.imports import load_from
 from weftline.burst.log.envelope import seal_twice
 from weftline.burst.log.record import Prepared
 from weftline.burst.nodes.agree import Seen, choose
@@ -31,7 +31,6 @@ from weftline.burst.nodes.partners import partners
 from weftline.burst.nodes.server import NodeServer
 from weftline.burst.nodes.shares import overtaken, share_id, share_name
 from weftline.burst.read.restore import Loaded
-from weftline.burst.remote.checkpoints import RemoteSource
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket, CredentialsError
 from weftline.cli.main import run
@@ -519,10 +518,10 @@ def test_a_node_does_not_claim_a_share_that_its_store_has_dropped(make: Make) ->
     cluster.save(1)
     commit = cluster.open(1).read_commit(1)
     node = cluster.nodes(0).node(cluster.nodes(0).urls[1])
-    assert share_id(commit.ranks[1]) in node.shares()
+    assert share_id(commit.ranks[1]) in node.found().shares
     cluster.save(2)
     cluster.open(1).gc(Retention(last=1))
-    assert share_id(commit.ranks[1]) not in node.shares()
+    assert share_id(commit.ranks[1]) not in node.found().shares
 
 
 def test_a_record_that_only_one_node_has_finds_the_shares_of_all(make: Make) -> None:
@@ -598,7 +597,7 @@ def test_a_store_with_differences_is_read_moved_and_drained(tmp_path: Path) -> N
         assert store.verify() == []
         np.testing.assert_array_equal(store.load(2)["w"], states[2])
         np.testing.assert_array_equal(store.load(3)["w"], states[0])
-    np.testing.assert_array_equal(load_from([RemoteSource(bucket)], 2)["w"], states[2])
+    np.testing.assert_array_equal(load_from_bucket(bucket, 2)["w"], states[2])
 
 
 def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:

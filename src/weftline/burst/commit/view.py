@@ -5,9 +5,10 @@ No lock is taken. What the index lost is rebuilt from the segments, or asked of 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -25,7 +26,7 @@ from weftline.burst.log.salvage import find_manifests
 from weftline.burst.log.writer import read_save
 from weftline.burst.stage.state import Bytes1d
 
-__all__ = ["RecordId", "Source", "View", "record_id"]
+__all__ = ["STREAMS", "RecordId", "Source", "View", "record_id"]
 
 
 class RecordId(msgspec.Struct, array_like=True, frozen=True):
@@ -44,6 +45,11 @@ class RecordId(msgspec.Struct, array_like=True, frozen=True):
         return f"{self.store_id}/{self.writer}/{self.seq:016x}"
 
 
+STREAMS: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
+"""Answers that come at once from one source: each keeps a core busy at either end, and more streams
+than cores only take them from each other."""
+
+
 class Source(Protocol):
     """Another place that has checkpoints of this run: a peer, an object store.
 
@@ -52,9 +58,6 @@ class Source(Protocol):
     """
 
     name: str
-
-    def steps(self) -> list[int]:
-        """Steps it has a commit record of."""
 
     def commit(self, step: int) -> bytes:
         """The commit record."""
@@ -65,8 +68,10 @@ class Source(Protocol):
     def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """A stored payload; the caller checks it."""
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int | None:
-        """A stored payload into ``out`` of its length, and XXH3-64 of what came.
+    def fetch_into(
+        self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
+    ) -> list[int] | None:
+        """Stored payloads, each into memory of its length, and XXH3-64 of what came.
 
         None where this is no faster a way.
         """

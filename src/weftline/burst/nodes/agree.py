@@ -70,11 +70,12 @@ def survey_node(node: NodeSource) -> Seen:
     Raises CredentialsError: a node that is there and refuses is no node that is lost.
     """
     try:
-        return Seen(node.name, tuple(node.records()), frozenset(node.shares()))
+        found = node.found()
     except CredentialsError:
         raise
     except RemoteError:
         return Seen(node.name, (), frozenset())
+    return Seen(node.name, tuple(found.records), frozenset(found.shares))
 
 
 def survey_bucket(bucket: RemoteSource) -> Seen:

@@ -111,8 +111,11 @@ class Nodes:
         found = [] if store is None else [survey_store(store)]
         these = range(len(self.urls)) if nodes is None else nodes
         asked = [self.node(self.urls[i]) for i in these]
-        with ThreadPoolExecutor(min(_ASKING, max(1, len(asked)))) as pool:
-            found += pool.map(survey_node, asked)
+        if len(asked) < 2:
+            found += map(survey_node, asked)
+        else:
+            with ThreadPoolExecutor(min(_ASKING, len(asked))) as pool:
+                found += pool.map(survey_node, asked)
         if bucket and self.bucket is not None:
             found.append(survey_bucket(self.objects(self.bucket)))
         return found
@@ -202,10 +205,6 @@ class _Holders:
             for rank, places in choice.holders.items()
         }
 
-    def steps(self) -> list[int]:
-        """The step that was chosen."""
-        return [self._choice.commit.step]
-
     def commit(self, step: int) -> bytes:
         """Its record."""
         if step != self._choice.commit.step:
@@ -220,9 +219,11 @@ class _Holders:
         """See :class:`Source`."""
         return self._first(share, lambda node: node.fetch(share, record))
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int | None:
+    def fetch_into(
+        self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
+    ) -> list[int]:
         """See :class:`Source`."""
-        return self._first(share, lambda node: node.fetch_into(share, record, out))
+        return self._first(share, lambda node: node.fetch_into(share, records, outs))
 
     def _first(self, share: Prepared, ask: Callable[[NodeSource], T]) -> T:
         """The first answer of a node that has this share. Raises KeyError where none answers."""
@@ -262,7 +263,7 @@ def commits_at(url: str) -> list[Commit]:
     """Checkpoints that an object store has whole, or that a node has a record of, oldest first."""
     records = [c.commit for c in RemoteSource(open_objects(url)).checkpoints()]
     if is_peer(url):
-        records += NodeSource(PeerObjects.open(url)).records()
+        records += NodeSource(PeerObjects.open(url)).found().records
     found = [decode_commit(record, path=url) for record in dict.fromkeys(records)]
     return sorted(found, key=lambda c: c.order)
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from weftline.burst.commit.commits import Commit, decode_commit
 from weftline.burst.errors import BurstError, StorageError
@@ -27,14 +30,23 @@ from weftline.burst.nodes.shares import (
 )
 from weftline.burst.remote.objects import ObjectMissingError
 from weftline.burst.remote.peer_server import PeerServer
-from weftline.burst.remote.wire import DATA, DONE, Channel
+from weftline.burst.remote.wire import DATA, Channel, FileRange
 from weftline.burst.store import Store
 
-__all__ = ["FETCH", "MANIFEST", "RECORD", "SHARES_THERE", "STEPS", "NodeServer"]
+__all__ = ["FETCH", "MANIFEST", "SURVEY", "Found", "NodeServer"]
 
-STEPS, RECORD, SHARES_THERE, MANIFEST, FETCH = range(20, 25)
+SURVEY, MANIFEST, FETCH = range(20, 23)
 _KNOWN_MOST: Final = 64
 """Manifests kept in memory, of the shares that are being read."""
+
+
+class Found(msgspec.Struct, array_like=True):
+    """What a node has, in memory for others and in its own store."""
+
+    records: list[bytes]
+    """Commit records, each once."""
+    shares: list[str]
+    """Shares that are whole, by ``share_id``."""
 
 
 class NodeServer(PeerServer):
@@ -61,18 +73,13 @@ class NodeServer(PeerServer):
         )
 
     def _answer(self, channel: Channel, kind: int, meta: Any) -> None:
-        if kind == STEPS:
-            store = self._own()
-            channel.send(DONE, [] if store is None else store.view.commits.steps())
-        elif kind == RECORD:
-            channel.send(DATA, None, self._reading().view.commits.record(int(meta["step"])))
-        elif kind == SHARES_THERE:
-            store = self._own()
-            channel.send(DONE, [] if store is None else shares_of(store.view))
+        if kind == SURVEY:
+            channel.send(DATA, None, msgspec.msgpack.encode(self._found(int(meta["most"]))))
         elif kind == MANIFEST:
             self._send_manifest(channel, Prepared.decode(meta["share"]))
         elif kind == FETCH:
-            self._fetch(channel, Prepared.decode(meta["share"]), int(meta["seq"]), meta["fresh"])
+            share = Prepared.decode(meta["share"])
+            self._fetch(channel, share, meta["seqs"], fresh=bool(meta["fresh"]))
         else:
             super()._answer(channel, kind, meta)
 
@@ -81,6 +88,22 @@ class NodeServer(PeerServer):
         super().close()
         if self._store is not None:
             self._store.close()
+
+    def _found(self, most: int) -> Found:
+        """All copies kept for others, and of the store its newest ``most`` records and shares."""
+        records: list[bytes] = []
+        for info in self._list(RECORDS):
+            with suppress(FileNotFoundError):  # overtaken meanwhile
+                records.append(Path(self._path(info.name)).read_bytes())
+        kept = [info.name.split("/") for info in self._list(SHARES)]
+        shares = [parts[-2] for parts in kept if parts[-1] == SHARE]
+        store = self._own()
+        if store is not None:
+            for step in store.view.commits.steps()[-most:]:
+                with suppress(BurstError):  # dropped meanwhile, or damaged here
+                    records.append(store.view.commits.record(step))
+            shares += shares_of(store.view)
+        return Found(list(dict.fromkeys(records)), shares)
 
     # --- the store of this node ------------------------------------------------------------------
 
@@ -105,21 +128,29 @@ class NodeServer(PeerServer):
             raise ObjectMissingError(f"rank {share.rank} of step {share.step} is not here")
         channel.send(DATA, None, memoryview(manifest.encode()))
 
-    def _fetch(self, channel: Channel, share: Prepared, seq: int, fresh: bool) -> None:
-        """A record's payload, straight from its segment; who asked checks it."""
+    def _fetch(
+        self, channel: Channel, share: Prepared, seqs: Sequence[int], *, fresh: bool
+    ) -> None:
+        """Payloads of records, straight from their segments; who asked checks them."""
         store = self._reading()
-        chunk = self._chunks(share, fresh=fresh).get(seq)
-        if chunk is None:
-            raise ObjectMissingError(f"record {seq:x} of rank {share.rank} is not here")
-        try:
-            file = os.open(store.reader.path(share.writer, chunk.segment), os.O_RDONLY)
-        except OSError as error:
-            raise ObjectMissingError(f"the segment of record {seq:x} is gone") from error
-        try:
-            start = chunk.offset_bytes + chunk.head_bytes
-            channel.send_file(DATA, file, start, chunk.stored_bytes)
-        finally:
-            os.close(file)
+        chunks = self._chunks(share, fresh=fresh)
+        with ExitStack() as held:
+            files: dict[int, int] = {}
+            wanted: list[memoryview | FileRange] = []
+            for seq in seqs:
+                chunk = chunks.get(int(seq))
+                if chunk is None:
+                    raise ObjectMissingError(f"record {seq:x} of rank {share.rank} is not here")
+                if chunk.segment not in files:
+                    path = store.reader.path(share.writer, chunk.segment)
+                    try:
+                        files[chunk.segment] = os.open(path, os.O_RDONLY)
+                    except OSError as error:
+                        raise ObjectMissingError(f"the segment of {seq:x} is gone") from error
+                    held.callback(os.close, files[chunk.segment])
+                start = chunk.offset_bytes + chunk.head_bytes
+                wanted.append(FileRange(files[chunk.segment], start, chunk.stored_bytes))
+            channel.send_many(DATA, wanted)
 
     def _chunks(self, share: Prepared, *, fresh: bool) -> dict[int, Chunk]:
         with self._lock:

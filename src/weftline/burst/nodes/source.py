@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 
 from weftline.burst.commit.commits import decode_commit
-from weftline.burst.errors import BurstError, CorruptionError
+from weftline.burst.errors import CorruptionError
 from weftline.burst.log.envelope import open_envelope
-from weftline.burst.nodes.server import FETCH, MANIFEST, RECORD, SHARES_THERE, STEPS
-from weftline.burst.nodes.shares import RECORDS, SHARE, SHARES, share_id, share_name
+from weftline.burst.nodes.server import FETCH, MANIFEST, SURVEY, Found
+from weftline.burst.nodes.shares import SHARE, share_id, share_name
 from weftline.burst.remote.checkpoints import RankPlaces
-from weftline.burst.remote.objects import ObjectMissingError
+from weftline.burst.remote.objects import ObjectMissingError, RemoteError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from weftline.burst.commit.view import RecordId
     from weftline.burst.log.record import Prepared
     from weftline.burst.remote.peers import PeerObjects
     from weftline.burst.stage.state import Bytes1d
 
 __all__ = ["NodeSource"]
+
+_ALL: Final = 1 << 30
 
 
 class NodeSource:
@@ -33,42 +38,26 @@ class NodeSource:
         self._places: dict[str, RankPlaces | None] = {}
         self._lock = threading.Lock()
 
-    # --- what it knows ---------------------------------------------------------------------------
+    def found(self, most: int = 16) -> Found:
+        """Commit records and shares that it keeps for others or has in its store.
 
-    def records(self, most: int = 16) -> list[bytes]:
-        """Commit records that it keeps for others or has in its store, the newest of each run.
-
-        At most ``most`` of its store. Raises RemoteError.
+        Of its store the newest ``most`` records. Raises RemoteError.
         """
-        names = [i.name for i in self.node.list(RECORDS)]
-        found = [r for n in names if (r := self._read(n)) is not None]
-        steps = sorted(self.node.ask(STEPS, None, "steps"))[-most:]
-        for step in steps:
-            try:
-                found.append(bytes(self.node.ask_data(RECORD, {"step": step}, f"step {step}")))
-            except BurstError:
-                continue  # dropped meanwhile, or damaged there
-        return list(dict.fromkeys(found))
+        data = self.node.ask_data(SURVEY, {"most": most}, "survey")
+        try:
+            return msgspec.msgpack.decode(data, type=Found)
+        except msgspec.MsgspecError as error:
+            raise RemoteError(f"the peer's answer cannot be read: {error}") from error
 
-    def steps(self) -> list[int]:
-        """Steps it has a record of."""
-        return sorted({decode_commit(r, path=self.name).step for r in self.records()})
+    # --- Source ----------------------------------------------------------------------------------
 
     def commit(self, step: int) -> bytes:
         """The newest record of a step. Raises KeyError where it has none."""
-        found = [(decode_commit(r, path=self.name), r) for r in self.records(most=1 << 30)]
-        mine = [(c.order, r) for c, r in found if c.step == step]
+        every = self.found(most=_ALL).records
+        mine = [(c.order, r) for r in every if (c := decode_commit(r, path=self.name)).step == step]
         if not mine:
             raise KeyError(f"no record of step {step} at {self.name}")
         return max(mine)[1]
-
-    def shares(self) -> list[str]:
-        """Shares that it has whole, in memory for others or in its store, by ``share_id``."""
-        kept = [i.name.split("/") for i in self.node.list(SHARES)]
-        found = [parts[-2] for parts in kept if parts[-1] == SHARE]
-        return found + [str(s) for s in self.node.ask(SHARES_THERE, None, "shares")]
-
-    # --- Source ----------------------------------------------------------------------------------
 
     def manifest(self, share: Prepared) -> bytes:
         """A share's manifest. Raises KeyError where the node has no such share."""
@@ -83,22 +72,33 @@ class NodeSource:
     def fetch(self, share: Prepared, record: RecordId) -> bytes:
         """A stored payload; the caller checks it. Raises KeyError, RemoteError."""
         out: Bytes1d = np.empty(record.stored_bytes, np.uint8)
-        self.fetch_into(share, record, out)
+        self.fetch_into(share, [record], [out])
         return bytes(out)
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int:
-        """A stored payload, straight into ``out``; XXH3-64 of what came."""
+    def fetch_into(
+        self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
+    ) -> list[int]:
+        """Stored payloads, each straight into its ``out``; XXH3-64 of what came."""
         places = self._copy(share)
         if places is not None:
-            place = places.places[record.key]
-            return self.node.read_into(place.pack, place.offset_bytes, out)
-        asked = {"share": share.encode(), "seq": record.seq}
+            there = [places.places[r.key] for r in records]
+            parts = [(p.pack, p.offset_bytes, p.length_bytes) for p in there]
+            return self.node.read_into(parts, outs)
+        hashes = self._from_store(share, records, outs, fresh=False)
+        # Compaction may have moved some since that node read its index.
+        late = [i for i, r in enumerate(records) if hashes[i] != r.hash]
+        if late:
+            again = [records[i] for i in late], [outs[i] for i in late]
+            for i, hash_ in zip(late, self._from_store(share, *again, fresh=True), strict=True):
+                hashes[i] = hash_
+        return hashes
+
+    def _from_store(
+        self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d], *, fresh: bool
+    ) -> list[int]:
+        meta = {"share": share.encode(), "seqs": [r.seq for r in records], "fresh": fresh}
         try:
-            hash_ = self.node.ask_into(FETCH, asked | {"fresh": False}, record.key, out)
-            if hash_ != record.hash:
-                # Compaction may have moved it since that node read its index.
-                hash_ = self.node.ask_into(FETCH, asked | {"fresh": True}, record.key, out)
-            return hash_
+            return self.node.ask_into(FETCH, meta, share_id(share), outs)
         except ObjectMissingError as error:
             raise KeyError(str(error)) from error
 

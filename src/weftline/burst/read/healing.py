@@ -41,26 +41,31 @@ class HealingFetch:
 
     def into(self, piece: Piece, out: Bytes1d, *, verify: bool) -> bool:
         """See :class:`Fetch`."""
-        if not self._here(piece):
-            return self._into_from_afar(piece, out)
         try:
             return self._reader.direct_into(piece.seal.writer, piece.chunk, out, verify=verify)
         except (CorruptionError, StorageError):
             return False  # the slow way finds out what to do
 
-    def _into_from_afar(self, piece: Piece, out: Bytes1d) -> bool:
-        """A chunk that lies elsewhere as it was given, straight to where it belongs."""
-        chunk, rank = piece.chunk, self._ranks[piece.seal.rank]
-        if chunk.codec or len(out) < chunk.raw_bytes:
-            return False
-        room = out[: chunk.raw_bytes]
+    def afar(self, piece: Piece) -> bool:
+        """See :class:`Fetch`."""
+        return not piece.chunk.codec and not self._here(piece)
+
+    def into_many(self, pieces: Sequence[Piece], rooms: Sequence[Bytes1d]) -> list[bool]:
+        """See :class:`Fetch`."""
+        rank = self._ranks[pieces[0].seal.rank]
+        done = [False] * len(pieces)
         for source in self._view.sources:
+            left = [i for i, whole in enumerate(done) if not whole]
+            if not left:
+                break
+            wanted = [record_id(rank, pieces[i].chunk) for i in left]
             try:
-                if source.fetch_into(rank, record_id(rank, chunk), room) == chunk.hash:
-                    return True
+                hashes = source.fetch_into(rank, wanted, [rooms[i] for i in left])
             except (KeyError, FileNotFoundError, BurstError):
                 continue
-        return False
+            for i, hash_ in zip(left, hashes or (), strict=False):
+                done[i] = hash_ == pieces[i].chunk.hash
+        return done
 
     def raw(self, piece: Piece, *, verify: bool) -> Bytes1d:
         """See :class:`Fetch`."""

@@ -16,10 +16,12 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from weftline.burst.commit.view import STREAMS
 from weftline.burst.errors import MismatchError, TensorMissingError
 from weftline.burst.files import LARGE_BYTES
 from weftline.burst.log.record import Chunk, PartEntry, RankManifest, Seal
 from weftline.burst.log.small import Place, unfolded
+from weftline.burst.read.boxes import Box, flat_boxes, overlap
 from weftline.burst.stage.arena import aligned_buffer
 from weftline.burst.stage.state import Bytes1d, dtype_bytes, view_dtype
 
@@ -35,9 +37,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Box = tuple[tuple[int, ...], tuple[int, ...]]
-"""Offsets and shape, in the whole tensor."""
 
+_ASKED_AT_ONCE: Final = 8
+"""Chunks in one answer from afar: what a request costs is then little beside what it brings."""
 _SPAN_BYTES: Final = 4 << 20
 _GAP_BYTES: Final = 64 << 10
 
@@ -106,6 +108,12 @@ class Fetch(Protocol):
     def into(self, piece: Piece, out: Bytes1d, *, verify: bool) -> bool:
         """Read a chunk straight into page-aligned ``out``; False if that cannot be."""
 
+    def afar(self, piece: Piece) -> bool:
+        """Whether a chunk lies elsewhere only, as it was given."""
+
+    def into_many(self, pieces: Sequence[Piece], rooms: Sequence[Bytes1d]) -> list[bool]:
+        """Chunks of one rank from afar, each straight into its room: which of them came whole."""
+
     def raw(self, piece: Piece, *, verify: bool) -> Bytes1d:
         """The raw bytes of a chunk, valid until this thread's next call."""
 
@@ -140,6 +148,8 @@ class Region:
 
 
 Job = Callable[[], None]
+_Far = tuple[Piece, Region, Bytes1d]
+"""A chunk from afar, and where it goes straight to."""
 
 
 def tensors_of(manifests: Iterable[RankManifest]) -> dict[str, TensorInfo]:
@@ -238,45 +248,6 @@ def _own_region(name: str, info: TensorInfo) -> Region:
     return Region(name, box, padded[: info.nbytes].view(kind).reshape(info.shape), padded)
 
 
-def _overlap(a: Box, b: Box) -> Box | None:
-    """The block that two blocks share, or None."""
-    low = tuple(max(x, y) for x, y in zip(a[0], b[0], strict=True))
-    high = tuple(min(x + n, y + m) for x, n, y, m in zip(a[0], a[1], b[0], b[1], strict=True))
-    if any(h <= lo for lo, h in zip(low, high, strict=True)):
-        return None
-    return low, tuple(h - lo for lo, h in zip(low, high, strict=True))
-
-
-def flat_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[int, Box]]:
-    """Cut the elements ``start`` to ``stop`` of a row-major block into boxes.
-
-    Yields the first element of each box, counted from the start of the block, and the box.
-    """
-    if start >= stop:
-        return
-    if not shape:
-        yield 0, ((), ())
-        return
-    inner = math.prod(shape[1:])
-    first, head = divmod(start, inner)
-    last, tail = divmod(stop, inner)
-
-    def inside(row: int, a: int, b: int) -> Iterator[tuple[int, Box]]:
-        for at, (offsets, sizes) in flat_boxes(shape[1:], a, b):
-            yield row * inner + at, ((row, *offsets), (1, *sizes))
-
-    if first == last:
-        yield from inside(first, head, tail)
-        return
-    if head:
-        yield from inside(first, head, inner)
-        first += 1
-    if last > first:
-        yield first * inner, ((first,) + (0,) * (len(shape) - 1), (last - first, *shape[1:]))
-    if tail:
-        yield from inside(last, 0, tail)
-
-
 def _view(out: Array, region: Box, box: Box) -> Array:
     starts = [o - r for o, r in zip(box[0], region[0], strict=True)]
     cut: Any = [slice(a, a + n) for a, n in zip(starts, box[1], strict=True)]
@@ -298,7 +269,7 @@ def copy_chunk(piece: Piece, raw: Bytes1d, region: Region) -> None:
         return
     for at, (offsets, sizes) in flat_boxes(entry.shape, start, stop):
         here = (tuple(a + b for a, b in zip(offsets, entry.offsets, strict=True)), sizes)
-        shared = _overlap(here, region.box)
+        shared = overlap(here, region.box)
         if shared is None:
             continue
         count = math.prod(sizes)
@@ -313,7 +284,7 @@ def needed(region: Region, blocks: Sequence[tuple[Seal, PartEntry]]) -> Iterator
         if (entry.offsets, entry.shape) == region.box:
             yield from (Piece(seal, entry, k) for k in range(len(entry.chunks)))
             continue
-        if _overlap((entry.offsets, entry.shape), region.box) is None:
+        if overlap((entry.offsets, entry.shape), region.box) is None:
             continue
         width = dtype_bytes(entry.dtype)
         per = entry.chunk_bytes // width
@@ -321,7 +292,7 @@ def needed(region: Region, blocks: Sequence[tuple[Seal, PartEntry]]) -> Iterator
         for k in range(len(entry.chunks)):
             for _, (offsets, sizes) in flat_boxes(entry.shape, k * per, min(total, (k + 1) * per)):
                 here = (tuple(a + b for a, b in zip(offsets, entry.offsets, strict=True)), sizes)
-                if _overlap(here, region.box) is not None:
+                if overlap(here, region.box) is not None:
                     yield Piece(seal, entry, k)
                     break
 
@@ -330,7 +301,7 @@ def check_covered(region: Region, blocks: Sequence[tuple[Seal, PartEntry]], wher
     """Raise MismatchError when the stored blocks leave a hole in the region."""
     if any((e.offsets, e.shape) == region.box for _, e in blocks):
         return
-    shared = [_overlap((e.offsets, e.shape), region.box) for _, e in blocks]
+    shared = [overlap((e.offsets, e.shape), region.box) for _, e in blocks]
     have = sum(math.prod(box[1]) for box in shared if box is not None)
     if have < math.prod(region.box[1]):
         raise MismatchError(
@@ -367,6 +338,7 @@ def load_parts(
     jobs: list[Job] = []
     shared: dict[tuple[int, int], tuple[Piece, list[tuple[Piece, Region, int]]]] = {}
     small: list[tuple[Piece, Region]] = []
+    far: dict[int, list[_Far]] = {}
     for region in regions:
         blocks = _blocks(region.name, by_name)
         check_covered(region, blocks, where)
@@ -378,8 +350,11 @@ def load_parts(
                 shared.setdefault(key, (home, []))[1].append((piece, region, place.at))
             elif piece.chunk.stored_bytes < LARGE_BYTES:
                 small.append((piece, region))
+            elif (room := _direct_room(piece, region)) is not None and fetch.afar(piece):
+                far.setdefault(piece.seal.rank, []).append((piece, region, room))
             else:
-                jobs.append(_large_job(piece, region, fetch, verify))
+                jobs.append(_large_job(piece, region, room, fetch, verify))
+    jobs += [_far_job(part, fetch, verify) for every in far.values() for part in _parted(every)]
     jobs += [_span_job(group, fetch, verify) for group in _spans(small)]
     jobs += [_shared_job(home, inner, fetch, verify) for home, inner in shared.values()]
     futures = [pool.submit(job) for job in jobs]
@@ -393,13 +368,35 @@ def load_parts(
     return arrays, {r.name: infos[r.name].dtype for r in regions}
 
 
-def _large_job(piece: Piece, region: Region, fetch: Fetch, verify: bool) -> Job:
-    direct = _direct_room(piece, region)
-
+def _large_job(
+    piece: Piece, region: Region, room: Bytes1d | None, fetch: Fetch, verify: bool
+) -> Job:
     def run() -> None:
-        if direct is not None and fetch.into(piece, direct, verify=verify):
+        if room is not None and fetch.into(piece, room, verify=verify):
             return
         copy_chunk(piece, fetch.raw(piece, verify=verify), region)
+
+    return run
+
+
+def _parted(far: Sequence[_Far]) -> Iterator[Sequence[_Far]]:
+    """What comes from one rank, in as many parts as streams bring it."""
+    each = -(-len(far) // STREAMS)
+    for start in range(0, len(far), each):
+        yield far[start : start + each]
+
+
+def _far_job(far: Sequence[_Far], fetch: Fetch, verify: bool) -> Job:
+    """Chunks from afar, a few at a time: one request and one answer for each few."""
+
+    def run() -> None:
+        for start in range(0, len(far), _ASKED_AT_ONCE):
+            few = far[start : start + _ASKED_AT_ONCE]
+            rooms = [room[: piece.chunk.raw_bytes] for piece, _, room in few]
+            came = fetch.into_many([piece for piece, _, _ in few], rooms)
+            for (piece, region, _), whole in zip(few, came, strict=True):
+                if not whole:
+                    copy_chunk(piece, fetch.raw(piece, verify=verify), region)
 
     return run
 

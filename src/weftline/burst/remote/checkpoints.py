@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -276,9 +276,11 @@ class RemoteSource:
         """
         return self._range(self._rank(share.step, share.rank).places[record.key])
 
-    def fetch_into(self, share: Prepared, record: RecordId, out: Bytes1d) -> int | None:
+    def fetch_into(
+        self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
+    ) -> list[int] | None:
         """Never: a range of an object is read ahead, as whole as it comes."""
-        del share, record, out
+        del share, records, outs
         return None
 
     def _range(self, place: Place) -> bytes:

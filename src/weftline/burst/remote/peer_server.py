@@ -10,7 +10,8 @@ import mmap
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +22,13 @@ from weftline.burst.files import Files, RealFiles, file_system_of, local_folder
 from weftline.burst.remote import wire
 from weftline.burst.remote.objects import ObjectInfo, ObjectMissingError, RemoteError
 from weftline.burst.remote.peers import TIMEOUT_S
-from weftline.burst.remote.wire import Channel, WireError, secret_from_environment, told_of
+from weftline.burst.remote.wire import (
+    Channel,
+    FileRange,
+    WireError,
+    secret_from_environment,
+    told_of,
+)
 from weftline.burst.stage.state import check_name
 from weftline.errors import InputError, WeftlineError
 
@@ -123,7 +130,7 @@ class PeerServer:
         if kind == wire.PUT:
             self._put(channel, str(meta["name"]))
         elif kind == wire.READ:
-            self._read(channel, str(meta["name"]), int(meta["start"]), meta["length"])
+            self._read(channel, meta["parts"])
         elif kind == wire.SIZE:
             channel.send(wire.DONE, self._size(str(meta["name"])))
         elif kind == wire.LIST:
@@ -199,24 +206,37 @@ class PeerServer:
                 raise RemoteError("the peer is full", hint="prune old checkpoints there")
             self._used_bytes = used
 
-    def _read(self, channel: Channel, name: str, start: int, length: int | None) -> None:
+    def _read(self, channel: Channel, parts: Sequence[tuple[str, int, int | None]]) -> None:
+        """Ranges of objects, (name, start, length or None to its end), in one answer."""
+        with ExitStack() as held:
+            files: dict[str, int] = {}
+            wanted: list[memoryview | FileRange] = []
+            for name, start, length in parts:
+                if name not in files:
+                    files[name] = self._opened(name)
+                    held.callback(os.close, files[name])
+                wanted.append(self._range(held, name, files[name], int(start), length))
+            channel.send_many(wire.DATA, wanted)
+
+    def _opened(self, name: str) -> int:
         try:
-            file = os.open(self._path(name), os.O_RDONLY)
+            return os.open(self._path(name), os.O_RDONLY)
         except OSError as error:
             raise ObjectMissingError("there is no such object", where=name) from error
-        try:
-            size = os.fstat(file).st_size
-            length = size - start if length is None else int(length)
-            if start < 0 or length < 0 or start + length > size:
-                raise RemoteError(f"bytes {start} to {start + length} of {size} were asked for")
-            mapped = self._mapped.get(name)
-            if mapped is not None and mapped.which == _which(file):
-                with memoryview(mapped.data) as whole, whole[start : start + length] as wanted:
-                    channel.send(wire.DATA, None, wanted)
-            else:
-                channel.send_file(wire.DATA, file, start, length)
-        finally:
-            os.close(file)
+
+    def _range(
+        self, held: ExitStack, name: str, file: int, start: int, length: int | None
+    ) -> memoryview | FileRange:
+        """Where the bytes are: in a mapping, for as long as ``held``, or in the file."""
+        size = os.fstat(file).st_size
+        length = size - start if length is None else int(length)
+        if start < 0 or length < 0 or start + length > size:
+            raise RemoteError(f"bytes {start} to {start + length} of {size} were asked for")
+        mapped = self._mapped.get(name)
+        if mapped is None or mapped.which != _which(file):
+            return FileRange(file, start, length)
+        whole = held.enter_context(memoryview(mapped.data))
+        return held.enter_context(whole[start : start + length])
 
     def _map(self, name: str) -> None:
         """Keep a large object in memory mapped, so that it is sent without a fault a page.

@@ -6,18 +6,18 @@ source between the local log and the object store.
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import xxhash
 
+from weftline.burst.commit.view import STREAMS
 from weftline.burst.errors import BurstError
 from weftline.burst.remote import wire
 from weftline.burst.remote.objects import (
@@ -48,9 +48,6 @@ CONNECT_TIMEOUT_S: Final = 5.0
 DOWN_S: Final = 15.0
 """A peer that could not be used is not asked again for so long: a restore goes on without it."""
 TRIES: Final = 4
-STREAMS: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
-"""Answers that come at once from one peer: each keeps a core busy at either end, and more streams
-than cores only take them from each other."""
 T = TypeVar("T")
 
 
@@ -135,21 +132,26 @@ class PeerObjects:
 
     def read(self, name: str, start_bytes: int = 0, length_bytes: int | None = None) -> bytes:
         """A range of an object, or all of it. Raises ObjectMissingError and RemoteError."""
-        meta = {"name": name, "start": start_bytes, "length": length_bytes}
+        meta = {"parts": [(name, start_bytes, length_bytes)]}
         return bytes(self.ask_data(wire.READ, meta, name))
 
-    def read_into(self, name: str, start_bytes: int, out: Bytes1d) -> int:
-        """A range of an object, straight to where it belongs; XXH3-64 of it. Raises as `read`."""
-        meta = {"name": name, "start": start_bytes, "length": len(out)}
-        return self.ask_into(wire.READ, meta, name, out)
+    def read_into(
+        self, parts: Sequence[tuple[str, int, int]], outs: Sequence[Bytes1d]
+    ) -> list[int]:
+        """Parts of objects (name, start, length), each straight to where it belongs.
 
-    def ask_into(self, kind: int, meta: Any, name: str, out: Bytes1d) -> int:
-        """The data that a request is answered with, into ``out``; XXH3-64 of it."""
+        Returns XXH3-64 of each. Raises as :meth:`read`.
+        """
+        return self.ask_into(wire.READ, {"parts": parts}, parts[0][0], outs)
 
-        def take(channel: Channel, length: int) -> int:
-            if length != len(out):
-                raise WireError(f"{length} bytes came where {len(out)} were asked for")
-            return channel.receive_hashed(out)
+    def ask_into(self, kind: int, meta: Any, name: str, outs: Sequence[Bytes1d]) -> list[int]:
+        """The data that a request is answered with, into ``outs`` in turn; XXH3-64 of each."""
+        wanted = sum(map(len, outs))
+
+        def take(channel: Channel, length: int) -> list[int]:
+            if length != wanted:
+                raise WireError(f"{length} bytes came where {wanted} were asked for")
+            return [channel.receive_hashed(out) for out in outs]
 
         with self._streams:
             return self._data(kind, meta, name, take)

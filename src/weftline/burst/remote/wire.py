@@ -1,6 +1,6 @@
 """Frames between peers: authenticated on both sides, checked, bounded, and never executed.
 
-Handshake: the server sends ``WLPEER02`` and 32 random bytes; the client sends 32 of its own and
+Handshake: the server sends ``WLPEER03`` and 32 random bytes; the client sends 32 of its own and
 HMAC-SHA256(secret, "client" + both); the server checks it and answers with the same over "server",
 or with zeros where the secrets differ.
 Both derive a session key, HMAC-SHA256(secret, "session" + both). Then frames, little-endian:
@@ -23,7 +23,8 @@ import os
 import secrets
 import socket
 import struct
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -35,7 +36,7 @@ from weftline.burst.stage.state import Bytes1d
 from weftline.errors import InputError, WeftlineError
 
 __all__ = [
-    "BODY_BYTES_MOST", "Channel", "WireError", "answer_of", "raise_failed",
+    "BODY_BYTES_MOST", "Channel", "FileRange", "WireError", "answer_of", "raise_failed",
     "secret_from_environment", "told_of",
 ]  # fmt: skip
 
@@ -45,7 +46,7 @@ BODY_BYTES_MOST: Final = 4 << 20
 META_BYTES_MOST: Final = 16 << 20
 PUT, DATA, END, READ, SIZE, LIST, DELETE, DONE, FAILED = range(1, 10)
 """Kinds of frames."""
-_HELLO: Final = b"WLPEER02"
+_HELLO: Final = b"WLPEER03"
 _NONCE_BYTES: Final = 32
 _REFUSED: Final = bytes(32)
 _MAC_BYTES: Final = 16
@@ -66,6 +67,14 @@ def secret_from_environment() -> bytes:
             where="peer", hint=f"export {SECRET_VARIABLE}=$(openssl rand -hex 32), on every node",
         )  # fmt: skip
     return secret
+
+
+class FileRange(NamedTuple):
+    """A part of an open file."""
+
+    file: int
+    start_bytes: int
+    length_bytes: int
 
 
 class Channel:
@@ -125,21 +134,29 @@ class Channel:
         except OSError as error:
             raise WireError(f"the connection broke: {_why(error)}") from error
 
-    def send_file(self, kind: int, file: int, start_bytes: int, length_bytes: int) -> None:
-        """Send one frame whose body is a part of an open file; the kernel copies it.
+    def send_many(self, kind: int, pieces: Sequence[memoryview | FileRange]) -> None:
+        """Send one frame whose body is these pieces; what is in a file the kernel copies.
 
-        Raises WireError, also where the file ends too early: no answer can be right then.
+        Raises WireError, also where a file ends too early: no answer can be right then.
         """
+        length = sum(len(p) if isinstance(p, memoryview) else p.length_bytes for p in pieces)
         try:
-            self._socket.sendall(self._head(kind, None, length_bytes))
-            at, end = start_bytes, start_bytes + length_bytes
-            while at < end:
-                sent = os.sendfile(self._socket.fileno(), file, at, end - at)
-                if not sent:
-                    raise WireError("the file became shorter")
-                at += sent
+            self._socket.sendall(self._head(kind, None, length))
+            for piece in pieces:
+                if isinstance(piece, memoryview):
+                    self._socket.sendall(piece)
+                else:
+                    self._send_file(piece)
         except OSError as error:
             raise WireError(f"the connection broke: {_why(error)}") from error
+
+    def _send_file(self, part: FileRange) -> None:
+        at, end = part.start_bytes, part.start_bytes + part.length_bytes
+        while at < end:
+            sent = os.sendfile(self._socket.fileno(), part.file, at, end - at)
+            if not sent:
+                raise WireError("the file became shorter")
+            at += sent
 
     def _head(self, kind: int, meta: Any, body_bytes: int) -> bytes:
         packed = msgspec.msgpack.encode(meta)
