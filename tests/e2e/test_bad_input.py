@@ -249,6 +249,22 @@ def test_a_plan_cut_short_names_the_line(fail: Fail, plan_file: Path) -> None:
     assert f"plan.json:{last}: not JSON" in err
 
 
+def test_an_export_that_cannot_be_writes_nothing(fail: Fail, plan_file: Path) -> None:
+    """A target of another kind, hosts that do not fit, a plan of a newer format."""
+    for words, says in (
+        (("--to", "vllm"), "vLLM takes plans for serving, not for training"),
+        (("--to", "slurm", "--hosts", "n0,n9"), "2 different host names for the 8 hosts"),
+        (("--to", "slurm", "--set", "fabric=token-ring"), "token-ring"),
+    ):
+        code, err = fail("export", str(plan_file), *words, "-o", str(plan_file.parent / "job"))
+        assert code == 2
+        assert says in err
+    newer = edited(plan_file, lambda p: p.update(format=99))
+    code, err = fail("export", newer, "--to", "slurm", "-o", str(plan_file.parent / "job"))
+    assert code == 2
+    assert "plan format 99 is not known" in err
+
+
 def rows(tmp_path: Path, *lines: str) -> str:
     header = "id,accelerator,n_accel,model,seq_len,gbs,tp,pp,framework,iter_time_s"
     file = tmp_path / "runs.csv"

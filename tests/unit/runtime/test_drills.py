@@ -13,7 +13,7 @@ import pytest
 from runs import byte_shards, layout, losses, own_text, recipe, trained
 
 from weftline.runtime.keep import inject
-from weftline.runtime.keep.supervise import RunFailedError
+from weftline.runtime.keep.supervise import RunFailedError, supervise
 from weftline.runtime.record import read_events
 from weftline.runtime.run import run
 
@@ -81,6 +81,32 @@ def test_a_step_that_a_checkpoint_holds_has_its_record(
     assert outcome.generations == 2
     assert [e["step"] for e in read_events(tmp_path / "hit") if e["kind"] == "ready"] == [0, 4]
     assert losses(tmp_path / "hit") == losses(tmp_path / "whole")
+
+
+def test_no_thread_of_the_store_runs_when_a_rank_is_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that it held would stay locked in the rank. The second generation is forked, too."""
+    fork, seen = os.fork, []
+
+    def forks() -> int:
+        seen.append(len(list(Path("/proc/self/task").iterdir())))
+        return fork()
+
+    def work(*_: Any, rank: int, store: Any, generation: int, **__: Any) -> bool:
+        store.set(f"rank{rank}", "")
+        store.wait([f"rank{r}" for r in range(3)])
+        if generation == 0 and rank == 2:
+            os._exit(1)
+        return True
+
+    before = len(list(Path("/proc/self/task").iterdir()))
+    monkeypatch.setattr(os, "fork", forks)
+    made = recipe("llama", tmp_path, layout(dp=3), steps=1)
+    outcome = supervise(made, tmp_path, work, say=lambda _: None)
+    assert outcome.finished
+    assert outcome.generations == 2
+    assert seen == [before] * 6
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The parent of a run on one machine: starts the ranks, hears them, and starts them again.
 
 It has torch and the model's code loaded, and forks: a generation is there in tenths of a second. It
-hosts the key-value store that ranks meet over, under a prefix a generation, so that what a dead
-rank left there disturbs nobody. A rank that dies, hangs or computes a loss that is no number ends
-its generation; the next goes on from the newest checkpoint, on the same layout, with the same sums.
+hosts the key-value store that ranks meet over, a new one a generation, made once all ranks are
+forked: no thread of the store runs at a fork, so no lock that it held stays locked in a rank, and
+what a dead rank left in a store disturbs nobody. A rank that dies, hangs or computes a loss that is
+no number ends its generation; the next goes on from the newest checkpoint, on the same layout, with
+the same sums.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ _TRIES: Final = 3
 """Generations in a row that may end without a step."""
 _GRACE_S: Final = 60.0
 """For the last save, after SIGTERM."""
+_PORT_BYTES: Final = 2
 
 
 class RunFailedError(WeftlineError):
@@ -100,16 +103,15 @@ class _Supervisor:
         self, recipe: Recipe, folder: Path, work: Callable[..., bool],
         say: Callable[[dict[str, Any]], None],
     ) -> None:  # fmt: skip
-        import torch.distributed as dist
+        import torch.distributed as dist  # before ranks are forked, so that they have it
 
-        c10d: Any = dist
-
+        self.c10d: Any = dist
         self.recipe, self.folder, self.work, self.say = recipe, folder, work, say
         self.world = recipe.layout.chips
         self.state = _Run()
         self.ledger = Ledger(time.time())
         self.watch, self.sleep, self.works = Watch(_FIRST_STEP_S), Sleep(), Work()
-        self.store = c10d.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        self.store: Any = None
         (folder / LOGS).mkdir(parents=True, exist_ok=True)
         self.events = os.open(folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self.reads, self.writes = os.pipe()
@@ -143,11 +145,14 @@ class _Supervisor:
         state = self.state
         state.stepped, state.failed = False, None
         self.watch.start(time.time())
+        self.store = None  # the last generation's: its thread has ended when this returns
+        gate = os.pipe()
         for rank in range(self.world):
             pid = os.fork()
             if pid == 0:
-                self._child(rank)
+                self._child(rank, gate)
             state.ranks[pid] = rank
+        self._open(gate)
         rows = [
             {"rank": rank, "pid": pid, "started": started_at(pid)}
             for pid, rank in state.ranks.items()
@@ -156,7 +161,14 @@ class _Supervisor:
         write_text(json.dumps(known) + "\n", self.folder / PROCESSES_FILE)
         self._note("start", generation=state.generation, ranks=self.world)
 
-    def _child(self, rank: int) -> None:
+    def _open(self, gate: tuple[int, int]) -> None:
+        """Make the store, and tell every rank its port."""
+        self.store = self.c10d.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+        os.write(gate[1], self.store.port.to_bytes(_PORT_BYTES) * self.world)
+        for end in gate:
+            os.close(end)
+
+    def _child(self, rank: int, gate: tuple[int, int]) -> None:
         """The rank's process: never returns."""
         code = 1
         try:
@@ -164,6 +176,7 @@ class _Supervisor:
             # the threads of the parent do not run here.
             gc.freeze()
             os.close(self.reads)
+            os.close(gate[1])
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             log = os.open(
@@ -174,12 +187,14 @@ class _Supervisor:
             os.dup2(log, 2)
             # A terminal's status line may have replaced what writes: these write to the log.
             sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
+            port = int.from_bytes(os.read(gate[0], _PORT_BYTES))  # 0 where the parent has ended
             os.environ |= {
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(self.world),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                 "GLOO_SOCKET_IFNAME": "lo",
             }  # fmt: skip
-            code = self._rank(rank)
+            if port:
+                code = self._rank(rank, port)
         except BaseException:
             import traceback
 
@@ -190,23 +205,17 @@ class _Supervisor:
             finally:  # also where the disk has no room for the log
                 os._exit(code)
 
-    def _rank(self, rank: int) -> int:
-        import torch.distributed as dist
-
-        c10d: Any = dist
-
+    def _rank(self, rank: int, port: int) -> int:
         generation = self.state.generation
 
         def report(kind: str, **values: Any) -> None:
             said = {"kind": kind, "rank": rank, "generation": generation, **values}
             os.write(self.writes, (json.dumps(said) + "\n").encode()[: select.PIPE_BUF])
 
-        store = c10d.TCPStore("127.0.0.1", self.store.port, None, False)
-        met = c10d.PrefixStore(f"generation{generation}", store)
         try:
             whole = self.work(
-                self.folder, self.recipe, report, rank=rank, world=self.world, store=met,
-                generation=generation,
+                self.folder, self.recipe, report, rank=rank, world=self.world,
+                store=self.c10d.TCPStore("127.0.0.1", port, None, False), generation=generation,
             )  # fmt: skip
         except InputError as error:
             report("fatal", what=error.render()[:2000], code=error.exit_code)
