@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.attention.pages import cut, kept_pages, piece_length
-from weftline.spec.attention import DENSE, Compress, Number, Positional, Rule
+from weftline.spec.attention import DENSE, Rule
 
 __all__ = ["density", "index_bytes", "index_flops", "paged_density", "paged_seen"]
 
 FloatArray = npt.NDArray[np.float64]
+Number = npt.ArrayLike
 SUMMARY_BYTES = 4.0
 """Of one value of a block's summary: engines keep them in fp32."""
 
@@ -28,9 +29,8 @@ def density(rule: Rule, tokens: Number, context: Number = 0.0) -> FloatArray:
 def paged_seen(rule: Rule, position: Number, page: int) -> FloatArray:
     """Keys that the query at ``position`` meets where pieces keep whole pages."""
     at = np.asarray(position, dtype=np.int64)
-    if rule.selects is not None or isinstance(rule, Compress):
+    if not rule.positional:
         return rule.seen(at)
-    assert isinstance(rule, Positional)  # noqa: S101  (all others select or compress)
     front, low = rule.reach(at // page * page)
     own = at // page
     front = np.minimum(-(-front // page), own)
@@ -58,7 +58,7 @@ def paged_density(rule: Rule, tokens: int, context: int = 0, *, page: int) -> fl
 
 def _one_seen(rule: Rule, position: int, page: int) -> float:
     """Keys a lone query meets: its piece begins at itself, so less of a window is kept."""
-    if rule.selects is not None or isinstance(rule, Compress):
+    if not rule.positional:
         return float(rule.seen(position))
     piece = cut([0, 1], [position + 1], page=page, piece=piece_length(rule, page))
     kept = kept_pages(rule, piece)

@@ -22,7 +22,9 @@ from weftline.errors import InputError
 from weftline.operators.surface import FloatArray, Number
 
 PATTERNS: Final = ("structured_weights", "window", "block", "selected")
-"""N:M pruned weights; sliding windows; block-sparse masks; keys an indexer selects."""
+"""N:M pruned weights; then what an attention rule's ``pattern`` is: windows and chunks, blocks of
+keys, keys picked one by one. A paged kernel gains from windows and blocks without any unit (pages
+are left out); a unit adds keys one by one, and scores blocks on the way."""
 FALLBACKS: Final = ("scan", "routing")
 """Recurrent updates; sorting and gathering tokens for experts."""
 
@@ -66,6 +68,11 @@ def skipping_s(
         default=1.0,
     )  # fmt: skip
     return np.asarray(dense_s) * np.maximum(np.asarray(density, dtype=np.float64), 1.0 / most)
+
+
+def accelerates(units: Sequence[SparseUnit], pattern: str) -> bool:
+    """Whether any unit is made for that pattern."""
+    return any(u.patterns.get(pattern, 1.0) > 1.0 for u in units)
 
 
 def fallback_factor(units: Sequence[SparseUnit], kind: str) -> float:

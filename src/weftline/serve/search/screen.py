@@ -324,7 +324,7 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
         offload_bytes_per_s=space.offload_bytes_per_s or HOST_BYTES_PER_S,
         chunk_tokens=profile(engine).chunk_tokens,
         prefix_cache=space.prefix_cache, cache_hit=space.cache_hit,
-        window=space.window, sinks=space.sinks,
+        policy=space.policy,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
         spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
         tp=layout["tp"], pp=layout["pp"], dp=layout["dp"], ep=layout["ep"],
