@@ -23,6 +23,7 @@ from weftline.attention import (
 from weftline.attention.masks import choices
 from weftline.attention.pages import piece_length
 from weftline.errors import InputError, InputErrors
+from weftline.spec import attention_counts as counts
 from weftline.spec.attention import (
     DENSE,
     AttentionPolicy,
@@ -138,9 +139,9 @@ def test_masks_and_counts_are_what_a_walk_over_keys_finds(
     assert (found == expected).all()
     assert not np.triu(found[0], 1).any()
     seen = expected.sum(axis=2)
-    assert (seen == rule.seen(np.arange(tokens))).all()
+    assert (seen == counts.seen(rule, np.arange(tokens))).all()
     assert np.allclose(
-        rule.total(np.arange(tokens + 1.0)), np.concatenate([[0], np.cumsum(seen[0])])
+        counts.total(rule, np.arange(tokens + 1.0)), np.concatenate([[0], np.cumsum(seen[0])])
     )
     after = tokens // 3
     causal = sum(range(after + 1, tokens + 1))

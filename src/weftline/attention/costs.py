@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from weftline.attention.pages import cut, kept_pages, piece_length
 from weftline.spec.attention import DENSE, Rule
+from weftline.spec.attention_counts import mean_seen, reach, seen
 
 __all__ = ["density", "index_bytes", "index_flops", "paged_density", "paged_seen"]
 
@@ -23,15 +24,15 @@ SUMMARY_BYTES = 4.0
 
 def density(rule: Rule, tokens: Number, context: Number = 0.0) -> FloatArray:
     """Entries seen over those of full attention, of ``tokens`` queries after ``context`` others."""
-    return np.asarray(rule.mean_seen(tokens, context) / DENSE.mean_seen(tokens, context))
+    return np.asarray(mean_seen(rule, tokens, context) / mean_seen(DENSE, tokens, context))
 
 
 def paged_seen(rule: Rule, position: Number, page: int) -> FloatArray:
     """Keys that the query at ``position`` meets where pieces keep whole pages."""
     at = np.asarray(position, dtype=np.int64)
     if not rule.positional:
-        return rule.seen(at)
-    front, low = rule.reach(at // page * page)
+        return seen(rule, at)
+    front, low = reach(rule, at // page * page)
     own = at // page
     front = np.minimum(-(-front // page), own)
     counts = front + own + 1 - np.maximum(low // page, front)
@@ -53,13 +54,13 @@ def paged_density(rule: Rule, tokens: int, context: int = 0, *, page: int) -> fl
     else:
         sums = _paged_sums(rule, page, 1 << (tokens + context).bit_length())
         seen = float(sums[context + tokens] - sums[context]) / tokens
-    return seen / float(DENSE.mean_seen(float(tokens), float(context)))
+    return seen / float(mean_seen(DENSE, float(tokens), float(context)))
 
 
 def _one_seen(rule: Rule, position: int, page: int) -> float:
     """Keys a lone query meets: its piece begins at itself, so less of a window is kept."""
     if not rule.positional:
-        return float(rule.seen(position))
+        return float(seen(rule, position))
     piece = cut([0, 1], [position + 1], page=page, piece=piece_length(rule, page))
     kept = kept_pages(rule, piece)
     return float((kept.counts[0, 0] - 1) * page + position % page + 1)

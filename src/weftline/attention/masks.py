@@ -15,6 +15,7 @@ import numpy.typing as npt
 from weftline.attention.pages import chosen_blocks
 from weftline.errors import InputError
 from weftline.spec.attention import Chunk, Dense, Rule, Union, Window
+from weftline.spec.attention_counts import reach
 
 __all__ = ["BlockMask", "MaskMod", "block_mask", "choices", "mask", "mask_mod"]
 
@@ -119,7 +120,7 @@ def _edges(rule: Rule, tokens: int, block: int) -> tuple[BoolArray, BoolArray]:
     count = -(-tokens // block)
     first = np.arange(count) * block
     last = np.minimum(first + block, tokens) - 1
-    front, low = rule.reach(np.arange(tokens))
+    front, low = reach(rule, np.arange(tokens))
     lowest = np.minimum.reduceat(low, first)[:, None]
     highest = np.maximum.reduceat(low, first)[:, None]
     least = np.minimum.reduceat(front, first)[:, None]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from weftline.errors import InputError
 from weftline.spec.attention import Rule, TopK
-from weftline.spec.attention_counts import forced, wanted
+from weftline.spec.attention_counts import forced, reach, wanted
 
 __all__ = ["Kept", "Pieces", "chosen_blocks", "cut", "kept_pages", "piece_length"]
 
@@ -116,7 +116,7 @@ def kept_pages(rule: Rule, pieces: Pieces, scores: npt.ArrayLike | None = None) 
     """
     own = pieces.own
     if rule.positional:
-        front, low = rule.reach(pieces.first)
+        front, low = reach(rule, pieces.first)
         front = np.minimum(-(-front // pieces.page), own + 1)
         low = np.maximum(low // pieces.page, front)
         counts = front + np.maximum(own + 1 - low, 0)

@@ -77,7 +77,9 @@ class Attention:
         if not self.causal:
             reach = min(s - 1, self.rule.tokens) if isinstance(self.rule, Window) else s - 1
             return (s * (1 + 2 * reach) - reach * (reach + 1)) / s
-        return float(self.rule.mean_seen(s))
+        from weftline.spec.attention_counts import mean_seen
+
+        return float(mean_seen(self.rule, s))
 
     @property
     def decoding(self) -> Rule:
@@ -88,7 +90,9 @@ class Attention:
         """Entries that stay cached of ``context_len`` tokens."""
         if self.keeps:
             return context_len
-        return float(self.decoding.held(context_len))
+        from weftline.spec.attention_counts import held
+
+        return float(held(self.decoding, context_len))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ from weftline.operators.surface import FloatArray, Number
 from weftline.operators.systolic import SystolicPrior, smooth_max
 from weftline.operators.tables import measured_keys, number
 from weftline.spec.attention import DENSE, Rule
+from weftline.spec.attention_counts import held, mean_seen
+from weftline.spec.attention_counts import seen as seen_by
 
 _EXPANDED_DIM = 128
 """Head size whose tables price expanded latent attention: the best covered one with as many kv
@@ -152,7 +154,7 @@ class Operators:
         if rule == DENSE:
             time = self.kernels.decode_mixed_s if mixed else self.kernels.decode_s
             return time(kv_cache, reach, streams, group, head_dim)
-        seen = np.clip(rule.seen(reach - 1.0), 1.0, reach)
+        seen = np.clip(seen_by(rule, reach - 1.0), 1.0, reach)
         found = self.kernels.decode_s(kv_cache, seen, streams, group, head_dim)
         if rule.pattern == "window":
             cut = self.kernels.decode_window_s(kv_cache, seen, streams, group, head_dim)
@@ -185,15 +187,15 @@ class Operators:
         group = np.asarray(heads) / np.asarray(kv_heads)
         if rule == DENSE:
             return self.kernels.prefill_s(kv_cache, tokens, full, streams, group, head_dim)
-        span = np.minimum(rule.mean_seen(tokens, context), full)
+        span = np.minimum(mean_seen(rule, tokens, context), full)
         sizes = (tokens, span, streams, group, head_dim)
         found = self.kernels.prefill_s(kv_cache, *sizes)
         if rule.pattern == "window":
             cut = self.kernels.prefill_window_s(kv_cache, *sizes)
             # Where the window begins to bind another kernel runs; more tokens never cost less.
-            most = rule.held(np.inf)
+            most = held(rule, np.inf)
             begun = np.clip(most - context, 1.0, tokens)
-            early = np.minimum(rule.mean_seen(begun, context), mean_span(begun, context, None))
+            early = np.minimum(mean_seen(rule, begun, context), mean_span(begun, context, None))
             least = self.kernels.prefill_s(kv_cache, begun, early, streams, group, head_dim)
             bound = tokens + np.asarray(context) > most
             found = np.where(bound, np.maximum(cut, least), found)
@@ -243,7 +245,7 @@ class Operators:
         s, chip = self.small, self.chip
         seen = np.maximum(np.asarray(context, dtype=np.float64), 1.0)
         if rule != DENSE:
-            seen = np.clip(rule.seen(seen - 1.0), 1.0, seen)
+            seen = np.clip(seen_by(rule, seen - 1.0), 1.0, seen)
         stored = latent * CACHE_BYTES[kv_cache] + rope * 2.0
         stored += 4.0 * latent / 128.0 if CACHE_BYTES[kv_cache] < 2 else 0.0
         nbytes = np.asarray(batch) * seen * stored
@@ -268,7 +270,7 @@ class Operators:
         tokens = np.maximum(np.asarray(new_tokens, dtype=np.float64), 1.0)
         span = mean_span(tokens, context, None)
         if rule != DENSE:
-            span = np.minimum(rule.mean_seen(tokens, context), span)
+            span = np.minimum(mean_seen(rule, tokens, context), span)
         one = self.kernels.prefill_s(
             "bf16", tokens, span, np.asarray(batch) * heads, 1.0, _EXPANDED_DIM
         )

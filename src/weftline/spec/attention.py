@@ -12,15 +12,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 from weftline.errors import InputError, InputErrors
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from weftline.spec.attention_counts import FloatArray
 
 __all__ = [
     "DENSE", "PHASES", "SCORES", "AttentionPolicy", "Chunk", "Compress", "Dense", "KvAction",
@@ -43,37 +37,6 @@ class Rule:
     pattern: ClassVar[Pattern] = "dense"
     positional: ClassVar[bool] = True
     """Whether positions alone decide."""
-
-    def seen(self, position: npt.ArrayLike) -> FloatArray:
-        """Entries that the query at ``position`` sees, itself among them."""
-        from weftline.spec.attention_counts import seen
-
-        return seen(self, position)
-
-    def total(self, queries: npt.ArrayLike) -> FloatArray:
-        """Entries that the first ``queries`` queries of a sequence see in sum."""
-        from weftline.spec.attention_counts import total
-
-        return total(self, queries)
-
-    def mean_seen(self, tokens: npt.ArrayLike, context: npt.ArrayLike = 0.0) -> FloatArray:
-        """Entries a query sees, mean over ``tokens`` queries after ``context`` others."""
-        import numpy as np
-
-        new, before = np.asarray(tokens, np.float64), np.asarray(context, np.float64)
-        return np.asarray((self.total(before + new) - self.total(before)) / new)
-
-    def held(self, context: npt.ArrayLike) -> FloatArray:
-        """Entries that queries after ``context`` tokens may still see: what a cache must keep."""
-        from weftline.spec.attention_counts import held
-
-        return held(self, context)
-
-    def reach(self, position: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(front, low) of a positional rule: keys below ``front`` or from ``low`` on are seen."""
-        from weftline.spec.attention_counts import reach
-
-        return reach(self, position)
 
     @property
     def stride(self) -> int:
@@ -297,11 +260,6 @@ class AttentionPolicy:
     def is_dense(self) -> bool:
         """Whether it changes nothing."""
         return self.rules == (DENSE,)
-
-    def held(self, layer: int, context: npt.ArrayLike) -> FloatArray:
-        """Entries of a layer that stay cached of ``context`` tokens."""
-        rule = DENSE if self.kv == "keep" else self.rule(layer, "decode")
-        return rule.held(context)
 
     def __post_init__(self) -> None:
         """Raise InputError for layers named twice, or a cache freed that selection still needs."""

@@ -1,6 +1,6 @@
 """How many entries queries see under a rule: exact counts, on arrays of positions.
 
-Behind the methods of :class:`weftline.spec.attention.Rule`, so that loading a model needs no NumPy.
+Apart from the rules themselves, so that loading a model needs no NumPy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from weftline.errors import InputError
 from weftline.spec.attention import Chunk, Compress, Dense, Rule, TopK, Union, Window
 
-__all__ = ["forced", "held", "reach", "seen", "total", "wanted"]
+__all__ = ["forced", "held", "mean_seen", "reach", "seen", "total", "wanted"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -116,6 +116,12 @@ def total(rule: Rule, queries: npt.ArrayLike) -> FloatArray:
             return np.asarray(np.interp(n, np.arange(len(sums)), sums))
         case _:
             return _triangle(n)
+
+
+def mean_seen(rule: Rule, tokens: npt.ArrayLike, context: npt.ArrayLike = 0.0) -> FloatArray:
+    """Entries a query sees, mean over ``tokens`` queries after ``context`` others."""
+    new, before = np.asarray(tokens, np.float64), np.asarray(context, np.float64)
+    return np.asarray((total(rule, before + new) - total(rule, before)) / new)
 
 
 def held(rule: Rule, context: npt.ArrayLike) -> FloatArray:

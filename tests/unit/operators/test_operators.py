@@ -17,6 +17,7 @@ from weftline.operators import Chip, Operators, SparseUnit, chip_of, mean_span, 
 from weftline.operators.fit.rows import read_columns
 from weftline.operators.fit.score_windows import predicted_pairs, score_windows
 from weftline.spec.attention import TopK, Window
+from weftline.spec.attention_counts import seen
 
 HERE = Path(__file__).parent
 CHIPS = ("a100", "h100", "h200", "b200", "gb300", "l40s", "rtx-pro-6000", "mi300x", "tpu-v6e",
@@ -279,7 +280,7 @@ def test_a_sparse_unit_skips_what_it_knows_and_no_more() -> None:
         assert with_unit.decode_attention_s(*sizes, rule) == alone
         knows = SparseUnit(patterns={pattern: 100.0})
         made = operators(replace(plain, sparse=(knows,))).decode_attention_s(*sizes, rule)
-        density = float(rule.seen(65535)) / 65536
+        density = float(seen(rule, 65535)) / 65536
         assert made == pytest.approx(dense * max(density, 0.01))
         assert made <= alone
     assert with_unit.scan_s(8, 1, 2**20, decode=True) == 3 * without.scan_s(

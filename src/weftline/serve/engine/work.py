@@ -17,6 +17,7 @@ import numpy.typing as npt
 from weftline.model import Attention, Model, Operator
 from weftline.model.policy import model_under
 from weftline.spec.attention import Rule
+from weftline.spec.attention_counts import held
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -85,7 +86,7 @@ class Mixer:
         """Entries that stay cached of ``context`` tokens."""
         if self.keeps:
             return np.asarray(context, dtype=np.float64) / self.stride
-        return self.decode_rule.held(context)
+        return held(self.decode_rule, context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
