@@ -46,9 +46,22 @@ from weftline.spec.located import Located, read_located
 from weftline.spec.parse import Collector, choice
 from weftline.units import format_number, parse_count, parse_fraction
 
-__all__ = ["parse_policy", "parse_rule", "policy_from", "policy_table", "policy_text", "rule_text"]
+__all__ = [
+    "POLICY_FIELD",
+    "POLICY_VARIABLE",
+    "parse_policy",
+    "parse_rule",
+    "policy_from",
+    "policy_table",
+    "policy_text",
+    "rule_text",
+]
 
 EXAMPLE: Final = "window=512,sinks=4; chunk=8192; topk=12.5%,block=128; dense; or a policy.yaml"
+POLICY_FIELD: Final = "attention_policy"
+"""Of vLLM's ``--additional-config``, where the plugin reads a policy."""
+POLICY_VARIABLE: Final = "WEFTLINE_ATTENTION_POLICY"
+"""Environment variable with a policy, or the name of its file."""
 _OWN: Final = ("kv", "phase", "dense")
 """Parts of a short policy that belong to no rule."""
 

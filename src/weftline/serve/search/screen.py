@@ -205,13 +205,15 @@ def _by_format(ways: Sequence[tuple[str, str]]) -> list[tuple[list[str], str]]:
 
 def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str, str]]:
     """Engines of ``space`` that run on ``chip``, with each number format both can take."""
-    from weftline.serve.engine.engines import PROFILES, runs_format
+    from weftline.serve.engine.engines import PROFILES, runs_format, serves_policy
 
     found = []
     for profile in PROFILES.values():
         if chip.stack not in profile.vendors:
             continue
         if space.engines and profile.name not in space.engines:
+            continue
+        if not serves_policy(profile.name, space.policy):
             continue
         found += [(profile.name, f) for f in space.formats
                   if f in profile.formats and runs_format(chip, f)]  # fmt: skip

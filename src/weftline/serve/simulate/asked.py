@@ -20,7 +20,13 @@ from weftline.serve.engine.config import (
     PoolConfig,
     ServingConfig,
 )
-from weftline.serve.engine.engines import PROFILES, profile, require_formats, require_units
+from weftline.serve.engine.engines import (
+    PROFILES,
+    profile,
+    require_formats,
+    require_units,
+    serves_policy,
+)
 from weftline.serve.simulate.sessions import Shape, drawn
 from weftline.serve.simulate.trace_files import read_trace
 from weftline.serve.simulate.traffic import BUNDLED, at_rate, bundled, diurnal, extended, gamma
@@ -237,6 +243,11 @@ def config_of(
     if chip is None or name is None or weights is None or cache is None:
         raise AssertionError("the collector raises before this")
     require_formats(name, chip.vendor, chip.name, (weights,))
+    if not serves_policy(name, policy):
+        raise InputError(
+            f"{name} cannot serve this policy", where=where("policy"),
+            hint="vllm selects and keeps every page, trtllm frees what slides out of one window",
+        )  # fmt: skip
     if chip.name in accelerators():
         require_units(accelerator(chip.name), (weights,))
     degrees = {d: getattr(layout, d) for d in ("tp", "pp", "dp", "ep")}
