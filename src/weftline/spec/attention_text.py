@@ -47,6 +47,7 @@ from weftline.spec.parse import Collector, choice
 from weftline.units import format_number, parse_count, parse_fraction
 
 __all__ = [
+    "COMMON",
     "POLICY_FIELD",
     "POLICY_VARIABLE",
     "parse_policy",
@@ -58,6 +59,13 @@ __all__ = [
 ]
 
 EXAMPLE: Final = "window=512,sinks=4; chunk=8192; topk=12.5%,block=128; dense; or a policy.yaml"
+COMMON: Final = (
+    "window=512,sinks=4", "window=512", "window=512,sinks=4,phase=decode",
+    "window=512,sinks=4,dense=0-1", "topk=25%,block=128,floor=4",
+    "topk=12.5%,block=128,floor=4", "topk=25%,block=128,floor=4,phase=decode",
+    "topk=25%,block=128,floor=4,score=mean,share=layer",
+)  # fmt: skip
+"""What is measured where nobody says."""
 POLICY_FIELD: Final = "attention_policy"
 """Of vLLM's ``--additional-config``, where the plugin reads a policy."""
 POLICY_VARIABLE: Final = "WEFTLINE_ATTENTION_POLICY"
