@@ -1,5 +1,6 @@
 """The frozen nouns that every room speaks."""
 
+from weftline.spec.attention import AttentionPolicy, Rule
 from weftline.spec.cluster import Cluster, HostPath, Level
 from weftline.spec.estimate import Estimate
 from weftline.spec.job import (
@@ -64,6 +65,7 @@ __all__ = [
     "RECOMPUTES",
     "ROUTINGS",
     "TUNES",
+    "AttentionPolicy",
     "Axis",
     "BreakEven",
     "Candidate",
@@ -87,6 +89,7 @@ __all__ = [
     "Recompute",
     "Rejection",
     "Routing",
+    "Rule",
     "Schedule",
     "SearchStats",
     "ServeCandidate",
