@@ -1,4 +1,4 @@
-"""Paged attention in numba, for machines without a compiler: the same results, two to five times slower."""
+"""Paged attention in numba, for machines without a compiler: the same results, only slower."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def attend(
 ) -> None:  # fmt: skip
     """As ``Kernel.attend``, into ``out``."""
     none = np.zeros((0, 0, 0, 0), np.float32)
-    args = (starts, lens, tables, np.float32(scale), window, np.float32(softcap), sinks)
+    args: Any = (starts, lens, tables, np.float32(scale), window, np.float32(softcap), sinks)
     if cache.dtype == np.uint16:
         _attend(query, out, cache, none, *args, _wide_bf16)
     elif scales is not None:
@@ -48,23 +48,27 @@ def attend(
 
 
 @inlined
-def _wide_fp32(row: Array, scales: Array, b: int, h: int, side: int, t: int, to: Array) -> None:
+def _wide_fp32(row: Array, _scale: float, to: Array) -> None:
     for d in range(row.shape[0]):
         to[d] = row[d]
 
 
 @inlined
-def _wide_int8(row: Array, scales: Array, b: int, h: int, side: int, t: int, to: Array) -> None:
-    s = scales[b, h, side, t]
+def _wide_int8(row: Array, scale: float, to: Array) -> None:
     for d in range(row.shape[0]):
-        to[d] = np.float32(row[d]) * s
+        to[d] = np.float32(row[d]) * scale
 
 
 @inlined
-def _wide_bf16(row: Array, scales: Array, b: int, h: int, side: int, t: int, to: Array) -> None:
+def _wide_bf16(row: Array, _scale: float, to: Array) -> None:
     bits = to.view(np.uint32)
     for d in range(row.shape[0]):
         bits[d] = np.uint32(row[d]) << np.uint32(16)
+
+
+@inlined
+def _scale_at(scales: Array, block: int, head: int, side: int, place: int) -> Any:
+    return scales[block, head, side, place] if scales.size else np.float32(1)
 
 
 def _attend_plain(
@@ -94,8 +98,8 @@ def _attend_plain(
                 n = min(page, lens[r] - base)
                 block = tables[r, slot]
                 for t in range(n):
-                    wide(cache[block, h, 0, t], scales, block, h, 0, t, keys[t])
-                    wide(cache[block, h, 1, t], scales, block, h, 1, t, values[t])
+                    wide(cache[block, h, 0, t], _scale_at(scales, block, h, 0, t), keys[t])
+                    wide(cache[block, h, 1, t], _scale_at(scales, block, h, 1, t), values[t])
                 for i in range(rows):
                     here = before + i // group
                     begin = max(0, here - window + 1 - base) if window > 0 else 0
@@ -129,4 +133,4 @@ def _attend_plain(
                     out[first + i // group, h * group + i % group, d] = acc[i, d] * share
 
 
-_attend = compiled(_attend_plain, fastmath={"reassoc", "contract", "nsz"}, nogil=True)
+_attend: Any = compiled(_attend_plain, fastmath={"reassoc", "contract", "nsz"}, nogil=True)

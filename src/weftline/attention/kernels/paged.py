@@ -50,7 +50,7 @@ class Kernel:
         return np.zeros(shape, KINDS[self.kind][1]), scales
 
     def write(self, key: Array, value: Array, to: tuple[Array, Array | None], slots: Array) -> None:
-        """Put keys and values ``[tokens, kv heads, dim]`` (fp32) into slots (page x size + place)."""
+        """Put keys and values ``[tokens, kv heads, dim]`` into ``slots``: page x size + place."""
         tokens = len(slots)
         native = self._native()
         if native is None:
@@ -79,8 +79,8 @@ class Kernel:
         """Attention of ``query`` ``[tokens, heads, dim]`` (fp32, contiguous) over paged keys.
 
         ``starts`` ``[requests + 1]``, ``lens`` ``[requests]`` and ``tables`` ``[requests, width]``
-        are int32, as vLLM's query starts, sequence lengths and block table. ``window`` 0 is all keys; ``sinks``
-        are logits ``[heads]`` that take part in the softmax's sum alone.
+        are int32, as vLLM's query starts, sequence lengths and block table. ``window`` 0 is all
+        keys; ``sinks`` are logits ``[heads]`` that take part in the softmax's sum alone.
         """
         out = np.empty_like(query)
         native = self._native()

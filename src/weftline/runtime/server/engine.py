@@ -149,7 +149,11 @@ def _batch_of(turns: Sequence[Turn], page: int) -> tuple[Batch, list[range]]:
     width = max(len(turn.request.pages) for turn in turns)
     tables = np.zeros((len(turns), width), np.int32)
     tokens: list[int] = []
-    positions, slots, rows, wanted, at = [], [], [], [], 0
+    positions: list[Any] = []
+    slots: list[Any] = []
+    rows: list[int] = []
+    wanted: list[range] = []
+    at = 0
     for i, turn in enumerate(turns):
         request = turn.request
         tables[i, : len(request.pages)] = request.pages
@@ -252,7 +256,7 @@ class Worker:
                     if sink is not None:
                         sink(request, token)
                 time.sleep(0)
-        except BaseException as error:  # noqa: BLE001  (told to every client; nothing may hang)
+        except BaseException as error:
             self.failed = error
         self._drop_all()
 

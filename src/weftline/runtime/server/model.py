@@ -89,8 +89,10 @@ def _paged(
     """Attention of transformers' interface; query, key, value [1, heads, rows, dim]."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     begun = time.perf_counter()
-    out = _NOW.step.attend(module.layer_idx, query, key, value, scale=scale,
-                           window=sliding_window or 0, softcap=softcap or 0.0, sinks=s_aux)  # fmt: skip
+    out = _NOW.step.attend(
+        module.layer_idx, query, key, value, scale=scale, window=sliding_window or 0,
+        softcap=softcap or 0.0, sinks=s_aux,
+    )  # fmt: skip
     _NOW.attention_s = getattr(_NOW, "attention_s", 0.0) + time.perf_counter() - begun
     return out, None
 
@@ -225,7 +227,7 @@ class _Step:
         kernel, cache = paged._kernels[layer], paged._caches[layer]
         q, k, v = (_rows(x, kernel.dim) for x in (query, key, value))
         kernel.write(k, v, cache, batch.slots)
-        said = {"scale": scale, "softcap": softcap,
+        said: dict[str, Any] = {"scale": scale, "softcap": softcap,
                 "sinks": None if sinks is None else sinks.float().numpy()}  # fmt: skip
         summaries = paged._summaries[layer]
         if summaries is not None:
@@ -270,7 +272,7 @@ def _sparse(
     kernel: Kernel, cache: tuple[Array, Array | None], q: Array, seen: VirtualRequests,
     said: dict[str, Any],
 ) -> Array:  # fmt: skip
-    """Attention over virtual requests; heads that chose for themselves are requests of their own."""
+    """Attention over virtual requests; heads that choose for themselves are requests too."""
     if seen.kv_heads == 1:
         return kernel.attend(q, cache, seen.starts, seen.lengths, seen.tables, **said)
     rows, heads, dim = q.shape

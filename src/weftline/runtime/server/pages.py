@@ -93,7 +93,7 @@ class Pages:
         """Raise AssertionError unless every page is in exactly one place."""
         free, idle, held = set(self._free), set(self._idle), set(np.flatnonzero(self._held > 0))
         assert len(free) == len(self._free)  # noqa: S101
-        assert not (free & idle or free & held or idle & held)  # noqa: S101
+        assert len(free) + len(idle) + len(held) == self.count  # noqa: S101
         assert free | idle | held == set(range(1, self.count + 1))  # noqa: S101
         assert all(self._known[key] == page for page, key in self._key.items())  # noqa: S101
         assert len(self._known) == len(self._key)  # noqa: S101

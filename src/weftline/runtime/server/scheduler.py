@@ -74,9 +74,7 @@ class Scheduler:
         while (len(request.keys) + 1) * size <= request.done:
             slot = len(request.keys)
             before = request.keys[-1] if request.keys else b""
-            request.keys.append(
-                key_after(before, request.tokens[slot * size : (slot + 1) * size])
-            )
+            request.keys.append(key_after(before, request.tokens[slot * size : (slot + 1) * size]))
             if request.pages[slot]:
                 self.pages.publish(request.pages[slot], request.keys[slot])
         if self._unseen is not None:

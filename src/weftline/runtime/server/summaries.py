@@ -66,7 +66,8 @@ class Summaries:
                 scores[i, :, : -(-len(table) // per)] = self._rate(
                     query[row : row + many], table, per, mean=chooser.score == "mean"
                 )
-            return scores.sum(axis=1, keepdims=True) if chooser.share == "layer" else scores
+            shared = chooser.share == "layer"
+            return np.asarray(scores.sum(axis=1, keepdims=True) if shared else scores)
 
         return score
 
@@ -78,8 +79,9 @@ class Summaries:
         if mean:
             total = q.sum(axis=(0, 2))
             found = np.einsum("kd,pkd->kp", total, self._mean[table])
-            return np.add.reduceat(found, at, axis=1) / per
+            return np.asarray(np.add.reduceat(found, at, axis=1) / per)
         low = np.minimum.reduceat(self._low[table], at, axis=0)
         high = np.maximum.reduceat(self._high[table], at, axis=0)
         up, down = np.maximum(q, 0).sum(axis=(0, 2)), np.minimum(q, 0).sum(axis=(0, 2))
-        return np.einsum("kd,pkd->kp", up, high) + np.einsum("kd,pkd->kp", down, low)
+        rated = np.einsum("kd,pkd->kp", up, high) + np.einsum("kd,pkd->kp", down, low)
+        return np.asarray(rated)
