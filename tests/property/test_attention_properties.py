@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from weftline.attention import (
 from weftline.attention.masks import choices
 from weftline.attention.pages import piece_length
 from weftline.errors import InputError, InputErrors
+from weftline.spec import attention_counts as counts
 from weftline.spec.attention import (
     DENSE,
     AttentionPolicy,
@@ -136,9 +139,9 @@ def test_masks_and_counts_are_what_a_walk_over_keys_finds(
     assert (found == expected).all()
     assert not np.triu(found[0], 1).any()
     seen = expected.sum(axis=2)
-    assert (seen == rule.seen(np.arange(tokens))).all()
+    assert (seen == counts.seen(rule, np.arange(tokens))).all()
     assert np.allclose(
-        rule.total(np.arange(tokens + 1.0)), np.concatenate([[0], np.cumsum(seen[0])])
+        counts.total(rule, np.arange(tokens + 1.0)), np.concatenate([[0], np.cumsum(seen[0])])
     )
     after = tokens // 3
     causal = sum(range(after + 1, tokens + 1))
@@ -268,7 +271,7 @@ def test_a_rewritten_batch_gives_masked_attention(
         pieces = cut([0, count], [count + before], page=page, piece=piece_length(rule, page))
         scores = None
         for its, every, given_ in seen:
-            if its is rule and (every.request == r).any():
+            if its == rule and (every.request == r).any():
                 scores = given_[every.request == r]
         pages = kept_pages(rule, pieces, scores)
         for i in range(len(pieces)):
@@ -313,9 +316,10 @@ def test_text_of_a_policy_is_read_back(rule: Rule, dense: list[int], kv: Any, ph
         layers=own, kv=kv,
     )  # fmt: skip
     text = policy_text(policy)
-    assert text is not None
     assert parse_policy(text) == policy
-    assert policy_table(policy)
+    assert parse_policy(json.dumps(policy_table(policy))) == policy
+    two = replace(policy, prefill=Window(tokens=7), decode=Chunk(tokens=9), kv="keep")
+    assert parse_policy(policy_text(two)) == two
 
 
 def test_a_policy_file_says_all_its_mistakes(tmp_path: Any) -> None:

@@ -12,51 +12,76 @@ from hypothesis import strategies as st
 
 import weftline.model
 from weftline.errors import InputError
-from weftline.model import Attention, Model
+from weftline.model import Attention, Model, load_model
 from weftline.model.config import HFConfig
 from weftline.model.load import bundled_index, load_config
+from weftline.model.policy import changed_layers, policy_of, with_policy
+from weftline.spec.attention import DENSE, Chunk, Compress, Rule, TopK, Window
+from weftline.spec.attention_text import parse_policy
 
 CONFIGS = Path(weftline.model.__file__).with_name("configs")
 SIZES = st.integers(1, 40)
-MAYBE = st.none() | SIZES
 
 
 def seen_by(a: Attention, i: int, s: int) -> int:
     """Entries query ``i`` (from 0) attends to, by walking over every token."""
     if a.cross:
         return s
+    reach = a.rule.tokens if isinstance(a.rule, Window) else s
     if not a.causal:
-        return sum(a.window is None or abs(i - j) <= a.window for j in range(s))
-    same_chunk = [j for j in range(i + 1) if a.chunk is None or j // a.chunk == i // a.chunk]
-    near = [j for j in same_chunk if a.window is None or j > i - a.window]
-    entries = len(near) // a.compress
-    entries = entries if a.topk is None else min(entries, a.topk)
-    local = 0 if a.local_window is None else min(i + 1, a.local_window)
-    return entries + local
+        return sum(abs(i - j) <= reach for j in range(s))
+    if isinstance(a.rule, Compress):
+        entries = (i + 1) // a.rule.tokens
+        entries = entries if a.rule.topk is None else min(entries, a.rule.topk)
+        return entries + min(i + 1, a.rule.local)
+    if isinstance(a.rule, TopK):
+        return min(i + 1, a.rule.count or s)
+    if isinstance(a.rule, Chunk):
+        return sum(j // a.rule.tokens == i // a.rule.tokens for j in range(i + 1))
+    return sum(j > i - reach for j in range(i + 1))
 
 
-@given(
-    s=st.integers(1, 120), window=MAYBE, chunk=MAYBE, topk=MAYBE, local=MAYBE,
-    compress=st.integers(1, 9), causal=st.booleans(), cross=st.booleans(),
+RULES = st.one_of(
+    st.just(DENSE), st.builds(Window, tokens=SIZES), st.builds(Chunk, tokens=SIZES),
+    st.builds(lambda k: TopK(block=1, count=k, first=0, score="indexer"), SIZES),
+    st.builds(Compress, tokens=st.integers(1, 9), topk=st.none() | SIZES, local=SIZES),
 )  # fmt: skip
+
+
+@given(s=st.integers(1, 120), rule=RULES, causal=st.booleans(), cross=st.booleans())
 def test_mean_context_is_the_brute_force_mean(
-    s: int, window: int | None, chunk: int | None, topk: int | None, local: int | None,
-    compress: int, causal: bool, cross: bool,
-) -> None:  # fmt: skip
-    a = Attention(
-        heads=1, kv_heads=1, qk_dim=1, v_dim=1, causal=causal, cross=cross, window=window,
-        chunk=chunk, topk=topk, compress=compress, local_window=local,
-    )  # fmt: skip
+    s: int, rule: Rule, causal: bool, cross: bool
+) -> None:
+    a = Attention(heads=1, kv_heads=1, qk_dim=1, v_dim=1, causal=causal, cross=cross, rule=rule)
     expected = sum(seen_by(a, i, s) for i in range(s)) / s
     assert abs(a.mean_context(s) - expected) < 1e-9
 
 
-@given(s=st.integers(1, 4096), window=MAYBE, chunk=MAYBE, topk=MAYBE)
-def test_a_mask_only_takes_away(
-    s: int, window: int | None, chunk: int | None, topk: int | None
-) -> None:
-    a = Attention(heads=1, kv_heads=1, qk_dim=1, v_dim=1, window=window, chunk=chunk, topk=topk)
-    assert 1 <= a.mean_context(s) <= a.mean_context(s, masked=False) == s
+@given(s=st.integers(1, 4096), rule=RULES)
+def test_a_mask_only_takes_away(s: int, rule: Rule) -> None:
+    a = Attention(heads=1, kv_heads=1, qk_dim=1, v_dim=1, rule=rule)
+    if not isinstance(rule, Compress):
+        assert 1 <= a.mean_context(s) <= a.mean_context(s, masked=False) == s
+
+
+@given(policy=st.sampled_from(["window=64,sinks=4", "topk=10%", "chunk=99,kv=free"]),
+       name=st.sampled_from(["llama-3.1-8b", "gemma-3-1b", "gpt-oss-20b", "qwen3-next-80b-a3b"]),
+       context=st.integers(1, 9000))  # fmt: skip
+def test_a_policy_takes_keys_from_full_attention_only(policy: str, name: str, context: int) -> None:
+    model, parsed = load_model(name), parse_policy(policy)
+    under = with_policy(model, parsed)
+    changed = changed_layers(model, parsed)
+    assert under.parameters == model.parameters
+    trained = policy_of(model)
+    for before, after in zip(model.layers, under.layers, strict=True):
+        assert (before.operators != after.operators) == (before.index in changed)
+        for one, two in zip(before.operators, after.operators, strict=True):
+            assert one.forward_flops_per_token(context) >= two.forward_flops_per_token(context)
+            if one.attention is not None:
+                assert trained.rule(before.index, "prefill") == one.attention.rule
+    kept = parsed.kv == "keep"
+    assert (under.kv_bytes(context) == model.kv_bytes(context)) or not kept
+    assert under.kv_bytes(context) <= model.kv_bytes(context)
 
 
 RAW = {

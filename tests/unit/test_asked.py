@@ -109,11 +109,12 @@ def test_a_serving_question_has_what_was_written() -> None:
         "llama-3.1-8b",
         FleetOptions(tpot="40ms", p99="ttft=1s", on="h100", engine="vllm,sglang", max_chips="8"),
         TrafficOptions(rate="120/min", input="1k", output="200"),
-        ServingOptions(kv="fp8", window="4096+4", speculate="mtp:3"),
+        ServingOptions(kv="fp8", policy="window=4096,sinks=4,kv=free", speculate="mtp:3"),
     )
     assert (job.rate_per_s, job.input_tokens, job.output_tokens) == (2.0, 1000, 200)
     assert [t.short() for t in job.targets] == ["p95 tpot 40.0 ms", "p99 ttft 1.00 s"]
     space = job.space
     assert (space.chips, space.engines, space.kv) == (("h100-sxm",), ("vllm", "sglang"), "fp8")
-    assert (space.window, space.sinks, space.spec_method, space.spec_tokens) == (4096, 4, "mtp", 3)
+    assert space.policy == "window=4096,sinks=4,kv=free"
+    assert (space.spec_method, space.spec_tokens) == ("mtp", 3)
     assert job.max_chips == 8

@@ -140,7 +140,8 @@ def test_a_training_job_written_is_the_job(asked: dict[str, str]) -> None:
         "trace": st.just("azure-2023-code"),
     }),
     serving=st.fixed_dictionaries({}, optional={
-        "kv": st.just("fp8"), "window": st.sampled_from(["4096", "4096+4"]),
+        "kv": st.just("fp8"),
+        "policy": st.sampled_from(["window=4096", "topk=10%,block=64"]),
         "speculate": st.sampled_from(["mtp:3", "draft:2:0.55"]), "prefix_cache": st.booleans(),
     }),
 )  # fmt: skip

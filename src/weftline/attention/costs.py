@@ -11,27 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.attention.pages import cut, kept_pages, piece_length
-from weftline.spec.attention import DENSE, Compress, Number, Positional, Rule
+from weftline.spec.attention import DENSE, Rule
+from weftline.spec.attention_counts import mean_seen, reach, seen
 
 __all__ = ["density", "index_bytes", "index_flops", "paged_density", "paged_seen"]
 
 FloatArray = npt.NDArray[np.float64]
+Number = npt.ArrayLike
 SUMMARY_BYTES = 4.0
 """Of one value of a block's summary: engines keep them in fp32."""
 
 
 def density(rule: Rule, tokens: Number, context: Number = 0.0) -> FloatArray:
     """Entries seen over those of full attention, of ``tokens`` queries after ``context`` others."""
-    return np.asarray(rule.mean_seen(tokens, context) / DENSE.mean_seen(tokens, context))
+    return np.asarray(mean_seen(rule, tokens, context) / mean_seen(DENSE, tokens, context))
 
 
 def paged_seen(rule: Rule, position: Number, page: int) -> FloatArray:
     """Keys that the query at ``position`` meets where pieces keep whole pages."""
     at = np.asarray(position, dtype=np.int64)
-    if rule.selects is not None or isinstance(rule, Compress):
-        return rule.seen(at)
-    assert isinstance(rule, Positional)  # noqa: S101  (all others select or compress)
-    front, low = rule.reach(at // page * page)
+    if not rule.positional:
+        return seen(rule, at)
+    front, low = reach(rule, at // page * page)
     own = at // page
     front = np.minimum(-(-front // page), own)
     counts = front + own + 1 - np.maximum(low // page, front)
@@ -53,13 +54,13 @@ def paged_density(rule: Rule, tokens: int, context: int = 0, *, page: int) -> fl
     else:
         sums = _paged_sums(rule, page, 1 << (tokens + context).bit_length())
         seen = float(sums[context + tokens] - sums[context]) / tokens
-    return seen / float(DENSE.mean_seen(float(tokens), float(context)))
+    return seen / float(mean_seen(DENSE, float(tokens), float(context)))
 
 
 def _one_seen(rule: Rule, position: int, page: int) -> float:
     """Keys a lone query meets: its piece begins at itself, so less of a window is kept."""
-    if rule.selects is not None or isinstance(rule, Compress):
-        return float(rule.seen(position))
+    if not rule.positional:
+        return float(seen(rule, position))
     piece = cut([0, 1], [position + 1], page=page, piece=piece_length(rule, page))
     kept = kept_pages(rule, piece)
     return float((kept.counts[0, 0] - 1) * page + position % page + 1)

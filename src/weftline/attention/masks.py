@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from weftline.attention.pages import chosen_blocks
 from weftline.errors import InputError
-from weftline.spec.attention import Chunk, Dense, Positional, Rule, Union, Window
+from weftline.spec.attention import Chunk, Dense, Rule, Union, Window
+from weftline.spec.attention_counts import reach
 
 __all__ = ["BlockMask", "MaskMod", "block_mask", "choices", "mask", "mask_mod"]
 
@@ -97,7 +98,7 @@ def block_mask(
     rule: Rule, tokens: int, block: int = 128, chosen: BoolArray | None = None
 ) -> BlockMask:
     """Which blocks of keys are seen whole, in part, or not at all by each block of queries."""
-    if isinstance(rule, Positional) and not rule.selects:
+    if rule.positional:
         seen, whole = _edges(rule, tokens, block)
     else:
         if chosen is None:
@@ -114,12 +115,12 @@ def block_mask(
                      full=full, block=block)  # fmt: skip
 
 
-def _edges(rule: Positional, tokens: int, block: int) -> tuple[BoolArray, BoolArray]:
+def _edges(rule: Rule, tokens: int, block: int) -> tuple[BoolArray, BoolArray]:
     """(seen at all, seen whole) of a rule that positions decide, from its edges alone."""
     count = -(-tokens // block)
     first = np.arange(count) * block
     last = np.minimum(first + block, tokens) - 1
-    front, low = rule.reach(np.arange(tokens))
+    front, low = reach(rule, np.arange(tokens))
     lowest = np.minimum.reduceat(low, first)[:, None]
     highest = np.maximum.reduceat(low, first)[:, None]
     least = np.minimum.reduceat(front, first)[:, None]

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from weftline.errors import InputError
-from weftline.spec.attention import Positional, Rule, TopK, Union
+from weftline.spec.attention import Rule, TopK
+from weftline.spec.attention_counts import forced, reach, wanted
 
 __all__ = ["Kept", "Pieces", "chosen_blocks", "cut", "kept_pages", "piece_length"]
 
@@ -114,8 +115,8 @@ def kept_pages(rule: Rule, pieces: Pieces, scores: npt.ArrayLike | None = None) 
     be served in pages of this size, or needs scores and has none.
     """
     own = pieces.own
-    if isinstance(rule, Positional) and not rule.selects:
-        front, low = rule.reach(pieces.first)
+    if rule.positional:
+        front, low = reach(rule, pieces.first)
         front = np.minimum(-(-front // pieces.page), own + 1)
         low = np.maximum(low // pieces.page, front)
         counts = front + np.maximum(own + 1 - low, 0)
@@ -153,21 +154,17 @@ def chosen_blocks(rule: Rule, first: npt.ArrayLike, scores: npt.NDArray[np.float
         raise InputError("this rule selects no blocks")
     position = np.asarray(first, dtype=np.int64)
     own = position // chooser.block
-    if isinstance(rule, Union):
-        front, low = rule.forced(position)
-    else:
-        front = np.minimum(chooser.first, own + 1)
-        low = np.maximum(own - chooser.recent + 1, 0)
+    front, low = forced(rule, position)
     block = np.arange(scores.shape[2])
     visible = block <= own[:, None]
-    forced = ((block < front[:, None]) | (block >= low[:, None])) & visible
-    wanted = chooser.wanted(own + 1, forced.sum(axis=1))
-    rated = np.where(forced[:, None, :], np.inf, scores)
+    sure = ((block < front[:, None]) | (block >= low[:, None])) & visible
+    places = wanted(chooser, own + 1, sure.sum(axis=1))
+    rated = np.where(sure[:, None, :], np.inf, scores)
     rated = np.where(visible[:, None, :], rated, -np.inf)
     order = np.argsort(-rated, axis=2, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.broadcast_to(block, order.shape), axis=2)
-    return np.asarray((rank < wanted[:, None, None]) & visible[:, None, :])
+    return np.asarray((rank < places[:, None, None]) & visible[:, None, :])
 
 
 def chooser_of(rules: Sequence[Rule]) -> TopK | None:

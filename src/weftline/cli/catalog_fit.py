@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from weftline.cli.answer import show
@@ -10,6 +11,7 @@ from weftline.spec.parse import Collector, choice
 
 if TYPE_CHECKING:
     from weftline.model import Model
+    from weftline.operators import SparseUnit
 
 
 def fit(
@@ -22,6 +24,8 @@ def fit(
     input: str = "2048",  # noqa: A002
     batch: str = "32",
     context: str = "4096",
+    policy: str | None = None,
+    unit: str | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -45,6 +49,12 @@ def fit(
         Sequences of the decode step.
     context
         Tokens that each of them has behind it.
+    policy
+        Attention in the place of the model's full one: window=4096,sinks=4 (docs/attention.md).
+    unit
+        A sparse unit put on every chip, to see what it would change: speed-ups by pattern
+        (window, block, selected, structured_weights), and what its chip runs badly instead (scan,
+        routing): selected=16,scan=10.
     """
     from weftline.catalog.asked import parse_accelerators
     from weftline.errors import InputError
@@ -53,7 +63,13 @@ def fit(
     from weftline.serve.engine.config import DTYPES, KV_DTYPES
 
     get = Collector()
+    from weftline.model.policy import asked_policy, with_policy
+    from weftline.operators.sparse import parse_unit
+    from weftline.spec.attention_text import parse_policy
+
     found = get(lambda: load_model(model))
+    ruled = get(lambda: asked_policy(policy, model)) or ""
+    extra = get(lambda: None if unit is None else parse_unit(unit))
     names = get(lambda: parse_accelerators(on))
     weights = get(lambda: choice(precision, DTYPES, "number format", where="--precision"))
     cache = get(lambda: choice(kv, KV_DTYPES, "KV cache format", where="--kv"))
@@ -70,8 +86,10 @@ def fit(
     }  # fmt: skip
     if found is None or names is None:
         raise AssertionError("the collector raises before this")
-    fits, misses = _fits(found, names, chips, question)
-    answer = {"model": model, **question, "fits": fits, "misses": misses}
+    if ruled:
+        found = with_policy(found, parse_policy(ruled))
+    fits, misses = _fits(found, names, chips, extra, question)
+    answer = {"model": model, "policy": ruled, **question, "fits": fits, "misses": misses}
     show(answer, lambda: render_fits(answer), json=json, form=form)
     return 0
 
@@ -87,11 +105,15 @@ def _at_least_one(text: str, option: str) -> int:
 
 
 def _fits(
-    model: Model, names: tuple[str, ...], chips: int | None, question: dict[str, Any]
+    model: Model,
+    names: tuple[str, ...],
+    chips: int | None,
+    unit: SparseUnit | None,
+    question: dict[str, Any],
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """(fits as plain dicts, best first; chips without one and why). Raises where none has one."""
     from weftline.errors import NoFeasiblePlanError, WeftlineError
-    from weftline.operators import architecture_fit
+    from weftline.operators import architecture_fit, chip_of
     from weftline.serve.engine.engines import require_units
     from weftline.serve.search.screen import chips_of
     from weftline.spec import ServeSpace
@@ -102,6 +124,11 @@ def _fits(
         try:
             require_units(chip, (question["quantisation"],))
             fits.append(architecture_fit(model, chip.id, chips=chips, **question).to_dict())
+            if unit is not None:
+                plain = chip_of(chip.id)
+                made = replace(plain, sparse=(*plain.sparse, unit))
+                with_unit = architecture_fit(model, made, chips=chips, **question).to_dict()
+                fits.append(with_unit | {"chip": f"{chip.id} + unit"})
         except WeftlineError as error:
             if len(names) == 1:
                 raise

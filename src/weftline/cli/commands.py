@@ -43,6 +43,8 @@ COMMANDS: Final = (
      "Measure links, chips, disks and clocks of the job around it, beside its plan."),
     ("prepare", "prepare:prepare",
      "Tokenise TEXT into a folder that `weftline train --data` reads."),
+    ("quality", "quality:quality",
+     "What attention policies cost in quality: perplexity, facts found, answers that change."),
     ("report", "report:report",
      "An answer as one page with charts that opens from a file, without a server or a request."),
     ("schedule", "schedule:app",

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 
 from weftline.model.config import HFConfig
 from weftline.model.ir import Attention, Layer, LayerRole, Model, Operator, Shard
+from weftline.spec.attention import DENSE, Rule, Window
 
 __all__ = [
     "assemble",
@@ -87,7 +88,7 @@ def gqa_attention(
     qk_norm: Literal["none", "head", "whole", "free"] = "none",
     rotary_dim: int | None = None, sinks: bool = False, gated: bool = False,
     shared_kv: bool = False, norm_bias: bool = False, pre_norm: bool = True,
-    causal: bool = True, window: int | None = None, chunk: int | None = None,
+    causal: bool = True, window: int | None = None, rule: Rule = DENSE,
     post_norm: bool = False, prefix: str = "attn",
 ) -> Ops:  # fmt: skip
     """Grouped-query attention with everything around it, from its norm to its output.
@@ -96,7 +97,9 @@ def gqa_attention(
     feature, ``free`` none. ``sinks`` adds a learned logit a head. ``gated`` has a gate as wide as
     the queries in the fused projection. ``shared_kv`` uses keys as values (one projection).
     ``rotary_dim`` is how much of each head is rotated: 0 for none, ``None`` for all of it.
+    ``window`` is short for the rule of one.
     """
+    rule = rule if window is None else Window(tokens=window)
     v_dim = head_dim if v_dim is None else v_dim
     q_width, k_width = heads * head_dim, kv_heads * head_dim
     v_width = 0 if shared_kv else kv_heads * v_dim
@@ -104,7 +107,7 @@ def gqa_attention(
     turned = head_dim if rotary_dim is None else rotary_dim
     core = Attention(
         heads=heads, kv_heads=kv_heads, qk_dim=head_dim, v_dim=v_dim, causal=causal,
-        window=window, chunk=chunk, kv_values_per_token=kv_heads * (head_dim + v_dim),
+        rule=rule, kv_values_per_token=kv_heads * (head_dim + v_dim),
     )  # fmt: skip
     ops: list[Operator] = []
     if pre_norm:
@@ -166,7 +169,7 @@ def mlp(
 
 def mla(
     *, hidden: int, heads: int, q_rank: int | None, kv_rank: int, nope_dim: int, rope_dim: int,
-    v_dim: int, bias: bool = False, gated: bool = False, topk: int | None = None,
+    v_dim: int, bias: bool = False, gated: bool = False, rule: Rule = DENSE,
     rotary: bool = True,
 ) -> Ops:  # fmt: skip
     """Multi-head latent attention (DeepSeek-V2): low-rank queries, keys and values.
@@ -177,7 +180,7 @@ def mla(
     """
     qk_dim = nope_dim + rope_dim
     core = Attention(
-        heads=heads, kv_heads=heads, qk_dim=qk_dim, v_dim=v_dim, topk=topk,
+        heads=heads, kv_heads=heads, qk_dim=qk_dim, v_dim=v_dim, rule=rule,
         kv_values_per_token=kv_rank + rope_dim,
     )  # fmt: skip
     ops: list[Operator] = [*norm("attn.norm", hidden)]

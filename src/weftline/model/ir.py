@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from weftline.model.once import once_per_model
+from weftline.spec.attention import DENSE, Compress, Rule, Window
 
 OperatorKind = Literal[
     "gemm",  # one dense matrix product with weights
@@ -41,10 +42,7 @@ LayerRole = Literal["decoder", "encoder"]
 class Attention:
     """The shape of one score-and-value product.
 
-    ``qk_dim`` and ``v_dim`` are per head. What a query sees of ``c`` tokens before and at it is
-    ``min(floor(c / compress), topk or inf)`` cached entries, limited to the last ``window`` tokens
-    where ``window`` is set; ``local_window`` recent tokens come on top. Without ``causal`` a
-    window reaches as far to both sides.
+    ``qk_dim`` and ``v_dim`` are per head. Without ``causal`` a window reaches as far to both sides.
     """
 
     heads: int
@@ -52,16 +50,14 @@ class Attention:
     qk_dim: int
     v_dim: int
     causal: bool = True
-    window: int | None = None
-    topk: int | None = None
-    compress: int = 1
-    """Tokens merged into one cached entry (DeepSeek-V4's compressed attention); 1 is none."""
-    chunk: int | None = None
-    """Llama 4's chunked attention: a query sees only tokens of its own chunk of this length."""
-    local_window: int | None = None
-    """Uncompressed recent tokens seen beside the compressed or selected ones."""
+    rule: Rule = DENSE
+    """What a query sees; of prompts and training where ``decode_rule`` differs."""
+    decode_rule: Rule | None = None
+    """What it sees when decoding; None: the same."""
+    keeps: bool = False
+    """Whether every token stays cached though queries see fewer: a policy that only selects."""
     kv_values_per_token: int = 0
-    """Values cached for one token (before ``compress``): 2 * kv_heads * dim, or MLA's latent."""
+    """Values cached for one token (before any are merged): 2 * kv_heads * dim, or MLA's latent."""
     cross: bool = False
     """Keys and values come from the encoder (T5)."""
 
@@ -74,28 +70,29 @@ class Attention:
         if s < 1:
             return 0.0
         if not masked:
-            local = min(s, self.local_window) if self.local_window and self.compress > 1 else 0
-            return float(s if self.cross else s // self.compress + local)
+            local = min(s, self.rule.local) if isinstance(self.rule, Compress) else 0
+            return float(s if self.cross else s // self.rule.stride + local)
         if self.cross:
             return float(s)
         if not self.causal:
-            reach = s - 1 if self.window is None else min(s - 1, self.window)
+            reach = min(s - 1, self.rule.tokens) if isinstance(self.rule, Window) else s - 1
             return (s * (1 + 2 * reach) - reach * (reach + 1)) / s
-        whole, rest = divmod(s, self.chunk) if self.chunk else (0, s)
-        seen = whole * self._causal_sum(self.chunk or 0) + self._causal_sum(rest)
-        if self.local_window is not None:
-            full = min(s, self.local_window)
-            seen += full * (full + 1) // 2 + (s - full) * full
-        return seen / s
+        from weftline.spec.attention_counts import mean_seen
 
-    def _causal_sum(self, n: int) -> int:
-        """Entries that queries 1 to ``n`` of one chunk see in sum: min(c, cap) // compress each."""
-        cap = n if self.window is None else min(n, self.window)
-        if self.topk is not None:
-            cap = min(cap, self.topk * self.compress)
-        blocks, rest = divmod(cap, self.compress)
-        growing = self.compress * blocks * (blocks - 1) // 2 + blocks * (rest + 1)
-        return growing + (n - cap) * blocks
+        return float(mean_seen(self.rule, s))
+
+    @property
+    def decoding(self) -> Rule:
+        """What a query sees when decoding."""
+        return self.rule if self.decode_rule is None else self.decode_rule
+
+    def cached(self, context_len: float) -> float:
+        """Entries that stay cached of ``context_len`` tokens."""
+        if self.keeps:
+            return context_len
+        from weftline.spec.attention_counts import held
+
+        return float(held(self.decoding, context_len))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,19 +309,13 @@ class Model:
             a = op.attention
             if a is None or a.kv_values_per_token == 0:
                 continue
-            held = context_len if a.window is None else min(context_len, a.window)
-            if a.chunk is not None:
-                held = min(held, a.chunk)
-            entries = held / a.compress
-            if a.local_window is not None:
-                entries += min(context_len, a.local_window)
-            total += entries * a.kv_values_per_token * bytes_per_value
+            total += a.cached(context_len) * a.kv_values_per_token * bytes_per_value
         return total
 
     def kv_bytes_per_token(self, *, bytes_per_value: float = 2.0) -> float:
         """Bytes one more token adds to the cache while no window is full yet."""
         return sum(
-            op.attention.kv_values_per_token / op.attention.compress * bytes_per_value
+            op.attention.kv_values_per_token / op.attention.rule.stride * bytes_per_value
             for op in self.operators
             if op.attention is not None
         )
@@ -358,6 +349,4 @@ def _facts(model: Model) -> _Facts:
 def _is_sparse(op: Operator) -> bool:
     """Whether a query of this attention sees less than all tokens before it."""
     a = op.attention
-    return a is not None and (
-        a.window is not None or a.chunk is not None or a.topk is not None or a.compress > 1
-    )
+    return a is not None and a.rule != DENSE

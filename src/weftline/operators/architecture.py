@@ -19,6 +19,7 @@ from weftline.operators.chips import Chip, chip_of
 from weftline.operators.dtypes import CACHE_BYTES, number_format
 from weftline.operators.operators import Operators, operators
 from weftline.operators.surface import FloatArray
+from weftline.spec.attention_counts import mean_seen, seen
 
 Unit = Literal["matrix", "vector", "gather", "link"]
 PARTS: Final = ("matrix", "memory", "vector", "gather", "launch", "kernel_loss", "communication")
@@ -286,32 +287,32 @@ def _operator(
 def _attention(ops: Operators, a: Attention, phase: _Phase, kv: str) -> tuple[float, float, float]:
     """Seconds, FLOP and bytes of one attention core on one chip."""
     heads, kv_heads = max(a.heads / phase.tp, 1.0), max(a.kv_heads / phase.tp, 1.0)
+    rule = a.decoding if phase.decode else a.rule
     context = phase.context if phase.decode else phase.tokens / 2.0
-    seen = min(context, a.window or context, a.topk or context)
-    flops = 2.0 * phase.rows * heads * seen * (a.qk_dim + a.v_dim)
+    within = seen(rule, phase.context - 1.0) if phase.decode else mean_seen(rule, phase.tokens)
+    entries = min(context, float(within))
+    flops = 2.0 * phase.rows * heads * entries * (a.qk_dim + a.v_dim)
     latent = 0 < a.kv_values_per_token < kv_heads * (a.qk_dim + a.v_dim)
     if latent and phase.decode:
         rope = 64
         width = a.kv_values_per_token - rope
         seconds = ops.mla_decode_s(
-            kv, phase.batch, phase.context, heads, latent=width, rope=rope, topk=a.topk
+            kv, phase.batch, phase.context, heads, latent=width, rope=rope, rule=rule
         )
-        flops = 2.0 * phase.rows * heads * seen * (2.0 * width + rope)
-        nbytes = phase.batch * seen * a.kv_values_per_token * CACHE_BYTES[kv]
+        flops = 2.0 * phase.rows * heads * entries * (2.0 * width + rope)
+        nbytes = phase.batch * entries * a.kv_values_per_token * CACHE_BYTES[kv]
     elif latent:
-        seconds = ops.mla_prefill_s(
-            phase.batch, phase.tokens, 0.0, heads, a.qk_dim, a.v_dim, a.topk
-        )
+        seconds = ops.mla_prefill_s(phase.batch, phase.tokens, 0.0, heads, a.qk_dim, a.v_dim, rule)
         nbytes = 4.0 * phase.rows * heads * (a.qk_dim + a.v_dim)
     else:
         cached = kv_heads * (a.qk_dim + a.v_dim) * CACHE_BYTES[kv]
-        nbytes = phase.batch * seen * cached if phase.decode else 2.0 * phase.rows * cached
+        nbytes = phase.batch * entries * cached if phase.decode else 2.0 * phase.rows * cached
         if phase.decode:
             seconds = ops.decode_attention_s(
-                kv, phase.batch, phase.context, heads, kv_heads, a.qk_dim, a.window
+                kv, phase.batch, phase.context, heads, kv_heads, a.qk_dim, rule
             )
         else:
             seconds = ops.prefill_attention_s(
-                kv, phase.batch, phase.tokens, 0.0, heads, kv_heads, a.qk_dim, a.window
+                kv, phase.batch, phase.tokens, 0.0, heads, kv_heads, a.qk_dim, rule
             )
     return float(seconds), flops, nbytes

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from weftline.attention.costs import index_bytes, index_flops
 from weftline.errors import InputError
 from weftline.operators.chips import Chip, chip_of
 from weftline.operators.collectives import Collective, Network
@@ -20,10 +21,13 @@ from weftline.operators.dtypes import CACHE_BYTES, number_format
 from weftline.operators.lookup import look_up
 from weftline.operators.measured import STATE_VALUES, MeasuredTables, plain_table
 from weftline.operators.spans import mean_span
-from weftline.operators.sparse import fallback_factor, skipping_s
+from weftline.operators.sparse import accelerates, fallback_factor, skipping_s
 from weftline.operators.surface import FloatArray, Number
 from weftline.operators.systolic import SystolicPrior, smooth_max
 from weftline.operators.tables import measured_keys, number
+from weftline.spec.attention import DENSE, Rule
+from weftline.spec.attention_counts import held, mean_seen
+from weftline.spec.attention_counts import seen as seen_by
 
 _EXPANDED_DIM = 128
 """Head size whose tables price expanded latent attention: the best covered one with as many kv
@@ -83,6 +87,9 @@ class Small:
     mla_launch_s: float = 9.0e-6
     mla_memory_efficiency: float = 0.896
     mla_matrix_efficiency: float = 0.667
+    index_launch_s: float = 5.0e-6
+    index_memory_efficiency: float = 0.5
+    index_matrix_efficiency: float = 0.4
     sampling_launch_s: float = 10.0e-6
     sampling_passes: float = 3.0
 
@@ -130,13 +137,13 @@ class Operators:
         heads: Number,
         kv_heads: Number,
         head_dim: int,
-        window: Number | None = None,
+        rule: Rule = DENSE,
         queries: Number = 1,
         mixed: bool = False,
     ) -> FloatArray:
         """One decode step of ``batch`` sequences with ``context`` cached tokens each (the mean).
 
-        Heads are this chip's. ``window`` caps what a query reads; ``queries`` is more than one
+        Heads are this chip's. ``rule`` says what a query reads; ``queries`` is more than one
         where drafted tokens are verified (they share the read of the cache). ``mixed`` is what
         decoding adds to a launch that also holds a prompt: on cards profiled so it is far more.
         """
@@ -144,16 +151,19 @@ class Operators:
         reach = np.maximum(np.asarray(context, dtype=np.float64), 1.0)
         group = np.asarray(heads) / np.asarray(kv_heads) * queries
         streams = np.asarray(batch) * kv_heads
-        if window is None:
+        if rule == DENSE:
             time = self.kernels.decode_mixed_s if mixed else self.kernels.decode_s
             return time(kv_cache, reach, streams, group, head_dim)
-        edge = np.minimum(reach, window)
-        if self.chip.sparse and self.chip.like is None:
-            dense = self.kernels.decode_s(kv_cache, reach, streams, group, head_dim)
-            return skipping_s(self.chip.sparse, dense, "window", edge / reach)
-        whole = self.kernels.decode_s(kv_cache, edge, streams, group, head_dim)
-        cut = self.kernels.decode_window_s(kv_cache, edge, streams, group, head_dim)
-        return np.where(reach > window, np.maximum(whole, cut), whole)
+        seen = np.clip(seen_by(rule, reach - 1.0), 1.0, reach)
+        found = self.kernels.decode_s(kv_cache, seen, streams, group, head_dim)
+        if rule.pattern == "window":
+            cut = self.kernels.decode_window_s(kv_cache, seen, streams, group, head_dim)
+            found = np.where(reach > seen, np.maximum(found, cut), found)
+        found = found + self.index_s(rule, batch, 1.0, reach, kv_heads, head_dim)
+        if not accelerates(self.chip.sparse, rule.pattern):
+            return found
+        dense = self.kernels.decode_s(kv_cache, reach, streams, group, head_dim)
+        return np.minimum(found, skipping_s(self.chip.sparse, dense, rule.pattern, seen / reach))
 
     def prefill_attention_s(
         self,
@@ -164,32 +174,56 @@ class Operators:
         heads: Number,
         kv_heads: Number,
         head_dim: int,
-        window: Number | None = None,
+        rule: Rule = DENSE,
     ) -> FloatArray:
         """``batch`` prompts (or chunks) of ``new_tokens``, with ``context`` tokens cached before.
 
-        Causal. ``window`` caps what a query sees, itself included.
+        Causal. ``rule`` says what a query sees.
         """
         self._check_cache(kv_cache)
         tokens = np.maximum(np.asarray(new_tokens, dtype=np.float64), 1.0)
-        span = mean_span(tokens, context, window)
+        full = mean_span(tokens, context, None)
         streams = np.asarray(batch) * kv_heads
         group = np.asarray(heads) / np.asarray(kv_heads)
-        if window is None:
-            return self.kernels.prefill_s(kv_cache, tokens, span, streams, group, head_dim)
-        if self.chip.sparse and self.chip.like is None:
-            full = mean_span(tokens, context, None)
-            dense = self.kernels.prefill_s(kv_cache, tokens, full, streams, group, head_dim)
-            return skipping_s(self.chip.sparse, dense, "window", span / full)
+        if rule == DENSE:
+            return self.kernels.prefill_s(kv_cache, tokens, full, streams, group, head_dim)
+        span = np.minimum(mean_seen(rule, tokens, context), full)
         sizes = (tokens, span, streams, group, head_dim)
-        whole = self.kernels.prefill_s(kv_cache, *sizes)
-        cut = self.kernels.prefill_window_s(kv_cache, *sizes)
-        # Where the window begins to bind another kernel runs; more tokens never cost less.
-        begun = np.clip(np.asarray(window, dtype=np.float64) - context, 1.0, tokens)
-        least = self.kernels.prefill_s(
-            kv_cache, begun, mean_span(begun, context, window), streams, group, head_dim
+        found = self.kernels.prefill_s(kv_cache, *sizes)
+        if rule.pattern == "window":
+            cut = self.kernels.prefill_window_s(kv_cache, *sizes)
+            # Where the window begins to bind another kernel runs; more tokens never cost less.
+            most = held(rule, np.inf)
+            begun = np.clip(most - context, 1.0, tokens)
+            early = np.minimum(mean_seen(rule, begun, context), mean_span(begun, context, None))
+            least = self.kernels.prefill_s(kv_cache, begun, early, streams, group, head_dim)
+            bound = tokens + np.asarray(context) > most
+            found = np.where(bound, np.maximum(cut, least), found)
+        found = found + self.index_s(rule, batch, tokens, context, kv_heads, head_dim)
+        if not accelerates(self.chip.sparse, rule.pattern):
+            return found
+        dense = self.kernels.prefill_s(kv_cache, tokens, full, streams, group, head_dim)
+        return np.minimum(found, skipping_s(self.chip.sparse, dense, rule.pattern, span / full))
+
+    def index_s(
+        self, rule: Rule, batch: Number, tokens: Number, context: Number, kv_heads: Number, dim: int
+    ) -> FloatArray:
+        """Scoring the blocks that a rule of the policy's own selects from; 0 for all others.
+
+        An indexer that the model was trained with is an operator of its own.
+        """
+        chooser = rule.selects
+        if chooser is None or (chooser.score == "indexer" and not chooser.heads):
+            return np.asarray(0.0)
+        shape = {"kv_heads": 1, "dim": dim}
+        heads = np.asarray(kv_heads, dtype=np.float64) if chooser.score != "indexer" else 1.0
+        nbytes = index_bytes(rule, tokens, context, **shape) * heads * batch
+        flops = index_flops(rule, tokens, context, **shape) * heads * batch
+        s, chip = self.small, self.chip
+        read = nbytes / (s.index_memory_efficiency * chip.bandwidth_bytes_per_s)
+        return np.asarray(
+            s.index_launch_s + read + flops / (s.index_matrix_efficiency * chip.peak_flops("bf16"))
         )
-        return np.where(tokens + np.asarray(context) > window, np.maximum(cut, least), whole)
 
     def mla_decode_s(
         self,
@@ -200,18 +234,18 @@ class Operators:
         latent: int = 512,
         rope: int = 64,
         queries: Number = 1,
-        topk: Number | None = None,
+        rule: Rule = DENSE,
     ) -> FloatArray:
         """Decode attention over a shared latent (absorbed form): one cache for all heads.
 
         Efficiencies are FlashMLA's published ones on H800 (3,000 of 3,350 GB/s, 660 of 989
-        TFLOP/s). ``topk`` caps the tokens attended to, for learned sparse attention.
+        TFLOP/s). ``rule`` says which entries are attended to.
         """
         self._check_cache(kv_cache)
         s, chip = self.small, self.chip
         seen = np.maximum(np.asarray(context, dtype=np.float64), 1.0)
-        if topk is not None:
-            seen = np.minimum(seen, topk)
+        if rule != DENSE:
+            seen = np.clip(seen_by(rule, seen - 1.0), 1.0, seen)
         stored = latent * CACHE_BYTES[kv_cache] + rope * 2.0
         stored += 4.0 * latent / 128.0 if CACHE_BYTES[kv_cache] < 2 else 0.0
         nbytes = np.asarray(batch) * seen * stored
@@ -230,11 +264,13 @@ class Operators:
         heads: Number,
         qk_dim: int = 192,
         v_dim: int = 128,
-        topk: Number | None = None,
+        rule: Rule = DENSE,
     ) -> FloatArray:
         """Prompt attention with the latent expanded: every head has its own keys and values."""
         tokens = np.maximum(np.asarray(new_tokens, dtype=np.float64), 1.0)
-        span = mean_span(tokens, context, topk)
+        span = mean_span(tokens, context, None)
+        if rule != DENSE:
+            span = np.minimum(mean_seen(rule, tokens, context), span)
         one = self.kernels.prefill_s(
             "bf16", tokens, span, np.asarray(batch) * heads, 1.0, _EXPANDED_DIM
         )

@@ -18,11 +18,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from weftline.errors import InputError
+from weftline.errors import InputError, UnknownNameError
 from weftline.operators.surface import FloatArray, Number
+from weftline.spec.parse import Collector
 
 PATTERNS: Final = ("structured_weights", "window", "block", "selected")
-"""N:M pruned weights; sliding windows; block-sparse masks; keys an indexer selects."""
+"""N:M pruned weights; then what an attention rule's ``pattern`` is: windows and chunks, blocks of
+keys, keys picked one by one. A paged kernel gains from windows and blocks without any unit (pages
+are left out); a unit adds keys one by one, and scores blocks on the way."""
 FALLBACKS: Final = ("scan", "routing")
 """Recurrent updates; sorting and gathering tokens for experts."""
 
@@ -68,9 +71,41 @@ def skipping_s(
     return np.asarray(dense_s) * np.maximum(np.asarray(density, dtype=np.float64), 1.0 / most)
 
 
+def accelerates(units: Sequence[SparseUnit], pattern: str) -> bool:
+    """Whether any unit is made for that pattern."""
+    return any(u.patterns.get(pattern, 1.0) > 1.0 for u in units)
+
+
 def fallback_factor(units: Sequence[SparseUnit], kind: str) -> float:
     """How much longer than on its ordinary engines a chip takes for what it runs badly."""
     return max((u.falls_back.get(kind, 1.0) for u in units), default=1.0)
+
+
+def parse_unit(text: str, *, where: str = "--unit") -> SparseUnit:
+    """``selected=16,scan=10`` -> a unit of the user's own. Raises InputError(s), all at once."""
+    get = Collector(where)
+    found: dict[str, float] = {}
+
+    def one(part: str) -> None:
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in (*PATTERNS, *FALLBACKS):
+            raise UnknownNameError("pattern of a sparse unit", name, (*PATTERNS, *FALLBACKS),
+                                   where=where)  # fmt: skip
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"`{part}` is not name=factor", where=where,
+                             hint="selected=16,scan=10") from None  # fmt: skip
+        if not 1.0 <= found[name] < 1e6:
+            raise InputError(f"the factor of `{name}` is {value}; it cannot be below 1",
+                             where=where)  # fmt: skip
+
+    get.each(text.split(","), one)
+    get.raise_all()
+    return SparseUnit(
+        patterns={k: v for k, v in found.items() if k in PATTERNS},
+        falls_back={k: v for k, v in found.items() if k in FALLBACKS},
+    )
 
 
 def units_of(entries: Sequence[Mapping[str, Any]]) -> tuple[SparseUnit, ...]:

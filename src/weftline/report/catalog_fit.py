@@ -20,7 +20,8 @@ DETAILS_SHOWN: Final = 6
 def render_fits(answer: Mapping[str, Any]) -> str:
     """``answer`` is what `catalog fit --json` prints: the question, fits best first, misses."""
     lines = wrapped(
-        f"{answer['model']}, {answer['quantisation']} weights, {answer['kv_cache']} KV: a prompt "
+        f"{answer['model']}{_under(answer)}, {answer['quantisation']} weights, "
+        f"{answer['kv_cache']} KV: a prompt "
         f"of {answer['prompt_tokens']:,} tokens, a decode step of {answer['batch']} sequences at "
         f"{answer['context']:,} tokens. The fit is the time at the chip's peaks over the time "
         "predicted: 100% wastes nothing.", hang="  ",
@@ -51,6 +52,11 @@ def render_fits(answer: Mapping[str, Any]) -> str:
     for miss in answer["misses"]:
         lines += wrapped(f"{miss['chip']}: {miss['reason']}", indent="  ", hang="  ")
     return page(lines)
+
+
+def _under(answer: Mapping[str, Any]) -> str:
+    policy = answer.get("policy")
+    return f" under the attention policy {policy} (quality: weftline quality)" if policy else ""
 
 
 def _largest(phase: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from weftline.model import load_model
 from weftline.model.ir import Model
 from weftline.model.load import bundled_index
 from weftline.report.text import page, table, wrapped
+from weftline.spec.attention import DENSE, Chunk, Window
 from weftline.units import format_count
 
 __all__ = ["model_rows", "render_count", "render_models"]
@@ -53,11 +54,10 @@ def attention_of(model: Model) -> str:
                 name = "MHA"
             else:
                 name = "MQA" if a.kv_heads == 1 else "GQA"
-            if a.window is not None:
-                name += f" window {a.window:,}"
-            if a.chunk is not None:
-                name += f" chunk {a.chunk:,}"
-            if a.topk is not None or a.compress > 1:
+            if isinstance(a.rule, Window | Chunk):
+                kind = "window" if isinstance(a.rule, Window) else "chunk"
+                name += f" {kind} {a.rule.tokens:,}"
+            elif a.rule != DENSE:
                 name += " sparse"
             found.setdefault(name)
     return ", ".join(found) or "none"

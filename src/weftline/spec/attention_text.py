@@ -12,11 +12,12 @@ A rule is ``dense``, ``window=512,sinks=4``, ``chunk=8192``, ``topk=12.5%,block=
       - layers: 0-1, 5
         rule: dense
 
-where ``rule`` stands for both phases.
+where ``rule`` stands for both phases. Such a mapping may also stand in the text itself, in braces.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -45,9 +46,30 @@ from weftline.spec.located import Located, read_located
 from weftline.spec.parse import Collector, choice
 from weftline.units import format_number, parse_count, parse_fraction
 
-__all__ = ["parse_policy", "parse_rule", "policy_from", "policy_table", "policy_text", "rule_text"]
+__all__ = [
+    "COMMON",
+    "POLICY_FIELD",
+    "POLICY_VARIABLE",
+    "parse_policy",
+    "parse_rule",
+    "policy_from",
+    "policy_table",
+    "policy_text",
+    "rule_text",
+]
 
 EXAMPLE: Final = "window=512,sinks=4; chunk=8192; topk=12.5%,block=128; dense; or a policy.yaml"
+COMMON: Final = (
+    "window=512,sinks=4", "window=512", "window=512,sinks=4,phase=decode",
+    "window=512,sinks=4,dense=0-1", "topk=25%,block=128,floor=4",
+    "topk=12.5%,block=128,floor=4", "topk=25%,block=128,floor=4,phase=decode",
+    "topk=25%,block=128,floor=4,score=mean,share=layer",
+)  # fmt: skip
+"""What is measured where nobody says."""
+POLICY_FIELD: Final = "attention_policy"
+"""Of vLLM's ``--additional-config``, where the plugin reads a policy."""
+POLICY_VARIABLE: Final = "WEFTLINE_ATTENTION_POLICY"
+"""Environment variable with a policy, or the name of its file."""
 _OWN: Final = ("kv", "phase", "dense")
 """Parts of a short policy that belong to no rule."""
 
@@ -181,6 +203,8 @@ def _topk_parts(rule: TopK) -> Iterator[str]:
 
 def parse_policy(text: str, *, where: str = "--policy") -> AttentionPolicy:
     """A policy from its short form, or from the file of that name."""
+    if text.strip().startswith("{"):
+        return policy_from(read_located(text, where), where)
     if re.search(r"\.(ya?ml|json)$", text.strip(), re.IGNORECASE):
         return _from_file(text.strip(), where)
     pairs = [part for part in re.split(r",", text) if part.strip()]
@@ -313,15 +337,15 @@ def _phase_table(prefill: Rule, decode: Rule) -> dict[str, str]:
     return {"prefill": rule_text(prefill), "decode": rule_text(decode)}
 
 
-def policy_text(policy: AttentionPolicy) -> str | None:
-    """The short form that :func:`parse_policy` reads as ``policy``; None where it needs a file."""
+def policy_text(policy: AttentionPolicy) -> str:
+    """The shortest text that :func:`parse_policy` reads as ``policy``."""
     pair = (policy.prefill, policy.decode)
     rules = [r for r in dict.fromkeys(pair) if r != DENSE] or [DENSE]
     dense = policy.layers
     if len(rules) > 1 or len(dense) > 1 or any(
         (own.prefill, own.decode) != (DENSE, DENSE) for own in dense
     ):  # fmt: skip
-        return None
+        return json.dumps(policy_table(policy))
     text = rule_text(rules[0])
     if pair != (rules[0], rules[0]):
         text += f",phase={'prefill' if policy.prefill == rules[0] else 'decode'}"

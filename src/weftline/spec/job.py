@@ -63,6 +63,8 @@ class Job:
     """Train every weight, adapters beside frozen weights, or beside frozen 4-bit weights."""
     rank: int = 16
     """Rank of the adapters; nothing to a job that trains every weight."""
+    policy: str = ""
+    """What queries see in the place of full attention (:mod:`weftline.spec.attention_text`)."""
     freeze: tuple[str, ...] = ()
     """Parts whose weights stay as they are where every other weight is trained."""
     own_chips: tuple[Mapping[str, Any], ...] = ()

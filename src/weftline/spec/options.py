@@ -75,6 +75,9 @@ class JobOptions:
     freeze
         Parts that full training leaves as they are, separated by commas: embeddings, attention,
         mlp, experts.
+    policy
+        Attention in the place of the model's full one: window=4096,sinks=4, topk=12.5%,block=128,
+        or a policy.yaml (docs/attention.md).
     layout
         Parts of the layout to hold: tp=8,pp=2, zero=3, micro_batch=1, recompute=full...
     allow_long
@@ -106,6 +109,7 @@ class JobOptions:
     tune: str = "full"
     rank: str = "16"
     freeze: str | None = None
+    policy: str | None = None
     layout: str | None = None
     allow_long: bool = False
     chip: str | None = None
@@ -247,8 +251,9 @@ class ServingOptions:
         Adapters of one base model, their rank, and those a replica holds at once: 200:16:32.
     speculate
         Draft tokens ahead: mtp:3, or mtp:3:0.8 with the chance that each is kept.
-    window
-        Keep the last 4096 tokens of a sequence only, or 4096+4 with the first 4.
+    policy
+        Attention in the place of the model's full one: window=4096,sinks=4,kv=free,
+        topk=12.5%,block=128, or a policy.yaml (docs/attention.md).
     routing
         round-robin, least-loaded or prefix-aware.
     """
@@ -259,7 +264,7 @@ class ServingOptions:
     kv_offload: str | None = None
     lora: str | None = None
     speculate: str | None = None
-    window: str | None = None
+    policy: str | None = None
     routing: str = "least-loaded"
 
 

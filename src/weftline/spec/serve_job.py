@@ -32,8 +32,8 @@ class ServeSpace:
     max_batch: int | None = None
     """Sequences that may run at once in a replica; the engine's own number if None."""
     prefix_cache: bool = False
-    window: int | None = None
-    sinks: int = 0
+    policy: str = ""
+    """What queries see in the place of full attention (:mod:`weftline.spec.attention_text`)."""
     spec_method: str = "none"
     spec_tokens: int = 0
     spec_acceptance: float = 0.7

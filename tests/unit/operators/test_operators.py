@@ -16,6 +16,8 @@ from weftline.errors import InputError, UnknownNameError
 from weftline.operators import Chip, Operators, SparseUnit, chip_of, mean_span, operators
 from weftline.operators.fit.rows import read_columns
 from weftline.operators.fit.score_windows import predicted_pairs, score_windows
+from weftline.spec.attention import TopK, Window
+from weftline.spec.attention_counts import seen
 
 HERE = Path(__file__).parent
 CHIPS = ("a100", "h100", "h200", "b200", "gb300", "l40s", "rtx-pro-6000", "mi300x", "tpu-v6e",
@@ -41,7 +43,7 @@ CALLS: dict[str, tuple[Callable[[Operators], Sized], list[tuple[float, float]]]]
         [(0, 8), (0, 15), (0, 3)],
     ),
     "decode window": (
-        lambda o: lambda b, c: o.decode_attention_s("bf16", b, c, 32, 8, 64, 128),
+        lambda o: lambda b, c: o.decode_attention_s("bf16", b, c, 32, 8, 64, Window(tokens=128)),
         [(0, 10), (0, 18)],
     ),
     "prefill": (
@@ -49,7 +51,9 @@ CALLS: dict[str, tuple[Callable[[Operators], Sized], list[tuple[float, float]]]]
         [(0, 6), (0, 15), (0, 17)],
     ),
     "prefill window": (
-        lambda o: lambda b, t: o.prefill_attention_s("bf16", b, t, 0, 32, 8, 128, 128),
+        lambda o: lambda b, t: o.prefill_attention_s(
+            "bf16", b, t, 0, 32, 8, 128, Window(tokens=128)
+        ),
         [(0, 6), (0, 15)],
     ),
     "mla decode": (
@@ -266,8 +270,19 @@ def test_a_sparse_unit_skips_what_it_knows_and_no_more() -> None:
     sizes = ("bf16", 16, 65536, 32, 8, 128)
     dense = without.decode_attention_s(*sizes)
     assert with_unit.decode_attention_s(*sizes) == dense
-    assert with_unit.decode_attention_s(*sizes, 128) == pytest.approx(dense / 8)
-    assert with_unit.decode_attention_s(*sizes, 32768) == pytest.approx(dense / 2)
+    assert dense > 0
+    # Pages are left out without any unit; a unit scores blocks on the way, and no others' work.
+    blocks, keys = TopK(block=64, fraction=0.25), TopK(block=1, count=2048, score="mean")
+    for rule, pattern in ((blocks, "block"), (keys, "selected")):
+        scored = without.index_s(rule, *sizes[1:2], 1.0, sizes[2], 8, 128)
+        alone = without.decode_attention_s(*sizes, rule)
+        assert scored > 0
+        assert with_unit.decode_attention_s(*sizes, rule) == alone
+        knows = SparseUnit(patterns={pattern: 100.0})
+        made = operators(replace(plain, sparse=(knows,))).decode_attention_s(*sizes, rule)
+        density = float(seen(rule, 65535)) / 65536
+        assert made == pytest.approx(dense * max(density, 0.01))
+        assert made <= alone
     assert with_unit.scan_s(8, 1, 2**20, decode=True) == 3 * without.scan_s(
         8, 1, 2**20, decode=True
     )

@@ -264,9 +264,13 @@ def test_speculation_yields_more_tokens_and_eviction_keeps_fewer() -> None:
                           spec_method="mtp", spec_tokens=2, spec_acceptance=0.5)  # fmt: skip
     assert guess.tokens_per_step == pytest.approx(1 + 0.5 + 0.25)
     assert surface(guess).step_s(0, 0, 8, 8000) > surface(plain).step_s(0, 0, 8, 8000)
-    short = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4, window=512, sinks=4)
+    short = ServingConfig(
+        model="llama-3.1-70b", chip="h200", tp=4, policy="window=512,sinks=4,kv=free"
+    )
     wide = ServingConfig(model="llama-3.1-70b", chip="h200", tp=4)
-    assert surface(short).decode(64, 32768) == pytest.approx(surface(wide).decode(64, 516), rel=0.1)
+    # As a kernel for windows takes: no less than full attention over as many keys, near it.
+    cut = surface(short).decode(64, 32768)
+    assert surface(wide).decode(64, 516) <= cut < surface(wide).decode(64, 1024)
     assert memory(short).capped_share == 1.0
 
 

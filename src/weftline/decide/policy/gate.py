@@ -11,7 +11,7 @@ from typing import Any, Final
 from weftline._version import __version__
 from weftline.catalog import Accelerator, accelerator, own_chips
 from weftline.decide.policy.rules import Rule, die_area_mm2, rules_version
-from weftline.model import load_model
+from weftline.model.policy import model_under
 from weftline.plan.step.frozen import spared_flops_per_token
 from weftline.spec import Plan, ServePlan
 from weftline.spec.decision import OUTCOMES, Decision, Outcome, Ruling
@@ -54,7 +54,7 @@ def training_flop(plan: Plan) -> float:
 
     Recomputed activations are not counted; what adapters and frozen parts spare is taken off.
     """
-    model = load_model(plan.job.model)
+    model = model_under(plan.job.model, plan.job.policy)
     each = model.training_flops_per_token(plan.job.seq_len)
     spared = spared_flops_per_token(model, plan.job.tune, plan.job.freeze)
     return float((each - spared) * plan.job.tokens)

@@ -19,6 +19,7 @@ from weftline.operators.fit.monotone import held_out
 from weftline.operators.fit.rows import Columns, read_columns, where
 from weftline.operators.operators import operators
 from weftline.operators.surface import FloatArray
+from weftline.spec.attention import DENSE, Window
 
 SYSTEMS: Final = {"h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "b200_sxm": "b200"}
 
@@ -26,23 +27,24 @@ SYSTEMS: Final = {"h100_sxm": "h100-sxm", "h200_sxm": "h200-sxm", "b200_sxm": "b
 def predicted_pairs(rows: Columns) -> tuple[FloatArray, FloatArray]:
     """Predicted milliseconds of full and of windowed attention, a row each."""
     full, cut = np.zeros(len(rows["window"])), np.zeros(len(rows["window"]))
-    keys = np.stack([rows["system"], rows["phase"], rows["head_dim"].astype(int).astype(str)])
-    for system, phase, dim in np.unique(keys, axis=1).T:
-        mine = np.all(keys == np.asarray([[system], [phase], [dim]]), axis=0)
+    sizes = [rows[name].astype(int).astype(str) for name in ("head_dim", "window")]
+    keys = np.stack([rows["system"], rows["phase"], *sizes])
+    for system, phase, dim, window in np.unique(keys, axis=1).T:
+        mine = np.all(keys == np.asarray([[system], [phase], [dim], [window]]), axis=0)
         ops = operators(SYSTEMS[str(system)])
-        batch, heads, kv_heads, window = (
+        batch, heads, kv_heads = (
             np.asarray(rows[name][mine], dtype=np.float64)
-            for name in ("batch_size", "num_heads", "num_key_value_heads", "window")
+            for name in ("batch_size", "num_heads", "num_key_value_heads")
         )
-        for found, reach in ((full, None), (cut, window)):
+        for found, rule in ((full, DENSE), (cut, Window(tokens=int(window)))):
             if phase == "generation":
                 context = rows["step"][mine] + 1
                 seconds = ops.decode_attention_s(
-                    "bf16", batch, context, heads, kv_heads, int(dim), reach
+                    "bf16", batch, context, heads, kv_heads, int(dim), rule
                 )
             else:
                 seconds = ops.prefill_attention_s(
-                    "bf16", batch, rows["isl"][mine], 0.0, heads, kv_heads, int(dim), reach
+                    "bf16", batch, rows["isl"][mine], 0.0, heads, kv_heads, int(dim), rule
                 )
             found[mine] = seconds * 1e3
     return full, cut

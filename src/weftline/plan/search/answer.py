@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from weftline._version import __version__
+from weftline.attention.quality import policy_remarks
 from weftline.catalog import PriceChoice
 from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import (
@@ -17,7 +18,7 @@ from weftline.cost import (
     Goodput,
     goodput,
 )
-from weftline.model import Model
+from weftline.model import Model, load_model
 from weftline.plan.calibrate.residual import Z90
 from weftline.plan.search.evidence import (
     band_of,
@@ -106,8 +107,14 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
             model, best.found.cluster, recipe_of(job, best.found.framework), best.found.layout,
             seq_len=job.seq_len, precision=job.precision,
         ),
-        model_notes=model.remarks,
+        model_notes=(*model.remarks, *_of_policy(job)),
     )  # fmt: skip
+
+
+def _of_policy(job: Job) -> tuple[str, ...]:
+    if not job.policy:
+        return ()
+    return policy_remarks(load_model(job.model), job.policy, context=job.seq_len)
 
 
 def _candidate(offer: Offer, best: Offer, job: Job) -> Candidate:

@@ -10,6 +10,7 @@ from weftline.catalog.asked import chip_named, parse_accelerators, parse_own_chi
 from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
 from weftline.model import Model, load_model
+from weftline.model.policy import asked_policy
 from weftline.plan.search.checked import checked
 from weftline.plan.search.need import ANY_BATCH
 from weftline.plan.search.train import DEFAULT_SEQ_LEN, default_batch
@@ -83,6 +84,7 @@ def _job(
         layout=held or {}, allow_long=options.allow_long,
         tune=options.tune,  # type: ignore[arg-type]
         rank=rank or 16, freeze=get(lambda: _frozen(options.freeze, where)) or (),
+        policy=get(lambda: asked_policy(options.policy, model, where=where("policy"))) or "",
         own_chips=records,
     )  # fmt: skip
     return checked(rough, get, where, loaded)
@@ -143,7 +145,8 @@ def options_of(job: Job) -> JobOptions:
         region=job.region, objective=job.objective, precision=job.precision,
         framework=job.framework, optimizer=job.optimizer, offload=job.offload, overlap=job.overlap,
         recipe=job.recipe or None, tune=job.tune, rank=f"{job.rank}",
-        freeze=",".join(job.freeze) or None, layout=parts_text(job.layout),
+        freeze=",".join(job.freeze) or None, policy=job.policy or None,
+        layout=parts_text(job.layout),
         allow_long=job.allow_long, chip=chip, chip_set=chip_set,
     )  # fmt: skip
 

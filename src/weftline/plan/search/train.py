@@ -11,7 +11,8 @@ from weftline.catalog import Accelerator, accelerator, accelerators, own_chips
 from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import goodput
 from weftline.errors import NoFeasiblePlanError
-from weftline.model import Model, load_model
+from weftline.model import Model
+from weftline.model.policy import model_under
 from weftline.plan.search.answer import plan_of
 from weftline.plan.search.checked import check_lengths, checked_job
 from weftline.plan.search.misses import nothing_fits
@@ -69,7 +70,7 @@ def _planned(
     job: Job, model: Model | None, day: datetime.date,
     progress: Callable[[str, float], None] | None,
 ) -> Plan:  # fmt: skip
-    model = model or load_model(job.model)
+    model = model_under(job.model, job.policy, model)
     if job.framework != AUTO:
         recipe(job.framework, optimizer=job.optimizer)  # not every one has every optimizer
     check_lengths(job, model, str)

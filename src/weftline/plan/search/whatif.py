@@ -20,7 +20,8 @@ from weftline.catalog.date import CATALOG_DATE
 from weftline.cost import Terms, no_price
 from weftline.errors import InputError, NoFeasiblePlanError, UnknownNameError
 from weftline.fabric import cluster_of, host_source
-from weftline.model import Model, load_model
+from weftline.model import Model
+from weftline.model.policy import model_under
 from weftline.plan.calibrate.calibration import PUBLISHED, calibrated, constants_for
 from weftline.plan.calibrate.residual import features_of
 from weftline.plan.search.checked import check_lengths
@@ -97,7 +98,7 @@ def what_if(plan: Plan, changes: Mapping[str, str]) -> WhatIf:
     where a machine or job searched anew has no layout.
     """
     with own_chips(plan.job.own_chips):
-        model = load_model(plan.job.model)
+        model = model_under(plan.job.model, plan.job.policy)
         asked = replace(plan.job, framework=plan.framework)
         job = _job(asked, changes)
         base = plan.cluster
@@ -142,7 +143,7 @@ def _host_s(plan: Plan, job: Job, cluster: Cluster, layout: Layout, step_s: floa
         return 0.0
     asked = replace(job, framework=plan.framework)
     with_s, without_s = (
-        _evaluate(load_model(job.model), asked, one, layout)[0]
+        _evaluate(model_under(job.model, job.policy), asked, one, layout)[0]
         for one in (cluster, replace(cluster, host="bypass"))
     )
     return step_s * (1 - without_s / with_s)

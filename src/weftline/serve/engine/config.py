@@ -99,9 +99,8 @@ class ServingConfig:
     spec_acceptance: float = 0.7
     """Chance that one drafted token, given the ones before it, is kept."""
     draft_model: str | None = None
-    window: int | None = None
-    """Keep only the last ``window`` tokens of a sequence (and its first ``sinks``) in the cache."""
-    sinks: int = 0
+    policy: str = ""
+    """What queries see in the place of full attention (:mod:`weftline.spec.attention_text`)."""
     prefill: PoolConfig | None = None
     """Workers that only prefill; this configuration is then the decode pool's."""
     decode_workers: int = 1
@@ -128,8 +127,6 @@ class ServingConfig:
         if self.spec_method != "none" and self.spec_tokens < 1:
             found.append(InputError("speculation drafts at least one token", where="spec_tokens",
                                     hint="give `spec_tokens`, or `spec_method` none"))  # fmt: skip
-        if self.window is not None and self.window < 1:
-            found.append(InputError("must be at least 1 token", where="window"))
         if len(found) == 1:
             raise found[0]
         if found:

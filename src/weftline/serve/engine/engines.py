@@ -10,6 +10,8 @@ from typing import Final
 from weftline.catalog import Accelerator
 from weftline.errors import InputError, UnknownNameError
 from weftline.serve.engine.config import DTYPES
+from weftline.spec.attention import Compress, Window
+from weftline.spec.attention_text import parse_policy
 
 __all__ = [
     "PROFILES",
@@ -116,6 +118,21 @@ def require_formats(engine: str, chip_vendor: str, chip: str, formats: tuple[str
                 f"{own.title} does not serve {name} weights", where="gemm_dtype",
                 hint="it serves " + ", ".join(own.formats),
             )  # fmt: skip
+
+
+def serves_policy(engine: str, policy: str) -> bool:
+    """Whether an engine can serve a model under a policy ("" for none).
+
+    vLLM through :mod:`weftline.attention.vllm`, which keeps every page; TensorRT-LLM by its own
+    ``max_attention_window`` and ``sink_token_length``, which free what slides out of one window.
+    """
+    if not policy:
+        return True
+    asked = parse_policy(policy)
+    if engine == "vllm":
+        return asked.kv == "keep" and not any(isinstance(r, Compress) for r in asked.rules)
+    one = len(asked.rules) == 1 and isinstance(asked.prefill, Window)
+    return engine == "trtllm" and asked.kv == "free" and one
 
 
 def runs_format(chip: Accelerator, weights: str) -> bool:

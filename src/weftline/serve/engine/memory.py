@@ -68,7 +68,7 @@ def chip_bytes(setting: Setting) -> float:
 def _cache_per_token(setting: Setting, tp: FloatArray, pp: FloatArray) -> FloatArray:
     total = np.zeros(np.broadcast_shapes(np.shape(tp), np.shape(pp)))
     for m in setting.work.mixers:
-        values = m.count * m.kv_values_per_token / m.compress
+        values = m.count * m.kv_values_per_token / m.stride
         if m.latent or m.v_dim == 0:  # every rank holds the whole latent
             total = total + values * setting.kv_bytes
         else:
@@ -95,9 +95,8 @@ def cache_tokens(
     left = left - chunk_tokens * setting.work.hidden * 2.0 * ACTIVATION_ROWS
     each = np.zeros_like(np.asarray(context, dtype=np.float64))
     for m in setting.work.mixers:
-        held = context if m.window is None else np.minimum(context, float(m.window))
         ways = 1.0 if m.latent or m.v_dim == 0 else np.minimum(tp, float(m.kv_heads))
-        each = each + m.count * m.kv_values_per_token / m.compress * held * setting.kv_bytes / ways
+        each = each + m.count * m.kv_values_per_token * m.held(context) * setting.kv_bytes / ways
     each = each / pp + setting.work.state_values * 4.0 / tp / pp
     return np.asarray(left / np.maximum(each, 1.0) * dp)
 
@@ -153,13 +152,12 @@ def _runtime_bytes(setting: Setting, config: ServingConfig) -> float:
 
 
 def _capped(setting: Setting, config: ServingConfig, per_token: float) -> tuple[float, float]:
-    """The share of cache bytes under a window, and the window: an evicting engine caps all."""
-    if config.window is not None:
-        return 1.0, float(config.window + config.sinks)
+    """The share of cache bytes under a window, and the longest window."""
     capped, cap = 0.0, 0.0
     for m in setting.work.mixers:
-        if m.window is not None:
+        most = float(m.held(np.inf))
+        if np.isfinite(most):
             ways = min(config.tp, m.kv_heads)
-            capped += m.count * m.kv_values_per_token / m.compress * setting.kv_bytes / ways
-            cap = max(cap, float(m.window))
+            capped += m.count * m.kv_values_per_token / m.stride * setting.kv_bytes / ways
+            cap = max(cap, most)
     return (capped / config.pp / per_token if per_token else 0.0), cap

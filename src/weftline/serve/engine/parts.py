@@ -82,14 +82,16 @@ class Setting:
 
 
 @lru_cache(maxsize=512)
-def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str) -> Setting:
+def setting_of(
+    model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype: str, policy: str = ""
+) -> Setting:
     """The setting of a model on a chip in stated formats, as its published checkpoint is made.
 
     ``fp8`` means blocks where the published weights are in blocks; weights published in mxfp4 are
     served so whatever is asked. 4-bit checkpoints of mixture-of-experts models keep attention in
     bf16.
     """
-    work, published = work_of(model), load_model(model).weights_format
+    work, published = work_of(model, policy), load_model(model).weights_format
     gemm_dtype, moe_dtype = canonical(gemm_dtype), canonical(moe_dtype)
     if published == "fp8_block":
         gemm_dtype = "fp8_block" if gemm_dtype == "fp8" else gemm_dtype
@@ -112,7 +114,7 @@ def setting_of(model: str, chip: str, gemm_dtype: str, moe_dtype: str, kv_dtype:
 def setting_for(config: ServingConfig) -> Setting:
     """The setting of a configuration, its adapters included."""
     found = setting_of(config.model, config.chip, config.gemm_dtype, config.moe_format,
-                       config.kv_dtype)  # fmt: skip
+                       config.kv_dtype, config.policy)  # fmt: skip
     return found if config.adapters is None else replace(found, adapters=config.adapters)
 
 
@@ -281,23 +283,25 @@ def _attention(setting: Setting, it: Iteration, m: Mixer, found: dict[str, Any])
     ops, kv = setting.operators, setting.kv_dtype
     heads = np.maximum(m.heads / it.tp, 1.0)
     batch = it.sequences / it.dp
-    context, before = it.context / m.compress, it.prefill_context / m.compress
-    cap = m.topk if m.topk is not None else m.window
     if m.v_dim == 0:  # an indexer: scores only, over keys that all ranks hold
+        context, before = it.context / m.stride, it.prefill_context / m.stride
         decode = batch * context * m.qk_dim * setting.kv_bytes
         decode = decode / (0.5 * ops.chip.bandwidth_bytes_per_s) + 5e-6
         pairs = it.prefills * it.prefill_tokens * (before + it.prefill_tokens / 2)
         prefill = pairs * 2.0 * m.heads * m.qk_dim / (0.4 * ops.chip.peak_flops("fp8"))
     elif m.latent:
-        decode = ops.mla_decode_s(kv, batch, context, heads, m.latent, m.rope, it.queries, m.topk)
-        prefill = ops.mla_prefill_s(it.prefills, it.prefill_tokens, before, heads, m.qk_dim,
-                                    m.v_dim, m.topk)  # fmt: skip
+        decode = ops.mla_decode_s(kv, batch, it.context, heads, m.latent, m.rope, it.queries,
+                                  m.decode_rule)  # fmt: skip
+        prefill = ops.mla_prefill_s(it.prefills, it.prefill_tokens, it.prefill_context, heads,
+                                    m.qk_dim, m.v_dim, m.rule)  # fmt: skip
     else:
         kv_heads = np.maximum(m.kv_heads / it.tp, 1.0)
-        decode = ops.decode_attention_s(kv, np.maximum(batch, 1.0), context, heads, kv_heads,
-                                        m.qk_dim, cap, it.queries, it.mixed)  # fmt: skip
+        decode = ops.decode_attention_s(kv, np.maximum(batch, 1.0), it.context, heads,
+                                        kv_heads, m.qk_dim, m.decode_rule, it.queries,
+                                        it.mixed)  # fmt: skip
         prefill = ops.prefill_attention_s(kv, np.maximum(it.prefills, 1.0), it.prefill_tokens,
-                                          before, heads, kv_heads, m.qk_dim, cap)  # fmt: skip
+                                          it.prefill_context, heads, kv_heads, m.qk_dim,
+                                          m.rule)  # fmt: skip
     found["decode_attention"] = found["decode_attention"] + np.where(
         it.sequences > 0, m.count * decode, 0.0
     )

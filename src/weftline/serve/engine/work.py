@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from weftline.model import Attention, Model, Operator, load_model
+import numpy as np
+import numpy.typing as npt
+
+from weftline.model import Attention, Model, Operator
+from weftline.model.policy import model_under
+from weftline.spec.attention import Rule
+from weftline.spec.attention_counts import held
+
+FloatArray = npt.NDArray[np.float64]
 
 _LAUNCHED = ("gemm", "grouped_gemm", "attention", "scan", "conv")
 
@@ -62,17 +70,23 @@ class Mixer:
     """Width of MLA's cached latent (0 for attention with keys and values)."""
     rope: int
     """Rotary width cached beside the latent."""
-    window: int | None
-    topk: int | None
-    compress: int
+    rule: Rule
+    """What a query of a prompt sees."""
+    decode_rule: Rule
+    keeps: bool
+    """Whether all tokens stay cached though queries see fewer."""
     kv_values_per_token: int
 
-    def seen(self, context: float) -> float:
-        """Entries one query attends to after ``context`` tokens."""
-        entries = context / self.compress
-        if self.window is not None:
-            entries = min(entries, self.window)
-        return min(entries, self.topk) if self.topk is not None else entries
+    @property
+    def stride(self) -> int:
+        """Tokens merged into one cached entry."""
+        return self.rule.stride
+
+    def held(self, context: npt.ArrayLike) -> FloatArray:
+        """Entries that stay cached of ``context`` tokens."""
+        if self.keeps:
+            return np.asarray(context, dtype=np.float64) / self.stride
+        return held(self.decode_rule, context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +143,7 @@ class Work:
     @property
     def kv_values_per_token(self) -> float:
         """Values one more token adds to the cache while no window is full."""
-        return sum(m.count * m.kv_values_per_token / m.compress for m in self.mixers)
+        return sum(m.count * m.kv_values_per_token / m.stride for m in self.mixers)
 
 
 def _mixer(a: Attention, count: int) -> Mixer:
@@ -137,8 +151,8 @@ def _mixer(a: Attention, count: int) -> Mixer:
     rope = 64 if mla else 0
     return Mixer(
         count=count, heads=a.heads, kv_heads=a.kv_heads, qk_dim=a.qk_dim, v_dim=a.v_dim,
-        latent=a.kv_values_per_token - rope if mla else 0, rope=rope, window=a.window or a.chunk,
-        topk=a.topk, compress=a.compress, kv_values_per_token=a.kv_values_per_token,
+        latent=a.kv_values_per_token - rope if mla else 0, rope=rope, rule=a.rule,
+        decode_rule=a.decoding, keeps=a.keeps, kv_values_per_token=a.kv_values_per_token,
     )  # fmt: skip
 
 
@@ -258,6 +272,6 @@ def _work(model: Model) -> Work:
 
 
 @lru_cache(maxsize=64)
-def work_of(name: str) -> Work:
-    """The work of a model by any name :func:`weftline.model.load_model` takes."""
-    return _work(load_model(name))
+def work_of(name: str, policy: str = "") -> Work:
+    """The work of a model by any name :func:`weftline.model.load_model` takes, under a policy."""
+    return _work(model_under(name, policy))

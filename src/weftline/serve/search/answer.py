@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline._version import __version__
+from weftline.attention.quality import policy_remarks
 from weftline.catalog import list_words, unconfirmed_words
 from weftline.catalog.date import CATALOG_DATE
 from weftline.errors import NoFeasiblePlanError, WeftlineError
@@ -70,7 +71,10 @@ def plan_of(
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=lost, search=search, occupancy=occupancy,
         asked=question_of(job), launch=launch_settings(config),
-        model_notes=model.remarks,
+        model_notes=(
+            *model.remarks,
+            *policy_remarks(model, job.space.policy, context=demand.input_tokens),
+        ),
     )  # fmt: skip
 
 

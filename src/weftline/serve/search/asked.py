@@ -18,6 +18,7 @@ from weftline.catalog.own import chip_texts
 from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.model.load import load_generator
+from weftline.model.policy import asked_policy
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
 from weftline.serve.engine.engines import PROFILES, require_formats, require_units
 from weftline.serve.search.daily import curve_of
@@ -26,7 +27,6 @@ from weftline.serve.simulate.asked import (
     parse_lora,
     parse_offload,
     parse_speculation,
-    parse_window,
     rate_of,
     shape_of,
     traffic_of,
@@ -97,7 +97,7 @@ def _job(
     method, drafted, kept = get(
         lambda: parse_speculation(serving.speculate, where=where("speculate"))
     ) or ("none", 0, 0.7)
-    tokens, sinks = get(lambda: parse_window(serving.window, where=where("window"))) or (None, 0)
+    policy = get(lambda: asked_policy(serving.policy, model, where=where("policy"))) or ""
     priced = get(lambda: parse_prices(fleet.price, chip_named, where=where("price")))
     own, kinds = priced or ({}, ("on-demand",))
     off = get(lambda: parse_discounts(fleet.discount, sellers(), where=where("discount")))
@@ -128,7 +128,7 @@ def _job(
         prefix_cache=serving.prefix_cache or bool(hit) or bool(below and below[0]),
         cache_hit=hit or 0.0, offload_bytes=below[0] if below else 0.0,
         offload_bytes_per_s=below[1] if below and below[0] else 0.0, lora=lora,
-        window=tokens, sinks=sinks, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
+        policy=policy, spec_method=method, spec_tokens=drafted, spec_acceptance=kept,
         layout={name: int(degree) for name, degree in held.items()},
     )  # fmt: skip
     rough = ServeJob(
@@ -248,7 +248,6 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         turns=turns, tool_delay=f"{delay_s:g}s", grow=f"{grow}", shared_prefix=f"{shared}",
     )  # fmt: skip
     speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
-    window = None if space.window is None else f"{space.window}"
     serving = ServingOptions(
         kv=space.kv, routing=job.routing,
         prefix_cache=space.prefix_cache and not (space.cache_hit or space.offload_bytes),
@@ -257,7 +256,7 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         lora=None if space.lora is None else ":".join(map(str, space.lora)),
         cache_hit=f"{round(100 * space.cache_hit, 6):g}%" if space.cache_hit else None,
         speculate=None if space.spec_method == "none" else speculate,
-        window=f"{window}+{space.sinks}" if window and space.sinks else window,
+        policy=space.policy or None,
     )  # fmt: skip
     return fleet, traffic, serving
 

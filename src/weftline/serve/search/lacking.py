@@ -18,7 +18,7 @@ __all__ = ["lacking", "short_of"]
 
 def lacking(chip: Accelerator, space: ServeSpace) -> str:
     """Why no engine of ``space`` takes a chip in any of its number formats."""
-    from weftline.serve.engine.engines import PROFILES, runs_format
+    from weftline.serve.engine.engines import PROFILES, runs_format, serves_policy
 
     runs = [p.name for p in PROFILES.values() if chip.stack in p.vendors]
     if not runs:
@@ -26,6 +26,8 @@ def lacking(chip: Accelerator, space: ServeSpace) -> str:
     named = [name for name in runs if not space.engines or name in space.engines]
     if not named:
         return f"no engine: {', '.join(space.engines)} not on it, {', '.join(runs)} would be"
+    if not any(serves_policy(name, space.policy) for name in named):
+        return f"no engine: {', '.join(named)} cannot serve the policy {space.policy}"
     formats = ", ".join(space.formats)
     known = sorted({f for name in named for f in PROFILES[name].formats if runs_format(chip, f)})
     if not known:

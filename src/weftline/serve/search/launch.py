@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from weftline.serve.engine.config import ServingConfig
+from weftline.spec.attention import Window
+from weftline.spec.attention_text import POLICY_FIELD, parse_policy
 
 __all__ = ["launch_settings"]
 
@@ -20,6 +23,7 @@ def _vllm(c: ServingConfig) -> dict[str, str]:
         **({"--enable-prefix-caching": ""} if c.prefix_cache
            else {"--no-enable-prefix-caching": ""}),
         **({"--kv-offloading-size": f"{c.offload_bytes / 2**30:.0f}"} if c.offload_bytes else {}),
+        **({"--additional-config": json.dumps({POLICY_FIELD: c.policy})} if c.policy else {}),
         **_lora(c, "--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"),
     }  # fmt: skip
 
@@ -43,11 +47,21 @@ def _tensorrt_llm(c: ServingConfig) -> dict[str, str]:
         "kv_cache_config.free_gpu_memory_fraction": f"{c.memory_fraction:g}",
         "kv_cache_config.enable_block_reuse": str(c.prefix_cache).lower(),
         "enable_chunked_prefill": "true",
+        **_window(c),
         **({"kv_cache_config.host_cache_size": f"{c.offload_bytes:.0f}"} if c.offload_bytes
            else {}),
         **_lora(c, "", "lora_config.max_loras", "lora_config.max_lora_rank",
                 "lora_config.max_cpu_loras"),
     }  # fmt: skip
+
+
+def _window(c: ServingConfig) -> dict[str, str]:
+    """TensorRT-LLM's own window, which frees what slides out of it."""
+    rule = parse_policy(c.policy).decode if c.policy else None
+    if not isinstance(rule, Window):
+        return {}
+    found = {"kv_cache_config.max_attention_window": f"[{rule.tokens}]"}
+    return found | ({"kv_cache_config.sink_token_length": f"{rule.sinks}"} if rule.sinks else {})
 
 
 def _lora(c: ServingConfig, on: str, slots: str, rank: str, held: str) -> dict[str, str]:

@@ -205,13 +205,15 @@ def _by_format(ways: Sequence[tuple[str, str]]) -> list[tuple[list[str], str]]:
 
 def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str, str]]:
     """Engines of ``space`` that run on ``chip``, with each number format both can take."""
-    from weftline.serve.engine.engines import PROFILES, runs_format
+    from weftline.serve.engine.engines import PROFILES, runs_format, serves_policy
 
     found = []
     for profile in PROFILES.values():
         if chip.stack not in profile.vendors:
             continue
         if space.engines and profile.name not in space.engines:
+            continue
+        if not serves_policy(profile.name, space.policy):
             continue
         found += [(profile.name, f) for f in space.formats
                   if f in profile.formats and runs_format(chip, f)]  # fmt: skip
@@ -324,7 +326,7 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
         offload_bytes_per_s=space.offload_bytes_per_s or HOST_BYTES_PER_S,
         chunk_tokens=profile(engine).chunk_tokens,
         prefix_cache=space.prefix_cache, cache_hit=space.cache_hit,
-        window=space.window, sinks=space.sinks,
+        policy=space.policy,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
         spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
         tp=layout["tp"], pp=layout["pp"], dp=layout["dp"], ep=layout["ep"],

@@ -26,7 +26,7 @@ _NAMED: Final[Mapping[str, str]] = {
 """Knobs that training has, by the option that asks for the same of a fleet."""
 _PLAIN: Final = (
     "price", "precision", "engine", "kv", "rate", "input", "output", "ttft", "tpot", "e2e",
-    "discount", "region", "max_chips", "max_batch", "routing", "window", "speculate", "burstiness",
+    "discount", "region", "max_chips", "max_batch", "routing", "policy", "speculate", "burstiness",
     "spread", "seed", "disaggregated", "prefix_cache", "cache_hit", "within", "headroom",
 )  # fmt: skip
 _DEGREES: Final = ("tp", "pp", "dp", "ep")

@@ -9,6 +9,7 @@ from typing import Final
 from weftline.catalog import accelerator, accelerators
 from weftline.errors import InputError
 from weftline.model.load import load_generator
+from weftline.model.policy import asked_policy
 from weftline.operators import chip_of
 from weftline.serve.engine.adapters import SLOTS, Adapters, adapters_of, batch_of
 from weftline.serve.engine.config import (
@@ -19,7 +20,13 @@ from weftline.serve.engine.config import (
     PoolConfig,
     ServingConfig,
 )
-from weftline.serve.engine.engines import PROFILES, profile, require_formats, require_units
+from weftline.serve.engine.engines import (
+    PROFILES,
+    profile,
+    require_formats,
+    require_units,
+    serves_policy,
+)
 from weftline.serve.simulate.sessions import Shape, drawn
 from weftline.serve.simulate.trace_files import read_trace
 from weftline.serve.simulate.traffic import BUNDLED, at_rate, bundled, diurnal, extended, gamma
@@ -34,7 +41,7 @@ from weftline.units import (
 )
 
 __all__ = [
-    "config_of", "parse_rate_per_s", "parse_speculation", "parse_window", "rate_of",
+    "config_of", "parse_rate_per_s", "parse_speculation", "rate_of",
     "read_traffic", "traffic_of",
 ]  # fmt: skip
 
@@ -203,15 +210,6 @@ def parse_speculation(text: str | None, *, where: str = "--speculate") -> tuple[
     return method, tokens, kept
 
 
-def parse_window(text: str | None, *, where: str = "--window") -> tuple[int | None, int]:
-    """``4096`` or ``4096+4`` -> tokens kept of the end, and of the front (sinks)."""
-    if text is None:
-        return None, 0
-    window, _, sinks = text.partition("+")
-    kept = parse_count(window, where=where)
-    return kept, parse_count(sinks, where=where) if sinks else 0
-
-
 def config_of(
     model: str, layout: ReplicaOptions, serving: ServingOptions, *, where: Where = as_option
 ) -> ServingConfig:
@@ -233,7 +231,7 @@ def config_of(
     method, drafted, kept = get(
         lambda: parse_speculation(serving.speculate, where=where("speculate"))
     ) or ("none", 0, 0.7)
-    tokens, sinks = get(lambda: parse_window(serving.window, where=where("window"))) or (None, 0)
+    policy = get(lambda: asked_policy(serving.policy, model, where=where("policy"))) or ""
     below = get(lambda: parse_offload(serving.kv_offload, where=where("kv_offload")))
     lora = get(lambda: parse_lora(serving.lora, where=where("lora")))
     for degree in ("tp", "pp", "dp", "ep", "decode_workers"):
@@ -245,6 +243,11 @@ def config_of(
     if chip is None or name is None or weights is None or cache is None:
         raise AssertionError("the collector raises before this")
     require_formats(name, chip.vendor, chip.name, (weights,))
+    if not serves_policy(name, policy):
+        raise InputError(
+            f"{name} cannot serve this policy", where=where("policy"),
+            hint="vllm selects and keeps every page, trtllm frees what slides out of one window",
+        )  # fmt: skip
     if chip.name in accelerators():
         require_units(accelerator(chip.name), (weights,))
     degrees = {d: getattr(layout, d) for d in ("tp", "pp", "dp", "ep")}
@@ -262,6 +265,6 @@ def config_of(
         offload_bytes=below[0] if below else 0.0,
         offload_bytes_per_s=below[1] if below else HOST_BYTES_PER_S,
         spec_method=method, spec_tokens=drafted,  # type: ignore[arg-type]
-        spec_acceptance=kept, window=tokens, sinks=sinks, prefill=pool,
+        spec_acceptance=kept, policy=policy, prefill=pool,
         decode_workers=layout.decode_workers if pool else 1, **degrees,
     )  # fmt: skip

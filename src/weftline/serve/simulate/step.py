@@ -193,7 +193,6 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     stages, queries = float(config.pp), 1.0 + config.spec_tokens
     layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp,
               "stages": stages}  # fmt: skip
-    cut = _window_of(config)
     tokens = np.array(TOKENS, dtype=np.float64)
     # A round of as many micro-batches as stages: each has its share of what the round works on,
     # and passes all layers once while the others are in other stages.
@@ -209,7 +208,7 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     def attend(*, mixed: bool) -> FloatArray:
         return _grid(BATCHES, CONTEXTS, lambda b, c: _weigh(
             setting, Iteration.of(sequences=b / stages, tokens=b / stages * queries,
-                                  context=cut(c), queries=queries, mixed=mixed, **layout),
+                                  context=c, queries=queries, mixed=mixed, **layout),
             ("decode_attention", "scan"), decode_k))  # fmt: skip
 
     draft = _draft_s(config) if config.spec_method != "none" else 0.0
@@ -226,7 +225,7 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
         # A chunk is in one stage at a time: the round is longer by its share of the stages.
         prefill_attention_s=_grid(CHUNKS, CONTEXTS, lambda n, c: _weigh(
             setting, Iteration.of(prefill_tokens=n, prefills=1.0, tokens=n,
-                                  prefill_context=cut(c - 1.0), **layout),
+                                  prefill_context=c - 1.0, **layout),
             ("prefill_attention", "scan"), prefill_k) / stages),
         host_s=float(host + draft),
         host_per_sequence_s=float(decode_k[PARTS.index("sequences")] * 1e-6),
@@ -247,14 +246,6 @@ def _fetched_s(config: ServingConfig, setting: Setting) -> float:
         return 0.0
     one = adapter_bytes(setting.work, config.adapters.rank) / config.tp
     return config.adapters.missed * one / HOST_BYTES_PER_S
-
-
-def _window_of(config: ServingConfig) -> Callable[[FloatArray], FloatArray]:
-    """What eviction leaves of a context."""
-    if config.window is None:
-        return lambda context: context
-    kept = float(config.window + config.sinks)
-    return lambda context: np.minimum(context, kept)
 
 
 def _pick(values: FloatArray, names: tuple[str, ...]) -> FloatArray:

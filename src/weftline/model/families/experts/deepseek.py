@@ -10,6 +10,7 @@ from typing import Final
 from weftline.model.blocks import assemble, gated_mlp, gemm, mla, moe, norm, stack
 from weftline.model.config import HFConfig
 from weftline.model.ir import Attention, Model, Operator
+from weftline.spec.attention import DENSE, Rule, TopK
 
 __all__ = ["FAMILY", "deepseek_v3", "deepseek_v32", "glm_moe_dsa"]
 
@@ -23,6 +24,11 @@ class _Indexer:
     heads: int
     dim: int
     topk: int
+
+    @property
+    def rule(self) -> Rule:
+        """Single keys, the query's own among those that compete."""
+        return TopK(block=1, count=self.topk, first=0, score="indexer", share="layer")
 
     def operators(self, hidden: int, q_rank: int) -> Ops:
         core = Attention(
@@ -39,8 +45,8 @@ class _Indexer:
 
 def read_mla(
     config: HFConfig, hidden: int, *, gated: bool = False, rotary: bool = True
-) -> Callable[[int | None], Ops]:
-    """Read the latent attention's fields; the result builds it for a top-k (``None``: all)."""
+) -> Callable[[Rule], Ops]:
+    """Read the latent attention's fields; the result builds it for what a query sees."""
     heads = config.int("num_attention_heads")
     q_rank = config.int("q_lora_rank") if config.has("q_lora_rank") else None
     kv_rank = config.int("kv_lora_rank")
@@ -49,10 +55,10 @@ def read_mla(
     bias = config.bool_or("attention_bias", False)
     config.unused("head_dim", "qk_head_dim", "num_key_value_heads")  # derived from the others
 
-    def build(topk: int | None) -> Ops:
+    def build(rule: Rule) -> Ops:
         return mla(
             hidden=hidden, heads=heads, q_rank=q_rank, kv_rank=kv_rank, nope_dim=nope_dim,
-            rope_dim=rope_dim, v_dim=v_dim, bias=bias, topk=topk, gated=gated, rotary=rotary,
+            rope_dim=rope_dim, v_dim=v_dim, bias=bias, rule=rule, gated=gated, rotary=rotary,
         )  # fmt: skip
 
     return build
@@ -102,7 +108,7 @@ def _build(config: HFConfig, indexed: Callable[[int], tuple[str, ...]] | None) -
 
     def build(kind: tuple[str, str]) -> tuple[str, Ops]:
         pick, forward = kind
-        ops = attention(indexer.topk if indexer else None)
+        ops = attention(indexer.rule if indexer else DENSE)
         if indexer and pick == "full":
             at = next(i for i, op in enumerate(ops) if op.kind == "attention")
             ops = (*ops[:at], *indexer.operators(hidden, q_rank), *ops[at:])

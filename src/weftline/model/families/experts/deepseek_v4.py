@@ -13,6 +13,7 @@ from typing import Final
 from weftline.model.blocks import assemble, elementwise, gemm, lm_head, moe, norm, stack
 from weftline.model.config import HFConfig
 from weftline.model.ir import Attention, Model, Operator
+from weftline.spec.attention import Compress, Rule, Window
 
 __all__ = ["FAMILY", "deepseek_v4"]
 
@@ -87,7 +88,8 @@ def _compressor(name: str, shape: _Shape, width: int, rate: int, overlap: int) -
 
 def _indexer(shape: _Shape, rate: int) -> Ops:
     core = Attention(
-        heads=shape.index_heads, kv_heads=1, qk_dim=shape.index_dim, v_dim=0, compress=rate,
+        heads=shape.index_heads, kv_heads=1, qk_dim=shape.index_dim, v_dim=0,
+        rule=Compress(tokens=rate),
         kv_values_per_token=shape.index_dim,
     )  # fmt: skip
     width = shape.index_heads * shape.index_dim
@@ -115,11 +117,13 @@ def _attention(shape: _Shape, kind: str) -> Ops:
         ops += _compressor("compressor", shape, shape.head_dim, rate, overlap=2 if sparse else 1)
     if sparse:
         ops += _indexer(shape, rate)
+    rule: Rule = Window(tokens=shape.window)
+    if not sliding:
+        topk = shape.index_topk if sparse else None
+        rule = Compress(tokens=rate, topk=topk, local=shape.window)
     core = Attention(
         heads=shape.heads, kv_heads=1, qk_dim=shape.head_dim, v_dim=shape.head_dim,
-        window=shape.window if sliding else None, compress=rate,
-        topk=shape.index_topk if sparse else None,
-        local_window=None if sliding else shape.window, kv_values_per_token=shape.head_dim,
+        rule=rule, kv_values_per_token=shape.head_dim,
     )  # fmt: skip
     # The output's first product is block-diagonal: each group of heads has a matrix of its own, so
     # that a token's work is one group's input width times all groups' output.

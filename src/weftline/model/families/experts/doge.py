@@ -17,6 +17,7 @@ from weftline.model.blocks import (
 )
 from weftline.model.config import HFConfig
 from weftline.model.ir import Model, Operator
+from weftline.spec.attention import TopK
 
 __all__ = ["FAMILY", "doge"]
 
@@ -35,7 +36,8 @@ def _attention(
     at = next(i for i, op in enumerate(made) if op.attention is not None)
     core = made[at]
     if core.attention is not None:
-        made[at] = replace(core, attention=replace(core.attention, topk=keep))
+        rule = TopK(block=1, count=keep, first=0, score="indexer")
+        made[at] = replace(core, attention=replace(core.attention, rule=rule))
     made[at:at] = [
         gemm("attn.mask", kv_heads * head_dim, kv_heads, shard="row", bias=bias),
         elementwise("attn.mask_decay", kv_heads, parameters=kv_heads),

@@ -24,6 +24,7 @@ from weftline.model.config import HFConfig
 from weftline.model.families.experts.deepseek import read_mla
 from weftline.model.ir import Model, Operator
 from weftline.model.recurrent import kda
+from weftline.spec.attention import DENSE
 
 __all__ = ["FAMILY", "kimi_linear"]
 
@@ -99,7 +100,7 @@ def kimi_linear(config: HFConfig) -> Model:
     mixers = _mixers(config, linear, layers)
     gated = config.bool_or("mla_use_output_gate", False)
     latent = read_mla(config, hidden, gated=gated, rotary=not config.bool_or("mla_use_nope", False))
-    blocks = {_KINDS[0]: _delta_attention(config, linear, hidden), _KINDS[1]: latent(None)}
+    blocks = {_KINDS[0]: _delta_attention(config, linear, hidden), _KINDS[1]: latent(DENSE)}
     dense = config.int_or("first_k_dense_replace", 1, minimum=0)
     default = ["dense" if i < dense else "sparse" for i in range(layers)]
     forwards = config.kinds("mlp_layer_types", ("dense", "sparse"), layers, default)

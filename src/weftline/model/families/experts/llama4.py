@@ -7,6 +7,7 @@ from typing import Final
 from weftline.model.blocks import assemble, gated_mlp, gqa_attention, moe, stack
 from weftline.model.config import HFConfig
 from weftline.model.ir import Model, Operator
+from weftline.spec.attention import DENSE, Chunk
 
 __all__ = ["FAMILY", "llama4"]
 
@@ -47,7 +48,7 @@ def llama4(config: HFConfig) -> Model:
         attention = gqa_attention(
             hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qkv_bias=bias,
             out_bias=bias, qk_norm="free" if norm_free and chunked else "none",
-            rotary_dim=None if chunked else 0, chunk=chunk if chunked else None,
+            rotary_dim=None if chunked else 0, rule=Chunk(tokens=chunk) if chunked else DENSE,
         )  # fmt: skip
         mixer = "chunked" if chunked else "gqa"
         if not kind[1]:

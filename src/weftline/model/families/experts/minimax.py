@@ -17,6 +17,7 @@ from weftline.model.blocks import (
 )
 from weftline.model.config import HFConfig
 from weftline.model.ir import Attention, Model, Operator
+from weftline.spec.attention import Rule, TopK
 
 __all__ = ["FAMILY", "minimax_m2", "minimax_m3"]
 
@@ -60,8 +61,8 @@ _MIXERS: Final = ("full_attention", "minimax_m3_sparse")
 
 def _indexer(
     config: HFConfig, hidden: int, sparse: dict[str, Any]
-) -> tuple[tuple[Operator, ...], int]:
-    """The block indexer's operators, and how many tokens it lets a query see."""
+) -> tuple[tuple[Operator, ...], Rule]:
+    """The block indexer's operators, and what it lets a query see."""
     sizes = {}
     for key, (inner, default) in _SPARSE.items():
         value = sparse.get(inner, config.int_or(key, default))
@@ -69,8 +70,16 @@ def _indexer(
         config.require(good, "sparse_attention_config", f"`{inner}` must be a whole number above 0")
         sizes[key] = value if good else 1
     heads, dim = sizes["index_n_heads"], sizes["index_head_dim"]
-    tokens = sizes["index_block_size"] * sizes["index_topk_blocks"]
-    config.unused("index_local_blocks")  # they take places among the top blocks
+    first = sparse.get("sparse_init_block", 0)
+    local = sparse.get("sparse_local_block", config.int_or("index_local_blocks", 1))
+    for name, value in (("sparse_init_block", first), ("sparse_local_block", local)):
+        good = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        config.require(good, "sparse_attention_config", f"`{name}` must be a whole number")
+    rule = TopK(
+        block=sizes["index_block_size"], count=sizes["index_topk_blocks"], score="indexer",
+        first=first if isinstance(first, int) and first > 0 else 0,
+        recent=local if isinstance(local, int) and local > 1 else 1,
+    )  # fmt: skip
     core = Attention(heads=heads, kv_heads=1, qk_dim=dim, v_dim=0, kv_values_per_token=dim)
     width = (heads + 1) * dim
     return (
@@ -81,7 +90,7 @@ def _indexer(
             name="indexer.core", kind="attention", attention=core, in_features=heads * dim,
             out_features=0,
         ),
-    ), tokens  # fmt: skip
+    ), rule  # fmt: skip
 
 
 def minimax_m3(config: HFConfig) -> Model:
@@ -139,15 +148,15 @@ def minimax_m3(config: HFConfig) -> Model:
 
 
 def _sparse(
-    attention: tuple[Operator, ...], indexer: tuple[Operator, ...], seen: int
+    attention: tuple[Operator, ...], indexer: tuple[Operator, ...], seen: Rule
 ) -> tuple[Operator, ...]:
-    """The same attention, its core limited to ``seen`` tokens that the indexer picks."""
+    """The same attention, its core limited to the blocks that the indexer picks."""
     ops: list[Operator] = []
     for op in attention:
         if op.attention is None:
             ops.append(op)
         else:
-            ops += [*indexer, replace(op, attention=replace(op.attention, topk=seen))]
+            ops += [*indexer, replace(op, attention=replace(op.attention, rule=seen))]
     return tuple(ops)
 
 
