@@ -23,7 +23,8 @@ from weftline.attention import VirtualRequests, virtual_requests
 from weftline.attention.kernels.paged import Kernel, Kind, padded
 from weftline.errors import InputError
 from weftline.runtime.server.summaries import Summaries
-from weftline.spec.attention import AttentionPolicy, Positional, Rule, Window
+from weftline.spec.attention import AttentionPolicy, Rule, Window
+from weftline.spec.attention_counts import reach
 
 __all__ = ["NAME", "Batch", "PagedModel"]
 
@@ -161,9 +162,9 @@ class PagedModel:
         front, low = 0, position
         for i in range(len(self.layers)):
             for rule in self._rules(i):
-                if not isinstance(rule, Positional) or rule.selects:
+                if not rule.positional:
                     return 0, 0
-                f, w = rule.reach(np.asarray([position // self.page * self.page]))
+                f, w = reach(rule, np.asarray([position // self.page * self.page]))
                 front, low = max(front, int(f[0])), min(low, int(w[0]))
         return front, low
 

@@ -134,8 +134,9 @@ def _quiet() -> None:
     """The libraries' bars and advice are for notebooks; and nothing is to be fetched."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as said
+    from transformers.utils import logging as libraries
 
+    said: Any = libraries
     said.set_verbosity_error()
     said.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
