@@ -50,6 +50,8 @@ COMMANDS: Final = (
     ("schedule", "schedule:app",
      "Schedules in files of MSCCL, MSCCL++ and Chakra: proved, timed, shown."),
     ("score", "score:app", "Hold predictions against measurements."),
+    ("serve", "serve:serve",
+     "Serve MODEL or a plan over HTTP, in the words of OpenAI's API."),
     ("simulate", "simulate:app",
      "Simulate a collective or a serving system without the hardware."),
     ("train", "train:train",

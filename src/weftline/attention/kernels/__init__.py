@@ -1,0 +1,1 @@
+"""Paged attention on CPUs: compiled once a machine, with numba where no compiler is."""

@@ -1,0 +1,1 @@
+"""A small server of our own: any machine, exact, and free with its pages."""
