@@ -16,6 +16,9 @@ from weftline.catalog.offers import RECENT_DAYS
 from weftline.catalog.own import changed_figures, chip_texts, read_own_chips
 from weftline.cost import Terms, no_price
 from weftline.errors import InputError, InputErrors, UnknownNameError
+from weftline.fabric import cluster_of, predict
+from weftline.operators.chips import chip_of
+from weftline.operators.collectives import Network
 from weftline.plan import job_of, plan_train
 from weftline.spec import Plan
 from weftline.spec.options import JobOptions
@@ -56,6 +59,22 @@ def test_no_change_of_a_figure_that_nothing_reads_moves_the_time() -> None:
     assert changed.estimates["energy"].value == pytest.approx(plain.estimates["energy"].value)
 
 
+def test_the_way_of_its_hosts_slows_what_leaves_them_for_trainer_server_and_collective() -> None:
+    def seen() -> tuple[float, float, float, float]:
+        network = Network(chip_of("h100"))
+        inside, beyond = (float(network.seconds("all_to_all", 2.8e7, n)) for n in (8.0, 16.0))
+        named = predict("all-reduce", 1e8, None, "h100-clos:16").time_s
+        return inside, beyond, named, cluster_of(accelerator("h100"), 64).host == "tcp"
+
+    plain = seen()
+    with own_chips(changed_figures("h100-sxm.host=tcp")[0]):
+        changed = seen()
+    assert changed[0] == plain[0]
+    assert changed[1] > 1.2 * plain[1]
+    assert changed[2] > 1.2 * plain[2]
+    assert (plain[3], changed[3]) == (False, True)
+
+
 def test_a_file_is_read_with_all_its_mistakes(tmp_path: Path) -> None:
     file = tmp_path / "chips.yaml"
     file.write_text(
@@ -90,6 +109,7 @@ def test_a_file_is_read_with_all_its_mistakes(tmp_path: Path) -> None:
         ("h100.colour=red", "unknown figure `colour`"),
         ("h100=3", "is not chip.figure=value"),
         ("h100.tdp=-3W", "it must be above zero"),
+        ("h100.host=carrier-pigeon", "unknown host"),
     ],
 )
 def test_a_figure_that_cannot_be_is_refused(text: str, says: str) -> None:
@@ -103,7 +123,9 @@ def test_what_is_written_of_a_chip_is_the_chip() -> None:
         "memory_bandwidth": "4.1 TB/s", "peak.bf16": "812 TFLOP/s", "chips_per_host": "4",
     }])  # fmt: skip
     own, _ = read_own_chips(text)
-    changed, _ = changed_figures("h100.memory=96GB,h100.scale_out=800Gbit/s,l4.tdp=1.5kW")
+    changed, _ = changed_figures(
+        "h100.memory=96GB,h100.scale_out=800Gbit/s,l4.tdp=1.5kW,h200.host=tcp"
+    )
     again, again_changed = chip_texts([*own, *changed])
     assert read_own_chips(again)[0] == own
     assert changed_figures(again_changed)[0] == changed

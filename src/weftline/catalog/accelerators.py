@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from weftline.catalog.facts import FactSheet
+from weftline.spec.cluster import HostPath
 
 TopologyKind = Literal[
     "switch",  # every chip reaches every other through one switched domain
@@ -84,6 +85,8 @@ class Accelerator(FactSheet):
     use: Use = "data-centre"
     """Where it stands: a machine under a desk, a robot or a CPU socket is planned for only when
     it is named."""
+    host: HostPath = "auto"
+    """How its hosts drive their NICs, where the user says so; auto: as its network usually is."""
     like: str = ""
     """The chip whose measurements a chip of the user's own takes over; empty for shipped ones."""
 

@@ -8,7 +8,8 @@ A record is plain values, so that a job can hold it and a plan be asked again an
 Figures are in SI (bytes, bytes/s one way, FLOP/s, W, chips). What a record does not give is as in
 the chip it is ``like``; a changed chip (``of``) takes the place of the shipped one, and says in its
 name what was changed. ``measured`` is the day on which ``weftline calibrate`` took the figures of a
-machine (:mod:`weftline.catalog.machines`).
+machine (:mod:`weftline.catalog.machines`). ``host``
+says how its hosts drive their NICs (bypass, virtual, tcp).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from weftline.catalog._read import laid_over, shipped_accelerators
 from weftline.catalog.accelerators import DTYPES, FIELDS, Accelerator
 from weftline.catalog.facts import Fact
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec.cluster import HostPath
 from weftline.spec.located import Located, read_located
 from weftline.spec.parse import Collector, own_price
 from weftline.units import (
@@ -42,7 +44,10 @@ Parse = Callable[..., float]
 Record = dict[str, Any]
 
 PRICE: Final = "price"
-_WORDS: Final = ("id", "like", "vendor", "topology", "purpose", "measured")
+HOST: Final = "host"
+HOSTS: Final[tuple[HostPath, ...]] = ("bypass", "virtual", "tcp")
+"""How hosts may drive their NICs."""
+_WORDS: Final = ("id", "like", "vendor", "topology", "purpose", HOST, "measured")
 _UNITS: Final[Mapping[str, tuple[Parse, str, float]]] = {
     "memory": (parse_bytes, "GB", 1e9), "memory_usable": (parse_bytes, "GB", 1e9),
     "memory_bandwidth": (parse_rate_bytes_per_s, "GB/s", 1e9),
@@ -114,8 +119,7 @@ def _built(record: Mapping[str, Any]) -> Accelerator:
     if record.get("topology"):
         changes["topology_kind"] = record["topology"]
         changes["topology_shape"] = ()
-    if record.get("purpose"):
-        changes["purpose"] = record["purpose"]
+    changes |= {key: record[key] for key in ("purpose", HOST) if record.get(key)}
     if not record.get("of"):
         changes["availability"] = "shipping"
     like = str(record.get("of") or record.get("like") or "")
@@ -233,7 +237,7 @@ def _word(key: str, text: str, where: str) -> str:
         except UnknownNameError as error:
             error.where = where
             raise
-    allowed = {"topology": _TOPOLOGIES, "purpose": ("training", "inference")}.get(key)
+    allowed = {"topology": _TOPOLOGIES, "purpose": ("training", "inference"), HOST: HOSTS}.get(key)
     if allowed is not None and word not in allowed:
         raise UnknownNameError(key, word, allowed, where=where,
                                hint=f"one of {', '.join(allowed)}")  # fmt: skip
@@ -270,8 +274,11 @@ def changed_figures(
         if field == PRICE:
             prices[chip] = _price(value, where)
             return
+        if field == HOST:
+            records.setdefault(chip, {"of": chip})[HOST] = _word(HOST, value, where)
+            return
         if field not in _UNITS:
-            known = (PRICE, *FIELDS, *(f"peak.{d}" for d in DTYPES))
+            known = (PRICE, HOST, *FIELDS, *(f"peak.{d}" for d in DTYPES))
             raise UnknownNameError("figure", field, known, where=where,
                                    hint=f"one of {', '.join(known)}")  # fmt: skip
         record = records.setdefault(chip, {"of": chip})
@@ -282,8 +289,9 @@ def changed_figures(
     get.raise_all()
     for chip, record in records.items():
         said = ";".join(
-            f"{field}={record[field] / _UNITS[field][2]:.10g}{_UNITS[field][1]}"
-            for field in sorted(record) if field in _UNITS
+            f"host={record[field]}" if field == HOST
+            else f"{field}={record[field] / _UNITS[field][2]:.10g}{_UNITS[field][1]}"
+            for field in sorted(record) if field in (HOST, *_UNITS)
         )  # fmt: skip
         record["id"] = f"{chip}+{said}"
     return [{"id": r.pop("id"), **r} for r in records.values()], prices
@@ -299,8 +307,10 @@ def chip_texts(records: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | 
     own, changed = [], []
     for record in records:
         if record.get("of"):
-            changed += [f"{record['of']}.{field}={_written(field, value)}"
-                        for field, value in record.items() if field in _UNITS]  # fmt: skip
+            changed += [
+                f"{record['of']}.{field}={_written(field, value) if field in _UNITS else value}"
+                for field, value in record.items() if field in (HOST, *_UNITS)
+            ]  # fmt: skip
         else:
             own.append({k: _written(k, v) if k in _UNITS else v for k, v in record.items()})
     return json.dumps(own) if own else None, ",".join(changed) or None

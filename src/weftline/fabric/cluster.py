@@ -60,8 +60,15 @@ def cluster_of(
         peak_flops=peaks,
         levels=levels,
         tdp_w=acc.tdp_w,
-        basis=_sources(acc) | basis | ({"host": host_source("bypass")} if chips > per_host else {}),
+        host=acc.host,
+        basis=_sources(acc)
+        | basis
+        | ({"host": host_source(_way(acc))} if chips > per_host else {}),
     )
+
+
+def _way(acc: Accelerator) -> str:
+    return "bypass" if acc.host == "auto" else acc.host
 
 
 def _sources(acc: Accelerator) -> dict[str, str]:

@@ -18,6 +18,7 @@ from weftline.catalog.machines import machines
 from weftline.errors import InputError
 from weftline.operators.dtypes import canonical, number_format
 from weftline.operators.sparse import SparseUnit, units_of
+from weftline.spec import HostPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class Chip:
     out_bytes_per_s: float = 0.0
     """Network beyond it, one direction, one chip's share."""
     chips_per_host: int = 8
+    host: HostPath = "auto"
+    """How its hosts drive their NICs."""
     like: str | None = None
     """Catalogue id of the chip whose measured tables it shares; None: the systolic prior."""
     reached_matrix: float = 1.0
@@ -130,6 +133,7 @@ def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
         link_domain=acc.scale_up_domain or 1,
         out_bytes_per_s=acc.scale_out_bytes_per_s or 0.0,
         chips_per_host=acc.chips_per_host or 8,
+        host=acc.host,
         like=entry.get("like"),
         reached_matrix=float(entry.get("reached", {}).get("matrix", 1.0)),
         reached_memory=float(entry.get("reached", {}).get("memory", 1.0)),

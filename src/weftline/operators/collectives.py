@@ -110,7 +110,7 @@ class Network:
         return machine_from(
             self._catalogued(), ranks, per_domain,
             link_bytes_per_s=self.chip.link_bytes_per_s or None,
-            out_bytes_per_s=self.chip.out_bytes_per_s or _OUT_BYTES_PER_S,
+            out_bytes_per_s=self.chip.out_bytes_per_s or _OUT_BYTES_PER_S, host=self.chip.host,
         )  # fmt: skip
 
     def _catalogued(self) -> Accelerator:

@@ -85,7 +85,8 @@ class JobOptions:
     chip
         Files of chips of your own, separated by commas.
     chip_set
-        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1, and how its hosts drive their
+        NICs: h100-sxm.host=tcp (or virtual, bypass).
     """
 
     tokens: str
@@ -164,7 +165,8 @@ class FleetOptions:
     chip
         Files of chips of your own, separated by commas.
     chip_set
-        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1.
+        Figures to change: h100-sxm.memory=96GB,h100-sxm.price=2.1, and how its hosts drive their
+        NICs: h100-sxm.host=tcp (or virtual, bypass).
     """
 
     ttft: str | None = None

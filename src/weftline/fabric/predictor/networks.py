@@ -88,6 +88,7 @@ def network_named(acc: Accelerator, name: str, chip_bytes_per_s: float, host: st
         hop_s=entry["hop_s"] if entry else usual.hop_s,
         source=entry["source"] if entry else usual.source,
     )
+    host = acc.host if host == "auto" else host
     if host == "auto":
         return with_host(found, "tcp") if found.family == "tcp" else found
     return with_host(found, host)

@@ -17,6 +17,7 @@ import numpy as np
 
 from weftline.catalog import accelerator, own_chips
 from weftline.catalog.date import CATALOG_DATE
+from weftline.catalog.own import HOSTS
 from weftline.cost import Terms, no_price
 from weftline.errors import InputError, NoFeasiblePlanError, UnknownNameError
 from weftline.fabric import cluster_of, host_source
@@ -54,7 +55,6 @@ LAYOUT_KNOBS: Final = tuple(PARTS)
 RECIPE_KNOBS: Final = ("precision", "optimizer", "offload", "overlap")
 ANEW_KNOBS: Final = ("accelerator", "chips", "framework", "batch", "seq", "tune", "rank")
 CLUSTER_KNOBS: Final = ("peak", "memory", "memory_bandwidth", "scale_up", "scale_out")
-HOSTS: Final = ("bypass", "virtual", "tcp")
 KNOBS: Final = (*ANEW_KNOBS, "price", *RECIPE_KNOBS, *LAYOUT_KNOBS, *CLUSTER_KNOBS, "host")
 _WHERE: Final = "--what-if"
 

@@ -30,7 +30,7 @@ _PLAIN: Final = (
     "spread", "seed", "disaggregated", "prefix_cache", "cache_hit", "within", "headroom",
 )  # fmt: skip
 _DEGREES: Final = ("tp", "pp", "dp", "ep")
-KNOBS: Final = (*_NAMED, *_PLAIN, *_DEGREES)
+KNOBS: Final = (*_NAMED, *_PLAIN, *_DEGREES, "host")
 _COMPARED: Final = (
     "ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "e2e_p50", "rate_most", "cost_per_m_input",
     "cost_per_m_output", "energy_per_output_token",
@@ -66,8 +66,12 @@ def serve_what_if(
     if degrees:
         asked["layout"] = ",".join(degrees)
     for name, value in changes.items():
-        if name not in _DEGREES:
+        if name not in (*_DEGREES, "host"):
             asked[_NAMED.get(name, name)] = value
+    if "host" in changes:
+        asked["chip_set"] = ",".join(
+            [*filter(None, [asked.get("chip_set")]), *(f"{name.strip()}.host={changes['host']}"
+             for name in str(asked["on"]).split(","))])  # fmt: skip
     if "accelerator" in changes and not {"engine", "framework"} & changes.keys():
         asked["engine"] = str(plan.asked.get("engine", "all"))
     job = serve_job_of(
