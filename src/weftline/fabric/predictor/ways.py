@@ -125,7 +125,7 @@ class _Gpu:
         if shape == "ring":
             return (self.m.domains - 1) * self._hop_out(shape, protocol)
         depth = log2(self.m.domains)
-        return depth * self._hop_out(shape, protocol) * max(depth, 1.0) ** self.c.crowd
+        return float(depth * self._hop_out(shape, protocol) * max(depth, 1.0) ** self.c.crowd)
 
     def _hop_out(self, shape: str, protocol: str) -> float:
         net = self.m.network
@@ -143,7 +143,7 @@ class _Gpu:
         hop = self.m.hop_s * (1.0 if alone and protocol == "LL" else row["hop_inside"])
         factor = self.c.startup if alone else self.c.startup_out
         chain = (self.per - 1) * hop * factor + self._hop_out("ring", protocol)
-        return self.c.fill * (row["base"] * factor + self.passes * chain)
+        return float(self.c.fill * (row["base"] * factor + self.passes * chain))
 
     def _rings(self) -> list[Way]:
         rate = min(self.inside, self.nic * self.c.nic_ring) * self.bus
