@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
+import numpy as np
 import xxhash
 
 from weftline.burst.errors import BurstError, CorruptionError
@@ -47,8 +49,9 @@ __all__ = [
 COMMITS: Final = "commits"
 DATA: Final = "data"
 _COMMIT_NAME: Final = re.compile(rf"{COMMITS}/\d{{16}}-\d{{12,}}-[0-9a-f]{{16}}\.commit")
-READ_AHEAD_BYTES: Final = 64 << 20
-_AHEAD_KEPT: Final = 3
+_GAP_BYTES: Final = 1 << 20
+"""What lies between two records is read along with them rather than asked around."""
+_STRETCH_BYTES: Final = 64 << 20
 
 
 class Objects(Protocol):
@@ -232,16 +235,12 @@ def places_of(objects: Objects, checkpoint: RemoteCheckpoint, rank: int) -> Rank
 class RemoteSource:
     """Checkpoints of an object store or a peer, as the store restores from them (``Source``)."""
 
-    def __init__(self, objects: Objects, *, read_ahead_bytes: int = READ_AHEAD_BYTES) -> None:
+    def __init__(self, objects: Objects) -> None:
         self.name = objects.url
         self.objects = objects
-        self.read_ahead_bytes = read_ahead_bytes
         self._places: dict[tuple[str, int], RankPlaces] = {}
         self._read: dict[str, RemoteCheckpoint] = {}
         self._known: dict[int, RemoteCheckpoint] | None = None
-        self._next: dict[str, int] = {}
-        """Pack -> where the last read of it ended."""
-        self._ahead: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def checkpoints(self) -> list[RemoteCheckpoint]:
@@ -269,40 +268,28 @@ class RemoteSource:
         """A rank's manifest. Raises KeyError if the checkpoint is not here."""
         return self._rank(share.step, share.rank).manifest
 
-    def fetch(self, share: Prepared, record: RecordId) -> bytes:
-        """The stored payload of a record; the store checks its hash.
-
-        Raises KeyError if it is not here, and RemoteError if it cannot be had.
-        """
-        return self._range(self._rank(share.step, share.rank).places[record.key])
-
     def fetch_into(
         self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
-    ) -> list[int] | None:
-        """Never: a range of an object is read ahead, as whole as it comes."""
-        del share, records, outs
-        return None
+    ) -> list[int]:
+        """Stored payloads, those that lie close together by one request; XXH3-64 of each.
 
-    def _range(self, place: Place) -> bytes:
-        start, length = place.offset_bytes, place.length_bytes
-        with self._lock:
-            for (pack, first), data in self._ahead.items():
-                if pack == place.pack and first <= start and start + length <= first + len(data):
-                    self._next[place.pack] = start + length
-                    return data[start - first : start - first + length]
-            in_order = self._next.get(place.pack) == start
-            self._next[place.pack] = start + length
-        if not in_order or length >= self.read_ahead_bytes:
-            return self.objects.read(place.pack, start, length)
-        size = self.objects.size(place.pack)
-        if size is None or start + length > size:
-            raise KeyError(f"{place.pack} is shorter than its records")
-        data = self.objects.read(place.pack, start, min(self.read_ahead_bytes, size - start))
-        with self._lock:
-            self._ahead[place.pack, start] = data
-            while len(self._ahead) > _AHEAD_KEPT:
-                self._ahead.popitem(last=False)
-        return data[:length]
+        Raises KeyError if one is not here, and RemoteError if it cannot be had.
+        """
+        known = self._rank(share.step, share.rank).places
+        wanted = [(known[record.key], out) for record, out in zip(records, outs, strict=True)]
+        hashes: list[int] = []
+        for pack, near in groupby(_stretches(wanted), key=itemgetter(0)):
+            items = [(place, out) for _, place, out in near]
+            start = items[0][0].offset_bytes
+            end = items[-1][0].offset_bytes + items[-1][0].length_bytes
+            data = np.frombuffer(self.objects.read(pack[0], start, end - start), np.uint8)
+            if len(data) != end - start:
+                raise KeyError(f"{pack[0]} is shorter than its records")
+            for place, out in items:
+                at = place.offset_bytes - start
+                np.copyto(out, data[at : at + place.length_bytes])
+                hashes.append(xxhash.xxh3_64_intdigest(out))
+        return hashes
 
     def _by_step(self, *, fresh: bool = False) -> dict[int, RemoteCheckpoint]:
         if self._known is None or fresh:
@@ -325,6 +312,21 @@ class RemoteSource:
             with self._lock:
                 self._places[key] = known
         return known
+
+
+def _stretches(
+    wanted: Sequence[tuple[Place, Bytes1d]],
+) -> Iterator[tuple[tuple[str, int], Place, Bytes1d]]:
+    """Each with its pack and the number of the stretch of it that one request brings."""
+    number, first, end = 0, 0, -1
+    before = ""
+    for place, out in wanted:
+        start, stop = place.offset_bytes, place.offset_bytes + place.length_bytes
+        near = place.pack == before and 0 <= start - end <= _GAP_BYTES
+        if not near or stop - first > _STRETCH_BYTES:
+            number, first = number + 1, start
+        before, end = place.pack, stop
+        yield (place.pack, number), place, out
 
 
 def absent_packs(objects: Objects, places: Iterable[Place]) -> list[str]:
