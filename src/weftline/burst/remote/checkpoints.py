@@ -6,8 +6,8 @@
 
 ``<id>`` is the first half of the xxh3-128 of the commit record, so two saves of one step never mix.
 Records that an earlier checkpoint has brought (deduplicated, or a base) are not sent
-again: the places of a rank may lie in the packs of another folder. :class:`RemoteSource` reads a
-record from where its rank's places say, ahead of the reader when it goes through a pack in order.
+again: the places of a rank may lie in the packs of another folder. :class:`RemoteSource` reads
+records from where their rank's places say, those that lie close together by one request.
 """
 
 from __future__ import annotations
