@@ -15,8 +15,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -51,7 +50,9 @@ DATA: Final = "data"
 _COMMIT_NAME: Final = re.compile(rf"{COMMITS}/\d{{16}}-\d{{12,}}-[0-9a-f]{{16}}\.commit")
 _GAP_BYTES: Final = 1 << 20
 """What lies between two records is read along with them rather than asked around."""
-_STRETCH_BYTES: Final = 64 << 20
+_STRETCH_BYTES: Final = 8 << 20
+"""One request brings about as much, or one record."""
+_READS_AT_ONCE: Final = 8
 
 
 class Objects(Protocol):
@@ -277,19 +278,24 @@ class RemoteSource:
         """
         known = self._rank(share.step, share.rank).places
         wanted = [(known[record.key], out) for record, out in zip(records, outs, strict=True)]
-        hashes: list[int] = []
-        for pack, near in groupby(_stretches(wanted), key=itemgetter(0)):
-            items = [(place, out) for _, place, out in near]
-            start = items[0][0].offset_bytes
-            end = items[-1][0].offset_bytes + items[-1][0].length_bytes
-            data = np.frombuffer(self.objects.read(pack[0], start, end - start), np.uint8)
-            if len(data) != end - start:
-                raise KeyError(f"{pack[0]} is shorter than its records")
-            for place, out in items:
-                at = place.offset_bytes - start
-                np.copyto(out, data[at : at + place.length_bytes])
-                hashes.append(xxhash.xxh3_64_intdigest(out))
-        return hashes
+        stretches = list(_stretches(wanted))
+        if len(stretches) == 1:
+            return self._read_stretch(stretches[0])
+        # One connection to an object store is slow; many at once are not.
+        with ThreadPoolExecutor(min(_READS_AT_ONCE, len(stretches))) as pool:
+            return [h for some in pool.map(self._read_stretch, stretches) for h in some]
+
+    def _read_stretch(self, items: Sequence[tuple[Place, Bytes1d]]) -> list[int]:
+        """Records of one pack, in its order, by one request; XXH3-64 of each."""
+        (first, _), (last, _) = items[0], items[-1]
+        start, end = first.offset_bytes, last.offset_bytes + last.length_bytes
+        data = np.frombuffer(self.objects.read(first.pack, start, end - start), np.uint8)
+        if len(data) != end - start:
+            raise KeyError(f"{first.pack} is shorter than its records")
+        for place, out in items:
+            at = place.offset_bytes - start
+            np.copyto(out, data[at : at + place.length_bytes])
+        return [xxhash.xxh3_64_intdigest(out) for _, out in items]
 
     def _by_step(self, *, fresh: bool = False) -> dict[int, RemoteCheckpoint]:
         if self._known is None or fresh:
@@ -316,17 +322,18 @@ class RemoteSource:
 
 def _stretches(
     wanted: Sequence[tuple[Place, Bytes1d]],
-) -> Iterator[tuple[tuple[str, int], Place, Bytes1d]]:
-    """Each with its pack and the number of the stretch of it that one request brings."""
-    number, first, end = 0, 0, -1
-    before = ""
-    for place, out in wanted:
-        start, stop = place.offset_bytes, place.offset_bytes + place.length_bytes
-        near = place.pack == before and 0 <= start - end <= _GAP_BYTES
-        if not near or stop - first > _STRETCH_BYTES:
-            number, first = number + 1, start
-        before, end = place.pack, stop
-        yield (place.pack, number), place, out
+) -> Iterator[Sequence[tuple[Place, Bytes1d]]]:
+    """What one request each brings: records of one pack that lie close together, in order."""
+    begin = 0
+    for i in range(1, len(wanted) + 1):
+        if i < len(wanted):
+            first, last, place = wanted[begin][0], wanted[i - 1][0], wanted[i][0]
+            gap = place.offset_bytes - last.offset_bytes - last.length_bytes
+            length = place.offset_bytes + place.length_bytes - first.offset_bytes
+            if place.pack == last.pack and 0 <= gap <= _GAP_BYTES and length <= _STRETCH_BYTES:
+                continue
+        yield wanted[begin:i]
+        begin = i
 
 
 def absent_packs(objects: Objects, places: Iterable[Place]) -> list[str]:
