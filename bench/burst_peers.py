@@ -574,6 +574,16 @@ def show(world: int, found: dict[str, dict[str, float]]) -> None:
             )
 
 
+def show_growth(every: dict[str, Any], worlds: list[int]) -> None:
+    """How the stall of the same state grows with the ranks that save it together."""
+    one = every.get("1 processes", {})
+    for world in worlds:
+        for name, found in every[f"{world} processes"].items():
+            if world > 1 and name in one:
+                print(f"{name}: {world} ranks stall {found['stall_s'] / one[name]['stall_s']:.2f} "
+                      "times as long as one with all of the state")  # fmt: skip
+
+
 def main() -> None:
     """Run every contender with every number of processes, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -612,6 +622,7 @@ def main() -> None:
                 found[name] = summary(answers)
         show(world, found)
         every[f"{world} processes"] = found
+    show_growth(every, args.processes)
     print(json.dumps(every))
 
 

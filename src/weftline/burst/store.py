@@ -216,11 +216,11 @@ class Store(StoreReader):
         Waits, as :meth:`save`, while ``max_in_flight`` saves are staged.
         """
         self.writing()
+        self._ready_copies(nbytes)  # what LLVM takes for a moment must not come on top of the state
         return Lease(self._arenas, nbytes)
 
     def copy_into(self, lease: Lease, pairs: Sequence[tuple[Bytes1d, Bytes1d]]) -> None:
         """Copy bytes in host memory into a lease, from second to first, as :meth:`save` stages."""
-        self._ready_copies(sum(len(out) for out, _ in pairs))
         size = self.options.chunk_bytes
 
         def staged(pair: int, chunk: int, hash_: int) -> None:

@@ -19,6 +19,8 @@ from fault_proxy import FaultProxy
 
 from weftline.burst import Options, Retention, Store
 from weftline.burst.errors import CheckpointMissingError, CorruptionError, StoreBusyError
+from weftline.burst.formats.imports import load_from
+from weftline.burst.nodes.agree import choose, survey_bucket
 from weftline.burst.remote.checkpoints import RemoteSource, checkpoints_of
 from weftline.burst.remote.drain import Drainer, DrainOptions
 from weftline.burst.remote.objects import Bucket, BucketOptions, ObjectInfo, RemoteError
@@ -337,6 +339,42 @@ def test_damage_is_mended_from_the_nearest_copy(tmp_path: Path, bucket: Bucket) 
             loaded = again.load(1)
         assert same(loaded, state(1))
         assert [r.source for r in loaded.repaired] == [bucket.url]
+
+
+def test_what_lies_together_comes_by_one_request(
+    store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is far apart by one for each; one damaged record costs no other its way."""
+    wanted = {f"{i:02}": np.random.default_rng(i).bytes(600 * KIB) for i in range(12)}
+    arrays = {name: np.frombuffer(data, np.uint8) for name, data in wanted.items()}
+    store.save(arrays, 1, wait=True)
+    Drainer(store, bucket, DrainOptions(pack_bytes=1 << 30)).drain(1)
+    asked: list[int] = []
+    read = Bucket.read
+
+    def noted(self: Bucket, name: str, start: int = 0, length: int | None = None) -> bytes:
+        if name.endswith(".pack"):
+            asked.append(int(length or 0))
+        return read(self, name, start, length)
+
+    monkeypatch.setattr(Bucket, "read", noted)
+    assert same(load_from_bucket(bucket), arrays)
+    assert sum(asked) == sum(map(len, wanted.values()))
+    assert len(asked) < 12 * 10 / 4  # of ten records each
+    source = RemoteSource(bucket)
+    choice = choose([survey_bucket(source)])
+    asked.clear()
+    some = load_from([source], choice.commit, select=lambda _: ["00", "06", "11"])
+    assert same(some, {name: arrays[name] for name in ("00", "06", "11")})
+    assert sum(asked) <= 3 * 640 * KIB
+    pack = next(Path(bucket.url.removeprefix("file://")).rglob("*.pack"))
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 1
+    pack.write_bytes(data)
+    left = load_from([source], choice.commit, select=lambda _: ["00", "11"])
+    assert same(left, {name: arrays[name] for name in ("00", "11")})
+    with pytest.raises(CorruptionError):
+        load_from([source], choice.commit)
 
 
 def test_a_copy_that_is_damaged_too_is_passed_over(store: Store, bucket: Bucket) -> None:

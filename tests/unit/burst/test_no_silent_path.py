@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.checkpoint import SavePlan
 from torch.distributed.checkpoint import async_save as dcp_async_save
 from torch.distributed.checkpoint import load as dcp_load
@@ -349,6 +351,7 @@ def test_dictionaries_come_back_as_what_they_were(tmp_path: Path) -> None:
         "milestones": Counter({30: 1, 60: 2}),
         "lists": defaultdict(list, {("a", 1): [torch.ones(2)]}),
         "ordered": OrderedDict([("z", 1), ("a", (2, {3}))]),
+        "file names": {os.fsdecode(b"\xff.bin"): os.fsdecode(b"\xfe"), "é": "é"},
     }
     save(state, tmp_path / "s")
     found = load(tmp_path / "s")
@@ -359,12 +362,16 @@ def test_dictionaries_come_back_as_what_they_were(tmp_path: Path) -> None:
     assert found["milestones"] == state["milestones"]
     assert found["lists"]["new"] == []
     assert found["ordered"] == state["ordered"]
+    assert found["file names"] == state["file names"]
     torch.nn.BatchNorm1d(3).load_state_dict(found["module"])
 
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a prototype, torch says
     NESTED = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    QUANTIZED = torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8)
+with FakeTensorMode():
+    FAKE = torch.zeros(3)
 
 
 class Sub(torch.Tensor):
@@ -389,9 +396,12 @@ def holding_itself() -> list[object]:
         (torch.zeros(3).as_subclass(Sub), "Sub"),
         (NESTED, "nested"),
         (holding_itself(), "holds itself"),
+        (FAKE, "FakeTensor"),
+        (QUANTIZED, "quantized"),
+        ({"half \ud800": torch.zeros(3)}, "not valid text"),
     ],
     ids=["namedtuple", "mapping", "defaultdict", "enum", "path", "datetime", "subclass", "nested",
-         "itself"],
+         "itself", "fake", "quantized", "name"],
 )  # fmt: skip
 def test_what_would_come_back_as_something_else_is_refused_by_name(
     tmp_path: Path, value: object, says: str

@@ -19,7 +19,12 @@ from dataclasses import dataclass
 import msgspec
 
 from weftline.burst.care.recover import borrowed
-from weftline.burst.care.retention import dropped_by, lasting_saves, live_saves
+from weftline.burst.care.retention import (
+    dropped_by,
+    lasting_saves,
+    live_saves,
+    unwanted_saves,
+)
 from weftline.burst.commit.commits import Commit
 from weftline.burst.commit.view import View
 from weftline.burst.errors import CorruptionError, StorageError
@@ -118,12 +123,11 @@ def _collect_log(
             log.drop(sorted(unwanted & _unwanted(view, log, gone)), sync=False)
         log.index.sync()
     with log.lock:
-        kept = _not_dropped(log)
         if log.index.full:
-            log.index.flush(kept)
-        freed, returned = _free_dead(log, kept)
-        victims = _victims(log, kept, lasting_saves(view, log, rolling))
-        moving = _chunks_in(log, kept, victims) if victims else {}
+            log.flush_index()
+        freed, returned = _free_dead(log)
+        victims = _victims(log, lasting_saves(view, log, rolling))
+        moving = _chunks_in(log, victims) if victims else {}
     moved = 0
     if moving:
 
@@ -136,21 +140,15 @@ def _collect_log(
             if error.errno != errno.ENOSPC:
                 raise  # on a full disk nothing is moved; what was dead is free already
         with log.lock:
-            again, more = _free_dead(log, _not_dropped(log))
+            again, more = _free_dead(log)
             freed, returned = freed + again, returned + more
     return GcReport(dropped=(), freed_segments=freed, moved_bytes=moved, returned_bytes=returned)
-
-
-def _not_dropped(log: WriterLog) -> Callable[[int], bool]:
-    """Saves that hold on to their records: one is let go by the durable mark and nothing else."""
-    dropped = {s for s, seal in log.seals.items() if seal is None}
-    return lambda save: save not in dropped
 
 
 def _unwanted(view: View, log: WriterLog, gone: Sequence[Commit]) -> set[int]:
     """Sealed saves that no commit record names and no coordinator may still commit."""
     with log.lock:
-        alive = live_saves(view, log)
+        unwanted = unwanted_saves(view, log)
         taken = {
             r.save_id for c in gone for r in c.ranks
             if r.store_id == view.store_id and r.writer == log.writer
@@ -160,24 +158,16 @@ def _unwanted(view: View, log: WriterLog, gone: Sequence[Commit]) -> set[int]:
                 r.save_id for c in view.commits.known()[0] for r in c.ranks
                 if r.store_id == view.store_id and r.writer == log.writer
             }  # fmt: skip
-        return {
-            save for save, seal in log.seals.items()
-            if seal is not None and (not alive(save) or save in taken)
-        }  # fmt: skip
+        return unwanted | {save for save in taken if log.seals.get(save) is not None}
 
 
 def _place(chunk: Chunk) -> Place:
     return chunk.segment, chunk.epoch, chunk.offset_bytes
 
 
-def _chunks_in(
-    log: WriterLog, alive: Callable[[int], bool], segments: set[int]
-) -> dict[Place, Chunk]:
-    """The records that wanted saves have in these segments."""
-    saves = [
-        s for s, places in log.places.items()
-        if alive(s) and any(place[0] in segments for place in places)
-    ]  # fmt: skip
+def _chunks_in(log: WriterLog, segments: set[int]) -> dict[Place, Chunk]:
+    """The records that saves have in these segments."""
+    saves = [s for s, places in log.places.items() if any(place[0] in segments for place in places)]
     found: dict[Place, Chunk] = {}
     for _, value in log.values(saves):
         for top in value.chunks if isinstance(value, PartEntry) else [value.copy]:
@@ -187,36 +177,32 @@ def _chunks_in(
     return found
 
 
-def _free_dead(log: WriterLog, alive: Callable[[int], bool]) -> tuple[int, int]:
+def _free_dead(log: WriterLog) -> tuple[int, int]:
+    """Free what no save rests on: one is let go by the durable mark and nothing else."""
     if log.frozen:
         return 0, 0
-    live = {segment for segment, _, _ in log.live_places(alive)}
     held = log.log.held()
-    dead = [n for n in log.log.segments if n not in live and n not in held]
+    dead = [n for n in log.log.segments if n not in log.live_bytes and n not in held]
     spare = log.options.spare_bytes
     if spare is None:
-        newest = max((s.stored_bytes for s in log.seals.values() if s is not None), default=0)
-        newest = max(newest, log.largest_bytes)
-        spare = max(newest + newest // 2, log.log.reserved_bytes)
+        spare = max(log.largest_bytes + log.largest_bytes // 2, log.log.reserved_bytes)
     return log.log.free(dead, spare_bytes=spare)
 
 
-def _victims(
-    log: WriterLog, alive: Callable[[int], bool], lasting: Callable[[int], bool]
-) -> set[int]:
+def _victims(log: WriterLog, lasting: set[int] | None) -> set[int]:
     """Segments that hold so little that rewriting it pays."""
     if log.frozen:
         return set()
-    live: dict[int, int] = {}
-    for (segment, _, _), size in log.live_places(alive).items():
-        live[segment] = live.get(segment, 0) + size
     held = log.log.held()
-    stays = {segment for segment, _, _ in log.live_places(lambda s: alive(s) and lasting(s))}
-    return {
-        n for n, size in live.items()
-        if n in stays and n not in held and n in log.log.segments
+    found = {
+        n for n, size in log.live_bytes.items()
+        if n not in held and n in log.log.segments
         and size < log.options.compact_below * log.log.segments[n].capacity_bytes
     }  # fmt: skip
+    if lasting is None or not found:
+        return found
+    stays = {place[0] for save in lasting for place in log.places.get(save, ())}
+    return found & stays
 
 
 def relocate(

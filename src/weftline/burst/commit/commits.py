@@ -8,7 +8,9 @@ acts on what he saw there (drops an older checkpoint, frees a record's data) syn
 
 from __future__ import annotations
 
+import bisect
 import errno
+import operator
 import re
 import threading
 import time
@@ -116,6 +118,9 @@ def decode_commit(data: bytes, *, path: str = "commit record") -> Commit:
     return open_either("K", data, Commit, path=path)[0]
 
 
+_by_order: Final = operator.attrgetter("order")
+
+
 @dataclass(slots=True)
 class _Look:
     """What was in the folder, when, and the word of who had changed it last."""
@@ -164,8 +169,8 @@ class Commits:
 
     def steps(self) -> list[int]:
         """Steps that have a record, in rising order."""
-        found = (_NAME.fullmatch(n) for n in self._files.list_dir(self.folder))
-        return [int(m[1]) for m in found if m]
+        names = self._files.list_dir(self.folder)
+        return [int(found[1]) for n in names if (found := _NAME.fullmatch(n))]
 
     def read(self, step: int) -> tuple[Commit, CorruptionError | None]:
         """The record of a step, and the damage to one of its copies if there is any.
@@ -230,14 +235,19 @@ class Commits:
 
         For who commits and lets go, under the lock or about to take it: looking at every record
         would make a save the slower the more checkpoints are kept. Who changes a name leaves a new
-        word in the lock's file. What others did to the folder is seen after a few seconds.
+        word in the lock's file. What others did to the folder, names that came or went without a
+        word, is seen after a few seconds, from one listing.
         """
         with self._lock:
             look = self._look
-        recent = look is not None and time.monotonic() - look.at_s < _TRUST_S
-        if look is not None and recent and look.word == self._word():
-            return list(look.commits), list(look.errors)
-        return self.all()
+        now_s = time.monotonic()
+        if look is None or look.word != self._word():
+            return self.all()
+        if now_s - look.at_s >= _TRUST_S:
+            if look.errors or self.steps() != sorted([c.step for c in look.commits]):
+                return self.all()
+            look.at_s = now_s
+        return list(look.commits), list(look.errors)
 
     def _word(self) -> bytes:
         try:
@@ -264,7 +274,7 @@ class Commits:
             out = {*gone, *([] if more is None else [more.step])}
             kept = [c for c in look.commits if c.step not in out]
             if more is not None:
-                kept = sorted([*kept, more], key=lambda c: c.order)
+                bisect.insort(kept, more, key=_by_order)
             self._look = _Look(word, look.at_s, kept, look.errors)
 
     def all(self) -> tuple[list[Commit], list[BurstError]]:
@@ -289,12 +299,13 @@ class Commits:
                 continue  # dropped since the folder was listed
             except CorruptionError as e:
                 errors.append(e)
-        return sorted(commits, key=lambda c: c.order), errors
+        return sorted(commits, key=_by_order), errors
 
     def next_sequence(self) -> int:
         """A number larger than that of any commit before, those that cannot be read included."""
         commits, errors = self.known()
-        return 1 + max((c.sequence for c in commits), default=0) + (len(errors) << 20)
+        newest = commits[-1].sequence if commits else 0  # they are in the order of commit
+        return 1 + newest + (len(errors) << 20)
 
     def put(self, record: bytes, step: int) -> None:
         """Put a record that was made elsewhere under its name; durable on return.

@@ -65,16 +65,10 @@ class Source(Protocol):
     def manifest(self, share: Prepared) -> bytes:
         """A share's manifest, as :meth:`RankManifest.encode` made it."""
 
-    def fetch(self, share: Prepared, record: RecordId) -> bytes:
-        """A stored payload; the caller checks it."""
-
     def fetch_into(
         self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
-    ) -> list[int] | None:
-        """Stored payloads, each into memory of its length, and XXH3-64 of what came.
-
-        None where this is no faster a way.
-        """
+    ) -> list[int]:
+        """Stored payloads, each into memory of its length; XXH3-64 of what came, to be checked."""
 
 
 def record_id(prepared: Prepared, chunk: Chunk) -> RecordId:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from weftline.burst.stage.state import check_name
 from weftline.errors import InputError
 
 _TAG: Final = "\x00t"
@@ -63,6 +64,8 @@ def _tree(value: Any, where: str, special: Callable[[Any], Any] | None, depth: i
     if depth > MAX_DEPTH:
         raise InputError(f"`{where}` is nested deeper than {MAX_DEPTH} levels, or holds itself")
     kind = type(value)
+    if kind is str and not _is_text(value):
+        return {_TAG: "text", "v": value.encode("utf-8", "surrogatepass")}
     if value is None or kind in (bool, str, bytes, float):
         return value
     if kind is int:
@@ -70,6 +73,8 @@ def _tree(value: Any, where: str, special: Callable[[Any], Any] | None, depth: i
     if kind is list:
         return [_tree(v, f"{where}[{i}]", special, depth + 1) for i, v in enumerate(value)]
     if kind is Ref:
+        if not _is_text(value.name):
+            check_name(value.name)
         return {_TAG: "ref", "v": value.name}
     if kind in (tuple, set, frozenset):
         items = sorted(value, key=repr) if kind is not tuple else value
@@ -101,10 +106,21 @@ def _tree(value: Any, where: str, special: Callable[[Any], Any] | None, depth: i
     return {_TAG: f"x:{tag}", "v": _tree(inner_value, where, special, depth + 1)}
 
 
+def _is_text(value: str) -> bool:
+    """False for what Python makes of file names that are no UTF-8: half a pair stands in it."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _dictionary(
     value: dict[Any, Any], where: str, special: Callable[[Any], Any] | None, depth: int
 ) -> Any:
-    if all(type(k) is str for k in value) and _TAG not in value:
+    if all(type(k) is str and _is_text(k) for k in value) and _TAG not in value:
         return {k: _tree(v, f"{where}.{k}", special, depth + 1) for k, v in value.items()}
     return {_TAG: "dict", "v": _pairs(value, where, special, depth)}
 
@@ -142,6 +158,7 @@ def _value(tree: Any, special: Callable[[str, Any], Any] | None) -> Any:
         return made(_value(v, special) for v in inner)
     simple: dict[str, Callable[[Any], Any]] = {
         "int": int, "ref": Ref, "complex": lambda v: complex(*v), "bytearray": bytearray,
+        "text": lambda v: v.decode("utf-8", "surrogatepass"),
     }  # fmt: skip
     if tag in simple:
         return simple[tag](inner)

@@ -124,6 +124,14 @@ class WriterLog:
         """Every sealed save, by id; None once it was dropped."""
         self.places: dict[int, dict[Place, int]] = {}
         """Save -> where its records stand, and how long each is, in bytes."""
+        self._holders: dict[Place, int] = {}
+        """How many saves rest on the record that stands there."""
+        self.live_bytes: dict[int, int] = {}
+        """Segment -> bytes of the records in it that some save rests on. Kept up to date with every
+        save, so that what is free is known without a look at all that is kept."""
+        self.largest_bytes = 0
+        """What the largest save took, of those found here and those of this process: the next may
+        need as much."""
         for key, value in self.index.scan():
             self._note(int.from_bytes(key[:8], "big"), key, value)
         self.frozen = False
@@ -132,8 +140,6 @@ class WriterLog:
         """Saves that the index had lost and the segments gave back; recovery adds them."""
         self._by_content: dict[tuple[bytes, int], Chunk] = {}
         self.in_flight: set[int] = set()
-        self.largest_bytes = 0
-        """What the largest save of this process added: the next may need as much."""
 
     def _take(self, writers_folder: str, *, borrow: bool) -> None:
         new = not self._files.exists(f"{self.folder}/LOCK")
@@ -199,9 +205,10 @@ class WriterLog:
         """Keep in mind what an index entry says."""
         if len(key) == 8 and not value:
             self.seals[save] = None
-            self.places.pop(save, None)
+            self._let_go(save)
         elif len(key) == 8:
             seal = self.seals[save] = msgspec.msgpack.decode(value, type=Seal)
+            self.largest_bytes = max(self.largest_bytes, seal.stored_bytes)
             self._note_chunks(save, [] if seal.copy is None else [seal.copy])
         elif self.seals.get(save) is not None:  # a seal's key comes before those of its parts
             self._note_chunks(save, _part_decoder.decode(value).chunks)
@@ -210,7 +217,33 @@ class WriterLog:
         places = self.places.setdefault(save, {})
         for top in chunks:
             for c in chain(top):
-                places[c.segment, c.epoch, c.offset_bytes] = c.head_bytes + c.stored_bytes
+                place, size = (c.segment, c.epoch, c.offset_bytes), c.head_bytes + c.stored_bytes
+                if place in places:
+                    continue
+                places[place] = size
+                holders = self._holders.get(place, 0)
+                self._holders[place] = holders + 1
+                if not holders:
+                    self.live_bytes[c.segment] = self.live_bytes.get(c.segment, 0) + size
+
+    def _let_go(self, save: int) -> None:
+        """A save rests on nothing any more."""
+        for place, size in self.places.pop(save, {}).items():
+            holders = self._holders.pop(place) - 1
+            if holders:
+                self._holders[place] = holders
+                continue
+            left = self.live_bytes.pop(place[0]) - size
+            if left:
+                self.live_bytes[place[0]] = left
+
+    def flush_index(self) -> None:
+        """Turn the index's log into a sorted run, and forget dropped saves that it has not."""
+        dropped = {s for s, seal in self.seals.items() if seal is None}
+        self.index.flush(lambda save: save not in dropped)
+        there = {int.from_bytes(key[:8], "big") for key, _ in self.index.scan()}
+        for save in dropped - there:
+            del self.seals[save]
 
     def next_id(self) -> int:
         """A number this writer never handed out before."""
@@ -228,23 +261,16 @@ class WriterLog:
             self.drop([s for s, seal in self.seals.items() if seal is not None and not alive(s)])
         live_end: dict[int, int] = {}
         epochs: dict[int, int] = {}
-        for (segment, epoch, offset), size in self.live_places(alive).items():
-            live_end[segment] = max(live_end.get(segment, 0), offset + size)
-            epochs[segment] = epoch
+        for save, places in self.places.items():
+            for (segment, epoch, offset), size in places.items() if alive(save) else ():
+                live_end[segment] = max(live_end.get(segment, 0), offset + size)
+                epochs[segment] = epoch
         if self.frozen:  # every segment may hold what is missing: append to new ones only
             for name in self._files.list_dir(self.folder):
                 if name.startswith("seg-") and name.endswith(".seg"):
                     live_end.setdefault(int(name[4:-4]), 1 << 62)
         self.log.recover(live_end, epochs)
         self.forget_moved()
-
-    def live_places(self, alive: Callable[[int], bool]) -> dict[Place, int]:
-        """Where the records of wanted saves stand, and their lengths in bytes."""
-        live: dict[Place, int] = {}
-        for save, places in self.places.items():
-            if alive(save):
-                live.update(places)
-        return live
 
     def drop(self, saves: Iterable[int], *, sync: bool = True) -> None:
         """Mark saves as dropped: from now on they can never be committed.
@@ -274,7 +300,7 @@ class WriterLog:
     def forget_places(self, saves: Iterable[int]) -> None:
         """Records of these saves have moved: take their places from the index anew."""
         for save in saves:
-            self.places[save] = {}
+            self._let_go(save)
             for key, value in self.index.scan(save_prefix(save)):
                 self._note(save, key, value)
 
@@ -317,7 +343,6 @@ class WriterLog:
         with self.lock:
             self.change(encoded)
             self._remember(RankManifest(seal, list(entries)))
-            self.largest_bytes = max(self.largest_bytes, seal.stored_bytes)
 
     def write_copy(self, manifest: RankManifest, scope: Scope) -> Chunk:
         """A copy of the manifest as a record of its own, under no name."""

@@ -215,10 +215,6 @@ class _Holders:
         """See :class:`Source`."""
         return self._first(share, lambda node: node.manifest(share))
 
-    def fetch(self, share: Prepared, record: RecordId) -> bytes:
-        """See :class:`Source`."""
-        return self._first(share, lambda node: node.fetch(share, record))
-
     def fetch_into(
         self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
     ) -> list[int]:

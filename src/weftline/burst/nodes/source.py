@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import numpy as np
 
 from weftline.burst.commit.commits import decode_commit
 from weftline.burst.errors import CorruptionError
@@ -69,16 +68,13 @@ class NodeSource:
         except ObjectMissingError as error:
             raise KeyError(str(error)) from error
 
-    def fetch(self, share: Prepared, record: RecordId) -> bytes:
-        """A stored payload; the caller checks it. Raises KeyError, RemoteError."""
-        out: Bytes1d = np.empty(record.stored_bytes, np.uint8)
-        self.fetch_into(share, [record], [out])
-        return bytes(out)
-
     def fetch_into(
         self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
     ) -> list[int]:
-        """Stored payloads, each straight into its ``out``; XXH3-64 of what came."""
+        """Stored payloads, each straight into its ``out``; XXH3-64 of what came.
+
+        Raises KeyError, RemoteError.
+        """
         places = self._copy(share)
         if places is not None:
             there = [places.places[r.key] for r in records]

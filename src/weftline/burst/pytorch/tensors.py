@@ -39,7 +39,8 @@ class TensorFill:
 def check_storable(tensor: torch.Tensor, name: str) -> None:
     """Raise MismatchError for a tensor whose bytes are not a plain row-major block."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "a meta tensor" if tensor.is_meta else f"{tensor.layout}".removeprefix("torch.")
+        layout = f"{tensor.layout}".removeprefix("torch.")
+        kind = "a meta tensor" if tensor.is_meta else "quantized" if tensor.is_quantized else layout
         raise MismatchError(
             f"tensor `{name}` cannot be stored: it is {kind}",
             hint="store its parts (indices, values, scales) as plain tensors",

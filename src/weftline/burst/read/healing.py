@@ -17,7 +17,7 @@ from weftline.burst.commit.commits import Commit
 from weftline.burst.commit.view import View, record_id
 from weftline.burst.errors import BurstError, CorruptionError, StorageError
 from weftline.burst.log.codec import decode
-from weftline.burst.log.reader import ChunkReader, check_payload
+from weftline.burst.log.reader import ChunkReader
 from weftline.burst.log.record import Chunk, chain, save_prefix
 from weftline.burst.log.small import shown
 from weftline.burst.log.writer import read_save
@@ -63,7 +63,7 @@ class HealingFetch:
                 hashes = source.fetch_into(rank, wanted, [rooms[i] for i in left])
             except (KeyError, FileNotFoundError, BurstError):
                 continue
-            for i, hash_ in zip(left, hashes or (), strict=False):
+            for i, hash_ in zip(left, hashes, strict=True):
                 done[i] = hash_ == pieces[i].chunk.hash
         return done
 
@@ -83,8 +83,7 @@ class HealingFetch:
         """See :class:`Fetch`."""
         writer = pieces[0].seal.writer
         if not self._here(pieces[0]):
-            for piece in pieces:
-                yield piece, self.raw(piece, verify=verify)
+            yield from self._many_from_afar(pieces, verify=verify)
             return
         done = 0
         try:
@@ -100,6 +99,22 @@ class HealingFetch:
             pass
         for piece in pieces[done:]:
             yield piece, self.raw(piece, verify=verify)
+
+    def _many_from_afar(
+        self, pieces: Sequence[Piece], *, verify: bool
+    ) -> Iterator[tuple[Piece, Bytes1d]]:
+        rooms: list[Bytes1d] = [np.empty(p.chunk.stored_bytes, np.uint8) for p in pieces]
+        came = self.into_many(pieces, rooms)
+        for piece, room, whole in zip(pieces, rooms, came, strict=True):
+            chunk, width = piece.chunk, dtype_bytes(piece.entry.dtype)
+            if not whole or chunk.base is not None:
+                yield piece, self.raw(piece, verify=verify)
+                continue
+            file = self._reader.path(piece.seal.writer, chunk.segment)
+            raw = decode(chunk.codec, room, chunk.raw_bytes, width, None, file=file)
+            if chunk.codec and xxhash.xxh3_64_intdigest(raw) != chunk.raw_hash:
+                raise self._lost(piece, chunk, "decoded chunk: checksum does not match")
+            yield piece, raw
 
     # --- when it is not there ---------------------------------------------------------------------
 
@@ -149,9 +164,10 @@ class HealingFetch:
                 what = e.what
         rank = self._ranks[piece.seal.rank]
         for source in self._view.sources:
+            data: Bytes1d = np.empty(chunk.stored_bytes, np.uint8)
             try:
-                data = source.fetch(rank, record_id(rank, chunk))
-                check_payload(data, chunk, file=source.name)
+                if source.fetch_into(rank, [record_id(rank, chunk)], [data]) != [chunk.hash]:
+                    continue
             except (KeyError, FileNotFoundError, BurstError):
                 continue
             if self._here(piece):
@@ -162,7 +178,7 @@ class HealingFetch:
                         offset_bytes=chunk.offset_bytes,
                     )
                 )  # fmt: skip
-            return np.frombuffer(data, np.uint8)
+            return data
         raise self._lost(piece, chunk, what)
 
     def _lost(self, piece: Piece, chunk: Chunk, what: str) -> CorruptionError:

@@ -428,15 +428,15 @@ def _direct_room(piece: Piece, region: Region) -> Bytes1d | None:
 def _spans(small: list[tuple[Piece, Region]]) -> Iterator[list[tuple[Piece, Region]]]:
     """Small chunks in groups that one read can serve."""
 
-    def place(item: tuple[Piece, Region]) -> tuple[str, int, int]:
-        piece = item[0]
-        return piece.seal.writer, piece.chunk.segment, piece.chunk.offset_bytes
+    def place(item: tuple[Piece, Region]) -> tuple[int, str, int, int]:
+        seal, chunk = item[0].seal, item[0].chunk  # writers of two nodes may have one name
+        return seal.rank, seal.writer, chunk.segment, chunk.offset_bytes
 
     group: list[tuple[Piece, Region]] = []
     for item in sorted(small, key=place):
         if group:
             first, last, chunk = group[0][0].chunk, group[-1][0].chunk, item[0].chunk
-            same = place(group[0])[:2] == place(item)[:2]
+            same = place(group[0])[:3] == place(item)[:3]
             end = last.offset_bytes + last.head_bytes + last.stored_bytes
             near = chunk.offset_bytes - end <= _GAP_BYTES
             if not same or not near or chunk.offset_bytes - first.offset_bytes > _SPAN_BYTES:

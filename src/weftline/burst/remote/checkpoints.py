@@ -6,19 +6,20 @@
 
 ``<id>`` is the first half of the xxh3-128 of the commit record, so two saves of one step never mix.
 Records that an earlier checkpoint has brought (deduplicated, or a base) are not sent
-again: the places of a rank may lie in the packs of another folder. :class:`RemoteSource` reads a
-record from where its rank's places say, ahead of the reader when it goes through a pack in order.
+again: the places of a rank may lie in the packs of another folder. :class:`RemoteSource` reads
+records from where their rank's places say, those that lie close together by one request.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
+import numpy as np
 import xxhash
 
 from weftline.burst.errors import BurstError, CorruptionError
@@ -47,8 +48,11 @@ __all__ = [
 COMMITS: Final = "commits"
 DATA: Final = "data"
 _COMMIT_NAME: Final = re.compile(rf"{COMMITS}/\d{{16}}-\d{{12,}}-[0-9a-f]{{16}}\.commit")
-READ_AHEAD_BYTES: Final = 64 << 20
-_AHEAD_KEPT: Final = 3
+_GAP_BYTES: Final = 1 << 20
+"""What lies between two records is read along with them rather than asked around."""
+_STRETCH_BYTES: Final = 8 << 20
+"""One request brings about as much, or one record."""
+_READS_AT_ONCE: Final = 8
 
 
 class Objects(Protocol):
@@ -232,16 +236,12 @@ def places_of(objects: Objects, checkpoint: RemoteCheckpoint, rank: int) -> Rank
 class RemoteSource:
     """Checkpoints of an object store or a peer, as the store restores from them (``Source``)."""
 
-    def __init__(self, objects: Objects, *, read_ahead_bytes: int = READ_AHEAD_BYTES) -> None:
+    def __init__(self, objects: Objects) -> None:
         self.name = objects.url
         self.objects = objects
-        self.read_ahead_bytes = read_ahead_bytes
         self._places: dict[tuple[str, int], RankPlaces] = {}
         self._read: dict[str, RemoteCheckpoint] = {}
         self._known: dict[int, RemoteCheckpoint] | None = None
-        self._next: dict[str, int] = {}
-        """Pack -> where the last read of it ended."""
-        self._ahead: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def checkpoints(self) -> list[RemoteCheckpoint]:
@@ -269,40 +269,33 @@ class RemoteSource:
         """A rank's manifest. Raises KeyError if the checkpoint is not here."""
         return self._rank(share.step, share.rank).manifest
 
-    def fetch(self, share: Prepared, record: RecordId) -> bytes:
-        """The stored payload of a record; the store checks its hash.
-
-        Raises KeyError if it is not here, and RemoteError if it cannot be had.
-        """
-        return self._range(self._rank(share.step, share.rank).places[record.key])
-
     def fetch_into(
         self, share: Prepared, records: Sequence[RecordId], outs: Sequence[Bytes1d]
-    ) -> list[int] | None:
-        """Never: a range of an object is read ahead, as whole as it comes."""
-        del share, records, outs
-        return None
+    ) -> list[int]:
+        """Stored payloads, those that lie close together by one request; XXH3-64 of each.
 
-    def _range(self, place: Place) -> bytes:
-        start, length = place.offset_bytes, place.length_bytes
-        with self._lock:
-            for (pack, first), data in self._ahead.items():
-                if pack == place.pack and first <= start and start + length <= first + len(data):
-                    self._next[place.pack] = start + length
-                    return data[start - first : start - first + length]
-            in_order = self._next.get(place.pack) == start
-            self._next[place.pack] = start + length
-        if not in_order or length >= self.read_ahead_bytes:
-            return self.objects.read(place.pack, start, length)
-        size = self.objects.size(place.pack)
-        if size is None or start + length > size:
-            raise KeyError(f"{place.pack} is shorter than its records")
-        data = self.objects.read(place.pack, start, min(self.read_ahead_bytes, size - start))
-        with self._lock:
-            self._ahead[place.pack, start] = data
-            while len(self._ahead) > _AHEAD_KEPT:
-                self._ahead.popitem(last=False)
-        return data[:length]
+        Raises KeyError if one is not here, and RemoteError if it cannot be had.
+        """
+        known = self._rank(share.step, share.rank).places
+        wanted = [(known[record.key], out) for record, out in zip(records, outs, strict=True)]
+        stretches = list(_stretches(wanted))
+        if len(stretches) == 1:
+            return self._read_stretch(stretches[0])
+        # One connection to an object store is slow; many at once are not.
+        with ThreadPoolExecutor(min(_READS_AT_ONCE, len(stretches))) as pool:
+            return [h for some in pool.map(self._read_stretch, stretches) for h in some]
+
+    def _read_stretch(self, items: Sequence[tuple[Place, Bytes1d]]) -> list[int]:
+        """Records of one pack, in its order, by one request; XXH3-64 of each."""
+        (first, _), (last, _) = items[0], items[-1]
+        start, end = first.offset_bytes, last.offset_bytes + last.length_bytes
+        data = np.frombuffer(self.objects.read(first.pack, start, end - start), np.uint8)
+        if len(data) != end - start:
+            raise KeyError(f"{first.pack} is shorter than its records")
+        for place, out in items:
+            at = place.offset_bytes - start
+            np.copyto(out, data[at : at + place.length_bytes])
+        return [xxhash.xxh3_64_intdigest(out) for _, out in items]
 
     def _by_step(self, *, fresh: bool = False) -> dict[int, RemoteCheckpoint]:
         if self._known is None or fresh:
@@ -325,6 +318,22 @@ class RemoteSource:
             with self._lock:
                 self._places[key] = known
         return known
+
+
+def _stretches(
+    wanted: Sequence[tuple[Place, Bytes1d]],
+) -> Iterator[Sequence[tuple[Place, Bytes1d]]]:
+    """What one request each brings: records of one pack that lie close together, in order."""
+    begin = 0
+    for i in range(1, len(wanted) + 1):
+        if i < len(wanted):
+            first, last, place = wanted[begin][0], wanted[i - 1][0], wanted[i][0]
+            gap = place.offset_bytes - last.offset_bytes - last.length_bytes
+            length = place.offset_bytes + place.length_bytes - first.offset_bytes
+            if place.pack == last.pack and 0 <= gap <= _GAP_BYTES and length <= _STRETCH_BYTES:
+                continue
+        yield wanted[begin:i]
+        begin = i
 
 
 def absent_packs(objects: Objects, places: Iterable[Place]) -> list[str]:
