@@ -42,7 +42,7 @@ from weftline.runtime.group.program import (
     SUM,
     WAIT,
 )  # fmt: skip
-from weftline.runtime.group.sums import add, copy
+from weftline.runtime.group.sums import AT_ONCE, copy, fold
 
 __all__ = ["BLOCK_BYTES", "CONTEXT", "LINE", "STATE", "advance", "flow"]
 
@@ -62,8 +62,8 @@ _CREDIT, _CLOCKS, _PATIENCE, _LINKED, _DUE = range(17, 22)
 STATE: Final = 8
 """Words of the state of one stream of one slot."""
 _PC, _PIECE, _RUNNING, _SENT_FROM, _SENT_TO, _GOT, _STARTED, _STREAM = range(8)
-BLOCK_BYTES: Final = 16384
-"""Bytes that a sum of many ranks keeps in the nearest cache."""
+BLOCK_BYTES: Final = 4096
+"""Of each rank that are summed before they are written again: all are in the nearest cache."""
 _YIELDS: Final = 200
 _NAP_NS: Final = 50_000
 _AHEAD_NS: Final = 200_000
@@ -80,26 +80,40 @@ def _flag(flags: Any, rank: int, slot: int, stream: int, width: int) -> int:
 
 
 @compiled
+def _fold_all(kind: int, inputs: Any, ranks: int, at: int, to: int, block: int, n: int) -> None:
+    """Sum ``n`` elements of all inputs in rank order, as many at once as one pass takes."""
+    done = min(ranks, AT_ONCE)
+    third = inputs[2] + at if done > 2 else 0
+    fourth = inputs[3] + at if done > 3 else 0
+    target = to if done == ranks else block
+    fold(kind, done, target, inputs[0] + at, inputs[1] + at, third, fourth, n)
+    while done < ranks:
+        more = min(ranks - done, AT_ONCE - 1)
+        third = inputs[done + 1] + at if more > 1 else 0
+        fourth = inputs[done + 2] + at if more > 2 else 0
+        target = to if done + more == ranks else block
+        fold(kind, more + 1, target, block, inputs[done] + at, third, fourth, n)
+        done += more
+
+
+@compiled
 def _sum(
     context: Any, bases: Any, sources: Any, op: Any, slot: int, moved: int, block: int
 ) -> None:
     """Sum a range of all ranks in rank order, to the output and the own slot."""
-    size, kind, rank = context[_SIZE], context[_KIND], context[_RANK]
+    size, rank, ranks = context[_SIZE], context[_RANK], context[_RANKS]
     offset = slot * context[_SLOT_BYTES] + op[4] * size
-    own = context[_INPUT] + (moved + op[5]) * size
     out = context[_OUTPUT] + (moved + op[6]) * size
+    inputs = np.empty(ranks, np.int64)
+    for r in range(ranks):
+        inputs[r] = sources[r] + offset
+    inputs[rank] = context[_INPUT] + (moved + op[5]) * size
     step = BLOCK_BYTES // size
-    ranks = context[_RANKS]
     at = 0
     while at < op[7]:
         n = min(step, op[7] - at)
         here = at * size
-        total = own + here if rank == 0 else sources[0] + offset + here
-        for r in range(1, ranks):
-            other = own + here if r == rank else sources[r] + offset + here
-            last = r == ranks - 1
-            add(kind, out + here if last else block, total, other, n)
-            total = block
+        _fold_all(context[_KIND], inputs, ranks, here, out + here, block, n)
         if op[3] & SLOT:
             copy(bases[rank] + offset + here, out + here, n * size)
         at += n
@@ -108,17 +122,13 @@ def _sum(
 @compiled
 def _join(context: Any, shared: Any, op: Any, block: int) -> None:
     """Sum a range of tensors in shared memory, and write it to each of them."""
-    size, kind, ranks = context[_SIZE], context[_KIND], context[_RANKS]
+    size, ranks = context[_SIZE], context[_RANKS]
     step = BLOCK_BYTES // size
     at = 0
     while at < op[7]:
         n = min(step, op[7] - at)
         here = (op[6] + at) * size
-        total = shared[0] + here
-        for r in range(1, ranks):
-            last = r == ranks - 1
-            add(kind, shared[0] + here if last else block, total, shared[r] + here, n)
-            total = block
+        _fold_all(context[_KIND], shared, ranks, here, shared[0] + here, block, n)
         for r in range(1, ranks):
             copy(shared[r] + here, shared[0] + here, n * size)
         at += n
@@ -157,12 +167,12 @@ def _transfer(context: Any, bases: Any, mirrors: Any, op: Any, slot: int, moved:
         while at < op[7]:
             n = min(step, op[7] - at)
             here = at * size
-            add(context[_KIND], out + here, own + here, theirs + here, n)
+            fold(context[_KIND], 2, out + here, own + here, theirs + here, 0, 0, n)
             copy(mine + here, out + here, n * size)
             at += n
     else:
         to = out if op[3] & OUT else mine
-        add(context[_KIND], to, own, theirs, op[7])
+        fold(context[_KIND], 2, to, own, theirs, 0, 0, op[7])
 
 
 @compiled
