@@ -308,6 +308,21 @@ def test_ranks_that_may_use_different_cores_cut_alike(tmp_path: Path) -> None:
     assert fine(together(2, tmp_path, pinned, timeout_s=20)) == [True, True]
 
 
+def waited(store: Any, rank: int, ranks: int) -> float:
+    """Seconds of its core that rank 0 takes while rank 1 lets it wait for one."""
+    group = met(store, rank, ranks)
+    group.barrier()
+    if rank == 1:
+        time.sleep(1.0)
+    begin = time.process_time()
+    group.barrier()
+    return time.process_time() - begin
+
+
+def test_who_waits_sleeps(tmp_path: Path) -> None:
+    assert fine(together(2, tmp_path, waited))[0] < 0.06
+
+
 def posted(store: Any, rank: int, ranks: int) -> bool:
     """Rank 0's pushing thread has looked for the last time but not ended when it sends again."""
     group = met(store, rank, ranks, timeout_s=10)

@@ -114,8 +114,9 @@ class Arena:
 
     def __init__(self, slots: int, slot_bytes: int, ranks: int) -> None:
         self.slots, self.slot_bytes, self.ranks = slots, slot_bytes, ranks
-        flags = _NONCE * 4 + slots * WIDTH * LINE
-        self.flags_at = _NONCE * 4
+        # The nonce has a line, and so has the bell, which stands before the flags.
+        self.flags_at = 2 * LINE
+        flags = self.flags_at + slots * WIDTH * LINE
         self.clocks_at = -(-flags // LINE) * LINE
         self.rings_at = self.clocks_at + CLOCKS * LINE
         heads = 2 * LINE

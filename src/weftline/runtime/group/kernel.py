@@ -2,8 +2,9 @@
 
 Several pieces are on their way at once, one a slot; each goes on until it must wait, then the next
 does. Slots share nothing, so how their pieces interleave cannot matter. When none can go on the
-loop spins, then yields, then naps, and returns to Python now and then, which looks whether the rank
-that is waited for still lives, and calls again.
+loop spins, then yields, then says so and sleeps on its bell until another rank has told something:
+it takes no core from the rank that it waits for, whatever their priorities. It returns to Python
+now and then, which looks whether that rank still lives, and calls again.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import numpy as np
 
 from weftline._compiled import compiled
 from weftline.runtime.group.machine import (
+    fence,
     load,
     nap,
     now_ns,
     receive_some,
     send_some,
+    sleep_on,
     store,
     swap,
+    wake,
     yield_core,
 )  # fmt: skip
 from weftline.runtime.group.program import (
@@ -64,8 +68,12 @@ STATE: Final = 8
 _PC, _PIECE, _RUNNING, _SENT_FROM, _SENT_TO, _GOT, _STARTED, _STREAM = range(8)
 BLOCK_BYTES: Final = 4096
 """Of each rank that are summed before they are written again: all are in the nearest cache."""
-_YIELDS: Final = 200
+_YIELDS: Final = 4
+"""Before it sleeps: of use where the rank that is waited for is next on this core."""
 _NAP_NS: Final = 50_000
+"""Between looks at sockets."""
+_SLEEP_NS: Final = 2_000_000
+"""Between looks at flags; they ring before."""
 _AHEAD_NS: Final = 200_000
 """A packet may ask for its turn this long before its forerunner has left: fewer awakenings."""
 _POLL_NS: Final = 100_000
@@ -77,6 +85,22 @@ DONE, STALLED, BROKEN = 0, 1, 2
 def _flag(flags: Any, rank: int, slot: int, stream: int, width: int) -> int:
     """Address of a flag; stream ``width - 1`` counts uses of the slot that are over."""
     return flags[rank] + (slot * width + stream) * LINE
+
+
+@compiled
+def _tell(context: Any, flags: Any, near: Any, place: int, value: int) -> None:
+    """Set a flag, and ring for the ranks of this host that sleep.
+
+    Who goes to sleep says so, then looks at all flags once more: one of the two sees the other.
+    """
+    store(place, value)
+    fence()
+    for r in range(context[_RANKS]):
+        if near[r] and r != context[_RANK]:
+            bell = flags[r] - LINE
+            if load(bell + 8):
+                store(bell + 8, 0)
+                wake(bell)
 
 
 @compiled
@@ -331,7 +355,7 @@ def _go_on(
                 return did if ready == 0 else -1
         elif kind == POST:
             place = _flag(flags, context[_RANK], slot, stream, context[_WIDTH])
-            store(place, start + op[2])
+            _tell(context, flags, near, place, start + op[2])
             state[_STARTED] = state[_PC] + 1
         elif kind == SUM:
             _sum(context, bases, sources, op, slot, moved, block)
@@ -364,7 +388,9 @@ def _advance(
     """
     slots, streams = context[_SLOTS], context[_STREAMS]
     end = context[_FIRST] + context[_PIECES]
-    idle, quiet_since = 0, 0
+    bell = flags[context[_RANK]] - LINE
+    limit_ns = _SLEEP_NS if near.all() else _NAP_NS
+    idle, quiet_since, heard, asleep = 0, 0, 0, False
     while True:
         moved, open_ = False, False
         context[_DUE] = 0
@@ -396,11 +422,14 @@ def _advance(
                 uses[slot] += 1
                 starts[slot] += context[_VALUES]
                 place = _flag(flags, context[_RANK], slot, context[_WIDTH] - 1, context[_WIDTH])
-                store(place, uses[slot])
+                _tell(context, flags, near, place, uses[slot])
                 following = piece + slots
                 for stream in range(streams):
                     states[slot, stream, _RUNNING] = 0
                     states[slot, stream, _PIECE] = following if following < end else -1
+        if asleep and (moved or not open_):
+            store(bell + 8, 0)
+            asleep = False
         if not open_:
             return DONE
         if moved:
@@ -409,14 +438,22 @@ def _advance(
         idle += 1
         if idle <= context[_SPIN]:
             continue
-        if idle <= context[_SPIN] + _YIELDS and not context[_LINKED]:
+        if context[_LINKED]:
+            nap(max(context[_DUE] - now_ns(), 1000) if context[_DUE] else _NAP_NS)
+        elif idle <= context[_SPIN] + _YIELDS:
             yield_core()
-            quiet_since = 0
             continue
-        nap(max(context[_DUE] - now_ns(), 1000) if context[_DUE] else _NAP_NS)
+        elif not asleep:
+            heard, asleep = load(bell), True
+            store(bell + 8, 1)
+            fence()
+            continue
+        else:
+            sleep_on(bell, heard, limit_ns)
+            asleep = False
         if quiet_since == 0:
             quiet_since = now_ns()
-        elif idle % 16 == 0 and now_ns() - quiet_since > context[_PATIENCE]:
+        elif now_ns() - quiet_since > context[_PATIENCE]:
             return STALLED
 
 
