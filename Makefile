@@ -75,7 +75,7 @@ test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ra
 	$(call say,launchers)
 	@export WEFTLINE_RAY_PYTHON="$$PWD/$(LAUNCHERS)/bin/python"; \
 		WEFTLINE_SKYPILOT_PYTHON="$$WEFTLINE_RAY_PYTHON" $(BIN)/python -m pytest -rs \
-		-m "slow or not slow" tests/e2e/test_launchers.py tests/e2e/test_skypilot.py
+		-m "slow or not slow" tests/e2e/test_launchers.py tests/e2e/test_skypilot.py $(TESTS)
 
 fuzz-group: $(DEV)  ## 10,000 random collectives of the process group; WEFTLINE_SEED=n takes others
 	@$(BIN)/python -m pytest -m slow tests/unit/runtime/test_group.py \

@@ -28,12 +28,13 @@ from weftline.spec import Job
 from weftline.spec.serialize import plan_to_json
 
 HELPERS = 2
+GIVES_UP_S = 600
 LEADER = """
 import resource, sys, time
 from weftline.launch.place import place
 began = time.monotonic()
 done = place(sys.argv[1], host="n0", local=0, order=0, size=int(sys.argv[3]), job="j",
-             rendezvous=sys.argv[2], publish=False, wait_s=60)
+             rendezvous=sys.argv[2], publish=False, wait_s=300)
 use = resource.getrusage(resource.RUSAGE_SELF)
 print(done.rank, time.monotonic() - began, use.ru_maxrss / 1024, use.ru_utime + use.ru_stime)
 """
@@ -43,7 +44,8 @@ async def one(port: int, key: list[object], host: str, local: int, order: int, s
     """Say hello, wait for the answer, come again where nobody is there; the rank."""
     hello = {"key": key, "host": host, "local": local, "order": order, "port": 1, "topology": "",
              "leader": "127.0.0.1"}  # fmt: skip
-    while True:
+    end = time.monotonic() + GIVES_UP_S
+    while time.monotonic() < end:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port,
                                                            local_addr=(source, 0))  # fmt: skip
@@ -56,6 +58,7 @@ async def one(port: int, key: list[object], host: str, local: int, order: int, s
                 return int(json.loads(line)["placed"]["rank"])
         except OSError:
             await asyncio.sleep(0.1)
+    raise SystemExit(f"process {order}: the leader has ended, or was never there")
 
 
 async def followers(plan: Path, port: int, ranks: int, helper: int) -> list[tuple[int, int, int]]:

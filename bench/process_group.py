@@ -3,7 +3,9 @@
     python bench/process_group.py [collectives | schedules | training | emulation] [REPEATS]
 
 Medians in microseconds with gloo's over ours; rounds of both take turns, so that a machine whose
-speed drifts slows both alike. ``shared`` sums gradients that live in the group's memory.
+speed drifts slows both alike. ``shared`` sums gradients that live in the group's memory. Beside
+those of 64 MiB stands how fast they move bytes, as a share of plain copies that all ranks make at
+once in the same rounds, and the most they could be over gloo at that speed.
 """
 
 from __future__ import annotations
@@ -33,6 +35,16 @@ SCHEDULES = {2: ("ring", "direct", "halving-doubling", "double-binary-tree"),
                  "double-binary-tree", "direct")}  # fmt: skip
 
 
+def moved(name: str, n: int) -> float:
+    """Bytes that each of ``n`` ranks reads and writes, over those of the whole buffer."""
+    return {
+        "staged": 4 * (n - 1) / n + 1 + 2 / n,  # put, sum to two places, read the others' sums
+        "shared": 2.0,  # a part of all is read, and written to all
+        "all-gather": 2 + 2 / n,
+        "reduce-scatter": 2 * (n - 1) / n + 1 + 1 / n,
+    }[name]
+
+
 def timed(call: Callable[[], Any], group: Any, count: int) -> float:
     """Seconds of one of ``count`` calls, all ranks having begun together."""
     dist.barrier(group=group)
@@ -55,37 +67,50 @@ def compared(
     return {name: statistics.median(values) for name, values in took.items()}
 
 
-def show(rank: int, what: str, found: dict[str, float]) -> None:
-    """One line; the first entry is gloo's."""
+def show(rank: int, what: str, found: dict[str, float], world: int = 0) -> None:
+    """One line; the first entry is gloo's. With ``world`` also beside copies."""
     if rank:
         return
-    base = found["gloo"]
-    text = "  ".join(f"{name} {s * 1e6:9,.0f}" + (f" ({base / s:.1f}x)" if name != "gloo" else "")
-                     for name, s in found.items())  # fmt: skip
-    print(f"  {what:30s} {text}", flush=True)
+    base, copy = found["gloo"], found.get("copy")
+    text = f"gloo {base * 1e6:9,.0f}"
+    for name, s in found.items():
+        if name in ("gloo", "copy"):
+            continue
+        text += f"  {name} {s * 1e6:9,.0f} ({base / s:.1f}x"
+        if copy is not None:
+            kind = what.split(maxsplit=1)[0] if name == "ours" else name
+            least = copy / 2 * moved(kind, world)
+            text += f", {least / s:.0%} of a copy's speed, at which {base / least:.1f}x"
+        text += ")"
+    print(f"  {what:22s} {text}", flush=True)
 
 
 def collectives(rank: int, world: int, repeats: int, gloo: Any, ours: Any) -> None:
     """All-reduce staged and shared, all-gather, reduce-scatter."""
     for name, n in SIZES.items():
         count = 200 if n < 1 << 12 else 10 if n < 1 << 20 else 1
-        x, shared = torch.ones(n), torch.ones(n)
+        large = n >= 1 << 24
+        x, y, shared = torch.ones(n), torch.ones(n), torch.ones(n)
         if not ours.share(shared):
             raise SystemExit("no room in /dev/shm")
+        beside = {"copy": (lambda x=x, y=y: y.copy_(x), ours)} if large else {}
+        many = world if large else 0
         show(rank, f"all-reduce {name}", compared({
             "gloo": (lambda x=x: dist.all_reduce(x, group=gloo), gloo),
             "staged": (lambda x=x: dist.all_reduce(x, group=ours), ours),
-            "shared": (lambda s=shared: dist.all_reduce(s, group=ours), ours),
-        }, count, repeats))  # fmt: skip
+            "shared": (lambda s=shared: dist.all_reduce(s, group=ours), ours), **beside,
+        }, count, repeats), many)  # fmt: skip
         whole, part = torch.ones(n), torch.ones(n // world)
         show(rank, f"all-gather {name}", compared({
             "gloo": (lambda w=whole, p=part: dist.all_gather_single(w, p, group=gloo), gloo),
             "ours": (lambda w=whole, p=part: dist.all_gather_single(w, p, group=ours), ours),
-        }, count, repeats))  # fmt: skip
+            **beside,
+        }, count, repeats), many)  # fmt: skip
         show(rank, f"reduce-scatter {name}", compared({
             "gloo": (lambda w=whole, p=part: dist.reduce_scatter_single(p, w, group=gloo), gloo),
             "ours": (lambda w=whole, p=part: dist.reduce_scatter_single(p, w, group=ours), ours),
-        }, count, repeats))  # fmt: skip
+            **beside,
+        }, count, repeats), many)  # fmt: skip
 
 
 def schedules(rank: int, world: int, repeats: int, gloo: Any, _ours: Any) -> None:

@@ -2,7 +2,7 @@
 
     python bench/train_beside.py DATA losses [STEPS]    three seeds of ours and of the plain loop
     python bench/train_beside.py DATA speed [ROUNDS]    steps in turn, so that loads hit all alike
-    LLMC=folder python bench/train_beside.py DATA llmc  its CPU trainer on a GPT of as many layers
+    LLMC=folder python bench/train_beside.py DATA llmc  its CPU trainer and ours on one GPT
 
 DATA is a folder that ``weftline prepare stdlib`` wrote (made where it is not there). A Llama of
 13.8M parameters, eight sequences of 128 tokens a step in fp32, one thread. The plain loop is what a
@@ -44,6 +44,11 @@ CONFIG = {
     "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "intermediate_size": MLP,
     "max_position_embeddings": TOKENS, "tie_word_embeddings": False, "pad_token_id": None,
     "bos_token_id": None, "eos_token_id": None, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+GPT = {
+    "model_type": "gpt2", "vocab_size": VOCAB, "n_positions": TOKENS, "n_embd": HIDDEN,
+    "n_layer": LAYERS, "n_head": HEADS, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+    "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
 STEPS = 60
 Step = Callable[[int], float]
@@ -131,13 +136,16 @@ def plain(shards: Shards, seed: int) -> Step:
     return step
 
 
-def ours(shards: Shards, seed: int) -> Step:
-    """Our trainer as a rank has it."""
+def ours(
+    shards: Shards, seed: int, config: dict[str, Any] = CONFIG,
+    shape: tuple[int, int] = (BATCH, TOKENS),
+) -> Step:  # fmt: skip
+    """Our trainer as a rank has it; ``shape`` is sequences and tokens of a step."""
     count = sum(math.prod(p.shape) for p in
-                models.build(models.config_of(CONFIG), attention="eager").parameters())  # fmt: skip
+                models.build(models.config_of(config), attention="eager").parameters())  # fmt: skip
     recipe = Recipe(
-        model="llama", config=CONFIG, parameters=count, flops_per_token=6.0 * count,
-        layout=Layout(zero=0, micro_batch=BATCH), seq_len=TOKENS, steps=10**6, seed=seed,
+        model="llama", config=config, parameters=count, flops_per_token=6.0 * count,
+        layout=Layout(zero=0, micro_batch=shape[0]), seq_len=shape[1], steps=10**6, seed=seed,
         learning_rate=RATE, warmup_steps=WARMUP, schedule="constant", weight_decay=DECAY,
         clip_norm=CLIP,
     )  # fmt: skip
@@ -229,7 +237,7 @@ def speed(shards: Shards, rounds: int) -> None:
 
 
 def llmc(shards: Shards) -> None:
-    """llm.c's train_gpt2 on random weights of a GPT of the same width and depth."""
+    """llm.c's train_gpt2 on random weights, and ours on transformers' GPT-2 of that shape."""
     source = os.environ.get("LLMC")
     if not source:
         print("llm.c: LLMC names no clone of its source; left out")
@@ -250,10 +258,17 @@ def llmc(shards: Shards) -> None:
     if not times:
         print(f"llm.c: no steps\n{said[-500:]}")
         return
-    tokens = 4 * 64 / (statistics.median(times[2:]) / 1e3)
+    step = ours(shards, 0, GPT, (4, 64))
+    mine = []
+    for number in range(len(times)):
+        begin = time.perf_counter()
+        step(number)
+        mine.append(time.perf_counter() - begin)
+    theirs_s, ours_s = statistics.median(times[2:]) / 1e3, statistics.median(mine[2:])
     count = VOCAB * HIDDEN + LAYERS * 12 * HIDDEN**2
-    print(f"llm.c  {tokens:7.0f} tokens/s of a GPT of {count / 1e6:.1f}M (tied head), "
-          f"4 x 64 tokens a step: {6 * count * tokens / 1e9:.1f} GFLOP/s of one core")  # fmt: skip
+    print(f"a GPT of {count / 1e6:.1f}M, tied head, 4 x 64 tokens a step, one core: "
+          f"llm.c {256 / theirs_s:.0f} tokens/s ({6 * count * 256 / theirs_s / 1e9:.1f} GFLOP/s), "
+          f"ours {256 / ours_s:.0f}: {theirs_s / ours_s:.2f} times as fast")  # fmt: skip
 
 
 def _gpt_files(place: Path, shards: Shards) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from launchers import finished, free_port, missing, slurm, small_train_plan, wri
 from placed import SAID
 
 from weftline.launch.export import export_plan, write_folder
+from weftline.launch.place import chips_of
 
 RANK = Path(__file__).parents[1] / "support" / "placed.py"
 BIN = Path(sys.executable).parent
@@ -230,3 +232,18 @@ def test_a_restart_under_torchrun_takes_the_same_ranks(plan: Path, tmp_path: Pat
     for found in (first, second):  # hosts in the order that torchrun gave them in that start
         orders = [by_slot(found, list(names)) for names in (("a", "b"), ("b", "a"))]
         assert SAID in orders
+
+
+@pytest.mark.slow
+def test_the_example_runs_as_its_page_says(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "launch"
+    blocks = re.findall(r"```sh\n(.*?)```", (example / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    shutil.copy(example / "where.py", tmp_path)
+    done = subprocess.run(["bash", "-euc", blocks[0]], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r"rank (\d) of 4, chip (\d), rank 0 at (\S+)", done.stdout)
+    wanted = chips_of(json.loads((tmp_path / "plan.json").read_text()))
+    assert {int(rank): int(chip) for rank, chip, _ in said} == dict(enumerate(wanted))
+    assert len({where for *_, where in said}) == 1

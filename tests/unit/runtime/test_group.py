@@ -286,12 +286,71 @@ def test_memory_of_an_older_generation_is_not_taken_for_a_rank() -> None:
     old, new = Arena(1, 4096, 2), Arena(1, 4096, 2)
     host = host_here()
     peers = [
-        Peer(rank=0, host=host, pid=os.getpid(), file=new.file, nonce=new.nonce.hex()),
-        Peer(rank=1, host=host, pid=os.getpid(), file=old.file, nonce="ab" * 16),
+        Peer(rank=rank, host=host, pid=os.getpid(), file=file, nonce=nonce, cores=1, beside=0)
+        for rank, (file, nonce) in enumerate(((new.file, new.nonce.hex()), (old.file, "ab" * 16)))
     ]
     new.open(0, peers, host)
     with pytest.raises(RankMissingError, match="rank 1 has ended"):
         new.check(peers)
+
+
+def pinned(store: Any, rank: int, ranks: int) -> bool:
+    """Rank 1 may use one core alone, as under a launcher that binds; several pieces."""
+    if rank == 1:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    group = met(store, rank, ranks, timeout_s=10)
+    x = np.full(1 << 20, rank + 1.0, np.float32)
+    group.run(group.program("all-reduce", x.nbytes), x.ctypes.data, x.ctypes.data, len(x), 4, 0)
+    return bool((x == 3.0).all())
+
+
+def test_ranks_that_may_use_different_cores_cut_alike(tmp_path: Path) -> None:
+    assert fine(together(2, tmp_path, pinned, timeout_s=20)) == [True, True]
+
+
+def waited(store: Any, rank: int, ranks: int) -> float:
+    """Seconds of its core that rank 0 takes while rank 1 lets it wait for one."""
+    group = met(store, rank, ranks)
+    group.barrier()
+    if rank == 1:
+        time.sleep(1.0)
+    begin = time.process_time()
+    group.barrier()
+    return time.process_time() - begin
+
+
+def test_who_waits_sleeps(tmp_path: Path) -> None:
+    assert fine(together(2, tmp_path, waited))[0] < 0.06
+
+
+def posted(store: Any, rank: int, ranks: int) -> bool:
+    """Rank 0's pushing thread has looked for the last time but not ended when it sends again."""
+    group = met(store, rank, ranks, timeout_s=10)
+    size = 6 << 20  # more than a letter box holds
+    if rank == 1:
+        for _ in range(2):
+            x = np.zeros(size, np.uint8)
+            group.letters.wait(group.letters.receive(0, 0, x.ctypes.data, size, x))
+        return bool(x[0] == 2 and x[-1] == 2)
+    push, over = group.letters._push_all, threading.Event()
+
+    def slow_to_end() -> None:
+        push()
+        over.set()
+        time.sleep(30)
+
+    group.letters._push_all = slow_to_end  # type: ignore[method-assign]
+    for value in (1, 2):
+        x = np.full(size, value, np.uint8)
+        group.letters.send(1, 0, x.ctypes.data, size, x)
+        if value == 1:
+            over.wait(10)
+    time.sleep(3)  # in its own code, and in no call on the group
+    return True
+
+
+def test_what_is_sent_while_a_pushing_thread_ends_still_goes_out(tmp_path: Path) -> None:
+    assert fine(together(2, tmp_path, posted, timeout_s=20)) == [True, True]
 
 
 def tagged(store: Any, rank: int, ranks: int) -> list[int]:

@@ -12,8 +12,9 @@ import json
 import mmap
 import os
 import secrets
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from weftline.errors import WeftlineError
 from weftline.runtime.group.kernel import LINE
 from weftline.runtime.group.program import STREAMS
 
-__all__ = ["Arena", "Peer", "RankMissingError", "ended", "host_here", "meet"]
+__all__ = ["Arena", "Peer", "RankMissingError", "crowded", "ended", "host_here", "meet"]
 
 WIDTH: Final = STREAMS + 1
 """Flags of a slot: of each stream, and of its uses."""
@@ -48,6 +49,10 @@ class Peer:
     pid: int
     file: int
     nonce: str
+    cores: int
+    """That this process may run on."""
+    beside: int
+    """Ranks of this host in the largest group it has joined: those it shares the cores with."""
 
 
 def host_here() -> str:
@@ -75,14 +80,20 @@ def meet(
     store: Any, rank: int, ranks: int, said: Peer, timeout: timedelta, where: str
 ) -> list[Peer]:
     """What every rank says of itself. Raises RankMissingError naming who did not come."""
-    store.set(f"weftline/{rank}", json.dumps([said.host, said.pid, said.file, said.nonce]))
+    store.set(f"weftline/{rank}", json.dumps(asdict(said)))
     keys = [f"weftline/{r}" for r in range(ranks)]
     await_keys(store, keys, timeout, where)
-    found = []
-    for r, key in enumerate(keys):
-        host, pid, file, nonce = json.loads(store.get(key))
-        found.append(Peer(rank=r, host=host, pid=pid, file=file, nonce=nonce))
-    return found
+    return [Peer(**json.loads(store.get(key))) for key in keys]
+
+
+def crowded(peers: Sequence[Peer]) -> bool:
+    """Whether ranks share cores on any host.
+
+    All ranks find the same, whatever each may run on: pieces are cut by it, and a rank that cut
+    otherwise would wait for ever.
+    """
+    here = Counter(peer.host for peer in peers)
+    return any(max(here[p.host], p.beside) > p.cores for p in peers)
 
 
 def await_keys(store: Any, keys: Sequence[str], timeout: timedelta, where: str) -> None:
@@ -103,8 +114,9 @@ class Arena:
 
     def __init__(self, slots: int, slot_bytes: int, ranks: int) -> None:
         self.slots, self.slot_bytes, self.ranks = slots, slot_bytes, ranks
-        flags = _NONCE * 4 + slots * WIDTH * LINE
-        self.flags_at = _NONCE * 4
+        # The nonce has a line, and so has the bell, which stands before the flags.
+        self.flags_at = 2 * LINE
+        flags = self.flags_at + slots * WIDTH * LINE
         self.clocks_at = -(-flags // LINE) * LINE
         self.rings_at = self.clocks_at + CLOCKS * LINE
         heads = 2 * LINE

@@ -35,6 +35,8 @@ _EMULATED_BYTES: Final = 64 << 20
 """One slot in an emulated network, where a piece is the whole buffer as in the simulation."""
 _world: dict[str, Links] = {}
 """The emulated links of this process' runs, by name: groups of some ranks share them with all."""
+_beside = [0]
+"""Ranks of this host in the largest group that this process has joined."""
 
 
 class Collectives:
@@ -52,8 +54,10 @@ class Collectives:
         self.arena = Arena(1 if emulated else _SLOTS, _EMULATED_BYTES if emulated else _SLOT_BYTES,
                            ranks)  # fmt: skip
         said = Peer(rank=rank, host=host, pid=os.getpid(), file=self.arena.file,
-                    nonce=self.arena.nonce.hex())  # fmt: skip
+                    nonce=self.arena.nonce.hex(), cores=len(os.sched_getaffinity(0)),
+                    beside=_beside[0])  # fmt: skip
         self.peers = meet(store, rank, ranks, said, timeout, where)
+        _beside[0] = max(_beside[0], sum(p.host == host for p in self.peers))
         self.arena.open(rank, self.peers, host)
         store.set(f"weftline/mapped/{rank}", "")
         await_keys(store, [f"weftline/mapped/{r}" for r in range(ranks)], timeout, where)

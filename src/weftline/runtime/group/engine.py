@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from weftline.fabric.graph import IntArray
-from weftline.runtime.group.arena import WIDTH, Arena, Peer, RankMissingError, ended
+from weftline.runtime.group.arena import WIDTH, Arena, Peer, RankMissingError, crowded, ended
 from weftline.runtime.group.emulate import Links
 from weftline.runtime.group.kernel import BLOCK_BYTES, BROKEN, CONTEXT, DONE, STATE, advance
 from weftline.runtime.group.program import NAMES, Program, laid_on
@@ -70,8 +69,7 @@ class Engine:
         self.block = np.empty(BLOCK_BYTES + 64, np.uint8)
         self.laid: OrderedDict[tuple[int, int, int], _Laid] = OrderedDict()
         self.programs: dict[int, Program] = {}
-        here = int(self.near.sum())
-        self.crowded = here > len(os.sched_getaffinity(0))
+        self.crowded = crowded(peers)
         self.spin = 20 if self.crowded else 2000
         self.context = np.zeros(len(CONTEXT), np.int64)
         if not self.near.all():

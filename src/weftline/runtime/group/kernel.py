@@ -2,8 +2,9 @@
 
 Several pieces are on their way at once, one a slot; each goes on until it must wait, then the next
 does. Slots share nothing, so how their pieces interleave cannot matter. When none can go on the
-loop spins, then yields, then naps, and returns to Python now and then, which looks whether the rank
-that is waited for still lives, and calls again.
+loop spins, then yields, then says so and sleeps on its bell until another rank has told something:
+it takes no core from the rank that it waits for, whatever their priorities. It returns to Python
+now and then, which looks whether that rank still lives, and calls again.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import numpy as np
 
 from weftline._compiled import compiled
 from weftline.runtime.group.machine import (
+    fence,
     load,
     nap,
     now_ns,
     receive_some,
     send_some,
+    sleep_on,
     store,
     swap,
+    wake,
     yield_core,
 )  # fmt: skip
 from weftline.runtime.group.program import (
@@ -42,7 +46,7 @@ from weftline.runtime.group.program import (
     SUM,
     WAIT,
 )  # fmt: skip
-from weftline.runtime.group.sums import add, copy
+from weftline.runtime.group.sums import AT_ONCE, copy, fold
 
 __all__ = ["BLOCK_BYTES", "CONTEXT", "LINE", "STATE", "advance", "flow"]
 
@@ -62,10 +66,14 @@ _CREDIT, _CLOCKS, _PATIENCE, _LINKED, _DUE = range(17, 22)
 STATE: Final = 8
 """Words of the state of one stream of one slot."""
 _PC, _PIECE, _RUNNING, _SENT_FROM, _SENT_TO, _GOT, _STARTED, _STREAM = range(8)
-BLOCK_BYTES: Final = 16384
-"""Bytes that a sum of many ranks keeps in the nearest cache."""
-_YIELDS: Final = 200
+BLOCK_BYTES: Final = 4096
+"""Of each rank that are summed before they are written again: all are in the nearest cache."""
+_YIELDS: Final = 4
+"""Before it sleeps: of use where the rank that is waited for is next on this core."""
 _NAP_NS: Final = 50_000
+"""Between looks at sockets."""
+_SLEEP_NS: Final = 2_000_000
+"""Between looks at flags; they ring before."""
 _AHEAD_NS: Final = 200_000
 """A packet may ask for its turn this long before its forerunner has left: fewer awakenings."""
 _POLL_NS: Final = 100_000
@@ -80,26 +88,56 @@ def _flag(flags: Any, rank: int, slot: int, stream: int, width: int) -> int:
 
 
 @compiled
+def _tell(context: Any, flags: Any, near: Any, place: int, value: int) -> None:
+    """Set a flag, and ring for the ranks of this host that sleep.
+
+    Who goes to sleep says so, then looks at all flags once more: one of the two sees the other.
+    """
+    store(place, value)
+    fence()
+    for r in range(context[_RANKS]):
+        if near[r] and r != context[_RANK]:
+            bell = flags[r] - LINE
+            if load(bell + 8):
+                store(bell + 8, 0)
+                wake(bell)
+
+
+@compiled
+def _fold_all(kind: int, inputs: Any, ranks: int, at: int, to: int, block: int, n: int) -> None:
+    """Sum ``n`` elements of all inputs in rank order, as many at once as one pass takes."""
+    done = min(ranks, AT_ONCE)
+    third = inputs[2] + at if done > 2 else 0
+    fourth = inputs[3] + at if done > 3 else 0
+    target = to if done == ranks else block
+    fold(kind, done, target, inputs[0] + at, inputs[1] + at, third, fourth, n)
+    while done < ranks:
+        more = min(ranks - done, AT_ONCE - 1)
+        third = inputs[done + 1] + at if more > 1 else 0
+        fourth = inputs[done + 2] + at if more > 2 else 0
+        target = to if done + more == ranks else block
+        fold(kind, more + 1, target, block, inputs[done] + at, third, fourth, n)
+        done += more
+
+
+@compiled
 def _sum(
     context: Any, bases: Any, sources: Any, op: Any, slot: int, moved: int, block: int
 ) -> None:
     """Sum a range of all ranks in rank order, to the output and the own slot."""
-    size, kind, rank = context[_SIZE], context[_KIND], context[_RANK]
+    size, rank, ranks = context[_SIZE], context[_RANK], context[_RANKS]
     offset = slot * context[_SLOT_BYTES] + op[4] * size
-    own = context[_INPUT] + (moved + op[5]) * size
     out = context[_OUTPUT] + (moved + op[6]) * size
+    inputs = np.empty(ranks, np.int64)
+    for r in range(ranks):
+        inputs[r] = sources[r] + offset
+    inputs[rank] = context[_INPUT] + (moved + op[5]) * size
     step = BLOCK_BYTES // size
-    ranks = context[_RANKS]
     at = 0
     while at < op[7]:
         n = min(step, op[7] - at)
         here = at * size
-        total = own + here if rank == 0 else sources[0] + offset + here
-        for r in range(1, ranks):
-            other = own + here if r == rank else sources[r] + offset + here
-            last = r == ranks - 1
-            add(kind, out + here if last else block, total, other, n)
-            total = block
+        _fold_all(context[_KIND], inputs, ranks, here, out + here, block, n)
         if op[3] & SLOT:
             copy(bases[rank] + offset + here, out + here, n * size)
         at += n
@@ -108,17 +146,13 @@ def _sum(
 @compiled
 def _join(context: Any, shared: Any, op: Any, block: int) -> None:
     """Sum a range of tensors in shared memory, and write it to each of them."""
-    size, kind, ranks = context[_SIZE], context[_KIND], context[_RANKS]
+    size, ranks = context[_SIZE], context[_RANKS]
     step = BLOCK_BYTES // size
     at = 0
     while at < op[7]:
         n = min(step, op[7] - at)
         here = (op[6] + at) * size
-        total = shared[0] + here
-        for r in range(1, ranks):
-            last = r == ranks - 1
-            add(kind, shared[0] + here if last else block, total, shared[r] + here, n)
-            total = block
+        _fold_all(context[_KIND], shared, ranks, here, shared[0] + here, block, n)
         for r in range(1, ranks):
             copy(shared[r] + here, shared[0] + here, n * size)
         at += n
@@ -157,12 +191,12 @@ def _transfer(context: Any, bases: Any, mirrors: Any, op: Any, slot: int, moved:
         while at < op[7]:
             n = min(step, op[7] - at)
             here = at * size
-            add(context[_KIND], out + here, own + here, theirs + here, n)
+            fold(context[_KIND], 2, out + here, own + here, theirs + here, 0, 0, n)
             copy(mine + here, out + here, n * size)
             at += n
     else:
         to = out if op[3] & OUT else mine
-        add(context[_KIND], to, own, theirs, op[7])
+        fold(context[_KIND], 2, to, own, theirs, 0, 0, op[7])
 
 
 @compiled
@@ -321,7 +355,7 @@ def _go_on(
                 return did if ready == 0 else -1
         elif kind == POST:
             place = _flag(flags, context[_RANK], slot, stream, context[_WIDTH])
-            store(place, start + op[2])
+            _tell(context, flags, near, place, start + op[2])
             state[_STARTED] = state[_PC] + 1
         elif kind == SUM:
             _sum(context, bases, sources, op, slot, moved, block)
@@ -354,7 +388,9 @@ def _advance(
     """
     slots, streams = context[_SLOTS], context[_STREAMS]
     end = context[_FIRST] + context[_PIECES]
-    idle, quiet_since = 0, 0
+    bell = flags[context[_RANK]] - LINE
+    limit_ns = _SLEEP_NS if near.all() else _NAP_NS
+    idle, quiet_since, heard, asleep = 0, 0, 0, False
     while True:
         moved, open_ = False, False
         context[_DUE] = 0
@@ -386,11 +422,14 @@ def _advance(
                 uses[slot] += 1
                 starts[slot] += context[_VALUES]
                 place = _flag(flags, context[_RANK], slot, context[_WIDTH] - 1, context[_WIDTH])
-                store(place, uses[slot])
+                _tell(context, flags, near, place, uses[slot])
                 following = piece + slots
                 for stream in range(streams):
                     states[slot, stream, _RUNNING] = 0
                     states[slot, stream, _PIECE] = following if following < end else -1
+        if asleep and (moved or not open_):
+            store(bell + 8, 0)
+            asleep = False
         if not open_:
             return DONE
         if moved:
@@ -399,14 +438,22 @@ def _advance(
         idle += 1
         if idle <= context[_SPIN]:
             continue
-        if idle <= context[_SPIN] + _YIELDS and not context[_LINKED]:
+        if context[_LINKED]:
+            nap(max(context[_DUE] - now_ns(), 1000) if context[_DUE] else _NAP_NS)
+        elif idle <= context[_SPIN] + _YIELDS:
             yield_core()
-            quiet_since = 0
             continue
-        nap(max(context[_DUE] - now_ns(), 1000) if context[_DUE] else _NAP_NS)
+        elif not asleep:
+            heard, asleep = load(bell), True
+            store(bell + 8, 1)
+            fence()
+            continue
+        else:
+            sleep_on(bell, heard, limit_ns)
+            asleep = False
         if quiet_since == 0:
             quiet_since = now_ns()
-        elif idle % 16 == 0 and now_ns() - quiet_since > context[_PATIENCE]:
+        elif now_ns() - quiet_since > context[_PATIENCE]:
             return STALLED
 
 

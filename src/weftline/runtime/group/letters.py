@@ -71,6 +71,8 @@ class Mail:
     size: int
     kept: Any
     """What owns the memory, until it is done."""
+    unasked: bool = False
+    """Whether it came before anybody asked for it: ``kept`` is its bytes."""
     done: bool = False
     moved: int = 0
     error: Exception | None = None
@@ -103,7 +105,9 @@ class Letters:
         self.out: dict[int, deque[tuple[Mail, Any]]] = {p.rank: deque() for p in peers}
         self.inboxes = {p.rank: _Inbox() for p in peers}
         self.lock = threading.RLock()
-        self.pusher: threading.Thread | None = None
+        self.pushing = False
+        """Whether a thread pushes. It says itself, with the lock, that it will not look again: one
+        that is seen alive may have looked for the last time."""
 
     def send(self, peer: int, tag: int, address: int, size: int, kept: Any) -> Mail:
         """Begin to send; returns at once."""
@@ -111,9 +115,9 @@ class Letters:
         with self.lock:
             self.out[peer].append((mail, np.array([tag, size], np.int64)))
             self._push(peer)
-            if not mail.done and (self.pusher is None or not self.pusher.is_alive()):
-                self.pusher = threading.Thread(target=self._push_all, daemon=True)
-                self.pusher.start()
+            if not mail.done and not self.pushing:
+                self.pushing = True
+                threading.Thread(target=self._push_all, daemon=True).start()
         return mail
 
     def receive(self, peer: int, tag: int, address: int, size: int, kept: Any) -> Mail:
@@ -205,7 +209,7 @@ class Letters:
             if self.links is not None and not self._arrived(peer, box):
                 return moved
             mail.done = True
-            if isinstance(mail.kept, np.ndarray):  # nobody has asked for it yet
+            if mail.unasked:
                 box.early.append((mail.tag, mail.kept))
             mail.kept, box.mail, moved = None, None, True
         return moved
@@ -221,7 +225,7 @@ class Letters:
                 _check(mail, size)
                 return mail
         data = np.empty(size, np.uint8)
-        return Mail(peer, tag, data.ctypes.data, size, data)
+        return Mail(peer, tag, data.ctypes.data, size, data, unasked=True)
 
     def _arrived(self, peer: int, box: _Inbox) -> bool:
         """Whether the emulated network has brought the message."""
@@ -250,8 +254,9 @@ class Letters:
             with self.lock:
                 left = [peer for peer, queue in self.out.items() if queue]
                 moved = [self._push(peer) for peer in left]
-            if not left:
-                return
+                if not left:
+                    self.pushing = False
+                    return
             if not any(moved):
                 time.sleep(_NAP_S * 4)
 

@@ -6,6 +6,7 @@ rank wrote before it told is there for who has seen it told, on any architecture
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numba
@@ -16,8 +17,8 @@ from numba.extending import intrinsic as _intrinsic
 
 from weftline._compiled import compiled
 
-__all__ = ["carray", "intrinsic", "load", "nap", "now_ns", "pointer", "receive_some", "send_some",
-           "store", "swap", "yield_core"]  # fmt: skip
+__all__ = ["carray", "fence", "intrinsic", "load", "nap", "now_ns", "pointer", "receive_some",
+           "send_some", "sleep_on", "store", "swap", "wake", "yield_core"]  # fmt: skip
 
 intrinsic: Any = _intrinsic
 carray: Any = numba.carray  # type: ignore[attr-defined]
@@ -26,7 +27,10 @@ _CLOCK_MONOTONIC = 1
 _NO_WAIT = 0x40
 _NO_SIGNAL = 0x4000
 _WORD = ir.IntType(64)
+_FUTEX = {"x86_64": 202}.get(platform.machine(), 98)  # 98 on all that came after (asm-generic)
+_FUTEX_WAIT, _FUTEX_WAKE = 0, 1
 
+syscall = _foreign("syscall", types.int64(*[types.int64] * 7))
 sched_yield = _foreign("sched_yield", types.int32())
 nanosleep = _foreign("nanosleep", types.int32(types.uintp, types.uintp))
 clock_gettime = _foreign("clock_gettime", types.int32(types.int32, types.uintp))
@@ -78,6 +82,38 @@ def swap(_context: Any, address: Any, old: Any, new: Any) -> Any:
         return builder.extract_value(pair, 1)
 
     return types.boolean(address, types.int64, types.int64), make
+
+
+@intrinsic
+def fence(_context: Any) -> Any:
+    """What was written before is there for all, before anything that is read after it."""
+
+    def make(context: Any, builder: Any, _s: Any, _arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), make
+
+
+@compiled
+def sleep_on(address: int, seen: int, limit_ns: int) -> None:
+    """Sleep until :func:`wake` is called on the word, for less than a second at most.
+
+    Returns at once where its lower half is no longer that of ``seen``.
+    """
+    wanted = np.empty(2, np.int64)
+    wanted[0], wanted[1] = 0, limit_ns
+    syscall(_FUTEX, address, _FUTEX_WAIT, seen & 0xFFFFFFFF, wanted.ctypes.data, 0, 0)
+
+
+@compiled
+def wake(address: int) -> None:
+    """Change the word, and wake whoever sleeps on it, in any process."""
+    while True:
+        seen = load(address)
+        if swap(address, seen, seen + 1):
+            break
+    syscall(_FUTEX, address, _FUTEX_WAKE, 1, 0, 0, 0)
 
 
 @compiled
