@@ -80,8 +80,10 @@ def with_speeds(rows: Sequence[QualityRow], path: Path) -> tuple[QualityRow, ...
     for row in rows:
         policy = parse_policy(row.policy)
         own = timed.seconds(policy, timed.longest)
+        # Of rules that differ by layer, few layers that were timed say nothing of all of them.
+        said = None if policy.layers else whole / timed.predicted_s(policy, timed.longest)
         found.append(replace(
-            row, predicted_speed=whole / timed.predicted_s(policy, timed.longest),
+            row, predicted_speed=said,
             measured_speed=None if own is None or known is None else known / own,
             measured_with=f"{timed.longest:,} tokens, {timed.about}",
             policy=policy_text(policy),
