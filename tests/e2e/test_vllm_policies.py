@@ -103,20 +103,20 @@ def test_pages_from_the_prefix_cache_keep_their_summaries(folder: Path) -> None:
 
 
 def test_a_prompt_of_8k_is_forecast_and_40_percent_faster(folder: Path) -> None:
-    """Rates from dense prompts of 2k and 4k and one scored prompt: all the rest is foretold."""
+    """Rates from a dense prompt of 4k and one that is scored: all the rest is foretold."""
     from weftline.attention.forecast import PromptTime, prompt_s, rates_of
+    from weftline.attention.speeds import fitted_rows
     from weftline.spec.attention_text import parse_policy
 
     policies = ("dense", "window=512,sinks=4", "window=2048,sinks=4",
-                "topk=12.5%,floor=6,queries=128", "topk=25%,floor=6,queries=128")  # fmt: skip
-    rows = engine(str(SCRIPT), str(folder), "speed", "2048,4096,8192", *policies)
+                "topk=12.5%,block=128,floor=4", "topk=25%,block=128,floor=4")  # fmt: skip
+    rows = engine(str(SCRIPT), str(folder), "speed", "4096,8192", *policies)
     times = [
         PromptTime(tokens=r["tokens"], total_s=r["ttft_cpu_s"],
                    attention_s=r["ttft_attention_cpu_s"], policy=parse_policy(r["policy"]))
         for r in rows
     ]  # fmt: skip
-    known = [t for t in times if t.tokens <= 4096 and t.policy.is_dense]
-    known += [t for t in times if t.tokens == 4096 and t.policy.prefill.selects][:1]
+    known = fitted_rows(times)
     rates = rates_of(known, layers=rows[0]["layers"], page=rows[0]["page"])
     whole = next(t.total_s for t in times if t.tokens == 8192 and t.policy.is_dense)
     for t in times:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,39 @@ def test_a_folder_without_a_model_is_said_so(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"config\.json"):
         measured(Question(model=tmp_path, policies=()))
+
+
+@pytest.mark.parametrize("text", ["window=9,sinks=2", "chunk=11", "topk=2,block=8,queries=4"])
+def test_flex_attention_takes_the_mask_and_its_blocks(text: str) -> None:
+    from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
+
+    from weftline.attention.masks import block_mask, choices, mask_mod
+    from weftline.spec.attention_text import parse_rule
+
+    rule, tokens, heads, kv_heads = parse_rule(text), 64, 4, 2
+    scores = None
+    chosen = tensor = None
+    if rule.selects is not None:
+        scores = np.random.default_rng(1).normal(size=(kv_heads, 16, 8))
+        chosen = choices(rule, scores)
+        tensor = torch.from_numpy(chosen)
+    mod = mask_mod(rule, tensor, group=heads // kv_heads)
+    own = torch.from_numpy(mask(rule, tokens, scores).copy())
+    own = own.repeat_interleave(heads // len(own), 0)
+    assert (create_mask(mod, 1, heads, tokens, tokens, device="cpu")[0] == own).all()
+    blocks = block_mask(rule, tokens, 16, chosen)
+
+    def spread(values: Any) -> Any:
+        found = torch.from_numpy(values)
+        return found.repeat_interleave(heads // found.shape[1], 1)
+
+    made = BlockMask.from_kv_blocks(
+        spread(blocks.partial_counts), spread(blocks.partial), spread(blocks.full_counts),
+        spread(blocks.full), BLOCK_SIZE=16, mask_mod=mod,
+    )  # fmt: skip
+    q, k, v = (torch.randn(1, heads, tokens, 8) for _ in range(3))
+    plain = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=own[None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said once a process: slow unless compiled
+        found = flex_attention(q, k, v, block_mask=made)
+    assert torch.allclose(found, plain, atol=1e-5)
