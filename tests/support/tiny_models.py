@@ -55,10 +55,12 @@ def tiny_folder(folder: Any) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(124))]
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(words)}, **{"unk_token": "<unk>"})
+    )
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+        tokenizer_object=made, **{"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
     )
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}w1"
