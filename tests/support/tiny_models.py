@@ -55,13 +55,11 @@ def tiny_folder(folder: Any) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(124))]
-    made = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate(words)}, **{"unk_token": "<unk>"})
-    )
+    special = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+    numbers = {word: i for i, word in enumerate(words)}
+    made = Tokenizer(models.WordLevel(numbers, unk_token=special["unk_token"]))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=made, **{"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
-    )
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=made, **special)
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}w1"
     )

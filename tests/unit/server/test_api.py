@@ -60,8 +60,10 @@ def up(folder, **said) -> Iterator[Up]:
     key = said.pop("api_key", None)
     ready = engine_of(folder, EngineOptions(dtype="fp32", page=16, kv_memory="4MB", threads=1,
                                             **said))  # fmt: skip
-    server = Server(worker=Worker(ready.engine).start(), tokenizer=ready.tokenizer, name="tiny",
-                    ends=ready.ends, vocabulary=ready.vocabulary, limits=limits, api_key=key)  # fmt: skip
+    server = Server(
+        worker=Worker(ready.engine).start(), tokenizer=ready.tokenizer, name="tiny",
+        ends=ready.ends, vocabulary=ready.vocabulary, limits=limits, api_key=key,
+    )  # fmt: skip
     listening = socket.create_server(("127.0.0.1", 0))
     running = uvicorn.Server(uvicorn.Config(app_of(server), log_level="error",
                                             timeout_graceful_shutdown=5))  # fmt: skip
@@ -203,7 +205,8 @@ def test_bad_requests_are_told(served: Up, name: str) -> None:
 def test_bad_chats_and_doors(served: Up) -> None:
     for asked in ({}, {"messages": []}, {"messages": [{"role": "nobody", "content": "x"}]},
                   {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-                  {"messages": [{"role": "user", "content": "w5"}], "top_logprobs": 3}):  # fmt: skip
+                  {"messages": [{"role": "user", "content": "w5"}],
+                   "top_logprobs": 3}):  # fmt: skip
         status, told = served.post(CHAT, **asked)
         assert status == 400, asked
         assert told["error"]["message"]
