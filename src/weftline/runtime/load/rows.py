@@ -82,7 +82,7 @@ def read_row(path: Path) -> ServedRow:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(file),
-                         hint="`weftline bench serving URL -o DIR` writes one") from None  # fmt: skip
+                         hint="`weftline bench serving -o DIR` writes one") from None  # fmt: skip
     except ValueError as error:
         raise InputError(f"is not JSON: {error}", where=str(file)) from None
     try:

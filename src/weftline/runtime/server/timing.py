@@ -83,7 +83,7 @@ def fitted(work: Sequence[Sequence[float]], seconds: Sequence[float], **about: A
     kept = np.arange(len(s)) % 3 != 2
     parts, _ = nnls(w[kept] / s[kept, None], np.ones(kept.sum()))
     error = float(np.median(np.abs(w[~kept] @ parts / s[~kept] - 1)))
-    found = dict(zip(_NAMES, map(float, parts), strict=True))
+    found: dict[str, Any] = dict(zip(_NAMES, map(float, parts), strict=True))
     return StepModel(**found, steps=len(s), error=error, **about)
 
 
@@ -153,4 +153,4 @@ def read_steps(path: Path) -> StepModel:
         return StepModel(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise InputError("is no calibration of an engine", where=str(path),
-                         hint="`weftline calibrate --engine own --model DIR -o FILE`") from None  # fmt: skip
+                         hint="`weftline calibrate --engine own -o FILE`") from None  # fmt: skip
