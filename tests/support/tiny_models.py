@@ -7,6 +7,10 @@ from typing import Any
 import torch
 import transformers as hf
 
+from weftline.runtime.server.engine import Engine
+from weftline.runtime.server.model import PagedModel
+from weftline.spec.attention_text import parse_policy
+
 BASE: dict[str, Any] = {
     "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
@@ -66,3 +70,13 @@ def tiny_folder(folder: Any) -> Any:
     tiny("llama").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def engine_over(
+    model: Any, *, pages: int = 40, page: int = 16, kind: Any = "fp32", policy: str = "",
+    compiled: bool = True, **said: Any,
+) -> Engine:  # fmt: skip
+    """An engine over a model, with a small cache."""
+    chosen = parse_policy(policy) if policy else None
+    paged = PagedModel(model, page=page, kind=kind, policy=chosen, compiled=compiled)
+    return Engine.over(paged, pages=pages, **said)

@@ -7,7 +7,7 @@ from typing import Any
 from weftline.report.text import page, table, wrapped
 from weftline.units import format_duration, format_number
 
-__all__ = ["render_served", "render_steps"]
+__all__ = ["render_beside", "render_served", "render_steps"]
 
 
 def render_served(row: Any, forecast: Any = None) -> str:
@@ -54,6 +54,26 @@ def render_steps(steps: Any) -> str:
         ("a thousand keys that decoding reads", format_duration(1000 * steps.decode_key_s)),
     ]  # fmt: skip
     return page([*lines, "", *table(("", "takes"), rows, right=frozenset({1}))])
+
+
+def render_beside(found: Any) -> str:
+    """A plan's promises beside a server's row."""
+    row = found.row
+    lines = wrapped(f"{found.model}: {row.requests} requests ({row.failed} failed), measured by "
+                    f"{row.harness}", hang="  ")  # fmt: skip
+    rows = []
+    for each in found.rows:
+        band = (
+            "" if each.low_s is None else f"{_said(each.low_s, 's')} to {_said(each.high_s, 's')}"
+        )
+        held = {None: "", True: "yes", False: "no"}[each.within]
+        rows.append((each.name, _said(each.predicted_s, "s"), band, _said(each.measured_s, "s"),
+                     held))  # fmt: skip
+    lines += ["", *table(("", "predicted", "band", "measured", "inside"), rows,
+                         right=frozenset({1, 2, 3}))]  # fmt: skip
+    for differs in found.differs:
+        lines += wrapped(f"not the planned load: {differs}", hang="  ")
+    return page(lines)
 
 
 def _said(value: float | None, unit: str) -> str:

@@ -7,21 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import FAMILIES, tiny
+from tiny_models import FAMILIES, engine_over, tiny
 
 from weftline.errors import InputError
 from weftline.runtime.server.engine import Busy, Engine
-from weftline.runtime.server.model import PagedModel
 from weftline.runtime.server.requests import Request, Sampling
-from weftline.spec.attention_text import parse_policy
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
-
-
-def engine_over(model, *, pages=40, page=16, kind="fp32", policy="", compiled=True, **said):
-    chosen = parse_policy(policy) if policy else None
-    paged = PagedModel(model, page=page, kind=kind, policy=chosen, compiled=compiled)
-    return Engine.over(paged, pages=pages, **said)
 
 
 def answers(engine: Engine) -> None:
