@@ -63,9 +63,8 @@ def render_beside(found: Any) -> str:
                     f"{row.harness}", hang="  ")  # fmt: skip
     rows = []
     for each in found.rows:
-        band = (
-            "" if each.low_s is None else f"{_said(each.low_s, 's')} to {_said(each.high_s, 's')}"
-        )
+        low, high = _said(each.low_s, "s"), _said(each.high_s, "s")
+        band = f"{low} to {high}" if low else ""
         held = {None: "", True: "yes", False: "no"}[each.within]
         rows.append((each.name, _said(each.predicted_s, "s"), band, _said(each.measured_s, "s"),
                      held))  # fmt: skip
