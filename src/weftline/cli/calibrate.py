@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
+from weftline.runtime.server.options import EngineOptions
 
 if TYPE_CHECKING:
     from weftline.runtime.measure.calibrate import Calibrated
 
+KEPT_ENGINE = EngineOptions()
 OPTION = Annotated[bool, Parameter(negative="")]
 
 
@@ -25,6 +27,10 @@ def calibrate(
     reset: OPTION = False,
     accept_loud: OPTION = False,
     folder: Path | None = None,
+    engine: Literal["own"] | None = None,
+    model: Path | None = None,
+    run: Annotated[EngineOptions, Parameter(name="*")] = KEPT_ENGINE,
+    out: Path | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -47,12 +53,20 @@ def calibrate(
         Keep figures of a loud machine, and say so wherever they are used.
     folder
         On the disk to measure; the temporary folder if not given.
+    engine
+        Time steps inside this engine instead, for `weftline bench serving --engine FILE`.
+    model
+        With --engine: the model's folder.
+    out
+        With --engine: the file to write.
     """
     from weftline.errors import InputError
 
     asked = [plan is not None, from_run is not None, from_ is not None, reset]
     if sum(asked) > 1:
         raise InputError("say one of --plan, --from-run, --from and --reset", where="calibrate")
+    if engine is not None:
+        return _engine(model, run, out, json=json, form=form)
     if from_ is not None:
         return _from_rows(from_, json=json, form=form)
     if reset:
@@ -94,6 +108,26 @@ def _machine(
              form=form)  # fmt: skip
     else:
         show(done.machine, lambda: render_machine(done.machine, done.file), json=json, form=form)
+    return 0
+
+
+def _engine(
+    model: Path | None, run: EngineOptions, out: Path | None, *, json: Json, form: Format
+) -> int:
+    """Seconds of the engine's steps, fitted."""
+    from weftline.catalog.date import today
+    from weftline.cli.status import status
+    from weftline.errors import InputError
+    from weftline.report.served import render_steps
+    from weftline.runtime.server.calibrate import calibrate_engine
+    from weftline.runtime.server.timing import write_steps
+
+    if model is None:
+        raise InputError("which model?", where="--model", hint="a Hugging Face folder")
+    found = calibrate_engine(model, run, today().isoformat(), status.say)
+    if out is not None:
+        write_steps(found, out)
+    show(found, lambda: render_steps(found), json=json, form=form)
     return 0
 
 

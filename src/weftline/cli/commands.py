@@ -12,6 +12,7 @@ HELP: Final = "Plan, simulate, run and price foundation-model work on any accele
 COMMANDS: Final = (
     ("audit", "audit:audit",
      "Published claims recomputed: holds, fails, conditional or undecidable, and why."),
+    ("bench", "bench:app", "Measure a server under load, from outside."),
     ("burst", "burst:app",
      "Checkpoints: from memory through a log on local disk to an object store."),
     ("calibrate", "calibrate:calibrate",

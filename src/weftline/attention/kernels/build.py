@@ -20,7 +20,7 @@ from pathlib import Path
 
 __all__ = ["compiler", "library"]
 
-SOURCE = Path(__file__).with_name("paged.cpp")
+HERE = Path(__file__).parent
 OPTIONS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-std=c++17", "-fPIC",
            "-shared", "-Wno-psabi")  # fmt: skip
 TIMEOUT_S = 120
@@ -34,31 +34,32 @@ def compiler() -> str | None:
 
 
 @cache
-def library(dim: int, kind: int) -> ctypes.CDLL | None:
-    """The kernels for a head size (a multiple of 16) and a kind of cache (0 fp32, 1 bf16, 2 int8).
+def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL | None:
+    """The functions of a source file here, compiled with ``defines`` (``DIM=64``).
 
-    None where nothing compiles: numba takes over.
+    None where nothing compiles: numba or torch takes over.
     """
     tool = compiler()
     if tool is None:
         return None
-    defines = (f"-DDIM={dim}", f"-DKV={kind}")
-    key = _key(tool, defines)
+    flags = tuple(f"-D{define}" for define in defines)
+    name = f"{source}-{_key(tool, source, flags)}.so"
     for folder in _folders():
-        kept = folder / f"paged-{key}.so"
+        kept = folder / name
         if kept.exists() and kept.stat().st_uid == os.getuid():
             return ctypes.CDLL(str(kept))
     for folder in _folders():
-        built = _build(tool, defines, folder / f"paged-{key}.so")
+        built = _build(tool, source, flags, folder / name)
         if built is not None:
             return ctypes.CDLL(str(built))
     return None
 
 
-def _key(tool: str, defines: tuple[str, ...]) -> str:
+def _key(tool: str, source: str, flags: tuple[str, ...]) -> str:
     version = subprocess.run([tool, "--version"], capture_output=True, check=False).stdout  # noqa: S603
-    said = [SOURCE.read_bytes(), version, _processor().encode(), *(x.encode() for x in OPTIONS)]
-    return hashlib.sha256(b"\0".join([*said, *(x.encode() for x in defines)])).hexdigest()[:16]
+    read = [(HERE / name).read_bytes() for name in (f"{source}.cpp", "vectors.h")]
+    said = [*read, version, _processor().encode(), *(x.encode() for x in OPTIONS)]
+    return hashlib.sha256(b"\0".join([*said, *(x.encode() for x in flags)])).hexdigest()[:16]
 
 
 def _processor() -> str:
@@ -80,7 +81,7 @@ def _folders() -> tuple[Path, ...]:
     )
 
 
-def _build(tool: str, defines: tuple[str, ...], to: Path) -> Path | None:
+def _build(tool: str, source: str, flags: tuple[str, ...], to: Path) -> Path | None:
     """Compile beside the place and move it there, so that two processes never read half a file."""
     try:
         to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -91,7 +92,7 @@ def _build(tool: str, defines: tuple[str, ...], to: Path) -> Path | None:
         return None
     os.close(handle)
     for threads in (("-fopenmp",), ()):  # Apple's clang has no OpenMP
-        command = [tool, *OPTIONS, *threads, *defines, str(SOURCE), "-o", name]
+        command = [tool, *OPTIONS, *threads, *flags, str(HERE / f"{source}.cpp"), "-o", name]
         try:
             done = subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT_S)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired):

@@ -10,32 +10,10 @@
 // a table names is the caller's affair, so a table that leaves pages out is sparse attention.
 //
 // Built with DIM (head size, a multiple of 16) and KV (0 fp32, 1 bf16, 2 int8) defined.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
+#include "vectors.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
-#if defined(__AVX512F__)
-constexpr int W = 16, ROWS = 6, COLS = 4;
-#elif defined(__AVX__)
-constexpr int W = 8, ROWS = 6, COLS = 2;
-#else
-constexpr int W = 4, ROWS = 6, COLS = 4;
-#endif
 constexpr int D = DIM, NV = DIM / W, PANEL = COLS * W;
 static_assert(DIM % 16 == 0, "head sizes are padded to whole vectors");
-
-typedef float vf __attribute__((vector_size(4 * W)));
-typedef float vfu __attribute__((vector_size(4 * W), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * W)));
-typedef uint32_t vu __attribute__((vector_size(4 * W)));
-typedef uint16_t vh __attribute__((vector_size(2 * W), aligned(2)));
-typedef int8_t vb __attribute__((vector_size(W), aligned(1)));
 
 #if KV == 0
 typedef float kv_t;
@@ -44,34 +22,6 @@ typedef uint16_t kv_t;
 #else
 typedef int8_t kv_t;
 #endif
-
-static inline vf all(float x) { return x - (vf){}; }
-static inline vf get(const float *p) { return *(const vfu *)p; }
-static inline void put(float *p, vf x) { *(vfu *)p = x; }
-// Compilers turn the portable forms into many instructions where a machine has one.
-#if defined(__AVX512F__)
-static inline vf get(const uint16_t *p) {
-  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
-}
-static inline vf get(const int8_t *p) {
-  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-#elif defined(__AVX2__)
-static inline vf get(const uint16_t *p) {
-  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
-}
-static inline vf get(const int8_t *p) {
-  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
-}
-#else
-static inline vf get(const uint16_t *p) {
-  return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
-}
-static inline vf get(const int8_t *p) {
-  return __builtin_convertvector(__builtin_convertvector(*(const vb *)p, vi), vf);
-}
-#endif
-static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 
 // e^x for x <= 0 within 2 units in the last place, 0 where it has no normal number: 2^n times a
 // polynomial of the rest (Cephes).

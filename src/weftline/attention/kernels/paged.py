@@ -109,7 +109,9 @@ class Kernel:
         return found * cache[1][pages, :, 0, :, None]
 
     def _native(self) -> ctypes.CDLL | None:
-        return library(self.dim, KINDS[self.kind][0]) if self.compiled else None
+        if not self.compiled:
+            return None
+        return library("paged", (f"DIM={self.dim}", f"KV={KINDS[self.kind][0]}"))
 
 
 def _at(array: Array | None) -> ctypes.c_void_p | None:

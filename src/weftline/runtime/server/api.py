@@ -195,6 +195,9 @@ class Server:
         choices: list[Choice] = []
         try:
             for prompt in map(tuple, prompts):
+                if len(prompt) > self.worker.engine.max_len:
+                    raise ValueError(f"the prompt has {len(prompt)} tokens; a sequence holds "
+                                     f"{self.worker.engine.max_len} with its answer")  # fmt: skip
                 for j in range(asked.n):
                     index = len(choices)
                     sampling = sampling_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from weftline.attention.kernels.build import library
 from weftline.errors import InputError
 from weftline.runtime.server.options import EngineOptions
 
@@ -102,16 +104,21 @@ class _Int8Linear(torch.nn.Module):
         self.weight = torch.nn.Parameter(
             torch.round(weight / scale[:, None]).to(torch.int8), requires_grad=False
         )
-        self.scale = torch.nn.Parameter(scale.to(linear.weight.dtype), requires_grad=False)
+        self.scale = torch.nn.Parameter(scale, requires_grad=False)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., in] -> [..., out]"""
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) <= _INT8_ROWS:
-            out = torch._weight_int8pack_mm(rows.contiguous(), self.weight, self.scale)
+        native = library("linear") if len(rows) <= _INT8_ROWS else None
+        if native is not None:
+            given = rows.float().contiguous()
+            out = torch.empty(len(rows), len(self.weight))
+            at = [ctypes.c_void_p(t.data_ptr()) for t in (given, self.weight, self.scale, out)]
+            native.weftline_linear_int8(*at, len(rows), x.shape[-1], len(self.weight))
+            out = out.to(x.dtype)
         else:
-            out = rows @ (self.weight.to(x.dtype) * self.scale[:, None]).T
+            out = rows @ (self.weight.to(x.dtype) * self.scale[:, None].to(x.dtype)).T
         out = out if self.bias is None else out + self.bias
         return out.reshape(*x.shape[:-1], -1)
 

@@ -1,0 +1,1 @@
+"""Load for a server that speaks OpenAI's API, and what came of it as rows."""
