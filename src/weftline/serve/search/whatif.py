@@ -69,9 +69,9 @@ def serve_what_if(
         if name not in (*_DEGREES, "host"):
             asked[_NAMED.get(name, name)] = value
     if "host" in changes:
-        asked["chip_set"] = ",".join(
-            [*filter(None, [asked.get("chip_set")]), *(f"{name.strip()}.host={changes['host']}"
-             for name in str(asked["on"]).split(","))])  # fmt: skip
+        said = [str(asked["chip_set"])] if asked.get("chip_set") else []
+        said += [f"{name.strip()}.host={changes['host']}" for name in str(asked["on"]).split(",")]
+        asked["chip_set"] = ",".join(said)
     if "accelerator" in changes and not {"engine", "framework"} & changes.keys():
         asked["engine"] = str(plan.asked.get("engine", "all"))
     job = serve_job_of(
