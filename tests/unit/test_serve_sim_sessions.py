@@ -15,8 +15,9 @@ from weftline.serve.engine.adapters import Adapters, adapter_bytes
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.engine.memory import memory
 from weftline.serve.engine.work import work_of
-from weftline.serve.search.asked import options_of, serve_job_of
+from weftline.serve.search.asked import options_of, parse_batch, serve_job_of
 from weftline.serve.search.daily import curve_of, day_of, wanted_of
+from weftline.serve.search.plan import plan_serve
 from weftline.serve.simulate.asked import parse_lora, parse_offload
 from weftline.serve.simulate.fleet import simulate
 from weftline.serve.simulate.sessions import Shape, drawn
@@ -165,6 +166,37 @@ def test_a_day_by_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a rate") as error:
         curve_of(str(file))
     assert error.value.where == f"{file}:2"
+
+
+def test_a_batch_is_done_in_time_by_who_does_it_for_least() -> None:
+    """The bill is capacity's arithmetic; half the time asks for twice the fleet, not the money."""
+    fleet = FleetOptions(on="l40s,h100", batch="200k", deadline="2h", engine="vllm")
+    traffic = TrafficOptions(input="500", output="100")
+    job = serve_job_of("llama-3.1-8b", fleet, traffic, ServingOptions())
+    assert job.rate_per_s == pytest.approx(200e3 / 7200)
+    assert serve_job_of("llama-3.1-8b", *options_of(job)) == job
+    plan = plan_serve(job)
+    best, done = plan.ranking[0], plan.batch
+    assert plan.fleet.spares == 0
+    assert done["done_s"] == pytest.approx(200e3 / plan.estimates["capacity"].value)
+    assert done["done_s"] <= 7200 * (1 - job.headroom) * (1 + 1e-9)
+    assert done["usd"] == pytest.approx(
+        plan.estimates["cost_per_hour"].value * done["done_s"] / 3600
+    )
+    for other in plan.ranking[1:]:
+        assert other.usd_per_hour is not None
+        assert done["usd"] <= other.usd_per_hour * 200e3 / other.capacity_per_s / 3600 * (1 + 1e-9)
+    hurried = replace(fleet, deadline="1h", on=best.fleet.accelerator)
+    sooner = plan_serve(serve_job_of("llama-3.1-8b", hurried, traffic, ServingOptions()))
+    assert sooner.fleet.chips >= plan.fleet.chips
+    assert sooner.batch["usd"] == pytest.approx(done["usd"], rel=0.25)
+
+
+def test_a_batch_has_no_rate_or_latency_and_says_all_of_it_at_once() -> None:
+    with pytest.raises(InputErrors) as error:
+        parse_batch(FleetOptions(batch="10k", ttft="1s", daily="2"), TrafficOptions(rate="3/s"))
+    assert [e.where for e in error.value.errors] == ["--deadline", "--ttft", "--daily", "--rate"]
+    assert parse_batch(FleetOptions(), TrafficOptions(rate="3/s")) is None
 
 
 def test_the_question_comes_back_as_it_was_asked() -> None:

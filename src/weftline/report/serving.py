@@ -26,6 +26,7 @@ def render_serve_plan(plan: ServePlan) -> str:
     """The whole answer; the first line starts with ``Best:``."""
     lines = [*_best(plan), "", *numbers(plan.estimates, number_rows(plan), ends=";:")]
     lines += offers_lines(plan.price, plan.fleet.accelerator)
+    lines += _batch(plan)
     lines += _daily(plan)
     lines += ["", *reasons(plan.why, plan.flips)]
     lines += ["", *_ranking(plan.ranking)]
@@ -34,6 +35,23 @@ def render_serve_plan(plan: ServePlan) -> str:
         lines += _ranking(plan.pareto)
     lines += ["", *_search(plan)]
     return page(lines)
+
+
+def _batch(plan: ServePlan) -> list[str]:
+    """When a batch is done, and for how much; nothing where none was asked for."""
+    b = plan.batch
+    if not b:
+        return []
+    money = ""
+    if "usd" in b:
+        money = (f", for {format_usd(b['usd'])}: {format_usd(b['usd_per_m_tokens'])} a million "
+                 "tokens of prompts and answers")  # fmt: skip
+    return ["", *wrapped(
+        f"{format_count(b['requests'])} requests are done in {format_duration(b['done_s'])} of "
+        f"{format_duration(b['deadline_s'])}{money}. All wait at the start and every replica is "
+        f"full until the end; no spares: what a lost replica leaves, the others do in the "
+        f"{plan.demand.headroom:.0%} that stay free.", hang="  ",
+    )]  # fmt: skip
 
 
 def _daily(plan: ServePlan) -> list[str]:

@@ -162,6 +162,10 @@ class FleetOptions:
         says: what autoscaling costs beside the fixed fleet.
     replica_start
         Until a new replica serves: 3min; worked out from the weights if not given.
+    batch
+        Requests that wait to be done, in place of a rate: 10M. With --deadline.
+    deadline
+        When the batch is to be done at the latest: 8h.
     chip
         Files of chips of your own, separated by commas.
     chip_set
@@ -187,6 +191,8 @@ class FleetOptions:
     disaggregated: bool = False
     daily: str | None = None
     replica_start: str | None = None
+    batch: str | None = None
+    deadline: str | None = None
     chip: str | None = None
     chip_set: str | None = None
 

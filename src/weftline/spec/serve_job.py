@@ -86,4 +86,6 @@ class ServeJob:
     """Peak over mean of a day's load, of which the rate is the peak, or a file of its rates."""
     replica_start_s: float | None = None
     """Until a new replica serves; worked out from its weights if None."""
+    batch: tuple[float, float] | None = None
+    """Of work that waits: requests, and seconds until all must be done. The rate is their ratio."""
     max_chips: int | None = None

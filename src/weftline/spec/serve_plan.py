@@ -173,6 +173,9 @@ class ServePlan:
     replicas_most, replicas_fixed, replica_hours_scaled, replica_hours_fixed, saved_share,
     usd_per_day_scaled, usd_per_day_fixed (spares included), usd_per_m_output_scaled, late_share,
     longest_wait_s, replica_start_s, headroom_for_growth, mean_rate_per_s."""
+    batch: Mapping[str, float] = field(default_factory=dict)
+    """Where a batch was asked for: requests, deadline_s, done_s (all chips busy from the start on),
+    usd, usd_per_m_tokens (prompts and answers together), joules."""
     launch: Mapping[str, str] = field(default_factory=dict)
     """Settings that one engine process is started with, in its own words; "" for a bare flag."""
     asked: Mapping[str, str | bool | float] = field(default_factory=dict)

@@ -66,6 +66,7 @@ __all__ = [
     "checked_serve_job",
     "memory_space_of",
     "options_of",
+    "parse_batch",
     "parse_targets",
     "question_of",
     "serve_job_of",
@@ -90,6 +91,9 @@ def _job(
     model: str, fleet: FleetOptions, traffic: TrafficOptions, serving: ServingOptions,
     where: Where, get: Collector, chip_prices: dict[str, float],
 ) -> ServeJob:  # fmt: skip
+    batch = get(lambda: parse_batch(fleet, traffic, where=where))
+    if batch is not None:
+        traffic = replace(traffic, rate=f"{batch[0] / batch[1]!r}/s")
     within = get(lambda: parse_within(fleet.within, where=where("within"))) or KEPT_WITHIN
     targets = get(lambda: parse_targets(fleet, within, where=where))
     requests = get(lambda: traffic_of(traffic, where=where))
@@ -136,7 +140,7 @@ def _job(
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
         own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
         space=space, max_chips=most, within=within, headroom=headroom,
-        daily=fleet.daily or "", replica_start_s=start_s,
+        daily=fleet.daily or "", replica_start_s=start_s, batch=batch,
     )  # fmt: skip
     job = _checked(rough, get, where)
     if requests is None:
@@ -238,12 +242,15 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         max_batch=None if space.max_batch is None else f"{space.max_batch}",
         disaggregated=space.disaggregated, daily=job.daily or None,
         replica_start=None if job.replica_start_s is None else f"{job.replica_start_s!r}s",
+        batch=None if job.batch is None else f"{job.batch[0]:.0f}",
+        deadline=None if job.batch is None else f"{job.batch[1]!r}s",
         chip=chip, chip_set=chip_set,
     )  # fmt: skip
     plain = TrafficOptions()
     traffic = TrafficOptions(
-        rate=f"{job.rate_per_s!r}/s", trace=trace, burstiness=job.burstiness, spread=job.spread,
-        seed=job.seed, input=f"{job.input_tokens:.0f}" if job.input_tokens else plain.input,
+        rate=None if job.batch else f"{job.rate_per_s!r}/s", trace=trace,
+        burstiness=job.burstiness, spread=job.spread, seed=job.seed,
+        input=f"{job.input_tokens:.0f}" if job.input_tokens else plain.input,
         output=f"{job.output_tokens:.0f}" if job.output_tokens else plain.output,
         turns=turns, tool_delay=f"{delay_s:g}s", grow=f"{grow}", shared_prefix=f"{shared}",
     )  # fmt: skip
@@ -297,6 +304,35 @@ def parse_targets(
             found.append(Target(metric=metric_name, percentile=99.0, limit_s=limit))
     get.raise_all()
     return tuple(found)
+
+
+def parse_batch(
+    fleet: FleetOptions, traffic: TrafficOptions, *, where: Where = as_option
+) -> tuple[float, float] | None:
+    """Requests that wait and seconds until they must be done; None where a rate is asked for.
+
+    Raises InputError(s) for one without the other, and for what a batch has not: a rate of its
+    own, sessions, limits on latency, a day's curve.
+    """
+    if fleet.batch is None and fleet.deadline is None:
+        return None
+    get = Collector()
+    for name in ("batch", "deadline"):
+        if getattr(fleet, name) is None:
+            get.errors.append(InputError("a batch needs both: its requests, and when they are to "
+                                         "be done", where=where(name),
+                                         hint="--batch 10M --deadline 8h"))  # fmt: skip
+    requests = get(lambda: parse_count(fleet.batch or "1", where=where("batch")))
+    seconds = get(lambda: parse_duration_s(fleet.deadline or "1s", where=where("deadline")))
+    taken: list[str] = [name for name in METRICS if getattr(fleet, name) is not None]
+    taken += ["p99"] if fleet.p99 else []
+    taken += ["daily"] if fleet.daily else []
+    taken += ["rate"] if traffic.rate is not None else []
+    taken += ["turns"] if traffic.turns > 1 else []
+    get.errors += [InputError("a batch has none of its own: all its requests wait at the start",
+                              where=where(name)) for name in taken]  # fmt: skip
+    get.raise_all()
+    return (float(requests), float(seconds)) if requests and seconds else None
 
 
 def parse_within(text: str, *, where: str) -> float:

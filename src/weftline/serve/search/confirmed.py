@@ -28,6 +28,13 @@ class Confirmed:
     demand: ServeDemand
     capacity_per_s: float
     """Requests a second that the fleet without its spares works off for ever."""
+    batch: float = 0.0
+    """Requests of a batch, where one is asked for: the cheapest is then who does it for least."""
+
+    @property
+    def done_s(self) -> float:
+        """Until the batch is done."""
+        return self.batch / self.capacity_per_s
 
     @property
     def served_per_s(self) -> float:
@@ -38,6 +45,7 @@ class Confirmed:
     def rank(self) -> tuple[float, ...]:
         """Cheapest first; fleets without a price by their number of chips, behind the others."""
         cost = math.inf if self.usd_per_hour is None else self.usd_per_hour
+        cost *= self.done_s / 3600.0 if self.batch else 1.0
         return (0.0 if self.run.meets else 1.0, cost, float(self.fleet.chips))
 
     def candidate(self, note: str = "") -> ServeCandidate:

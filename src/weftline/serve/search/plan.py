@@ -114,7 +114,24 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     shown |= {c.fleet.accelerator for c in beside}
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
     plan = plan_of(job, demand, ranked, most, stats, beside, lost)
+    if job.batch is not None:
+        plan = replace(plan, batch=_batch(job.batch, best))
     return replace(plan, daily=_daily(job, best)) if job.daily else plan
+
+
+def _batch(asked: tuple[float, float], best: Confirmed) -> dict[str, float]:
+    """The chosen fleet over a batch: when it is done, and what it costs until then."""
+    requests, deadline_s = asked
+    found = {"requests": requests, "deadline_s": deadline_s, "done_s": best.done_s}
+    hours = best.done_s / 3600.0
+    if best.usd_per_hour is not None:
+        tokens = requests * (best.demand.input_tokens + best.demand.output_tokens)
+        found["usd"] = best.usd_per_hour * hours
+        found["usd_per_m_tokens"] = found["usd"] / tokens * 1e6
+    working = power_w(best.chip, best.fleet.chips, 1.0)
+    if working is not None:
+        found["joules"] = working[0] * best.done_s
+    return found
 
 
 def _daily(job: ServeJob, best: Confirmed) -> dict[str, float]:
@@ -336,6 +353,8 @@ def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
     """A simulated fleet with spares, dollars and watts."""
     chip = accelerator(option.config.chip)
     fleet = fleet_of(option, run.replicas * demand.cells, job.routing)
+    if job.batch is not None:  # what a lost replica leaves, the others do later
+        fleet = replace(fleet, spares=0)
     usd = market.cheapest(fleet.chips, option.group_chips)[0] if market.known else None
     outcome = run.outcome
     workers = run.replicas * option.config.decode_workers
@@ -346,4 +365,5 @@ def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
         option=option, chip=chip, market=market, run=run, fleet=fleet, usd_per_hour=usd,
         power_w=power_w(chip, fleet.chips, min(1.0, busy)), demand=demand,
         capacity_per_s=each_per_s * run.replicas * demand.cells,
+        batch=job.batch[0] if job.batch is not None else 0.0,
     )  # fmt: skip
