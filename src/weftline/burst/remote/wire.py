@@ -24,6 +24,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -86,6 +87,7 @@ class Channel:
         wait_in_kernel(connection)
         self._room = bytearray()
         self._scratch: Bytes1d = np.empty(0, np.uint8)
+        self._wakes_for = 1
         self._sent = self._received = 0
         self._mine, self._theirs = (b"s", b"c") if server else (b"c", b"s")
         try:
@@ -210,10 +212,21 @@ class Channel:
         if not len(self._scratch):
             self._scratch = np.empty(PIECE_BYTES, np.uint8)
         landing = Landing(out, self._scratch)
+        left = len(out)
         while len(room := landing.room()):
+            # Woken for a piece and not for every packet; only while as much is sure to come.
+            self._wake_for(PIECE_BYTES if left >= PIECE_BYTES + len(room) else 1)
             self.receive_body(room)
             landing.landed()
+            left -= len(room)
         return landing.digest
+
+    def _wake_for(self, count: int) -> None:
+        """Have the kernel wake this thread when so many bytes are there."""
+        if count != self._wakes_for:
+            with suppress(OSError):  # the next call says what is wrong with the connection
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._wakes_for = count
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""

@@ -24,7 +24,7 @@ _LEAST_BYTES: Final = 1 << 20
 _ALIGN_BYTES: Final = 64
 """One cache line: what a streaming store fills at once."""
 
-PIECE_BYTES: Final = 256 * BLOCK_BYTES
+PIECE_BYTES: Final = 512 * BLOCK_BYTES
 """What comes from a socket at once: it is still in a core's own cache when it is copied on."""
 
 _lock = threading.Lock()
