@@ -98,12 +98,12 @@ def interleaved(names: list[str]) -> None:
 
 
 def memory(names: list[str]) -> None:
-    """Bytes of the fullest rank as predicted, and what a run of three steps has held."""
+    """Bytes of the fullest rank as predicted, and what a run has held that saves on its way."""
     errors = []
     with tempfile.TemporaryDirectory() as folder:
         data = tokens_in(Path(folder))
         for name in names:
-            recipe = replace(recipe_of(name, data), steps=3)
+            recipe = replace(recipe_of(name, data), steps=6, checkpoint_every=3)
             predicted = memory_of(recipe)
             place = Path(folder) / name
             place.mkdir()

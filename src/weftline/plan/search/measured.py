@@ -25,7 +25,8 @@ KNOWN_ERROR: Final = 0.06
 """Standard deviation of ln(step / measured) of a layout that was measured: 90 % within 10 %."""
 MEASURED_BAND: Final = 0.25
 """Half width of the band around the memory of a layout that was measured, as a share of it. One
-process was 17 % above it: a save's memory grows by whole segments, which few layers do not show."""
+process was 17 % above it when steps and saves were not told apart; since then few were scored
+(docs/benchmarks/train_xeon_2core_202611.md), so it stays wide."""
 _LEARNT_ERROR: Final = 0.20
 """The same of other layouts on the machine, whose predictions are scaled; assumed."""
 

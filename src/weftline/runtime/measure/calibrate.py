@@ -124,11 +124,18 @@ def measure_plan(
 
 
 def memory_of(recipe: Recipe) -> float:
-    """Bytes of a plan's fullest rank: its layout with few layers and with more, each run apart."""
+    """Bytes of a plan's fullest rank: its layout with few layers and with more, each run apart.
+
+    A run that saves on the way holds steps and a save together; one that saves at its end, the
+    more of the two.
+    """
     depths = depths_of(recipe)
-    low = float(ranks_found(recipe, holding(depths.low)))
-    high = float(ranks_found(recipe, holding(depths.high))) if depths.times else low
-    return held(low, high, depths.times)
+    low = ranks_found(recipe, holding(depths.low))
+    high = ranks_found(recipe, holding(depths.high)) if depths.times else low
+    found: dict[str, float] = {n: held(low[n], high[n], depths.times) for n in low}
+    if 0 < recipe.checkpoint_every < recipe.steps:
+        return found["in all"]
+    return max(found["stepped"], found["saved"])
 
 
 def key_of(recipe: Recipe) -> str:

@@ -35,8 +35,11 @@ def _of_rank(one: Mapping[str, Any]) -> tuple[float, float]:
     step_s, optimizer_s = low["step"], low["optimizer"]
     if times:
         pairs = list(zip(rows["low"], rows["high"], strict=True))
-        step_s += times * _median([high["step"] - lo["step"] for lo, high in pairs])
-        optimizer_s += times * _median([high["optimizer"] - lo["optimizer"] for lo, high in pairs])
+        # More layers never take less: where they seem to, it is the machine's noise.
+        step_s += times * max(0.0, _median([high["step"] - lo["step"] for lo, high in pairs]))
+        optimizer_s += times * max(
+            0.0, _median([high["optimizer"] - lo["optimizer"] for lo, high in pairs])
+        )
     return step_s, optimizer_s
 
 

@@ -32,7 +32,7 @@ from weftline.runtime.train.profile import profiled
 from weftline.runtime.train.recipe import Recipe, read_recipe
 from weftline.runtime.train.trainer import StepTimes, Trainer
 
-__all__ = ["Report", "join", "main", "memory_peak", "reference_s", "run_rank", "work"]
+__all__ = ["Report", "join", "main", "memory_now", "memory_peak", "reference_s", "run_rank", "work"]
 
 Report = Callable[..., None]
 _TIMEOUT: Final = timedelta(minutes=30)
@@ -224,6 +224,14 @@ def memory_peak(recipe: Recipe) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def memory_now(recipe: Recipe) -> float:
+    """What this rank holds now, as :func:`memory_peak` counts."""
+    if recipe.device == "cuda":
+        return float(torch.cuda.memory_allocated())
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return float(int(pages) * os.sysconf("SC_PAGE_SIZE"))
 
 
 def join(recipe: Recipe, rank: int, world: int, store: Any = None) -> None:
