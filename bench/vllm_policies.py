@@ -8,8 +8,8 @@ busy machine lengthens less than wall time. Rates are taken from the dense promp
 and from one of that length that is scored; all other rows are foretold from those. ROWS.jsonl keeps
 the rows; where it is there, they are read from it; ``weftline quality --times`` takes it.
 
-A shared machine is not as fast in one minute as in the next. What a policy does not touch (products,
-norms) says how fast it was during each row: the last column scales the forecast by that.
+A shared machine is not as fast in one minute as in the next. What a policy does not touch
+(products, norms) says how fast it was during each row: the last column scales the forecast by that.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def main(words: list[str]) -> int:
         found = read_times(rows)
     dense = AttentionPolicy()
     print(f"{found.about}\n")
-    print(
-        "| prompt | policy | pages kept | TTFT s | of it attention | change | forecast s | off | at its speed |"
-    )
+    header = ("prompt", "policy", "pages kept", "TTFT s", "of it attention", "change", "forecast s",
+              "off", "at its speed")  # fmt: skip
+    print(f"| {' | '.join(header)} |")
     print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in found.rows:
         whole = found.seconds(dense, row.tokens) or row.total_s
