@@ -16,6 +16,25 @@ FLOW_UNITS = 2**20
 """Integer units of the greatest capacity in a max-flow; searches for cuts need no more."""
 
 
+def own_groups(topology: Topology, size: int) -> IntArray:
+    """[nodes] group of each chip, ``size`` ranks in a row, and of each switch of its own; else -1.
+
+    A switch is a group's own where it joins several of its chips and nothing else (NVSwitches).
+    """
+    group = np.full(topology.nodes, -1, dtype=np.int64)
+    group[: topology.ranks] = np.arange(topology.ranks) // size
+    far = group[topology.destination]
+    least = np.full(topology.nodes, topology.ranks, dtype=np.int64)
+    most = np.full(topology.nodes, -1, dtype=np.int64)
+    np.minimum.at(least, topology.source, far)
+    np.maximum.at(most, topology.source, far)
+    several = np.bincount(topology.source, minlength=topology.nodes) > 1
+    own = (least == most) & (least >= 0) & several
+    own[: topology.ranks] = False
+    group[own] = least[own]
+    return group
+
+
 def set_bandwidth(topology: Topology, members: IntArray) -> tuple[float, float]:
     """Bytes a second that can leave and that can enter a set of chips, switches placed at worst."""
     inside = np.zeros(topology.nodes, dtype=np.bool_)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weftline.errors import InputError, UnknownNameError
-from weftline.fabric._cuts import gather_cut, pair_bandwidth, set_bandwidth
+from weftline.fabric._cuts import gather_cut, own_groups, pair_bandwidth, set_bandwidth
 from weftline.fabric.graph import FloatArray, IntArray, Topology
 from weftline.fabric.schedule import COLLECTIVES, Collective
 
@@ -115,8 +115,7 @@ def _all_reduce(topology: Topology, size_bytes: float) -> list[tuple[float, str,
         if not _reduces_within(topology, len(members)):
             continue
         parts = ranks // len(members)
-        leaves, enters = set_bandwidth(topology, members)
-        total = parts * min(leaves, enters)
+        total = _between(topology, members)
         found.append((
             2 * (parts - 1) * size_bytes / total, "sum",
             f"2 x {parts - 1:,} transfers of every byte between {parts:,} groups of "
@@ -235,9 +234,25 @@ def _reduces_within(topology: Topology, size: int) -> bool:
     return True
 
 
+def _between(topology: Topology, members: IntArray) -> float:
+    """Bytes a second that all groups like ``members``, the first of its level, exchange at most."""
+    if topology.kind != "graph":
+        return topology.ranks // len(members) * min(set_bandwidth(topology, members))
+    group = own_groups(topology, len(members))
+    leaves = group[topology.source] != group[topology.destination]
+    rate = topology.bandwidth_bytes_per_s
+    # What leaves a group leaves its chips or the switches that join nothing but them.
+    return float(min(rate[leaves & (group[topology.source] >= 0)].sum(),
+                     rate[leaves & (group[topology.destination] >= 0)].sum()))  # fmt: skip
+
+
 def _groups(topology: Topology) -> list[IntArray]:
-    """The first group of each level that all groups of the level are like: hosts, pods."""
-    if topology.failed or topology.kind not in ("nested", "clos", "fat-tree"):
+    """The first group of each level, like all others of it: hosts, pods.
+
+    Of a cluster's own graph the groups are its hosts; they need not be alike.
+    """
+    named = topology.kind in ("nested", "clos", "fat-tree")
+    if topology.failed or not (named or (topology.kind == "graph" and topology.chip)):
         return []
     return [np.arange(size) for size in topology.levels
             if 1 < size < topology.ranks and topology.ranks % size == 0]  # fmt: skip

@@ -26,6 +26,8 @@ __all__ = ["SYNTHESIZED", "Candidate", "Choice", "choose"]
 
 AUTO_ROWS: Final = 400_000
 """Rows written out for one candidate at most while choosing; a named algorithm may have more."""
+EXCHANGE_ROWS: Final = 4_200_000
+"""The same for an all-to-all, which is one step: 2,048 chips, seconds of work."""
 PIECE_ROWS: Final = 1_200_000
 """Rows written out for one number of pieces at most."""
 FEW_ROWS: Final = 1_000
@@ -190,7 +192,7 @@ class _Task:
         rows = flat_rows(name, self.topology, self.collective) if name != SYNTHESIZED else 0
         if best is not None and best.timing.time_s <= CLOSE * least_s:
             return f"left out: {best.schedule.algorithm} is near the bound"
-        if rows > AUTO_ROWS:
+        if rows > (EXCHANGE_ROWS if self.collective == "all-to-all" else AUTO_ROWS):
             return f"left out: {rows:,} rows to write"
         if best is None or rows <= FEW_ROWS or name == SYNTHESIZED:
             return ""

@@ -203,9 +203,9 @@ def _parts(answer: dict[str, Any]) -> list[str]:
         lines += wrapped(f"host: {host['path']}; {host['source']}", indent="  ", hang="  ")
     if library["assumed"]:
         lines += wrapped(f"assumed: {library['assumed']}", indent="  ", hang="  ")
-    if library["slowed_by_faults"] > 1:
-        lines += wrapped(f"faults make it {library['slowed_by_faults']:.2f} x as long, as they do "
-                         "the schedule at link rate", indent="  ", hang="  ")  # fmt: skip
+    if library["slowed_by"] > 1:
+        slowed = f"{library['slowed_why']} make it {library['slowed_by']:.2f} x as long, as they do"
+        lines += wrapped(f"{slowed} the schedule at link rate", indent="  ", hang="  ")
     return lines
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from weftline.catalog import accelerator
 from weftline.errors import InputError, UnknownNameError
 from weftline.fabric.formats.clusters import (
     adjacency,
@@ -101,7 +102,8 @@ FORMATS: Final[Mapping[str, Format]] = {
         holds="a network whole: links one way, speeds, latencies, symmetries, names"),
     "nccl-topology": Format(
         looks=nccl.detect_topology, title="NCCL topology XML", reads="NCCL_TOPO_DUMP_FILE, RCCL's",
-        read=lambda t, w, a: Imported(topology=nccl.read_topology(t, w, speeds=a.speeds)),
+        read=lambda t, w, a: Imported(topology=_of_chips(
+            nccl.read_topology(t, w, speeds=a.speeds), a.chip)),
         holds="one host: GPUs, NVLink or xGMI by generation, the PCIe tree, NICs"),
     "nccl-graph": Format(
         looks=nccl.detect_graph, read=_network(nccl.read_graph), title="NCCL graph XML",
@@ -217,6 +219,11 @@ def import_fabric(
     label = found.description.format if found.description is not None else name
     return Imported(format=label, topology=found.topology, description=found.description,
                     ends_are_hosts=found.ends_are_hosts)  # fmt: skip
+
+
+def _of_chips(topology: Topology, chip: str | None) -> Topology:
+    """The network of one host as one of named chips; raises UnknownNameError for unknown ones."""
+    return topology if chip is None else replace(topology, chip=accelerator(chip).id)
 
 
 def _named_part(path: Path) -> tuple[Path, str | None]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from weftline.catalog import Accelerator, accelerator
 from weftline.errors import InputError
+from weftline.fabric._cuts import own_groups
 from weftline.fabric.facts import machine_facts
 from weftline.fabric.graph import Topology
 from weftline.fabric.predictor.machines import (
@@ -47,7 +48,12 @@ def machine_of(
     count = topology.ranks if ranks is None else ranks
     if not 1 < count <= topology.ranks:
         raise InputError(f"`{topology.name}` has {topology.ranks} chips, not {count}")
-    inside = _egress(topology) - out_rate
+    inside: float | None
+    if topology.kind == "graph":
+        inside, beyond = _rates(topology, domains)
+        out_rate = beyond if domains > 1 else 0.0
+    else:
+        inside = _egress(topology) - out_rate
     if count < topology.ranks:
         domains, inside = _part(topology, count, domains, inside)
     network = None
@@ -96,11 +102,26 @@ def _domains(topology: Topology) -> tuple[int, float]:
     """Scale-up domains, and what one chip sends out of its own."""
     if not topology.across or len(topology.levels) < 2:
         return 1, 0.0
-    domains = max(1, topology.ranks // topology.levels[-2])
+    domains = max(1, -(-topology.ranks // topology.levels[-2]))
     return domains, float(topology.bandwidth_bytes_per_s[_outward(topology)])
 
 
-def _part(topology: Topology, count: int, domains: int, inside: float) -> tuple[int, float]:
+def _rates(topology: Topology, domains: int) -> tuple[float | None, float]:
+    """What chip 0 of a cluster's own graph sends inside its domain, None over a bus, and beyond it.
+
+    Every link that leads neither to a chip of the domain nor to a switch of its own leads to a
+    NIC, a bus or a leaf switch.
+    """
+    group = own_groups(topology, -(-topology.ranks // domains))
+    mine = topology.source == 0
+    within = group[topology.destination] == 0
+    inside = float(topology.bandwidth_bytes_per_s[mine & within].sum())
+    return inside or None, float(topology.bandwidth_bytes_per_s[mine & ~within].sum())
+
+
+def _part(
+    topology: Topology, count: int, domains: int, inside: float | None
+) -> tuple[int, float | None]:
     """Domains of the first ``count`` chips, and what one of them sends to the others of its own."""
     domain = topology.ranks // domains
     if topology.grid is not None:
@@ -108,7 +129,7 @@ def _part(topology: Topology, count: int, domains: int, inside: float) -> tuple[
             f"a part of `{topology.name}` is no torus of its own",
             hint="name the slice: tpu-v5p:2x2x4",
         )
-    if count < domain and "mesh" in topology.kind:
+    if inside is not None and count < domain and "mesh" in topology.kind:
         inside *= (count - 1) / (domain - 1)
     return max(1, math.ceil(count / domain)), inside
 

@@ -13,7 +13,7 @@ import numpy as np
 from weftline.catalog import accelerator
 from weftline.errors import InputError
 from weftline.fabric.formats.clusters.description import Host
-from weftline.fabric.formats.clusters.joined import Links, inside_host, speeds_of
+from weftline.fabric.formats.clusters.joined import OWN_NETWORK, Links, inside_host, speeds_of
 from weftline.fabric.graph import Topology
 
 
@@ -58,8 +58,10 @@ def with_chips(hosts: Topology, chip: str, chips_per_host: int | None = None) ->
                     Host(name=hosts.label(host)), switch)  # fmt: skip
     table = np.asarray(links.rows, dtype=np.float64)
     inside = speeds_of(acc, per, ranks, None).basis.get("scale_up", "datasheet")
+    several = 1 < per < ranks
     return replace(
-        hosts, ranks=ranks, switches=len(labels) - ranks, labels=tuple(labels),
+        hosts, chip=acc.id, across=(hosts.across or OWN_NETWORK) if several else "", ranks=ranks,
+        switches=len(labels) - ranks, labels=tuple(labels),
         source=table[:, 0].astype(np.int64), destination=table[:, 1].astype(np.int64),
         bandwidth_bytes_per_s=table[:, 2], latency_s=table[:, 3],
         levels=tuple(v for v in (per, ranks) if v > 1) or (ranks,), chips_forward=False,

@@ -19,8 +19,8 @@ from weftline.fabric.cluster import cluster_of
 from weftline.fabric.formats.clusters.description import Description, Host
 from weftline.fabric.graph import Grid, Topology
 from weftline.fabric.named import named_fabric
-from weftline.fabric.nests import nested
-from weftline.fabric.topologies import full_mesh, grid
+from weftline.fabric.nests import nested, product
+from weftline.fabric.topologies import clos, full_mesh, grid
 from weftline.fabric.topologies import switch as one_switch
 from weftline.fabric.torus import torus_shape
 from weftline.spec import Level
@@ -28,7 +28,8 @@ from weftline.spec import Level
 _Switch = Callable[[str, bool], int]
 """Name and whether it adds up -> the number of the new switch."""
 FOLDED_FROM = 512
-"""Chips from which a network without oversubscription is kept as its symmetric equivalent."""
+"""Chips from which a network is kept as its symmetric equivalent, where it has one."""
+OWN_NETWORK = "the cluster's own network"
 NVLS_CHIPS = ("h100-sxm", "h200-sxm", "h800-sxm", "b200", "b300", "gb200-nvl72", "gb300-nvl72")
 """Chips whose NVSwitches add up what passes them (NVLink SHARP)."""
 
@@ -90,19 +91,32 @@ def topology_of(
     speeds = speeds_of(acc, per_host, len(described.hosts) * per_host, link_bytes_per_s)
     speeds.basis.update(basis)
     chips = per_host * len(described.hosts)
-    if chips >= FOLDED_FROM and oversubscription == 1.0:
-        folded = _folded(described, speeds, per_host)
+    if chips >= FOLDED_FROM:
+        folded = _folded(described, speeds, per_host, oversubscription)
         if folded is not None:
             return folded
-    return _switched(described, speeds, per_host, oversubscription)
+    made = _switched(described, speeds, per_host, oversubscription)
+    # What is measured of the chips counts; the network's own speed stands, its kind is unsaid.
+    several = len(made.levels) > 1
+    return replace(made, chip=speeds.acc.id, across=_network(described) if several else "")
 
 
-def _folded(described: Description, speeds: Speeds, per_host: int) -> Topology | None:
-    """A large cluster without oversubscription as what it is: equal units below one Clos.
+def _network(described: Description) -> str:
+    """The hosts' network as measured rows may name it: by their instance type, where it is one."""
+    kinds = {h.instance_type for h in described.hosts}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return f"{OWN_NETWORK} ({kind})" if kind else OWN_NETWORK
 
-    Uplinks are taken to carry all that is below them, so the switches of the file limit nothing,
-    and the network is the same seen from every unit: schedules are timed from one chip. None where
-    domains differ in size, or a host's inside is not one of a kind.
+
+def _folded(
+    described: Description, speeds: Speeds, per_host: int, oversubscription: float
+) -> Topology | None:
+    """A large cluster as what it is: equal units below one Clos, seen the same from every unit.
+
+    Without oversubscription the switches of the file limit nothing. With it the leaves limit what
+    leaves them, and nothing above does: every switch's uplinks carry the same share of what is
+    below it. Schedules are timed from one chip. None where domains differ in size, a host's inside
+    is not one of a kind, or oversubscribed leaves cannot be taken as equal ones.
     """
     up, acc, hosts = speeds.up, speeds.acc, described.hosts
     domains = _domains(described, acc, per_host)
@@ -119,13 +133,48 @@ def _folded(described: Description, speeds: Speeds, per_host: int) -> Topology |
         inner = one_switch(size, up.bandwidth_bytes_per_s, up.latency_s,
                            reducing=acc.id in NVLS_CHIPS)  # fmt: skip
     order = [rank for group in members for rank in group]
+    out, latency_s = speeds.out_bytes_per_s, speeds.out_latency_s
+    one = f"the switches above {len(hosts):,} hosts are taken as one Clos"
+    if oversubscription == 1.0:
+        basis = {**speeds.basis, "uplinks": f"assumed to carry what is below them: {one}"}
+        made = nested(inner, len(members), out, latency_s, name=described.name, basis=basis)
+    else:
+        leaves = _leaves(described, members, per_host)
+        even = _even_leaf([len(units) for units in leaves])
+        if even is None:
+            return None
+        order = [rank for units in leaves for unit in units for rank in members[unit]]
+        outer = clos(len(members), out, latency_s, leaf=even, oversubscription=oversubscription)
+        uplinks = f"assumed: what is below a leaf / {oversubscription:g}; {one}"
+        if any(len(units) != even for units in leaves):
+            uplinks += f", its {len(leaves)} unequal leaves as {len(members) // even} of {even}"
+        basis = {**speeds.basis, "uplinks": uplinks}
+        made = replace(product(inner, outer, name=described.name), basis=basis,
+                       chips_forward=inner.chips_forward)  # fmt: skip
     labels = tuple(f"{hosts[r // per_host].name}/{r % per_host}" for r in order)
-    basis = {**speeds.basis, "uplinks": "assumed to carry what is below them: the switches above "
-             f"{len(hosts):,} hosts are taken as one Clos"}  # fmt: skip
-    made = nested(inner, len(members), speeds.out_bytes_per_s, speeds.out_latency_s,
-                  name=described.name, basis=basis)  # fmt: skip
-    # What is measured of the chips counts; the network's own speed stands, its kind is unsaid.
-    return replace(made, labels=labels, chip=speeds.acc.id, across="the cluster's own network")
+    return replace(made, labels=labels, chip=speeds.acc.id, across=_network(described))
+
+
+def _leaves(described: Description, members: list[list[int]], per_host: int) -> list[list[int]]:
+    """Of each leaf switch the units below it; none where a unit has no leaf, or several."""
+    leaves: dict[str, list[int]] = {}
+    for unit, ranks in enumerate(members):
+        above = {described.hosts[r // per_host].path[:1] for r in ranks}
+        if len(above) > 1 or () in above:
+            return []
+        leaves.setdefault(above.pop()[0], []).append(unit)
+    return list(leaves.values())
+
+
+def _even_leaf(sizes: list[int]) -> int | None:
+    """Units of equal leaves that limit traffic as leaves of ``sizes`` do, or a little more.
+
+    The most that divide all units and are no more than the smallest leaf; None below half of it.
+    """
+    if len(sizes) < 2:
+        return None
+    least = min(sizes)
+    return next((n for n in range(least, (least + 1) // 2 - 1, -1) if sum(sizes) % n == 0), None)
 
 
 def _said(described: Description, chip: str | None) -> tuple[str, int | None, float | None]:

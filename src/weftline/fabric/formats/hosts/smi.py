@@ -151,4 +151,5 @@ def _host(
         bandwidth_bytes_per_s=table[:, 2], latency_s=table[:, 3], chips_forward=not switched,
         labels=(*gpus, *(["NVSwitch"] if switched else [])), levels=(len(gpus),),
         interchangeable=switched, reducing=np.asarray([True]) if adds else None, basis=basis,
+        chip=acc.id,
     )  # fmt: skip

@@ -122,5 +122,5 @@ def _topology(
         name="ibnetdiscover", ranks=len(hosts), switches=len(switches),
         source=table[:, 0].astype(np.int64), destination=table[:, 1].astype(np.int64),
         bandwidth_bytes_per_s=table[:, 2], latency_s=table[:, 3], chips_forward=False,
-        labels=(*hosts, *(names[n] or n for n in switches)), basis=basis,
+        labels=(*hosts, *(names[n] or n for n in switches)), basis=basis, across="InfiniBand",
     )  # fmt: skip
