@@ -4,7 +4,8 @@ usage: python vllm_policies.py FOLDER WORK TOKENS POLICY...   (the interpreter h
 
 ``logprobs``: log probabilities of every prompt token, prompts of TOKENS and shorter in one batch,
 in chunks. ``cache``: the same prompt twice, the second from the prefix cache. ``speed``: CPU
-seconds of a prompt's first token and of a decoding step, attention apart.
+seconds of a prompt's first token and of a decoding step, attention apart. $WEFTLINE_PAGE is the
+tokens of a page (128).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from pydoc_data.topics import topics
 from typing import Any
 
-CHUNK, PAGE = 512, 128
+CHUNK, PAGE = 512, int(os.environ.get("WEFTLINE_PAGE", "128"))
 
 
 def start(folder: str, policy: str, *, longest: int, chunk: int, cache: bool) -> Any:

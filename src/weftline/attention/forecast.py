@@ -14,7 +14,7 @@ from weftline.attention.costs import index_flops, paged_density
 from weftline.spec.attention import DENSE, AttentionPolicy, Rule
 from weftline.spec.attention_counts import total
 
-__all__ = ["EngineRates", "PromptTime", "prompt_s", "rates_of"]
+__all__ = ["EngineRates", "PromptTime", "prompt_s", "rates_of", "slowness"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,11 @@ def rates_of(times: Sequence[PromptTime], *, layers: int, page: int) -> EngineRa
     units = sum(_scored(t.policy, t.tokens, layers) for t in chosen)
     return EngineRates(layers=layers, page=page, pair_s=pair_s, token_s=token_s,
                        index_s=max(more, 0.0) / units)  # fmt: skip
+
+
+def slowness(rates: EngineRates, row: PromptTime) -> float:
+    """How slow the machine was during ``row``, by what no policy touches: 1 as for the rates."""
+    return (row.total_s - row.attention_s) / (rates.token_s * row.tokens)
 
 
 def prompt_s(rates: EngineRates, policy: AttentionPolicy, tokens: int) -> float:

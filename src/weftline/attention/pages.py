@@ -9,14 +9,13 @@ of its queries sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from weftline.errors import InputError
-from weftline.spec.attention import Rule, TopK
+from weftline.spec.attention import Rule
 from weftline.spec.attention_counts import forced, reach, wanted
 
 __all__ = ["Kept", "Pieces", "chosen_blocks", "cut", "kept_pages", "piece_length"]
@@ -165,8 +164,3 @@ def chosen_blocks(rule: Rule, first: npt.ArrayLike, scores: npt.NDArray[np.float
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.broadcast_to(block, order.shape), axis=2)
     return np.asarray((rank < places[:, None, None]) & visible[:, None, :])
-
-
-def chooser_of(rules: Sequence[Rule]) -> TopK | None:
-    """The selecting rule among ``rules``, if there is one."""
-    return next((rule.selects for rule in rules if rule.selects), None)

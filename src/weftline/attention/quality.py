@@ -75,7 +75,9 @@ def keep_rows(rows: Sequence[QualityRow]) -> Path:
     return path
 
 
-def policy_remarks(model: Model, policy: str, *, context: float) -> tuple[str, ...]:
+def policy_remarks(
+    model: Model, policy: str, *, context: float, training: bool = False
+) -> tuple[str, ...]:
     """What a plan has to say of a policy: what queries see of ``context`` tokens, and at what
     quality. ``model`` is the model without it."""
     if not policy:
@@ -87,10 +89,16 @@ def policy_remarks(model: Model, policy: str, *, context: float) -> tuple[str, .
                      if phase == "decode" else density(parsed.rule(layers[0], phase), context))
         for phase in ("prefill", "decode")
     }  # fmt: skip
+    where = f"attention policy {policy} in {len(layers)} of {len(model.layers)} layers"
+    if training:
+        return (
+            f"{where}: there a sequence of {context:,.0f} tokens looks at {seen['prefill']:.0%} of "
+            "what full attention does; what a model trained so is worth beside one trained with "
+            "full attention is unmeasured",
+        )
     return (
-        f"attention policy {policy} in {len(layers)} of {len(model.layers)} layers: there a prompt "
-        f"of {context:,.0f} tokens looks at {seen['prefill']:.0%} of what full attention does, "
-        f"decoding after it at {seen['decode']:.0%}",
+        f"{where}: there a prompt of {context:,.0f} tokens looks at {seen['prefill']:.0%} of what "
+        f"full attention does, decoding after it at {seen['decode']:.0%}",
         _quality(model, policy_text(parsed)),
     )
 

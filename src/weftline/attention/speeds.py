@@ -13,14 +13,17 @@ from weftline.spec.attention import AttentionPolicy
 from weftline.spec.attention_text import parse_policy, policy_text
 from weftline.spec.quality import QualityRow
 
-__all__ = ["Timed", "read_times", "with_speeds"]
+__all__ = ["Timed", "fitted_rows", "read_times", "with_speeds"]
 
 
 class Timed:
     """Prompts of one engine: rates from dense ones and one that selects, and all as measured."""
 
-    def __init__(self, rows: Sequence[PromptTime], rates: EngineRates, about: str) -> None:
-        self.rows, self.rates, self.about = rows, rates, about
+    def __init__(
+        self, rows: Sequence[PromptTime], fitted: Sequence[PromptTime], rates: EngineRates,
+        about: str,
+    ) -> None:  # fmt: skip
+        self.rows, self.fitted, self.rates, self.about = rows, fitted, rates, about
         self.longest = max(row.tokens for row in rows)
 
     def seconds(self, policy: AttentionPolicy, tokens: int) -> float | None:
@@ -50,12 +53,22 @@ def read_times(path: Path) -> Timed:
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"not rows of prompts that were timed: {error!r}", where=str(path),
                          hint="python bench/vllm_policies.py writes them") from None  # fmt: skip
-    least = min(row.tokens for row in rows)
-    dense = [row for row in rows if row.policy.is_dense]
-    if not dense:
+    fitted = fitted_rows(rows)
+    if not fitted:
         raise InputError("no prompt under full attention among them", where=str(path))
-    chosen = [row for row in rows if row.policy.prefill.selects and row.tokens == least][:1]
-    return Timed(rows, rates_of([*dense, *chosen], layers=layers, page=page), about)
+    return Timed(rows, fitted, rates_of(fitted, layers=layers, page=page), about)
+
+
+def fitted_rows(rows: Sequence[PromptTime]) -> list[PromptTime]:
+    """Prompts that rates are taken from: dense ones but the longest (the only one too), and the
+    first that is scored among the longest of those."""
+    dense = [row for row in rows if row.policy.is_dense]
+    most = max((row.tokens for row in rows), default=0)
+    known = [row for row in dense if row.tokens < most] or dense[:1]
+    if not known:
+        return []
+    at = max(row.tokens for row in known)
+    return [*known, *[r for r in rows if r.policy.prefill.selects and r.tokens == at][:1]]
 
 
 def with_speeds(rows: Sequence[QualityRow], path: Path) -> tuple[QualityRow, ...]:
@@ -67,8 +80,10 @@ def with_speeds(rows: Sequence[QualityRow], path: Path) -> tuple[QualityRow, ...
     for row in rows:
         policy = parse_policy(row.policy)
         own = timed.seconds(policy, timed.longest)
+        # Of rules that differ by layer, few layers that were timed say nothing of all of them.
+        said = None if policy.layers else whole / timed.predicted_s(policy, timed.longest)
         found.append(replace(
-            row, predicted_speed=whole / timed.predicted_s(policy, timed.longest),
+            row, predicted_speed=said,
             measured_speed=None if own is None or known is None else known / own,
             measured_with=f"{timed.longest:,} tokens, {timed.about}",
             policy=policy_text(policy),

@@ -45,10 +45,12 @@ def write_folder(file: Path, folder: Path, *, layers: int | None = None) -> Path
     model = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
     )
-    config = model.config.to_dict()
-    config.pop("quantization_config", None)
+    config = {
+        name: value for name, value in model.config.to_dict().items()
+        if name != "quantization_config" and not name.startswith("_")
+    }  # fmt: skip
     depth = min(layers or config["num_hidden_layers"], config["num_hidden_layers"])
-    config |= {"num_hidden_layers": depth, "dtype": "float32", "_name_or_path": file.stem,
+    config |= {"num_hidden_layers": depth, "dtype": "float32",
                "architectures": [type(model).__name__]}  # fmt: skip
     tied = config.get("tie_word_embeddings")
     weights = {

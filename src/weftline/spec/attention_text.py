@@ -61,9 +61,9 @@ __all__ = [
 EXAMPLE: Final = "window=512,sinks=4; chunk=8192; topk=12.5%,block=128; dense; or a policy.yaml"
 COMMON: Final = (
     "window=512,sinks=4", "window=512", "window=512,sinks=4,phase=decode",
-    "window=512,sinks=4,dense=0-1", "topk=25%,block=128,floor=4",
-    "topk=12.5%,block=128,floor=4", "topk=25%,block=128,floor=4,phase=decode",
-    "topk=25%,block=128,floor=4,score=mean,share=layer",
+    "window=512,sinks=4,dense=0-1", "topk=25%,block=32,floor=8",
+    "topk=12.5%,block=32,floor=8", "topk=25%,block=32,floor=8,phase=decode",
+    "topk=25%,block=32,floor=8,score=mean,share=layer",
 )  # fmt: skip
 """What is measured where nobody says."""
 POLICY_FIELD: Final = "attention_policy"

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from weftline.errors import NoFeasiblePlanError
+from weftline.errors import InputErrors, NoFeasiblePlanError
 from weftline.model import load_model
+from weftline.model.policy import with_policy
 from weftline.operators import SparseUnit, architecture_fit, chip_of
 from weftline.operators.architecture import PARTS
+from weftline.operators.sparse import parse_unit
+from weftline.spec.attention_text import parse_policy
 
 CASES = [
     ("llama-3.1-8b", "h200", "bf16"), ("deepseek-r1", "h200", "fp8_block"),
@@ -45,6 +48,27 @@ def test_scans_on_a_chip_that_runs_them_badly_lower_the_fit() -> None:
     fits = [architecture_fit(model, c, quantisation="fp8") for c in (plain, slow)]
     assert fits[1].decode.fit < fits[0].decode.fit
     assert fits[1].decode.parts["vector"] > fits[0].decode.parts["vector"]
+
+
+def test_a_unit_for_selection_pays_in_attention_and_costs_scans_and_experts() -> None:
+    """A unit for keys picked one by one: less time for a dense model under a policy, more for one
+    of delta nets and experts on a chip that pays for it with what those run on."""
+    unit = parse_unit("selected=16,scan=10,routing=3")
+    plain = chip_of("trainium3")
+    made = replace(plain, sparse=(unit,))
+    policy = parse_policy("topk=10%,block=1,score=mean")
+    taken = {}
+    for name in ("llama-3.1-8b", "qwen3-next-80b-a3b"):
+        model = with_policy(load_model(name), policy)
+        taken[name] = [
+            architecture_fit(model, chip, context=32_000, chips=2).decode.seconds
+            for chip in (plain, made)
+        ]
+    assert taken["llama-3.1-8b"][1] < taken["llama-3.1-8b"][0]
+    assert taken["qwen3-next-80b-a3b"][1] > taken["qwen3-next-80b-a3b"][0]
+    with pytest.raises(InputErrors) as caught:
+        parse_unit("selcted=2,scan=0,window=x")
+    assert len(caught.value.errors) == 3
 
 
 def test_a_model_no_domain_holds() -> None:

@@ -114,7 +114,8 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
 def _of_policy(job: Job) -> tuple[str, ...]:
     if not job.policy:
         return ()
-    return policy_remarks(load_model(job.model), job.policy, context=job.seq_len)
+    return policy_remarks(load_model(job.model), job.policy, context=job.seq_len,
+                          training=True)  # fmt: skip
 
 
 def _candidate(offer: Offer, best: Offer, job: Job) -> Candidate:

@@ -21,6 +21,7 @@ from weftline.runtime.train.options import TrainOptions
 from weftline.runtime.train.recipe import Recipe
 from weftline.runtime.train.smaller import fitted_layout, small_config
 from weftline.spec import Layout, Plan
+from weftline.spec.attention_text import parse_policy
 from weftline.spec.parse import Collector
 
 __all__ = ["recipe_of"]
@@ -137,6 +138,7 @@ def _made(
         dtype=dtype, device=machine.kind, backend=backend_of(asked, machine),
         algorithm=asked.algorithm or "", network=asked.network or "", link=asked.link or "",
         latency=asked.latency or "",
+        policy=plan.job.policy,
         sequence_parallel=_splits(asked, layout, seq_len, model, notes), compile=asked.compile,
         optimizer="muon" if plan.job.optimizer == "muon" else "adamw",
         learning_rate=asked.lr, schedule=asked.schedule, warmup_steps=asked.warmup,
@@ -212,6 +214,12 @@ def _cannot(recipe: Recipe, model: Model) -> list[InputError]:
         wrong.append(InputError(
             "adapters are trained with data parallelism and ZeRO alone",
             hint="plan with --layout tp=1,pp=1",
+        ))  # fmt: skip
+    rules = parse_policy(recipe.policy).rules if recipe.policy else ()
+    if not all(rule.positional for rule in rules):
+        wrong.append(InputError(
+            "training under rules that select blocks is planned, not run, here", where="--policy",
+            hint="plan with windows, sinks or chunks",
         ))  # fmt: skip
     wrong += _cannot_compile(recipe)
     split = layout.tp > 1 or layout.ep > 1 or (layout.zero > 0 and layout.cp * layout.dp > 1)

@@ -47,12 +47,14 @@ class Stage(nn.Module):
 
 
 def attention_for(recipe: Recipe) -> str:
-    """Which attention the module is built with: ours where a rank holds part of a sequence."""
-    if recipe.layout.cp > 1 or recipe.sequence_parallel:
+    """Which attention the module is built with: ours where a rank holds part of a sequence, and
+    under a policy."""
+    if recipe.layout.cp > 1 or recipe.sequence_parallel or recipe.policy:
         if recipe.config.get("attn_logit_softcapping") is not None:
             raise InputError(
-                "attention with soft-capped scores cannot be split along the sequence here",
-                hint="plan with --layout cp=1, and --no-sequence-parallel",
+                "attention with soft-capped scores cannot be split along the sequence here, nor "
+                "follow a policy",
+                hint="plan with --layout cp=1, without --policy, and --no-sequence-parallel",
             )
         return ATTENTION
     return "eager" if recipe.config.get("attn_logit_softcapping") is not None else "sdpa"

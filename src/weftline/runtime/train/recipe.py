@@ -58,6 +58,8 @@ class Recipe:
     link: str = ""
     """Its rate a link, where the text does not say it."""
     latency: str = ""
+    policy: str = ""
+    """What queries see in the place of full attention; empty as the model itself says."""
     sequence_parallel: bool = False
     """With tp: norms and residuals are split along the sequence."""
     compile: bool = False

@@ -30,6 +30,9 @@ from transformers.distributed.tensor_parallel import (
 )
 from transformers.masking_utils import AttentionMaskInterface
 
+from weftline.attention.masks import mask_mod
+from weftline.spec.attention import DENSE, AttentionPolicy, Rule
+
 __all__ = ["ATTENTION", "Place", "place", "tensor_plan"]
 
 ATTENTION: Final = "weftline"
@@ -45,6 +48,8 @@ class Place:
     group: Any = None
     """Its context group; None where it holds whole sequences."""
     index: int = 0
+    policy: AttentionPolicy | None = None
+    """In the place of full attention, by layer."""
 
 
 place: Final = Place()
@@ -56,11 +61,12 @@ def gathered_attention(
     attention_mask: torch.Tensor | None, dropout: float = 0.0, scaling: float | None = None,
     sliding_window: int | None = None, **_: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Causal attention of this rank's queries over the whole sequence's keys and values.
+    """Causal attention of this rank's queries over the whole sequence's keys and values, as the
+    policy says where there is one and the model does not limit the layer itself.
 
     Tensors are (batch, heads, tokens, head). The mask follows from the places of the tokens.
     """
-    del module, attention_mask  # no mask is made: see the registration below
+    del attention_mask  # no mask is made: see the registration below
     mine = query.shape[2]
     if place.group is not None:
         key = all_gather_tensor_autograd(key.contiguous(), 2, place.group)
@@ -69,10 +75,13 @@ def gathered_attention(
     key, value = key[:, :, : begin + mine], value[:, :, : begin + mine]
     total = key.shape[2]
     mask = None
-    if begin or (sliding_window is not None and total > sliding_window):
+    rule: Rule = DENSE
+    if place.policy is not None and sliding_window is None:
+        rule = place.policy.rule(int(getattr(module, "layer_idx", 0)), "prefill")
+    if begin or rule != DENSE or (sliding_window is not None and total > sliding_window):
         rows = torch.arange(begin, total, device=query.device)[:, None]
         columns = torch.arange(total, device=query.device)[None, :]
-        mask = columns <= rows
+        mask = mask_mod(rule)(0, 0, rows, columns)
         if sliding_window is not None:
             mask &= columns > rows - sliding_window
     out = nn.functional.scaled_dot_product_attention(

@@ -25,6 +25,7 @@ from weftline.runtime.train.optimizer import (
 )
 from weftline.runtime.train.recipe import Recipe
 from weftline.runtime.train.sequence import place
+from weftline.spec.attention_text import parse_policy
 
 __all__ = ["StepTimes", "Trainer", "loss_of", "products_in"]
 
@@ -61,6 +62,7 @@ class Trainer:
         self.at = dict(zip(("pp", "dp", "cp", "tp"), at, strict=True))
         place.index = self.at["cp"]
         place.group = self.meshes.group("cp") if self.meshes and layout.cp > 1 else None
+        place.policy = parse_policy(recipe.policy) if recipe.policy else None
         config = models.config_of(recipe.config)
         read = models.weights_of(recipe.weights, config) if recipe.weights else None
         self.stages: list[nn.Module] = []

@@ -23,7 +23,8 @@ def _vllm(c: ServingConfig) -> dict[str, str]:
         **({"--enable-prefix-caching": ""} if c.prefix_cache
            else {"--no-enable-prefix-caching": ""}),
         **({"--kv-offloading-size": f"{c.offload_bytes / 2**30:.0f}"} if c.offload_bytes else {}),
-        **({"--additional-config": json.dumps({POLICY_FIELD: c.policy})} if c.policy else {}),
+        **({"--additional-config": json.dumps({POLICY_FIELD: c.policy}),
+            "--attention-backend": "CUSTOM"} if c.policy else {}),
         **_lora(c, "--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"),
     }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.engines.shared import (
     SETTINGS,
@@ -11,6 +13,7 @@ from weftline.launch.targets.engines.shared import (
     serve_folder,
 )
 from weftline.launch.targets.job import FABRIC
+from weftline.spec.attention_text import POLICY_FIELD
 
 _QUANTISED = {"int4": "a checkpoint in AWQ or GPTQ", "int8": "a checkpoint in W8A8",
               "nvfp4": "a checkpoint in NVFP4", "mxfp4": "a checkpoint in MXFP4"}  # fmt: skip
@@ -43,6 +46,11 @@ def flags_of(ask: Ask, degrees: dict[str, int]) -> tuple[Flags, tuple[str, ...]]
             flags.pop()
     cached = "--enable-prefix-caching" if fleet.prefix_cache else "--no-enable-prefix-caching"
     flags.append((cached,))
+    policy = ask.serve.asked.get("policy")
+    if policy:
+        flags += [("--additional-config", json.dumps({POLICY_FIELD: policy})),
+                  ("--attention-backend", "CUSTOM")]  # fmt: skip
+        notes.append("the attention policy needs weftline beside vLLM: its plugin serves it")
     return flags, tuple(notes)
 
 
@@ -75,6 +83,7 @@ TARGET = Target(
                "--max-num-batched-tokens"),
         Mapped(what="weights, KV cache", where="--quantization, --kv-cache-dtype"),
         Mapped(what="prefix cache", where="--enable-prefix-caching"),
+        Mapped(what="attention policy", where="--additional-config, read by our plugin"),
         Mapped(what="prefill and decode workers", where="a script a role, --kv-transfer-config"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
     ),
