@@ -13,8 +13,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test train-demo train-drill serve-demo test-slow test-vllm crash lint types fmt \
-	lock docs golden test-launchers fuzz-group clean
+.PHONY: help plan setup test train-demo train-drill serve-demo test-slow test-vllm crash lint \
+	types fmt lock docs golden test-launchers fuzz-group clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq

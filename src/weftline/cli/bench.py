@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
+
+if TYPE_CHECKING:
+    from weftline.runtime.load.drive import Load
+    from weftline.runtime.load.rows import ServedRow
+    from weftline.runtime.server.timing import Forecast
 
 app = App(name="bench", help="Measure a server under load, from outside.",
           help_format="plaintext")  # fmt: skip
@@ -66,8 +72,7 @@ def serving(
     """
     from weftline.errors import InputError
     from weftline.report.served import render_served
-    from weftline.runtime.load.rows import read_row, row_of, write_row
-    from weftline.runtime.server.start import KEY_VARIABLE
+    from weftline.runtime.load.rows import read_row, write_row
 
     for name, value in (("--input", input), ("--output", output), ("--requests", requests),
                         ("--concurrency", concurrency)):  # fmt: skip
@@ -78,40 +83,63 @@ def serving(
     if read is not None:
         row = read_row(read)
     else:
-        from weftline.cli.status import status
-        from weftline.runtime.load.client import target_of
-        from weftline.runtime.load.drive import Load, drive, planned
-
         closed = concurrency if rate is None and trace is None else None
-        if trace is not None:
-            from weftline.serve.simulate.trace_files import read_trace
-
-            t = read_trace(trace)
-            load = Load(arrivals_s=[float(x) for x in t.arrived_s[:requests]],
-                        input_tokens=[int(n) for n in t.prefill_tokens[:requests]],
-                        output_tokens=[int(n) for n in t.decode_tokens[:requests]],
-                        concurrency=None, seed=seed)  # fmt: skip
-        else:
-            load = planned(requests=requests, input_tokens=input, output_tokens=output, seed=seed,
-                           concurrency=closed, rate_per_s=rate)  # fmt: skip
-        target = target_of(url, os.environ.get(KEY_VARIABLE), model)
-        many = len(load.arrivals_s)
-        answers = drive(target, load, say=lambda n: status.say(f"{n} of {many} answered"))
-        row = row_of(answers, model=target.model, concurrency=closed, rate_per_s=rate, seed=seed)
-        for error in dict.fromkeys(a.error for a in answers if a.error):
-            print(f"note: {error}", file=sys.stderr)
-    forecast = None
-    if engine is not None and row.concurrency:
-        from weftline.runtime.server.timing import forecast as foretell
-        from weftline.runtime.server.timing import read_steps
-
-        forecast = foretell(
-            read_steps(engine), input_tokens=round(row.input_tokens),
-            output_tokens=round(row.output_tokens), concurrency=int(row.concurrency),
-            requests=row.requests,
-        )  # fmt: skip
+        load = _load(trace, requests, input, output, closed, rate, seed)
+        row = _driven(url, model, load, rate)
+    forecast = _forecast(engine, row)
     if out is not None:
         write_row(row, out)
     data = {"measured": row, "forecast": forecast} if forecast else row
     show(data, lambda: render_served(row, forecast), json=json, form=form)
     return 0
+
+
+def _load(
+    trace: Path | None, requests: int, tokens: int, answer: int, closed: int | None,
+    rate: float | None, seed: int,
+) -> Load:  # fmt: skip
+    """What is to be sent."""
+    from weftline.runtime.load.drive import Load, planned
+
+    if trace is None:
+        return planned(requests=requests, input_tokens=tokens, output_tokens=answer, seed=seed,
+                       concurrency=closed, rate_per_s=rate)  # fmt: skip
+    from weftline.serve.simulate.trace_files import read_trace
+
+    found = read_trace(trace)
+    return Load(
+        arrivals_s=[float(x) for x in found.arrived_s[:requests]],
+        input_tokens=[int(n) for n in found.prefill_tokens[:requests]],
+        output_tokens=[int(n) for n in found.decode_tokens[:requests]],
+        concurrency=None, seed=seed,
+    )  # fmt: skip
+
+
+def _driven(url: str, model: str | None, load: Load, rate: float | None) -> ServedRow:
+    """The server under that load."""
+    from weftline.cli.status import status
+    from weftline.runtime.load.client import target_of
+    from weftline.runtime.load.drive import drive
+    from weftline.runtime.load.rows import row_of
+    from weftline.runtime.server.start import KEY_VARIABLE
+
+    target = target_of(url, os.environ.get(KEY_VARIABLE), model)
+    many = len(load.arrivals_s)
+    answers = drive(target, load, say=lambda n: status.say(f"{n} of {many} answered"))
+    for error in dict.fromkeys(a.error for a in answers if a.error):
+        print(f"note: {error}", file=sys.stderr)
+    return row_of(answers, model=target.model, concurrency=load.concurrency, rate_per_s=rate,
+                  seed=load.seed)  # fmt: skip
+
+
+def _forecast(engine: Path | None, row: ServedRow) -> Forecast | None:
+    """What was to be expected of a closed loop."""
+    if engine is None or not row.concurrency:
+        return None
+    from weftline.runtime.server.timing import forecast, read_steps
+
+    return forecast(
+        read_steps(engine), input_tokens=round(row.input_tokens),
+        output_tokens=round(row.output_tokens), concurrency=int(row.concurrency),
+        requests=row.requests,
+    )  # fmt: skip
