@@ -99,6 +99,7 @@ class Machines:
         self.root = root
         self.count = count
         self.namespaces = namespaces
+        self.first_port = 10_000 + os.getpid() % 2_500 * 8  # two runs on a machine do not meet
         self.servers: dict[int, int] = {}
         self.tag = secrets.token_hex(2)
         (root / "bucket").mkdir(parents=True)
@@ -135,7 +136,7 @@ class Machines:
         return f"10.77.0.{node + 2}" if self.namespaces else "127.0.0.1"
 
     def port(self, node: int) -> int:
-        return PORT if self.namespaces else PORT + node
+        return PORT if self.namespaces else self.first_port + node
 
     def nodes(self, mine: int, copies: int) -> Nodes:
         urls = tuple(f"peer://{self.host(n)}:{self.port(n)}" for n in range(self.count))
