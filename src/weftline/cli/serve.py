@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 KEPT_ENGINE = EngineOptions()
 KEPT_SERVER = ServerOptions()
+_UNMEASURED = "what this policy costs in quality is unmeasured: `weftline quality`"
 """What holds where nothing is said."""
 
 
@@ -104,6 +105,7 @@ def _quality(plan: ServePlan | None, place: Path | None, policy: str | None) -> 
     if not policy:
         return ()
     from weftline.attention.quality import policy_remarks
+    from weftline.errors import InputError
     from weftline.model.load import load_model
 
     config = None if place is None else place / "config.json"
@@ -111,6 +113,9 @@ def _quality(plan: ServePlan | None, place: Path | None, policy: str | None) -> 
         plan.demand.model if plan else ""
     )  # fmt: skip
     if not name:
-        return ("what this policy costs in quality is unmeasured: `weftline quality`",)
+        return (_UNMEASURED,)
     tokens = plan.demand.input_tokens if plan else 4096.0
-    return policy_remarks(load_model(name), policy, context=tokens)
+    try:
+        return policy_remarks(load_model(name), policy, context=tokens)
+    except InputError:  # a model that the planner cannot count is served all the same
+        return (_UNMEASURED,)

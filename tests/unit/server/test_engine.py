@@ -12,6 +12,7 @@ from tiny_models import FAMILIES, engine_over, tiny
 from weftline.errors import InputError
 from weftline.runtime.server.engine import Busy, Engine
 from weftline.runtime.server.requests import Request, Sampling
+from weftline.runtime.server.weights import make_int8
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 
@@ -190,3 +191,14 @@ def test_what_cannot_be_served_is_refused() -> None:
                                              "rope_theta": 1e4})  # fmt: skip
     with pytest.raises(InputError, match="rotary"):
         engine_over(dynamic)
+
+
+def test_int8_weights_lose_little_and_batches_agree() -> None:
+    """Rows of decoding through the compiled product, a long prompt through widened weights."""
+    model, ids = tiny("llama"), list(range(3, 60))
+    want = true_logprobs(model, ids)
+    make_int8(model)
+    wide = teacher_forced(engine_over(model, tokens=200), ids)
+    few = teacher_forced(engine_over(model, tokens=7), ids)
+    assert 0 < (wide - want).abs().mean() < 0.1 * want.abs().mean()
+    assert (wide - few).abs().max() < 1e-3
