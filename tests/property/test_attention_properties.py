@@ -175,7 +175,8 @@ def spread(blocks: Any, tokens: int, expected: Any) -> Any:
 def test_pages_are_the_cover_of_the_mask(rule: Rule, tokens: int, before: int, seed: int) -> None:
     before = min(before, tokens - 1)
     page = 4
-    pieces = cut([0, tokens - before], [tokens], page=page, piece=piece_length(rule, page))
+    step = piece_length(rule, page)
+    pieces = cut([0, tokens - before], [tokens], page=page, piece=step)
     scores = scores_for(rule, tokens, seed)
     given_ = None
     if scores is not None and rule.selects is not None:
@@ -187,7 +188,8 @@ def test_pages_are_the_cover_of_the_mask(rule: Rule, tokens: int, before: int, s
         first, last = pieces.first[i], pieces.first[i] + pieces.queries[i]
         assert first // page == (last - 1) // page == pieces.own[i]
         for h in range(kept.heads):
-            needed = set(np.flatnonzero(seen[h, first:last].any(axis=0)) // page)
+            edge = first // step * step  # where the piece began had it not been cut by a chunk
+            needed = set(np.flatnonzero(seen[h, edge:last].any(axis=0)) // page)
             pages = kept.of(i, h)
             assert pages == sorted(set(pages))
             assert pages[-1] == pieces.own[i]
@@ -199,6 +201,19 @@ def test_pages_are_the_cover_of_the_mask(rule: Rule, tokens: int, before: int, s
                 assert paged_density(rule, tokens, page=page) == pytest.approx(
                     paged / (tokens * (tokens + 1) / 2)
                 )
+
+
+@given(rule=POSITIONAL, tokens=st.integers(1, 60), at=st.integers(0, 59))
+def test_chunks_change_nothing_of_what_a_query_meets(rule: Rule, tokens: int, at: int) -> None:
+    """Cut anywhere, or decoded alone: the pages of a query's piece are the same."""
+    at = min(at, tokens - 1)
+    whole, page = cut([0, tokens], [tokens], page=4), 4
+    meets = {int(own): kept_pages(rule, whole).of(i) for i, own in enumerate(whole.own)}
+    for count in (1, tokens - at):
+        part = cut([0, count], [at + count], page=page)
+        kept = kept_pages(rule, part)
+        for i, own in enumerate(part.own):
+            assert kept.of(i) == meets[int(own)]
 
 
 def attend(

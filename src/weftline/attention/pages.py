@@ -3,7 +3,8 @@
 A paged server works on pieces: consecutive queries of one request inside one page. All queries of a
 piece read the same pages, the piece's own page last, so that the causal edge stays where it is.
 What a rule says by keys is rounded up to whole pages: a piece keeps every page with a key that one
-of its queries sees.
+of the queries between its page's (or choice's) edge and its last sees. Counting from the edge, a
+query meets the same keys however its prompt was cut into chunks, and when it is decoded.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def kept_pages(rule: Rule, pieces: Pieces, scores: npt.ArrayLike | None = None) 
     """
     own = pieces.own
     if rule.positional:
-        front, low = reach(rule, pieces.first)
+        front, low = reach(rule, own * pieces.page)
         front = np.minimum(-(-front // pieces.page), own + 1)
         low = np.maximum(low // pieces.page, front)
         counts = front + np.maximum(own + 1 - low, 0)
@@ -134,7 +135,8 @@ def kept_pages(rule: Rule, pieces: Pieces, scores: npt.ArrayLike | None = None) 
         )
     if scores is None:
         raise InputError("a rule that selects needs scores of the blocks")
-    blocks = chosen_blocks(rule, pieces.first, np.asarray(scores, dtype=np.float64))
+    step = piece_length(rule, pieces.page)
+    blocks = chosen_blocks(rule, pieces.first // step * step, np.asarray(scores, dtype=np.float64))
     wide = np.repeat(blocks, chooser.block // pieces.page, axis=2)
     at = np.arange(wide.shape[2])
     wide &= at <= own[:, None, None]

@@ -122,9 +122,10 @@ def mixed(model, seed: int) -> int:
     draw = random.Random(seed)
     said = {"tokens": draw.choice([7, 16, 50, 200]), "sequences": draw.choice([1, 2, 4, 8]),
             "pages": draw.choice([14, 20, 60]), "prefix_cache": draw.random() < 0.8}  # fmt: skip
+    policy = draw.choice(["", "", "window=48,sinks=4", "window=32,kv=free", "chunk=64"])
     prompts = _prompts(draw, draw.randrange(2, 9))
     wishes = [_wish(draw) for _ in prompts]
-    mix = engine_over(model, **said)
+    mix = engine_over(model, policy=policy, **said)
     coming = list(zip(prompts, wishes, strict=True))
     requests: list[Request] = []
     while coming or not mix.idle:
@@ -138,7 +139,7 @@ def mixed(model, seed: int) -> int:
     assert mix.pages.held == 0
     checked = 0
     for request in requests:
-        alone = engine_over(model, pages=60, tokens=1000, prefix_cache=False)
+        alone = engine_over(model, policy=policy, pages=60, tokens=1000, prefix_cache=False)
         single = alone.submit(request.prompt, request.sampling)
         answers(alone)
         told = request.tokens
