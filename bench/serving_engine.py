@@ -2,12 +2,14 @@
 
     python bench/serving_engine.py FOLDER [--concurrency 1 8 32] [--threads 2]
     python bench/serving_engine.py FOLDER --long 16384 --policy window=1024,sinks=64
+    python bench/serving_engine.py FOLDER --parity TEXT
 
 Without --long: tokens a second of a batch begun at once, own engine over transformers' `generate`
 with continuous batching on the same weights; then steps of the engine are timed, fitted, and TTFT
 and TPOT of loads that were not among them forecast. With --long: one prompt end to end through all
-layers, dense and under a policy. Seconds are of processor time over all threads divided by them
-(`cpu`) and of the clock (`wall`): on a machine that does other work only the first compare.
+layers, dense and under a policy. With --parity: log probabilities of a text's tokens beside
+those of one plain forward of transformers. Seconds are of processor time over all threads divided
+by them (`cpu`) and of the clock (`wall`): on a machine that does other work only the first compare.
 """
 
 from __future__ import annotations
@@ -146,6 +148,26 @@ def long(args: argparse.Namespace, options: EngineOptions) -> None:
             cpu_s=round(time.process_time() - cpu, 1))  # fmt: skip
 
 
+@torch.inference_mode()
+def parity(args: argparse.Namespace, options: EngineOptions) -> None:
+    """The text's first tokens, teacher-forced in chunks through pages of each kind of cache."""
+    loaded = load(args.folder, options)
+    ids = loaded.tokenizer(args.parity.read_text(encoding="utf-8"))["input_ids"][:1200]
+    logits = loaded.model(torch.tensor([ids])).logits[0].float()
+    rows = torch.arange(len(ids) - 1)
+    wanted = torch.log_softmax(logits, -1)[rows, torch.tensor(ids[1:])]
+    for kind in ("fp32", "bf16", "int8"):
+        paged = PagedModel(load(args.folder, options).model, page=64, kind=kind)
+        engine = Engine.over(paged, pages=len(ids) // 64 + 3, tokens=300)
+        wish = Sampling(max_tokens=0, logprobs=0, prompt_logprobs=True)
+        request = engine.submit(ids, wish)
+        while not engine.idle:
+            engine.step()
+        got = torch.tensor([p.logprob for p in request.prompt_logprobs[1:]])
+        off = (got - wanted).abs()
+        say(kv=kind, tokens=len(ids), most=float(off.max()), mean=float(off.mean()))
+
+
 def main(words: list[str]) -> int:
     """As the module says."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -158,11 +180,12 @@ def main(words: list[str]) -> int:
     parser.add_argument("--weights", choices=("as-is", "int8"), default="as-is")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--long", type=int)
+    parser.add_argument("--parity", type=Path)
     parser.add_argument("--policy", default="window=1024,sinks=64")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
     options = replace(EngineOptions(), dtype=args.dtype, kv=args.dtype, weights=args.weights)
-    (long if args.long else rates)(args, options)
+    (parity if args.parity else long if args.long else rates)(args, options)
     return 0
 
 
