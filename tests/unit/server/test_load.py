@@ -61,7 +61,7 @@ def test_steps_are_timed_inside() -> None:
 
 
 def test_rows_of_every_harness(tmp_path) -> None:
-    """Files as the harnesses write them, cut to the fields that are read."""
+    """Files of the forms the harnesses are documented to write; none came from a run of theirs."""
     vllm = {
         "model_id": "m", "num_prompts": 10, "completed": 9, "duration": 3.0, "request_rate": "inf",
         "max_concurrency": 4, "total_input_tokens": 900, "total_output_tokens": 180,
