@@ -48,6 +48,8 @@ class Device:
     memory_bandwidth_bytes_per_s: Number
     watts_per_tflops: Number = 1e3
     """Design power over the bf16 peak, W s/TFLOP; very large where it is not published."""
+    vector_flops: Number = 1e30
+    """FP32 peak of the vector lanes, FLOP/s; very large where none is published."""
     fp4: Number = 0.0
     """1 where GEMMs run in fp4."""
     newer_attention: Number = 0.0
@@ -215,6 +217,7 @@ def device_of(cluster: Cluster, frame: Framework, precision: str) -> Device:
         peak_flops=peak * frame.compute_share,
         low_peak_flops=cluster.peak_flops.get(precision, peak) * frame.compute_share,
         watts_per_tflops=1e3 if cluster.tdp_w is None else cluster.tdp_w / (peak / 1e12),
+        vector_flops=cluster.peak_flops.get("fp32", 1e30),
         fp4=float(precision == "fp4"),
         newer_attention=float(family_of(cluster.accelerator).name in ("hopper", "blackwell")),
         memory_bandwidth_bytes_per_s=cluster.memory_bandwidth_bytes_per_s,

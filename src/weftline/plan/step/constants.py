@@ -46,10 +46,15 @@ class Constants:
     """Time of attention whose scores pass through memory, over the reference."""
     old_attention_loss: Number
     """What flash attention 2 takes on chips that newer kernels are written for."""
+    triton_attention_loss: Number
+    """What flash attention's first form in Triton takes beside flash attention 2."""
     scan_loss: Number
     """Time of recurrent layers' scans over the reference."""
     traffic: Number
     """Bytes really moved by norms and activations over the least possible."""
+    vector_ops: Number
+    """Instructions a byte that kernels of norms, activations, routing and casts issue: where memory
+    outruns the vector lanes, these bound them."""
     cast_traffic: Number
     """The same of quantisation inside neighbouring kernels: (2 + 1 + 1) bytes a value."""
     unfused_casts: Number
@@ -107,11 +112,13 @@ PRIORS: Final[dict[str, Prior]] = {
     "grouped_loss": Prior(1.2, 0.9, 3.0, 0.20, 0.08, 0.02, 0.08),
     "sustained_w": Prior(0.75, 0.2, 1.5, 0.2),
     "attention_loss": Prior(1.1, 0.8, 3.0, 0.2, 0.1, 0.0, 0.2),
-    "attention_back_loss": Prior(1.3, 0.7, 4.0, 0.2, 0.1, 0.0, 0.3),
+    "attention_back_loss": Prior(1.25, 0.7, 4.0, 0.1, 0.05, 0.0, 0.15),
     "unfused_loss": Prior(1.3, 0.5, 5.0, 0.4, 0.0, 0.0, 0.2),
-    "old_attention_loss": Prior(1.6, 1.0, 3.0, 0.2),
-    "scan_loss": Prior(2.0, 0.8, 15.0, 0.7, 0.1, 0.0, 0.1),
+    "old_attention_loss": Prior(1.75, 1.0, 3.0, 0.1),
+    "triton_attention_loss": Prior(1.4, 1.0, 2.5, 0.1),
+    "scan_loss": Prior(2.0, 0.8, 15.0, 0.3, 0.1, 0.0, 0.1),
     "traffic": Prior(2.0, 0.8, 8.0, 0.25, 0.15, 0.03, 0.25),
+    "vector_ops": Prior(6.0, 1.0, 30.0, 0.2),
     "cast_traffic": Prior(1.0, 0.3, 4.0, 0.5, 0.0, 0.0, 0.3),
     "unfused_casts": Prior(2.5, 1.0, 6.0, 0.4, 0.0, 0.0, 0.2),
     "routed_traffic": Prior(1.0, 0.3, 4.0, 0.3, 0.0, 0.0, 0.2),

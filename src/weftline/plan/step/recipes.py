@@ -34,9 +34,10 @@ _WORDS: Final = {"on": 1.0, "off": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "
 _CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
     "dispatch": {"node": {"once_a_node": 1.0}, "copy": {"once_a_node": 0.0}},
     "attention": {
-        "unfused": {"fused_attention": 0.0, "old_attention": 0.0},
-        "flash2": {"fused_attention": 1.0, "old_attention": 1.0},
-        "newest": {"fused_attention": 1.0, "old_attention": 0.0},
+        "unfused": {"fused_attention": 0.0, "old_attention": 0.0, "triton_attention": 0.0},
+        "triton": {"fused_attention": 1.0, "old_attention": 1.0, "triton_attention": 1.0},
+        "flash2": {"fused_attention": 1.0, "old_attention": 1.0, "triton_attention": 0.0},
+        "newest": {"fused_attention": 1.0, "old_attention": 0.0, "triton_attention": 0.0},
     },
     "overlap_pp": {
         "interleaved": {"overlap_pp": 0.0, "overlap_interleaved": 1.0},
@@ -73,6 +74,8 @@ class Recipe:
     fused_attention: Number = 1.0
     old_attention: Number = 0.0
     """Flash attention 2 on chips that have newer kernels."""
+    triton_attention: Number = 0.0
+    """Flash attention's first form in Triton, older than flash attention 2 on every chip."""
     rowwise: Number = 0.0
     """fp8 with a scale a row, computed outside the products."""
     reduce_bytes: Number = 4.0

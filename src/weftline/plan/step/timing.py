@@ -31,6 +31,9 @@ _BACKWARD_FLASH = 2.5
 _BACKWARD_UNFUSED = 2.0
 _SHARPNESS = 4.0
 """Exponent of the smooth maximum of what overlaps: two equal times show 19 % more than one."""
+_SCAN_BACKWARD = 3.0
+"""A chunked scan computes its states again and then two products where forward has one
+(state-spaces/mamba, ssd_combined)."""
 _PEAK_HELD = 0.9
 """Share of the peak that products hold for hours where power allows: the A100's tables, whose power
 does, reach 0.92 in a burst."""
@@ -115,7 +118,7 @@ def smooth_max(a: FloatArray, b: FloatArray) -> FloatArray:
 def time_operators(x: Compiled, c: Constants) -> KeyTimes:
     """What every key's operators take in training, [3 slots, K] each."""
     p, d, recipe = x.priced, x.device, x.recipe
-    rate = np.asarray(d.memory_bandwidth_bytes_per_s) * MEMORY_EFFICIENCY
+    rate = _elementwise_rate(x, c)
     # Power held over hours bounds the rate of every format alike: FLOP of half the bits cost half.
     power = (1 + (np.asarray(c.sustained_w) / d.watts_per_tflops) ** 4) ** 0.25 / _PEAK_HELD
     low = c.low_loss * (1 + np.asarray(d.fp4) * (np.asarray(c.fp4_loss) - 1))
@@ -135,6 +138,9 @@ def time_operators(x: Compiled, c: Constants) -> KeyTimes:
     kernel = 1 + np.asarray(recipe.old_attention) * d.newer_attention * (
         np.asarray(c.old_attention_loss) - 1
     )
+    kernel = kernel * (
+        1 + np.asarray(recipe.triton_attention) * (np.asarray(c.triton_attention_loss) - 1)
+    )
     forward = fused * c.attention_loss * kernel + (1 - fused) * c.unfused_loss
     backward = (
         fused * c.attention_back_loss * kernel * _BACKWARD_FLASH
@@ -153,7 +159,7 @@ def time_operators(x: Compiled, c: Constants) -> KeyTimes:
         inputs_s=products(1),
         weights_s=products(2),
         attention_s=forward * p.attention_s + scan,
-        attention_back_s=backward * p.attention_s + 2 * scan,
+        attention_back_s=backward * p.attention_s + _SCAN_BACKWARD * scan,
         memory_s=(
             plain + casts * p.cast_bytes
             + apart * (experts + routed + casts * p.expert_cast_bytes)
@@ -249,6 +255,14 @@ def _time_stage(x: Compiled, c: Constants, t: KeyTimes) -> _Stage:
         first_s=both[FIRST],
         last_s=both[LAST],
     )
+
+
+def _elementwise_rate(x: Compiled, c: Constants) -> FloatArray:
+    """Bytes/s of kernels that stream values and compute on each: memory or the vector lanes."""
+    memory = np.asarray(_memory_rate(x))
+    # A multiply-add counts as two FLOP and one instruction.
+    lanes = np.asarray(x.device.vector_flops) / 2
+    return memory / (1 + (np.asarray(c.vector_ops) * memory / lanes) ** 4) ** 0.25
 
 
 def _memory_rate(x: Compiled) -> Number:
