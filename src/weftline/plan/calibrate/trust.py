@@ -99,18 +99,35 @@ def learn_trust(
         worth.append(_best_share(trials, steps == step) if known[step] else None)
     filled = _rising(worth, [float(trials.weight[steps == k].sum()) for k in range(len(EDGES))])
     shares = filled[steps]
-    apart = np.abs(trials.residual - shares * trials.mean) / trials.deviation
-    widening: list[float | None] = []
-    for step in range(len(EDGES)):
-        at = steps == step
-        widening.append(
-            max(weighted_quantile(apart[at], trials.weight[at], LEVEL) / _Z, _NARROWEST)
-            if known[step] else None
-        )  # fmt: skip
     return Trust(
         worth=tuple(map(float, filled)),
-        widening=tuple(map(float, _filled(widening, first=None))),
+        widening=tuple(map(float, _widening(trials, steps, shares, known))),
     )
+
+
+def _widening(
+    trials: _Trials, steps: IntArray, shares: FloatArray, known: Sequence[bool]
+) -> FloatArray:
+    """By how much each step's bands must grow; a nearer run never makes a band wider, so that the
+    few groups of one step do not speak against those beside it."""
+    from scipy.optimize import isotonic_regression
+
+    apart = np.abs(trials.residual - shares * trials.mean) / trials.deviation
+    at = [step for step in range(len(EDGES)) if known[step]]
+    if not at:
+        return np.ones(len(EDGES))
+    groups, usual, width = [], [], []
+    for step in at:
+        here = steps == step
+        weight = trials.weight[here]
+        groups.append(float(weight.sum()))
+        usual.append(float(np.average(np.log(trials.deviation[here]), weights=weight)))
+        width.append(np.log(weighted_quantile(apart[here], weight, LEVEL) / _Z) + usual[-1])
+    fitted = isotonic_regression(width, weights=groups, increasing=False).x
+    values: list[float | None] = [None] * len(EDGES)
+    for step, value, deviation in zip(at, fitted, usual, strict=True):
+        values[step] = max(float(np.exp(value - deviation)), _NARROWEST)
+    return _filled(values, first=None)
 
 
 def _trials(

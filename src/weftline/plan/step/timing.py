@@ -262,7 +262,7 @@ def _elementwise_rate(x: Compiled, c: Constants) -> FloatArray:
     memory = np.asarray(_memory_rate(x))
     # A multiply-add counts as two FLOP and one instruction.
     lanes = np.asarray(x.device.vector_flops) / 2
-    return memory / (1 + (np.asarray(c.vector_ops) * memory / lanes) ** 4) ** 0.25
+    return np.asarray(memory / (1 + (np.asarray(c.vector_ops) * memory / lanes) ** 4) ** 0.25)
 
 
 def _memory_rate(x: Compiled) -> Number:
