@@ -296,6 +296,32 @@ def test_a_traversal_passes_its_stages_once(pp: int) -> None:
     assert staged.prefill_s[0] == pytest.approx(one.prefill_s[0], rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("chip", "tp", "pp", "crossing"),
+    [("h100-sxm", 8, 2, 1), ("h100-sxm", 4, 4, 1), ("h100-sxm", 2, 4, 0), ("h100-sxm", 8, 4, 3),
+     ("gb200-nvl72", 8, 4, 0), ("trainium2", 64, 2, 1)],
+)  # fmt: skip
+def test_stages_on_two_hosts_send_over_the_network(
+    chip: str, tp: int, pp: int, crossing: int
+) -> None:
+    """By arithmetic: of the ``pp - 1`` sends of a traversal those between stages of two domains
+    go out of the host, the others stay on its links."""
+    setting = setting_of("llama-3.1-70b", chip, "bf16", "bf16", "bf16")
+    shape = {"tokens": 64.0, "sequences": 64.0, "context": 1000.0, "tp": float(tp)}
+    at = PARTS.index("all_reduce")
+    alone, staged = (
+        part_seconds(setting, Iteration.of(**shape, stages=float(stages)))[0, at]
+        for stages in (1, pp)
+    )
+    nbytes = np.array([64.0 * 8192 * 2.0])
+    network = setting.operators.network
+    inside = float(network.send_s(nbytes, across_hosts=False)[0])
+    outside = float(network.send_s(nbytes, across_hosts=True)[0])
+    assert outside > 1.5 * inside
+    want = crossing * outside + (pp - 1 - crossing) * inside
+    assert staged - alone == pytest.approx(want, rel=1e-9)
+
+
 def test_nothing_is_faster_than_the_peak_whatever_a_fit_says() -> None:
     from dataclasses import replace as changed
 
