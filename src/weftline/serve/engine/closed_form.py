@@ -234,8 +234,11 @@ def compile_load(setting: Setting, load: Load, prompts: Setting | None = None) -
 
     fits = held >= 1.0
     if prompts is not None:
-        fits = fits & (cache_tokens(prompts, pp=load.prefill_pp, context=load.input_tokens, **side)
-                       >= 1.0)  # fmt: skip
+        there = cache_tokens(
+            prompts, tp=load.prefill_tp, pp=load.prefill_pp, dp=load.prefill_dp,
+            ep=load.prefill_ep, moe_tp=load.prefill_moe_tp, context=load.input_tokens,
+        )  # fmt: skip
+        fits = fits & (there >= 1.0)
 
     return Compiled(
         decode=decode, least_decode=np.stack([least_seconds(setting, it) for it in steps], axis=1),

@@ -85,8 +85,8 @@ def dealt(traffic: Traffic, shares: Sequence[float]) -> Ints:
     owner = np.full(n, -1, dtype=np.int64)
     owner[starts] = first
     if traffic.follows is not None:
-        for i in np.flatnonzero(~starts):
-            owner[i] = owner[traffic.follows[i]]
+        for later in np.flatnonzero(~starts):
+            owner[later] = owner[traffic.follows[later]]
     return owner
 
 
