@@ -255,6 +255,9 @@ class ServingOptions:
     ----------
     kv
         Number format of the KV cache: bf16, fp8, int8.
+    engine_version
+        Release of the one engine: 0.10.1; a recent one if not given. Those of before December 2025
+        have slower host paths and kernels.
     prefix_cache
         Keep the KV of prompts; a trace with hashes says what it finds.
     cache_hit
@@ -274,6 +277,7 @@ class ServingOptions:
     """
 
     kv: str = "bf16"
+    engine_version: str = ""
     prefix_cache: bool = False
     cache_hit: str | None = None
     kv_offload: str | None = None

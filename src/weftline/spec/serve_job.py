@@ -36,6 +36,8 @@ class ServeSpace:
     """Degrees of a replica that are fixed: tp, pp, dp, ep."""
     max_batch: int | None = None
     """Sequences that may run at once in a replica; the engine's own number if None."""
+    engine_version: str = ""
+    """Release of the one engine that is named; a recent one if empty."""
     prefix_cache: bool = False
     policy: str = ""
     """What queries see in the place of full attention (:mod:`weftline.spec.attention_text`)."""

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import weftline.serve
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
+from weftline.serve.calibrate.bands import band_of
 from weftline.serve.calibrate.intervals import band
 from weftline.serve.calibrate.shipped import constants_for, width_of
 from weftline.serve.engine.closed_form import HOST_AT, Load, compile_load, solve
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.engine.memory import memory
-from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_of
+from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_for, setting_of
 from weftline.serve.engine.stages import stalled
 from weftline.serve.engine.work import work_of
 from weftline.serve.simulate.step import StepSurface, prefill_surface, surface
@@ -342,6 +343,20 @@ def test_pipeline_stages_share_weights_and_add_up() -> None:
     # 64 sequences in two micro-batches of 32: a round is one of them through all layers.
     round_s, alone_s = surface(two).step_s(0, 0, 64, 64000), surface(one).step_s(0, 0, 32, 32000)
     assert alone_s < round_s < 1.1 * alone_s
+
+
+@pytest.mark.parametrize("chip", ["epyc-9965", "xeon-6980p", "graviton4"])
+def test_a_socket_reads_its_weights_at_its_bandwidth(chip: str) -> None:
+    """vLLM on a CPU: an answer alone takes the weights' bytes over the memory's rate, a prompt no
+    less than its products at the peak; and no rows say so, hence a band of a factor two."""
+    config = ServingConfig(model="llama-3.1-8b", chip=chip)
+    found, own = surface(config), setting_for(config).operators.chip
+    read_s = 2.0 * 7.5e9 / own.bandwidth_bytes_per_s
+    assert read_s < found.step_s(0, 0, 1, 500) < 2.0 * read_s
+    assert found.step_s(2000, 0, 0, 0) > 2.0 * 7e9 * 2000 / own.peak_flops("bf16")
+    wide = band_of(config, "tpot")
+    assert wide.high / wide.low > 3.9
+    assert f"no row of vllm on {chip}" in wide.basis
 
 
 def test_what_does_not_fit_is_an_answer() -> None:

@@ -20,7 +20,12 @@ from weftline.model import load_model
 from weftline.model.load import load_generator
 from weftline.model.policy import asked_policy
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
-from weftline.serve.engine.engines import PROFILES, require_formats, require_units
+from weftline.serve.engine.engines import (
+    PROFILES,
+    check_version,
+    require_formats,
+    require_units,
+)
 from weftline.serve.search.daily import curve_of
 from weftline.serve.search.screen import engines_and_formats
 from weftline.serve.simulate.asked import (
@@ -134,7 +139,7 @@ def _job(
         max_batch=seats, chips=chips or (), mix=fleet.mix, prefill_chips=ahead or (),
         engines=_names(fleet.engine, "all"),
         formats=_formats(fleet.precision, model),
-        kv=serving.kv, disaggregated=fleet.disaggregated,
+        kv=serving.kv, engine_version=serving.engine_version, disaggregated=fleet.disaggregated,
         prefix_cache=serving.prefix_cache or bool(hit) or bool(below and below[0]),
         cache_hit=hit or 0.0, offload_bytes=below[0] if below else 0.0,
         offload_bytes_per_s=below[1] if below and below[0] else 0.0, lora=lora,
@@ -219,6 +224,8 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
         job.price_types,
         lambda name: choice(name, PRICE_CHOICES, "price type", where=where("price")),
     )
+    if space.engine_version:
+        get(lambda: check_version(space.engine_version, engines, where=where("engine_version")))
     get(lambda: check_region(job.region, where=where("region")))
     way = get(lambda: choice(job.routing, ROUTINGS, "routing", where=where("routing")))
     get.raise_all()
@@ -273,7 +280,7 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
     )  # fmt: skip
     speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
     serving = ServingOptions(
-        kv=space.kv, routing=job.routing,
+        kv=space.kv, engine_version=space.engine_version, routing=job.routing,
         prefix_cache=space.prefix_cache and not (space.cache_hit or space.offload_bytes),
         kv_offload=f"{space.offload_bytes / 1e9!r}GB@{space.offload_bytes_per_s / 1e9!r}GB/s"
         if space.offload_bytes else None,

@@ -93,7 +93,7 @@ def _is_moe(model: str) -> bool:
 def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[str, int]]:
     """Degrees of one replica on ``chip``, by powers of two within its scale-up domain; those that
     ``space`` holds as they are held."""
-    host = chip.chips_per_host or 8
+    host = chip.chips_per_host or (1 if chip.use == "cpu" else 8)
     domain = max(1, min(chip.scale_up_domain or host, MAX_REPLICA_CHIPS))
     widest = max(domain if chip.scale_up_bytes_per_s else host, 1)
     limit = min(space.max_replica_chips, MAX_REPLICA_CHIPS)
@@ -102,7 +102,7 @@ def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[st
     tps = [held["tp"]] if "tp" in held else [p for p in powers if p <= min(widest, 16)]
     found = []
     for tp in tps:
-        for pp in [held["pp"]] if "pp" in held else (1, 2, 4):
+        for pp in [held["pp"]] if "pp" in held else (1, 2, 4) if chip.use != "cpu" else (1,):
             if pp > 1 and tp < min(widest, 8) and "pp" not in held:
                 continue
             usual = powers if _is_moe(model) else [1]
@@ -373,7 +373,8 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
                              tp=lay["tp"], pp=lay["pp"], dp=lay["dp"], ep=lay["ep"],
                              moe_tp=lay["tp"] * lay["dp"] // lay["ep"], max_batch=8)  # fmt: skip
     return ServingConfig(
-        model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
+        model=model, chip=chip.id, engine=engine, engine_version=space.engine_version,
+        gemm_dtype=weights, kv_dtype=space.kv,
         max_batch=batch_of(space.max_batch or profile(engine).max_batch * layout["dp"],
                            adapters, layout["dp"]),
         adapters=adapters, offload_bytes=space.offload_bytes,

@@ -23,6 +23,7 @@ from weftline.serve.engine.config import (
 )
 from weftline.serve.engine.engines import (
     PROFILES,
+    check_version,
     profile,
     require_formats,
     require_units,
@@ -230,6 +231,9 @@ def config_of(
     weights = get(
         lambda: choice(layout.precision, DTYPES, "number format", where=where("precision"))
     )
+    if serving.engine_version:
+        get(lambda: check_version(serving.engine_version, (layout.engine,),
+                                  where=where("engine_version")))  # fmt: skip
     cache = get(lambda: choice(serving.kv, KV_DTYPES, "KV cache format", where=where("kv")))
     seats = count(layout.max_batch, where("max_batch"))
     budget = count(layout.chunk_tokens, where("chunk_tokens"))
@@ -263,7 +267,8 @@ def config_of(
         pool = PoolConfig(workers=layout.prefill_workers, moe_tp=ways, max_batch=8,
                           chip="" if ahead is None else ahead.name, **degrees)  # fmt: skip
     return ServingConfig(
-        model=model, chip=chip.name, engine=name, gemm_dtype=weights, kv_dtype=cache,
+        model=model, chip=chip.name, engine=name, engine_version=serving.engine_version,
+        gemm_dtype=weights, kv_dtype=cache,
         max_batch=batch_of(seats or profile(name).max_batch * layout.dp, adapters_of(lora),
                            layout.dp),
         adapters=adapters_of(lora),

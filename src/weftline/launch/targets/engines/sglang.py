@@ -7,6 +7,7 @@ from weftline.launch.targets.engines.shared import (
     SETTINGS,
     Flags,
     model_of,
+    planned_settings,
     scripts_of,
     serve_folder,
 )
@@ -41,6 +42,8 @@ def flags_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[Flags, tuple
         notes.append(f"SGLang has no {fleet.kv} KV cache by that name")
     if not fleet.prefix_cache:
         flags.append(("--disable-radix-cache",))
+    flags, said = planned_settings(ask, flags)
+    notes += said
     if role:
         flags += [("--disaggregation-mode", role), ("--disaggregation-transfer-backend", "nixl")]
     return flags, tuple(notes)
