@@ -274,7 +274,7 @@ def test_a_fleet_without_a_target_on_the_wait_keeps_up_all_the_same(
 
 
 def test_chips_that_no_engine_runs_on_do_not_name_formats_that_would() -> None:
-    chip = accelerator("epyc-9965")
+    chip = accelerator("groq-lpu1")
     assert lacking(chip, ServeSpace()).startswith("no engine")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,6 +16,8 @@ from weftline.spec.options import ReplicaOptions
 
 if TYPE_CHECKING:
     from weftline.serve.engine.config import ServingConfig
+    from weftline.serve.simulate.mixed import Part
+    from weftline.spec import Traffic as Requests
 
 KEPT_REPLICA = ReplicaOptions()
 """What holds where nothing is said."""
@@ -47,15 +50,13 @@ def serving(
     """
     from weftline.errors import InputError
     from weftline.report.serving import render_simulation
-    from weftline.report.text import model_label
     from weftline.serve.calibrate.bands import band_of
     from weftline.serve.simulate.asked import beside_of, config_of, traffic_of
     from weftline.serve.simulate.capacity import capacity_per_s, found_capacity_per_s
-    from weftline.serve.simulate.mixed import Part, shares_of, simulate_parts
+    from weftline.serve.simulate.mixed import Part, simulate_parts
     from weftline.serve.simulate.summary import summary
     from weftline.spec import ROUTINGS
     from weftline.spec.parse import Collector, choice
-    from weftline.units import format_number
 
     get = Collector()
     played = get(lambda: traffic_of(traffic, requests=requests, peak=peak))
@@ -78,24 +79,8 @@ def serving(
                  for c, n in kinds]  # fmt: skip
         outcome = simulate_parts(parts, played, routing=way)
     wall_s = time.perf_counter() - began
-    drawn = "" if played.seed is None else f", seed {played.seed}"
-    shares = shares_of(parts)
-    beside = "" if other is None else (
-        f"; beside it {_kind(other, parts[1].replicas)}, {other.engine}, {_degrees(other)}, for "
-        f"{shares[1]:.0%} of the requests"
-    )  # fmt: skip
     answer = {
-        "head": f"{_kind(config, replicas)}: {model_label(model)}, {config.engine}, "
-                f"{_degrees(config)}, {way}{beside}",
-        "traffic": f"{played.name}: {played.requests:,} requests at "
-                   f"{format_number(played.rate_per_s, 4)}/s, "
-                   f"{played.prefill_tokens.mean():,.0f} + {played.decode_tokens.mean():,.0f} "
-                   f"tokens{drawn}",
-        "model": model, "chip": config.chip, "engine": config.engine, "replicas": replicas,
-        "chips": sum(p.replicas * p.config.chips for p in parts),
-        "parts": [{"chip": p.config.chip, "engine": p.config.engine, "replicas": p.replicas,
-                   "chips": p.replicas * p.config.chips, "share": share}
-                  for p, share in zip(parts, shares, strict=True)],
+        **_asked(model, parts, played, way),
         "seed": played.seed, "wall_s": wall_s,
         "bands": {
             f"{metric}_s": asdict(band_of(config, metric)) for metric in ("ttft", "tpot", "e2e")
@@ -107,6 +92,34 @@ def serving(
     }  # fmt: skip
     show(answer, lambda: render_simulation(answer), json=json, form=form)
     return 0
+
+
+def _asked(model: str, parts: Sequence[Part], played: Requests, way: str) -> dict[str, Any]:
+    """What was simulated, in words and by name."""
+    from weftline.report.text import model_label
+    from weftline.serve.simulate.mixed import shares_of
+    from weftline.units import format_number
+
+    first, *others = parts
+    shares, config = shares_of(parts), first.config
+    beside = "".join(
+        f"; beside it {_kind(p.config, p.replicas)}, {p.config.engine}, {_degrees(p.config)}, for "
+        f"{share:.0%} of the requests" for p, share in zip(others, shares[1:], strict=True)
+    )  # fmt: skip
+    drawn = "" if played.seed is None else f", seed {played.seed}"
+    return {
+        "head": f"{_kind(config, first.replicas)}: {model_label(model)}, {config.engine}, "
+                f"{_degrees(config)}, {way}{beside}",
+        "traffic": f"{played.name}: {played.requests:,} requests at "
+                   f"{format_number(played.rate_per_s, 4)}/s, "
+                   f"{played.prefill_tokens.mean():,.0f} + {played.decode_tokens.mean():,.0f} "
+                   f"tokens{drawn}",
+        "model": model, "chip": config.chip, "engine": config.engine, "replicas": first.replicas,
+        "chips": sum(p.replicas * p.config.chips for p in parts),
+        "parts": [{"chip": p.config.chip, "engine": p.config.engine, "replicas": p.replicas,
+                   "chips": p.replicas * p.config.chips, "share": share}
+                  for p, share in zip(parts, shares, strict=True)],
+    }  # fmt: skip
 
 
 def _kind(config: ServingConfig, replicas: int) -> str:
