@@ -70,10 +70,27 @@ def plan_of(
         asked=question_of(job), launch=launch_settings(config),
         launch_beside={} if beside is None else launch_settings(beside),
         model_notes=(
-            *model.remarks,
+            *_drafting(model.remarks, job.space.spec_method),
             *policy_remarks(model, job.space.policy, context=demand.input_tokens),
         ),
     )  # fmt: skip
+
+
+MODULE_LEFT_OUT: Final = "next-token-prediction module"
+"""How a model's remark begins whose own module for drafting is not among its layers."""
+
+
+def _drafting(remarks: Sequence[str], method: str) -> tuple[str, ...]:
+    """A model's remarks, with what drafts its tokens ahead where any are."""
+    if method == "none":
+        return tuple(remarks)
+    kept = [said for said in remarks if not said.startswith(MODULE_LEFT_OUT)]
+    if method == "draft":
+        return (*kept, "the draft model is not named: drafting is priced as one more layer a token")
+    if len(kept) < len(remarks):
+        return (*kept, "drafts by its next-token-prediction module, priced as one more layer")
+    return (*kept, "it has no next-token-prediction module: a drafting head of one layer is "
+            "priced, which is yours to bring")  # fmt: skip
 
 
 def _one_a_chip(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
