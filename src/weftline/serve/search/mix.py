@@ -8,6 +8,7 @@ first, until one keeps the targets or none is left that would be cheaper than on
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -98,13 +99,10 @@ def _pairs(
         for n in range(1, int(min(first.most(job, cells), alone - 1)) + 1):
             left = rate - n * first.kept_per_s
             m = math.ceil(left / second.kept_per_s - 1e-9)
-            if m < 1 or m > second.most(job, cells) or not _enough(job, rate, (first, second),
-                                                                   (n, m)):  # fmt: skip
-                continue
             if n * first.each_per_s < m * second.each_per_s:  # counted as the other way round
                 continue
-            chips = n * first.option.group_chips + m * second.option.group_chips
-            if job.max_chips is not None and chips * cells > job.max_chips:
+            if m < 1 or not (_there(job, cells, (first, second), (n, m))
+                             and _enough(job, rate, (first, second), (n, m))):  # fmt: skip
                 continue
             for bill in _bills(first, second, (n * cells, m * cells), markets):
                 usd = usd_of(b for part in bill for b in part)
@@ -113,6 +111,17 @@ def _pairs(
                                      bill=bill))  # fmt: skip
         out += sorted(own, key=lambda p: p.usd_per_hour)[:KEPT_A_PAIR]
     return out
+
+
+def _there(job: ServeJob, cells: int, kinds: tuple[Kind, Kind], counts: tuple[int, int]) -> bool:
+    """Whether there are so many chips, of each kind and in all."""
+    taken: Counter[str] = Counter()
+    for n, kind in zip(counts, kinds, strict=True):
+        for name, each in kind.option.config.chips_by_kind().items():
+            taken[name] += n * each * cells
+    if job.max_chips is not None and taken.total() > job.max_chips:
+        return False
+    return all(chips <= most_chips(job, name) for name, chips in taken.items())
 
 
 def _enough(job: ServeJob, rate: float, kinds: tuple[Kind, Kind], counts: tuple[int, int]) -> bool:
