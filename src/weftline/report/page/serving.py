@@ -26,7 +26,8 @@ def serving_page(plan: ServePlan) -> Page:
     targets = ", ".join(t.short() for t in demand.targets) or "no targets"
     return Page(
         title=f"weftline: {demand.model} on {fleet.name}",
-        headline=f"{fleet.chips:,} x {fleet.name}, {fleet.replicas} x {fleet.short()}, "
+        headline=f"{fleet.counted()}{money}" if fleet.beside else
+                 f"{fleet.chips:,} x {fleet.name}, {fleet.replicas} x {fleet.short()}, "
                  f"{fleet.engine}{money}",
         lead=(
             f"{model_label(demand.model)} ({format_count(plan.parameters)} parameters), "

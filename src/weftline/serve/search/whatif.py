@@ -132,7 +132,9 @@ def _compared(plan: ServePlan, other: ServePlan, changes: Mapping[str, str]) -> 
         for name in _COMPARED if any(name in p.estimates for p in both)
     }  # fmt: skip
     before, after = (
-        f"{p.fleet.replicas} x {p.fleet.chips_per_replica} {p.fleet.name} "
+        p.fleet.counted()
+        if p.fleet.beside
+        else f"{p.fleet.replicas} x {p.fleet.chips_per_replica} {p.fleet.name} "
         f"{p.fleet.short()} {p.fleet.engine}"
         for p in both
     )
