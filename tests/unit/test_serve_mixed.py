@@ -143,8 +143,9 @@ def test_what_no_chip_has_enough_of_two_have_together() -> None:
     assert serve_plan_from_json(plan_to_json(plan)) == plan
 
 
-@pytest.mark.parametrize("supply", [{}, {"h100-sxm": 1}, {"l40s": 6}, {"h100-sxm": 3, "l40s": 9}])
-@pytest.mark.parametrize("rate", [7.0, 23.0])
+@pytest.mark.parametrize(
+    ("supply", "rate"), [({}, 23.0), ({"h100-sxm": 1}, 7.0), ({"h100-sxm": 3, "l40s": 9}, 23.0)]
+)
 def test_two_chips_are_never_dearer_than_one(supply: dict[str, int], rate: float) -> None:
     asked = replace(ASKED, supply=supply, rate_per_s=rate)
 
