@@ -71,7 +71,7 @@ TARGET = Target(
                "--chunked-prefill-size"),
         Mapped(what="weights, KV cache", where="--quantization, --kv-cache-dtype"),
         Mapped(what="prefix cache", where="--disable-radix-cache"),
-        Mapped(what="memory share, drafting, adapters, offload", where="as the plan's `launch` says"),
+        Mapped(what="memory share, drafting, adapters, offload", where="the plan's `launch`"),
         Mapped(what="prefill and decode workers", where="--disaggregation-mode"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
     ),

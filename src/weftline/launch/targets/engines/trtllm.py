@@ -90,7 +90,7 @@ TARGET = Target(
         Mapped(what="most sequences, tokens a step", where="--max_batch_size, --max_num_tokens"),
         Mapped(what="weights, KV cache", where="quant_config, kv_cache_config.dtype"),
         Mapped(what="prefix cache", where="kv_cache_config.enable_block_reuse"),
-        Mapped(what="memory share, drafting, adapters, offload", where="as the plan's `launch` says"),
+        Mapped(what="memory share, drafting, adapters, offload", where="the plan's `launch`"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
     ),
     cannot=("int8 KV cache", "names of its Prometheus metrics"),

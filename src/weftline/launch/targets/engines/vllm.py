@@ -86,7 +86,7 @@ TARGET = Target(
                "--max-num-batched-tokens"),
         Mapped(what="weights, KV cache", where="--quantization, --kv-cache-dtype"),
         Mapped(what="prefix cache", where="--enable-prefix-caching"),
-        Mapped(what="memory share, drafting, adapters, offload", where="as the plan's `launch` says"),
+        Mapped(what="memory share, drafting, adapters, offload", where="the plan's `launch`"),
         Mapped(what="attention policy", where="--additional-config, read by our plugin"),
         Mapped(what="prefill and decode workers", where="a script a role, --kv-transfer-config"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
