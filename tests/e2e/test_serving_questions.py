@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from weftline.cli.main import run
+from weftline.model import load_model
+from weftline.operators import chip_of
 
 SAID = {
     case["id"]: case
@@ -150,24 +152,37 @@ def test_s8_small_chips_can_all_be_asked(chip: str, capsys: pytest.CaptureFixtur
 AGENTS = ("qwen3-32b", "--rate", "2/s", "--input", "30000", "--output", "300", "--on", "h200")
 
 
-def test_s9_agents_with_a_cache_are_answered_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_s9_agents_with_a_cache_pay_for_what_it_cannot_spare(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The case asks for less than a quarter of the cost; the data sheet forbids it, as 6,000 new
+    tokens look back at 24,000 to 30,000 keys, and 300 steps read a cache of 30,000.
+
+    At the chip's peaks (fp8 products, bf16 attention, HBM), of 64 layers, 64 heads and 8 KV heads
+    of 128, the cached request takes 0.42 of the other; in fp8 throughout it would be 0.36. The plan
+    says 0.47, as kernels reach less of their peak on short chunks than on long ones. The bill is in
+    whole replicas: 5 instead of 9.
+    """
+    assert "below a quarter" in SAID["s9"]["right"]
     began = time.process_time()
     cached = _ask(capsys, *AGENTS, "--cache-hit", "80%")
     assert time.process_time() - began < 15.0
-    plain = _ask(capsys, *AGENTS)
-    # Of the work, not of the bill: that is in whole replicas, 5 instead of 9.
-    each, without = (_value(d, "capacity") / d["fleet"]["replicas"] for d in (cached, plain))
-    assert each > 2 * without
-    assert _value(cached, "cost_per_hour") < _value(plain, "cost_per_hour")
     assert cached["demand"]["cached_share"] == 0.8
     _sound(cached)
+    plain = _ask(capsys, *AGENTS)
+    assert _value(cached, "cost_per_hour") < _value(plain, "cost_per_hour")
+    chip, parameters = chip_of("h200-sxm"), load_model("qwen3-32b").parameters
 
+    def least_s(new: float, before: float) -> float:
+        products = 2.0 * 0.97 * parameters * new / chip.peak_flops("fp8")
+        pairs = new * (before + new / 2.0)
+        attention = 64 * 4.0 * 64 * 128 * pairs / chip.peak_flops("bf16")
+        cache = 300 * 64 * 2 * 8 * 128 * 2.0 * 30_000 / chip.bandwidth_bytes_per_s
+        return products + attention + cache
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="0.56 of the cost without a cache, 0.47 of the work: by arithmetic 0.39, as looking "
-    "back at 24,000 cached tokens and decoding over 30,000 remain",
-)
-def test_s9_prompts_from_the_cache_cost_a_quarter(capsys: pytest.CaptureFixture[str]) -> None:
-    cached, plain = (_ask(capsys, *AGENTS, *more) for more in (("--cache-hit", "80%"), ()))
-    assert _value(cached, "cost_per_hour") < 0.25 * _value(plain, "cost_per_hour")
+    least = least_s(6_000, 24_000) / least_s(30_000, 0)
+    assert 0.40 < least < 0.45
+    work = (_value(plain, "capacity") / _chips(plain)) / (
+        _value(cached, "capacity") / _chips(cached)
+    )
+    assert least < work < 1.25 * least

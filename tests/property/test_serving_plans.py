@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weftline.catalog import accelerator
 from weftline.errors import NoFeasiblePlanError
 from weftline.model import load_model
 from weftline.operators import chip_of
@@ -29,15 +28,17 @@ def questions(draw: st.DrawFn) -> ServeJob:
         rate_per_s=draw(st.floats(0.05, 60.0)), input_tokens=draw(st.integers(1, 30_000)),
         output_tokens=draw(st.integers(1, 1500)), price_types=("any",),
         headroom=draw(st.sampled_from([0.0, 0.2])),
+        supply=draw(st.sampled_from([{}, {"h100-sxm": 8, "l40s": 16}])),
         space=ServeSpace(
-            chips=(draw(st.sampled_from(CHIPS)),), max_replica_chips=16,
+            chips=tuple(draw(st.lists(st.sampled_from(CHIPS), min_size=1, max_size=2,
+                                      unique=True))),
+            max_replica_chips=16, mix=draw(st.booleans()),
             formats=draw(st.sampled_from([("bf16",), ("fp8", "bf16"), ("int8", "bf16")])),
         ),
     )  # fmt: skip
 
 
 def _holds(asked: ServeJob) -> None:
-    chip = chip_of(accelerator(asked.space.chips[0]).id)
     model = load_model(asked.model)
     try:
         plan = plan_serve(asked)
@@ -45,10 +46,13 @@ def _holds(asked: ServeJob) -> None:
         return
     active = model.active_parameters or model.parameters
     computed = 0.9 * 2.0 * active * (asked.input_tokens + asked.output_tokens)
-    peak = chip.peak_flops(plan.fleet.weights)
-    chips = plan.fleet.replicas * plan.fleet.chips_per_replica
-    capacity = plan.estimates["capacity"].value
-    assert capacity * computed <= max(peak, chip.peak_flops("bf16")) * chips * 1.001
+    capacity, peak = plan.estimates["capacity"].value, 0.0
+    for fleet in (plan.fleet, plan.fleet.beside):
+        if fleet is not None:
+            chip, chips = chip_of(fleet.accelerator), fleet.replicas * fleet.chips_per_replica
+            assert chips <= asked.supply.get(fleet.accelerator, chips)
+            peak += chips * max(chip.peak_flops(fleet.weights), chip.peak_flops("bf16"))
+    assert capacity * computed <= peak * 1.001
     assert asked.rate_per_s <= capacity * (1.0 - asked.headroom) * 1.001
     assert plan.estimates["rate_most"].value <= capacity * (1.0 - asked.headroom) * 1.001
     assert plan.occupancy["busy_share"] <= 1.0 - asked.headroom + 1e-3

@@ -11,7 +11,7 @@ import pytest
 
 from weftline.catalog import accelerator
 from weftline.cost import Terms
-from weftline.errors import NoFeasiblePlanError
+from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.calibrate.shipped import constants_for
 from weftline.serve.engine.closed_form import Load, compile_load, solve
 from weftline.serve.engine.config import PoolConfig, ServingConfig
@@ -19,6 +19,7 @@ from weftline.serve.engine.parts import setting_of
 from weftline.serve.search.confirm import Promise, middle, run
 from weftline.serve.search.economics import Market, power_w, spares_of, token_costs
 from weftline.serve.search.lacking import lacking
+from weftline.serve.search.launch import launch_settings
 from weftline.serve.search.plan import plan_serve
 from weftline.serve.search.screen import layouts_of
 from weftline.serve.simulate.capacity import capacity_per_s, least_stable
@@ -274,7 +275,7 @@ def test_a_fleet_without_a_target_on_the_wait_keeps_up_all_the_same(
 
 
 def test_chips_that_no_engine_runs_on_do_not_name_formats_that_would() -> None:
-    chip = accelerator("epyc-9965")
+    chip = accelerator("groq-lpu1")
     assert lacking(chip, ServeSpace()).startswith("no engine")
 
 
@@ -326,3 +327,30 @@ def test_requests_in_the_queue_and_the_batch_are_those_in_the_system() -> None:
         inside = float((line.running + line.waiting).sum()) * line.width_s
         stayed = outcome.finished_s - outcome.arrived_s - surface(ONE).front_end_s
         assert inside == pytest.approx(float(stayed.sum()), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [("vllm", {"--speculative-config": '{"method": "mtp", "num_speculative_tokens": 2}'}),
+     ("sglang", {"--speculative-algorithm": "NEXTN", "--speculative-num-draft-tokens": "3"}),
+     ("trtllm", {"speculative_config.decoding_type": "MTP",
+                 "speculative_config.num_nextn_predict_layers": "2"})],
+)  # fmt: skip
+def test_engines_are_started_with_the_drafting_that_was_simulated(
+    engine: str, said: dict[str, str]
+) -> None:
+    config = replace(ONE, engine=engine, spec_method="mtp", spec_tokens=2)
+    assert said.items() <= launch_settings(config).items()
+    assert not said.keys() & launch_settings(replace(ONE, engine=engine)).keys()
+
+
+def test_an_old_release_is_planned_as_slower() -> None:
+    asked = replace(ASKED, rate_per_s=10.0, space=replace(
+        ASKED.space, chips=("h100",), engines=("vllm",), max_replica_chips=1))  # fmt: skip
+    old, new = (plan_serve(replace(asked, space=replace(asked.space, engine_version=v)))
+                for v in ("0.10.1", "0.19.0"))  # fmt: skip
+    assert old.estimates["tpot_p50"].value > 1.05 * new.estimates["tpot_p50"].value
+    for engines, version in (((), "0.10.1"), (("vllm",), "newest")):
+        with pytest.raises(InputError):
+            plan_serve(replace(asked, space=replace(asked.space, engines=engines,
+                                                    engine_version=version)))  # fmt: skip

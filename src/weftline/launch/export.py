@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from weftline._version import __version__
 from weftline.errors import InputError
 from weftline.launch.nouns import NAME, Ask, Target, Written, settings_of
 from weftline.launch.registry import target_of
-from weftline.spec import Plan
+from weftline.spec import Plan, ServePlan
 from weftline.spec.serialize import read_any_plan
 
 MANIFEST: Final = "export.json"
@@ -72,7 +72,29 @@ def export_plan(
     if ask.hosts and (len(ask.hosts) != ask.nodes or len(set(ask.hosts)) != ask.nodes):
         raise InputError(f"{len(set(ask.hosts))} different host names for the {ask.nodes} hosts "
                          "of the plan", where="--hosts")  # fmt: skip
-    return Exported(target=target, name=ask.name, written=target.write(ask))
+    written = target.write(ask)
+    if isinstance(found, ServePlan):
+        written = replace(written, notes=(*written.notes, *_two_chips(found)))
+    return Exported(target=target, name=ask.name, written=written)
+
+
+def _two_chips(plan: ServePlan) -> tuple[str, ...]:
+    """What is to be said where prompts have chips of their own; raises InputError for a fleet of
+    two kinds of replicas, for whose router no target here has words."""
+    fleet, rate = plan.fleet, plan.demand.rate_per_s
+    if fleet.beside is not None:
+        each = " and ".join(f"`--on {f.accelerator} --rate {f.share * rate:.4g}/s`"
+                            for f in (fleet, fleet.beside))  # fmt: skip
+        raise InputError(
+            f"a fleet of two kinds of replicas ({fleet.name}): one kind is written at a time",
+            where="--to", hint=f"plan and export each with its share of the rate, {each}, and give "
+            f"the router weights of {fleet.share:.0%} and {fleet.beside.share:.0%}",
+        )  # fmt: skip
+    if not fleet.prefill_accelerator:
+        return ()
+    return (f"workers for prompts are planned on {fleet.prefill_accelerator}, those that decode on "
+            f"{fleet.accelerator}: no node is selected by its chip here, so add your cluster's "
+            "labels to each role",)  # fmt: skip
 
 
 def _name_of(plan: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from weftline.catalog import Accelerator, accelerator, shipped_accelerators
 from weftline.catalog.machines import machines
@@ -77,11 +77,14 @@ def _bundled() -> dict[str, Any]:
     return found
 
 
+SOCKET_BYTES: Final = 768e9
+"""Memory of a CPU's socket where its record has none: assumed, 12 channels of one 64 GB module."""
+
+
 def chip_of(name: str) -> Chip:
     """The chip of that catalogue name.
 
-    Raises UnknownNameError for any other, InputError where no peak or bandwidth is published, and
-    for a CPU: neither measured tables nor the systolic prior say how fast its cores are.
+    Raises UnknownNameError for any other, InputError where no peak or bandwidth is published.
     """
     # Kept by id, not by name: while a user changes a chip its name means another one.
     return _chip_of(accelerator(name).id)
@@ -89,13 +92,7 @@ def chip_of(name: str) -> Chip:
 
 @cache
 def _chip_of(accelerator_id: str) -> Chip:
-    acc = accelerator(accelerator_id)
-    if acc.use == "cpu":
-        raise InputError(
-            f"`{acc.id}` is a CPU: its operators are not modelled",
-            hint=f"`weftline catalog show {acc.id}` lists what is known",
-        )
-    return _known(acc)
+    return _known(accelerator(accelerator_id))
 
 
 @cache
@@ -128,11 +125,11 @@ def _catalogued(acc: Accelerator, entry: Mapping[str, Any]) -> Chip:
         vendor=acc.stack,
         peaks=peaks,
         bandwidth_bytes_per_s=bandwidth,
-        memory_bytes=acc.usable_memory_bytes or 0.0,
+        memory_bytes=acc.usable_memory_bytes or (SOCKET_BYTES if acc.use == "cpu" else 0.0),
         link_bytes_per_s=acc.scale_up_bytes_per_s or 0.0,
         link_domain=acc.scale_up_domain or 1,
         out_bytes_per_s=acc.scale_out_bytes_per_s or 0.0,
-        chips_per_host=acc.chips_per_host or 8,
+        chips_per_host=acc.chips_per_host or (1 if acc.use == "cpu" else 8),
         host=acc.host,
         like=entry.get("like"),
         reached_matrix=float(entry.get("reached", {}).get("matrix", 1.0)),

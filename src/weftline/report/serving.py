@@ -82,11 +82,7 @@ def _best(plan: ServePlan) -> list[str]:
     money = f": {format_usd(cost.value)}/h" if cost is not None else ""
     if plan.price is not None and ", " in d.price_type:
         money += f" {plan.price.price_type}"
-    spare = f" + {f.spares} spare" if f.spares else ""
-    head = (
-        f"Best: {f.replicas}{spare} x {f.chips_per_replica} {f.accelerator}, {f.short()}, "
-        f"{f.engine}{money}"
-    )
+    head = f"Best: {f.counted()}{money}"
     seed = "" if d.seed is None else f", seed {d.seed}"
     targets = ", ".join(t.short() for t in d.targets) or "no latency target"
     if any(t.percentile == round(100 * d.within, 6) for t in d.targets):
@@ -110,8 +106,11 @@ def _launch(plan: ServePlan) -> list[str]:
     """The settings that the fleet was simulated with, as its engine names them."""
     if not plan.launch:
         return []
-    words = ", ".join(f"{name} {value}".strip() for name, value in plan.launch.items())
-    return wrapped(f"start each with {words}", indent="      ", hang="  ")
+    lines = []
+    for of, settings in (("each", plan.launch), ("each of the others", plan.launch_beside)):
+        words = ", ".join(f"{name} {value}".strip() for name, value in settings.items())
+        lines += wrapped(f"start {of} with {words}", indent="      ", hang="  ") if words else []
+    return lines
 
 
 def _per_m(value: float) -> str:
@@ -162,7 +161,7 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
     for i, c in zip(ranks, shown, strict=True):
         f = c.fleet
         rows.append((
-            str(i + 1), f.accelerator, f"{f.chips:,}",
+            str(i + 1), f.name, f"{f.chips:,}",
             "-" if c.usd_per_hour is None else format_usd(c.usd_per_hour),
             "" if c.meets else "misses",
             *(format_duration(c.reached[n]) if n in c.reached else "-" for n in names),
@@ -174,7 +173,7 @@ def _ranking(candidates: Sequence[ServeCandidate]) -> list[str]:
     last = len(header) - 1
     lines = table(header, rows, right=frozenset({0, 2, *range(3, last)}))
     lines += more(left)
-    unseen = [(c.fleet.accelerator, c.note) for c in candidates if not c.simulated]
+    unseen = [(c.fleet.name, c.note) for c in candidates if not c.simulated]
     lines += noted("By the closed form, not simulated", unseen)
     return lines
 

@@ -150,7 +150,12 @@ class FleetOptions:
     region
         Only prices of this region.
     max_chips
-        At most so many chips, spares not counted.
+        At most so many chips, spares not counted: 64, or of each kind: h200=16,l40s=8.
+    mix
+        Try fleets of two chips behind one router too, each with its share of the requests.
+    prefill_on
+        Other accelerators that workers for prompts may have, while those of --on decode. With
+        --disaggregated.
     layout
         Degrees of a replica to hold: tp=8,pp=2,dp=1,ep=8.
     max_batch
@@ -186,6 +191,8 @@ class FleetOptions:
     discount: str | None = None
     region: str | None = None
     max_chips: str | None = None
+    mix: bool = False
+    prefill_on: str | None = None
     layout: str | None = None
     max_batch: str | None = None
     disaggregated: bool = False
@@ -248,6 +255,9 @@ class ServingOptions:
     ----------
     kv
         Number format of the KV cache: bf16, fp8, int8.
+    engine_version
+        Release of the one engine: 0.10.1; a recent one if not given. Those of before December 2025
+        have slower host paths and kernels.
     prefix_cache
         Keep the KV of prompts; a trace with hashes says what it finds.
     cache_hit
@@ -267,6 +277,7 @@ class ServingOptions:
     """
 
     kv: str = "bf16"
+    engine_version: str = ""
     prefix_cache: bool = False
     cache_hit: str | None = None
     kv_offload: str | None = None
@@ -339,8 +350,13 @@ class ReplicaOptions:
         Tokens of one iteration; the engine's own if not given.
     prefill_workers
         Workers of their own for prompts, a group; 0 for none.
+    prefill_on
+        With those, their accelerator; that of the others if not given.
     decode_workers
         With those, workers that decode, a group.
+    beside
+        Replicas of a second kind behind the same router: on=l40s,tp=4,replicas=2; what is not said
+        is as of the first.
     """
 
     on: str = "h100"
@@ -353,7 +369,9 @@ class ReplicaOptions:
     max_batch: str | None = None
     chunk_tokens: str | None = None
     prefill_workers: int = 0
+    prefill_on: str | None = None
     decode_workers: int = 1
+    beside: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,11 +26,18 @@ class ServeSpace:
     kv: str = "bf16"
     disaggregated: bool = False
     """Try groups of prefill and decode workers too."""
+    prefill_chips: tuple[str, ...] = ()
+    """Chips that workers for prompts may have beside those of ``chips``, which then decode; empty
+    for the same."""
+    mix: bool = False
+    """Try fleets of two chips behind one router too."""
     max_replica_chips: int = 64
     layout: Mapping[str, int] = field(default_factory=dict)
     """Degrees of a replica that are fixed: tp, pp, dp, ep."""
     max_batch: int | None = None
     """Sequences that may run at once in a replica; the engine's own number if None."""
+    engine_version: str = ""
+    """Release of the one engine that is named; a recent one if empty."""
     prefix_cache: bool = False
     policy: str = ""
     """What queries see in the place of full attention (:mod:`weftline.spec.attention_text`)."""
@@ -89,3 +96,6 @@ class ServeJob:
     batch: tuple[float, float] | None = None
     """Of work that waits: requests, and seconds until all must be done. The rate is their ratio."""
     max_chips: int | None = None
+    """Of the whole fleet, spares not counted."""
+    supply: Mapping[str, int] = field(default_factory=dict)
+    """Chips there are of one kind, by name; without limit where it is not named."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from weftline.spec.estimate import Estimate
@@ -80,11 +80,37 @@ class Fleet:
     chunk_tokens: int
     prefix_cache: bool
     routing: str
+    prefill_accelerator: str = ""
+    """Of the workers for prompts, where it is another chip."""
+    share: float = 1.0
+    """Of the requests, by what each part works off: below one where there is a ``beside``."""
+    beside: Fleet | None = None
+    """Replicas of another kind behind the same router."""
 
     @property
     def chips(self) -> int:
-        """All chips, spares included."""
-        return (self.replicas + self.spares) * self.chips_per_replica
+        """All chips, spares and those of the other part included."""
+        own = (self.replicas + self.spares) * self.chips_per_replica
+        return own + (0 if self.beside is None else self.beside.chips)
+
+    @property
+    def name(self) -> str:
+        """Its chips: ``h200-sxm``, ``h200-sxm + l40s`` of two kinds of replicas, ``b200 > h100``
+        where prompts have chips of their own."""
+        own = self.accelerator
+        if self.prefill_accelerator:
+            own = f"{self.prefill_accelerator} > {own}"
+        return own if self.beside is None else f"{own} + {self.beside.name}"
+
+    def counted(self) -> str:
+        """``4 + 1 spare x 2 h200-sxm, TP2 fp8, vllm``, each part of it."""
+        spare = f" + {self.spares} spare" if self.spares else ""
+        own = replace(self, beside=None)
+        said = (f"{self.replicas}{spare} x {self.chips_per_replica} {own.name}, {own.short()}, "
+                f"{self.engine}")  # fmt: skip
+        if self.beside is None:
+            return said
+        return f"{said} ({self.share:.0%} of requests); {self.beside.counted()}"
 
     def short(self) -> str:
         """``TP4 fp8``: degrees above one, then the number format."""
@@ -92,7 +118,8 @@ class Fleet:
         pools = ""
         if self.layout.get("prefill_workers"):
             pools = f" {self.layout['prefill_workers']}P{self.layout.get('decode_workers', 1)}D"
-        return f"{' '.join(degrees) or '1 chip'}{pools} {self.weights}"
+        more = "" if self.beside is None else f" + {self.beside.short()}"
+        return f"{' '.join(degrees) or '1 chip'}{pools} {self.weights}{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +205,8 @@ class ServePlan:
     usd, usd_per_m_tokens (prompts and answers together), joules."""
     launch: Mapping[str, str] = field(default_factory=dict)
     """Settings that one engine process is started with, in its own words; "" for a bare flag."""
+    launch_beside: Mapping[str, str] = field(default_factory=dict)
+    """The same of a second kind of replicas."""
     asked: Mapping[str, str | bool | float] = field(default_factory=dict)
     """The question as fields of a job file: what makes this plan again."""
     model_notes: tuple[str, ...] = ()
@@ -188,8 +217,7 @@ class ServePlan:
         money = self.estimates.get("cost_per_hour")
         fleet = self.fleet
         return (
-            f"ServePlan({self.demand.model}: {fleet.replicas} + {fleet.spares} spare x "
-            f"{fleet.chips_per_replica} {fleet.accelerator}, {fleet.short()}, {fleet.engine}\n"
+            f"ServePlan({self.demand.model}: {fleet.counted()}\n"
             f"          {self.demand.rate_per_s:g} requests/s"
             f"{'' if money is None else ', ' + format_usd(money.value) + ' an hour'}; "
             f"best of {len(self.ranking)} in .ranking)"
@@ -201,7 +229,7 @@ class ServePlan:
         Raises InputError where pandas is not installed.
         """
         return frame_of([
-            {"accelerator": c.fleet.accelerator, "chips": c.fleet.chips, "engine": c.fleet.engine,
+            {"accelerator": c.fleet.name, "chips": c.fleet.chips, "engine": c.fleet.engine,
              **{name: c.fleet.layout.get(name, 1) for name in ("tp", "pp", "dp", "ep")},
              "weights": c.fleet.weights, "replicas": c.fleet.replicas, "meets": c.meets,
              "usd_per_hour": c.usd_per_hour, "usd_per_m_output": c.usd_per_m_output,

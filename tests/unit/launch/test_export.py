@@ -17,6 +17,8 @@ from weftline.errors import InputError
 from weftline.launch.check import check_files, check_folder
 from weftline.launch.export import Exported, export_plan, write_folder
 from weftline.launch.registry import targets
+from weftline.serve.engine.config import ServingConfig
+from weftline.serve.search.launch import launch_settings
 from weftline.spec import Plan, ServePlan
 from weftline.spec.rank_map import RankMap
 from weftline.spec.serialize import plan_to_json
@@ -119,6 +121,28 @@ def test_serving_numbers_are_the_plans(tmp_path: Path) -> None:
 
 
 # --- what stands where --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "file", "said"),
+    [("vllm", "serve.sh", ("--max-num-seqs 32", "--data-parallel-size 8",
+                           "--speculative-config")),
+     ("sglang", "serve.sh", ("--max-running-requests 256", "--speculative-num-steps 2")),
+     ("trtllm", "llm.yaml", ("decoding_type: MTP", "free_gpu_memory_fraction: 0.9"))],
+)  # fmt: skip
+def test_engines_start_with_what_was_simulated(
+    engine: str, file: str, said: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Sequences of eight attention ranks together are an eighth on each where an engine counts by
+    rank, and settings that no flag of ours writes are the plan's."""
+    config = ServingConfig(
+        model="deepseek-v3", chip="b200", engine=engine, dp=8, ep=8, max_batch=256,
+        gemm_dtype="fp8", spec_method="mtp", spec_tokens=2,
+    )  # fmt: skip
+    plan = serve_plan(engine=engine, layout={"tp": 1, "pp": 1, "dp": 8, "ep": 8})
+    plan = replace(plan, fleet=replace(plan.fleet, max_batch=256), launch=launch_settings(config))
+    text = exported(plan, engine, tmp_path).written.files[file]
+    assert all(words in text.replace("'", "") for words in said), text
 
 
 def test_slurm_keeps_racks_whole_where_it_can(small: Plan, tmp_path: Path) -> None:

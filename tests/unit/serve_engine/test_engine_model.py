@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import weftline.serve
 from weftline.errors import InputError, InputErrors, NoFeasiblePlanError, UnknownNameError
+from weftline.serve.calibrate.bands import band_of
 from weftline.serve.calibrate.intervals import band
 from weftline.serve.calibrate.shipped import constants_for, width_of
 from weftline.serve.engine.closed_form import HOST_AT, Load, compile_load, solve
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.engine.memory import memory
-from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_of
+from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_for, setting_of
 from weftline.serve.engine.stages import stalled
 from weftline.serve.engine.work import work_of
 from weftline.serve.simulate.step import StepSurface, prefill_surface, surface
@@ -296,6 +297,32 @@ def test_a_traversal_passes_its_stages_once(pp: int) -> None:
     assert staged.prefill_s[0] == pytest.approx(one.prefill_s[0], rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("chip", "tp", "pp", "crossing"),
+    [("h100-sxm", 8, 2, 1), ("h100-sxm", 4, 4, 1), ("h100-sxm", 2, 4, 0), ("h100-sxm", 8, 4, 3),
+     ("gb200-nvl72", 8, 4, 0), ("trainium2", 64, 2, 1)],
+)  # fmt: skip
+def test_stages_on_two_hosts_send_over_the_network(
+    chip: str, tp: int, pp: int, crossing: int
+) -> None:
+    """By arithmetic: of the ``pp - 1`` sends of a traversal those between stages of two domains
+    go out of the host, the others stay on its links."""
+    setting = setting_of("llama-3.1-70b", chip, "bf16", "bf16", "bf16")
+    shape = {"tokens": 64.0, "sequences": 64.0, "context": 1000.0, "tp": float(tp)}
+    at = PARTS.index("all_reduce")
+    alone, staged = (
+        part_seconds(setting, Iteration.of(**shape, stages=float(stages)))[0, at]
+        for stages in (1, pp)
+    )
+    nbytes = np.array([64.0 * 8192 * 2.0])
+    network = setting.operators.network
+    inside = float(network.send_s(nbytes, across_hosts=False)[0])
+    outside = float(network.send_s(nbytes, across_hosts=True)[0])
+    assert outside > 1.5 * inside
+    want = crossing * outside + (pp - 1 - crossing) * inside
+    assert staged - alone == pytest.approx(want, rel=1e-9)
+
+
 def test_nothing_is_faster_than_the_peak_whatever_a_fit_says() -> None:
     from dataclasses import replace as changed
 
@@ -316,6 +343,20 @@ def test_pipeline_stages_share_weights_and_add_up() -> None:
     # 64 sequences in two micro-batches of 32: a round is one of them through all layers.
     round_s, alone_s = surface(two).step_s(0, 0, 64, 64000), surface(one).step_s(0, 0, 32, 32000)
     assert alone_s < round_s < 1.1 * alone_s
+
+
+@pytest.mark.parametrize("chip", ["epyc-9965", "xeon-6980p", "graviton4"])
+def test_a_socket_reads_its_weights_at_its_bandwidth(chip: str) -> None:
+    """vLLM on a CPU: an answer alone takes the weights' bytes over the memory's rate, a prompt no
+    less than its products at the peak; and no rows say so, hence a band of a factor two."""
+    config = ServingConfig(model="llama-3.1-8b", chip=chip)
+    found, own = surface(config), setting_for(config).operators.chip
+    read_s = 2.0 * 7.5e9 / own.bandwidth_bytes_per_s
+    assert read_s < found.step_s(0, 0, 1, 500) < 2.0 * read_s
+    assert found.step_s(2000, 0, 0, 0) > 2.0 * 7e9 * 2000 / own.peak_flops("bf16")
+    wide = band_of(config, "tpot")
+    assert wide.high / wide.low > 3.9
+    assert f"no row of vllm on {chip}" in wide.basis
 
 
 def test_what_does_not_fit_is_an_answer() -> None:

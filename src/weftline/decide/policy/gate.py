@@ -11,6 +11,7 @@ from typing import Any, Final
 from weftline._version import __version__
 from weftline.catalog import Accelerator, accelerator, own_chips
 from weftline.decide.policy.rules import Rule, die_area_mm2, rules_version
+from weftline.errors import InputError
 from weftline.model.policy import model_under
 from weftline.plan.step.frozen import spared_flops_per_token
 from weftline.spec import Plan, ServePlan
@@ -96,6 +97,9 @@ def _facts(plan: Plan | ServePlan, declared: Mapping[str, Any], day: datetime.da
     energy, carbon = plan.estimates.get("energy"), plan.estimates.get("carbon")
     cost = plan.estimates.get("effective_cost") or plan.estimates.get("cost")
     trains = isinstance(plan, Plan)
+    if isinstance(plan, ServePlan) and plan.fleet.name != plan.fleet.accelerator:
+        raise InputError(f"a fleet of two kinds of chips ({plan.fleet.name}): rules are judged for "
+                         "one kind", hint="plan each kind with its share of the rate")  # fmt: skip
     name = plan.cluster.accelerator if isinstance(plan, Plan) else plan.fleet.accelerator
     return Facts(
         chip=accelerator(name), flop=training_flop(plan) if isinstance(plan, Plan) else 0.0,

@@ -32,7 +32,8 @@ def direct_ways(c: Constants, m: Machine, collective: str) -> list[Way]:
         steps, moved = float(far or 1), _exchanged(m, per)
     else:
         steps, moved = float(passes * sum(s - 1 for s in sides)), passes * (per - 1) / per
-    seconds_per_byte = moved / rate
+    # A domain of one rank has no links: all it sends goes over the network.
+    seconds_per_byte = moved / rate if per > 1 or m.network is None else 0.0
     hops, host = steps * m.hop_s, 0.0
     if m.network is not None:
         out_s = hop_out_s(c, m.network)

@@ -25,8 +25,9 @@ def serving_page(plan: ServePlan) -> Page:
     money = "" if cost is None else f", {format_usd(cost.value)} an hour"
     targets = ", ".join(t.short() for t in demand.targets) or "no targets"
     return Page(
-        title=f"weftline: {demand.model} on {fleet.accelerator}",
-        headline=f"{fleet.chips:,} x {fleet.accelerator}, {fleet.replicas} x {fleet.short()}, "
+        title=f"weftline: {demand.model} on {fleet.name}",
+        headline=f"{fleet.counted()}{money}" if fleet.beside else
+                 f"{fleet.chips:,} x {fleet.name}, {fleet.replicas} x {fleet.short()}, "
                  f"{fleet.engine}{money}",
         lead=(
             f"{model_label(demand.model)} ({format_count(plan.parameters)} parameters), "
@@ -50,7 +51,7 @@ def serving_page(plan: ServePlan) -> Page:
 def _ranking(plan: ServePlan) -> Table:
     names = list(dict.fromkeys(n for c in plan.ranking for n in c.reached))
     rows = tuple(
-        (str(i), c.fleet.accelerator, f"{c.fleet.chips:,}", c.fleet.short(), c.fleet.engine,
+        (str(i), c.fleet.name, f"{c.fleet.chips:,}", c.fleet.short(), c.fleet.engine,
          *(format_duration(c.reached[n]) if n in c.reached else "-" for n in names),
          "-" if c.usd_per_hour is None else format_usd(c.usd_per_hour),
          joined("" if c.meets else "misses a target", c.note))
@@ -79,9 +80,9 @@ def _winners(plan: ServePlan) -> Section:
     second = ""
     if others and best.usd_per_hour:
         dearer = (others[0].usd_per_hour or 0) / best.usd_per_hour - 1
-        second = f"; {others[0].fleet.accelerator} comes next, {dearer:.0%} dearer"
+        second = f"; {others[0].fleet.name} comes next, {dearer:.0%} dearer"
     chart = Chart(
-        title=f"{best.fleet.accelerator} wins{second}", kind="scatter", size="tall", table=table,
+        title=f"{best.fleet.name} wins{second}", kind="scatter", size="tall", table=table,
         data={"x": {"name": f"{name} of the requests", "unit": "s", "log": True},
               "y": {"name": "cost an hour", "unit": "USD", "log": True},
               "points": points, "front": [], "front_name": ""},
@@ -94,7 +95,7 @@ def _cost_point(c: ServeCandidate, name: str, group: str) -> dict[str, object]:
     f = c.fleet
     says = [f"{f.chips:,} chips, {f.replicas} x {f.short()}, {f.engine}",
             f"{format_usd(c.usd_per_hour or 0)} an hour", *filter(None, [c.note])]  # fmt: skip
-    return {"name": c.fleet.accelerator, "x": c.reached[name], "y": c.usd_per_hour, "group": group,
+    return {"name": c.fleet.name, "x": c.reached[name], "y": c.usd_per_hour, "group": group,
             "says": says}  # fmt: skip
 
 
@@ -140,7 +141,7 @@ def _speed(plan: ServePlan) -> Section | None:
         tpot = next((s for name, s in c.reached.items() if name.endswith("tpot")), None)
         if tpot and c.capacity_per_s:
             points.append({
-                "name": c.fleet.accelerator, "x": 1 / tpot,
+                "name": c.fleet.name, "x": 1 / tpot,
                 "y": c.capacity_per_s * tokens / max(c.fleet.chips, 1),
                 "group": "the answer" if i == 0 else "others",
                 "says": [f"{c.fleet.short()}, {c.fleet.engine}"],

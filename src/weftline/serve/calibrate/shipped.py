@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -171,8 +171,13 @@ def constants_for(config: ServingConfig) -> Constants:
 
 
 def constants_for_all(configs: Sequence[ServingConfig]) -> Constants:
-    """The same for many configurations of one chip."""
-    return constants_of(vector_for(configs[0].chip_name), traits_for(configs))
+    """The same for many configurations of one chip (and one of their prefill pools)."""
+    found = constants_of(vector_for(configs[0].chip_name), traits_for(configs))
+    if configs[0].prefill_chip == configs[0].chip:
+        return found
+    there = [replace(c, chip=c.prefill_chip) for c in configs]
+    ahead = constants_of(vector_for(there[0].chip_name), traits_for(there))
+    return replace(found, prefill_parts=ahead.prefill_parts)
 
 
 PROFILED: Final = ("rtx-4090", "rtx-pro-6000")

@@ -185,8 +185,9 @@ def join(parts: Sequence[Compiled]) -> Compiled:
     )
 
 
-def compile_load(setting: Setting, load: Load) -> Compiled:
-    """Take the iterations of every configuration apart."""
+def compile_load(setting: Setting, load: Load, prompts: Setting | None = None) -> Compiled:
+    """Take the iterations of every configuration apart; ``prompts`` where a prefill pool has
+    another chip."""
     asked = load.concurrency / load.workers
     layout = {"tp": load.tp, "dp": load.dp, "ep": load.ep, "moe_tp": load.moe_tp}
     mean = load.input_tokens + load.output_tokens / 2.0
@@ -214,26 +215,35 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         "tp": load.prefill_tp, "dp": load.prefill_dp, "ep": load.prefill_ep,
         "moe_tp": load.prefill_moe_tp,
     }  # fmt: skip
-    prompts = np.maximum(np.floor(load.iteration_tokens / load.input_tokens), 1.0)
-    prompts = np.where(load.static > 0, largest / load.dp, prompts)
+    most = np.maximum(np.floor(load.iteration_tokens / load.input_tokens), 1.0)
+    most = np.where(load.static > 0, largest / load.dp, most)
 
     # One prompt's own way through the stages waits for nobody.
-    prefill_staged = stage_multiples(setting, load.prefill_pp)
+    ahead = prompts or setting
+    prefill_staged = stage_multiples(ahead, load.prefill_pp)
     prefill_staged = prefill_staged / stalled(load.prefill_pp)[:, None]
 
-    def prompts_of(count: Any) -> Iteration:
+    def chunk_of(count: Any) -> Iteration:
         return Iteration.of(
             tokens=load.input_tokens * load.prefill_dp * count, prefill_tokens=load.input_tokens,
             prefills=count, stages=load.prefill_pp, **side,
         )  # fmt: skip
 
     def prefill(count: Any) -> FloatArray:
-        return prefill_staged * part_seconds(setting, prompts_of(count))
+        return prefill_staged * part_seconds(ahead, chunk_of(count))
+
+    fits = held >= 1.0
+    if prompts is not None:
+        there = cache_tokens(
+            prompts, tp=load.prefill_tp, pp=load.prefill_pp, dp=load.prefill_dp,
+            ep=load.prefill_ep, moe_tp=load.prefill_moe_tp, context=load.input_tokens,
+        )  # fmt: skip
+        fits = fits & (there >= 1.0)
 
     return Compiled(
         decode=decode, least_decode=np.stack([least_seconds(setting, it) for it in steps], axis=1),
-        least_prefill=least_seconds(setting, prompts_of(1.0)), prefill=prefill(1.0),
-        batched=prefill(prompts), batch_prompts=prompts,
+        least_prefill=least_seconds(ahead, chunk_of(1.0)), prefill=prefill(1.0),
+        batched=prefill(most), batch_prompts=most,
         ranks=load.prefill_dp, lanes=load.prefill_dp * load.prefill_pp / stalled(load.prefill_pp),
         fill=fill_share(load.input_tokens, load.iteration_tokens, load.prefill_pp),
         largest=largest, asked=asked,
@@ -244,7 +254,7 @@ def compile_load(setting: Setting, load: Load) -> Compiled:
         equal=load.equal > 0, eager=load.eager > 0,
         most_prompts=load.prefill_dp * load.iteration_tokens / load.input_tokens,
         chunks=np.maximum(np.ceil(load.input_tokens / load.iteration_tokens), 1.0),
-        fits=held >= 1.0,
+        fits=fits,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from weftline.errors import InputError, InputErrors, UnknownNameError
@@ -36,6 +36,8 @@ class PoolConfig:
     """The layout of one pool of workers in disaggregated serving."""
 
     workers: int = 1
+    chip: str = ""
+    """Name in the catalogue; empty for the chip of the workers that decode."""
     tp: int = 1
     pp: int = 1
     dp: int = 1
@@ -170,6 +172,32 @@ class ServingConfig:
         return (
             self.chips_per_replica * self.decode_workers + self.prefill.chips * self.prefill.workers
         )
+
+    @property
+    def prefill_chip(self) -> str:
+        """The chip that prompts are prefilled on."""
+        return (self.prefill.chip if self.prefill is not None else "") or self.chip
+
+    def chips_by_kind(self) -> dict[str, int]:
+        """Chips of one replica or group by name, those that decode first."""
+        own = self.chips_per_replica * self.decode_workers
+        if self.prefill is None:
+            return {self.chip: own}
+        found = {self.chip: own}
+        before = self.prefill.chips * self.prefill.workers
+        found[self.prefill_chip] = found.get(self.prefill_chip, 0) + before
+        return found
+
+    def prefilling(self) -> ServingConfig:
+        """One prefill worker as a replica of its own; the configuration itself where it has none
+        apart."""
+        pool = self.prefill
+        if pool is None:
+            return self
+        return replace(
+            self, chip=self.prefill_chip, tp=pool.tp, pp=pool.pp, dp=pool.dp, ep=pool.ep,
+            moe_tp=pool.moe_tp, prefill=None, decode_workers=1, max_batch=pool.max_batch,
+        )  # fmt: skip
 
     @property
     def tokens_per_step(self) -> float:

@@ -16,6 +16,7 @@ from weftline.spec.attention_text import parse_policy
 __all__ = [
     "PROFILES",
     "EngineProfile",
+    "check_version",
     "is_old",
     "profile",
     "require_formats",
@@ -51,8 +52,9 @@ PROFILES: Final[Mapping[str, EngineProfile]] = {
     for p in (
         EngineProfile(
             name="vllm", title="vLLM", calibrated=True, chunk_tokens=8192, max_batch=256,
-            front_end_s=0.02, vendors=("nvidia", "amd", "google", "intel"),
-            formats=_NVIDIA_FORMATS, basis="fitted on measured rows",
+            front_end_s=0.02, formats=_NVIDIA_FORMATS,
+            vendors=("nvidia", "amd", "google", "intel", "amd-cpu", "intel-cpu", "aws-cpu"),
+            basis="fitted on measured rows",
         ),
         EngineProfile(
             name="sglang", title="SGLang", calibrated=True, chunk_tokens=8192, max_batch=512,
@@ -103,6 +105,14 @@ def is_old(engine: str, version: str) -> bool:
     return numbers < _FIRST_NEW[engine]
 
 
+def check_version(version: str, engines: Sequence[str], *, where: str) -> None:
+    """Raise InputError for a release that is none, or that is of no one engine."""
+    if re.fullmatch(r"v?\d+(\.\d+)+[.\w-]*", version.strip()) is None:
+        raise InputError(f"`{version}` is not a release", where=where, hint="0.19.0")
+    if len(engines) != 1:
+        raise InputError("a release of which engine?", where=where, hint="--engine vllm")
+
+
 def require_formats(engine: str, chip_vendor: str, chip: str, formats: tuple[str, ...]) -> None:
     """Raise InputError where the engine does not run on the chip or serve one of the formats."""
     own = profile(engine)
@@ -138,7 +148,8 @@ def serves_policy(engine: str, policy: str) -> bool:
 def runs_format(chip: Accelerator, weights: str) -> bool:
     """Whether the chip multiplies (or, for weight-only formats, at least holds) a format."""
     if weights in ("int4", "mxfp4"):
-        return True
+        # On CPUs kernels for 4-bit integers exist, for microscaled formats none do.
+        return weights == "int4" or chip.use != "cpu"
     wanted = {"fp8_block": "fp8", "nvfp4": "fp4", "fp16": "bf16"}.get(weights, weights)
     return chip.peak_flops(wanted) is not None or (
         wanted == "bf16" and chip.peak_flops("fp16") is not None

@@ -333,8 +333,12 @@ def _exchange(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
         both = work.reductions * one + work.scalar_reductions * scalar
         found["all_reduce"] = np.where(it.tp > 1, both, 0.0)
     if bool(np.any(it.stages > 1)):
-        sends = (it.stages - 1.0) * ops.network.send_s(rank_tokens * row, across_hosts=False)
-        found["all_reduce"] = found["all_reduce"] + sends
+        crossing = _crossings(it.stages, it.tp * it.dp, ops.network.domain)
+        within = it.stages - 1.0 - crossing
+        for many, across in ((within, False), (crossing, True)):
+            if bool(np.any(many > 0)):
+                each = ops.network.send_s(rank_tokens * row, across_hosts=across)
+                found["all_reduce"] = found["all_reduce"] + many * each
     layers = sum(e.count for e in work.experts)
     if not layers or not bool(np.any(it.dp > 1)):
         return
@@ -350,6 +354,15 @@ def _exchange(setting: Setting, it: Iteration, found: dict[str, Any]) -> None:
     sent = np.where(it.ep > 1, sent, np.inf)
     best = np.where(it.ep > _WIDE_RANKS, sent, np.minimum(gathered, sent))
     found["exchange"] = np.where(it.dp > 1, layers * best, 0.0)
+
+
+def _crossings(stages: FloatArray, ranks: FloatArray, domain: int) -> FloatArray:
+    """Of the sends between stages of ``ranks`` chips each, numbered through, those that leave a
+    domain of ``domain`` chips: all but the ones between two stages that share one."""
+    first = np.arange(1.0, max(float(np.max(stages)), 1.0))[:, None]
+    before = np.floor((first - 1.0) * ranks / domain)
+    after = np.floor(((first + 1.0) * ranks - 1.0) / domain)
+    return np.asarray(np.sum((first < stages) & (before != after), axis=0), dtype=np.float64)
 
 
 def weight_bytes(setting: Setting, tp: FloatArray, ep: FloatArray, moe_tp: FloatArray,

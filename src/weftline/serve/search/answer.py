@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,15 +12,13 @@ from weftline._version import __version__
 from weftline.attention.quality import policy_remarks
 from weftline.catalog import list_words, unconfirmed_words
 from weftline.catalog.date import CATALOG_DATE
-from weftline.errors import NoFeasiblePlanError, WeftlineError
 from weftline.model import load_model
-from weftline.serve.calibrate.bands import Band, band_of
+from weftline.serve.calibrate.bands import Band, Shown, band_of
 from weftline.serve.engine.config import ServingConfig
 from weftline.serve.search.asked import question_of
 from weftline.serve.search.confirmed import Confirmed
 from weftline.serve.search.economics import SPARES_BASIS, token_costs
 from weftline.serve.search.launch import launch_settings
-from weftline.serve.search.screen import Option, Screened
 from weftline.spec import (
     METRICS,
     Estimate,
@@ -32,7 +30,7 @@ from weftline.spec import (
     ServePlan,
     ServeSearch,
 )
-from weftline.units import format_bytes, format_duration, format_number, format_usd
+from weftline.units import format_duration, format_number, format_usd
 
 RANKS_KEPT: Final = 30
 PART_NAMES: Final = {
@@ -56,34 +54,51 @@ def plan_of(
     best = confirmed[0]
     model = load_model(job.model)
     config = best.option.config
-    row = None
-    if best.market.known:
-        row = best.market.cheapest(best.fleet.chips, best.option.group_chips)[1]
+    beside = best.parts[1].config if len(best.parts) > 1 else None
     occupancy = _occupancy(best)
     return ServePlan(
         weftline=__version__, catalog_date=CATALOG_DATE, demand=demand,
         parameters=model.parameters, active_parameters=model.active_parameters,
         fleet=best.fleet, estimates=_estimates(best, demand, rate_most, occupancy["batch"]),
         step_parts=step_parts(config, demand, occupancy["batch"]),
-        memory_parts=memory_parts(config, occupancy["kv_share"]), price=best.market.quote(row),
+        memory_parts=memory_parts(config, occupancy["kv_share"]),
+        price=best.market.quote(best.bought[0].row),
         why=_why(confirmed, demand, occupancy), flips=_flips(confirmed, demand, rate_most),
         ranking=(*(c.candidate() for c in _one_a_price(confirmed)[:RANKS_KEPT]), *unpriced),
         pareto=tuple(c.candidate() for c in _front(confirmed)),
         without_plan=lost, search=search, occupancy=occupancy,
         asked=question_of(job), launch=launch_settings(config),
+        launch_beside={} if beside is None else launch_settings(beside),
         model_notes=(
-            *model.remarks,
+            *_drafting(model.remarks, job.space.spec_method),
             *policy_remarks(model, job.space.policy, context=demand.input_tokens),
         ),
     )  # fmt: skip
+
+
+MODULE_LEFT_OUT: Final = "next-token-prediction module"
+"""How a model's remark begins whose own module for drafting is not among its layers."""
+
+
+def _drafting(remarks: Sequence[str], method: str) -> tuple[str, ...]:
+    """A model's remarks, with what drafts its tokens ahead where any are."""
+    if method == "none":
+        return tuple(remarks)
+    kept = [said for said in remarks if not said.startswith(MODULE_LEFT_OUT)]
+    if method == "draft":
+        return (*kept, "the draft model is not named: drafting is priced as one more layer a token")
+    if len(kept) < len(remarks):
+        return (*kept, "drafts by its next-token-prediction module, priced as one more layer")
+    return (*kept, "it has no next-token-prediction module: a drafting head of one layer is "
+            "priced, which is yours to bring")  # fmt: skip
 
 
 def _one_a_chip(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
     seen: set[str] = set()
     kept = []
     for c in confirmed:
-        if c.chip.id not in seen:
-            seen.add(c.chip.id)
+        if c.name not in seen:
+            seen.add(c.name)
             kept.append(c)
     return kept
 
@@ -92,7 +107,7 @@ def _one_a_price(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
     """The best fleet of each chip and way to pay."""
     best: dict[tuple[str, str], Confirmed] = {}
     for c in confirmed:
-        best.setdefault((c.chip.id, c.market.price_type), c)
+        best.setdefault((c.name, c.market.price_type), c)
     return list(best.values())
 
 
@@ -115,7 +130,7 @@ def _occupancy(best: Confirmed) -> dict[str, float]:
     line = best.run.outcome.timeline
     last = float(best.run.outcome.arrived_s[-1])
     inside = slice(0, max(1, int(last / line.width_s)))
-    workers = best.run.replicas * best.option.config.decode_workers
+    workers = best.workers
     working = float(line.busy[inside].mean()) or 1e-9
     return {
         "batch": float(line.running[inside].mean()) / working,
@@ -138,19 +153,27 @@ def _within(value: float, unit: str, band: Band, how: str) -> Estimate:
                     basis=f"{band.basis}; {how}")  # fmt: skip
 
 
+def _band(best: Confirmed, metric: Shown) -> Band:
+    """The band of a metric; of several kinds of replicas or pools, the widest of theirs."""
+    configs = [c for part in best.parts for c in (part.config, part.config.prefilling())]
+    bands = [band_of(c, metric) for c in dict.fromkeys(configs)]
+    widest = max(bands, key=lambda b: b.high / b.low)
+    return Band(low=min(b.low for b in bands), high=max(b.high for b in bands),
+                basis=widest.basis)  # fmt: skip
+
+
 def _estimates(best: Confirmed, demand: ServeDemand, rate_most: float,
                batch: float) -> dict[str, Estimate]:  # fmt: skip
-    config = best.option.config
     n = int(best.run.counted.sum())
     how = f"simulated on {n:,} requests"
     found: dict[str, Estimate] = {}
     for metric in METRICS:
-        band = band_of(config, metric)
+        band = _band(best, metric)
         for p in _percentiles(demand):
             value = best.run.percentile(metric, p)
             if math.isfinite(value):
                 found[f"{metric}_p{p:g}"] = _within(value, "s", band, how)
-    through = band_of(config, "throughput")
+    through = _band(best, "throughput")
     most = Band(low=max(through.low, demand.rate_per_s / rate_most * through.low),
                 high=through.high, basis=through.basis)  # fmt: skip
     found["capacity"] = _within(
@@ -185,14 +208,11 @@ def _money(best: Confirmed, demand: ServeDemand, batch: float, through: Band) ->
     if best.usd_per_hour is None:
         return {}
     config, usd = best.option.config, best.usd_per_hour
-    rests = best.market.quote(None)
     # At the price taken: what other offers cost stands apart, in the quote.
-    row = best.market.cheapest(best.fleet.chips, best.option.group_chips)[1]
-    basis = "given by the user" if rests is not None else "price list"
-    if row is not None:
-        basis = list_words(row)
+    words = ["given by the user" if b.row is None else list_words(b.row) for b in best.bought]
+    basis = "; ".join(dict.fromkeys(words))
     cost = Estimate.exact(
-        usd, "USD/h", f"{basis}; {_chips(_paid_chips(best))} in whole instances, spares included"
+        usd, "USD/h", f"{basis}; {_chips(best.paid_chips)} in whole instances, spares included"
     )
     parts = token_costs(
         config, usd_per_hour=usd, rate_per_s=best.served_per_s,
@@ -257,18 +277,18 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
          occupancy: dict[str, float]) -> tuple[str, ...]:  # fmt: skip
     best = confirmed[0]
     meeting = [c for c in confirmed if c.run.meets]
-    chips = len({c.chip.id for c in meeting})
+    chips = len({b.market.chip.id for c in meeting for b in c.bought})
     said = []
     if best.usd_per_hour is not None:
         text = (
             f"cheapest of {len(meeting)} fleets on {chips} kinds of chips that meet the targets "
             f"when simulated: {format_usd(best.usd_per_hour)}/h"
         )
-        others = [c for c in meeting if c.chip.id != best.chip.id and c.usd_per_hour is not None]
+        others = [c for c in meeting if c.name != best.name and c.usd_per_hour is not None]
         if others:
             second = others[0]
             more = (second.usd_per_hour or 0.0) / best.usd_per_hour - 1
-            text += (f"; next {second.fleet.chips} x {second.chip.id} ({second.fleet.short()}), "
+            text += (f"; next {second.fleet.chips} x {second.name} ({second.fleet.short()}), "
                      f"{format_usd(second.usd_per_hour or 0.0)}/h, {more:+.0%}")  # fmt: skip
         said.append(text)
     positions = load_model(demand.model).max_seq_len
@@ -284,6 +304,9 @@ def _why(confirmed: Sequence[Confirmed], demand: ServeDemand,
         said.append(tight)
     parts = step_parts(best.option.config, demand, occupancy["batch"])
     total = sum(p.value for p in parts)
+    if len(best.parts) > 1:
+        said.append(f"the router gives each kind what it works off of all: {best.fleet.counted()}; "
+                    f"a step and the memory are shown of {best.chip.id}")  # fmt: skip
     said.append(
         f"a replica runs {format_number(occupancy['batch'])} sequences at once, its KV cache "
         f"{occupancy['kv_share']:.0%} full; the fleet runs at {occupancy['busy_share']:.0%} of its "
@@ -302,14 +325,8 @@ def _chips(count: int) -> str:
     return f"{count} chip{'' if count == 1 else 's'}"
 
 
-def _paid_chips(c: Confirmed) -> int:
-    """Chips on the bill: whole instances."""
-    row = c.market.cheapest(c.fleet.chips, c.option.group_chips)[1]
-    return c.fleet.chips if row is None else math.ceil(c.fleet.chips / row.chips) * row.chips
-
-
 def _by_instance(c: Confirmed) -> str:
-    more = _paid_chips(c) - c.fleet.chips
+    more = c.paid_chips - c.fleet.chips
     return f"; {_chips(more)} of its instances would stand idle" if more else ""
 
 
@@ -342,9 +359,9 @@ def _flips(confirmed: Sequence[Confirmed], demand: ServeDemand,
     if len(meeting) > 1 and best.usd_per_hour:
         second = meeting[1]
         paid = second.usd_per_hour or 0.0
-        now = paid / _paid_chips(second)
+        now = paid / second.paid_chips
         wins = now * best.usd_per_hour / paid
-        said.append(f"price: {second.chip.id} wins below {format_usd(wins)} a chip-hour "
+        said.append(f"price: {second.name} wins below {format_usd(wins)} a chip-hour "
                     f"(now {format_usd(now)}{_by_instance(second)})")  # fmt: skip
     said.append(
         f"rate: this fleet keeps {'the targets and ' if demand.targets else ''}"
@@ -366,10 +383,10 @@ def _flips(confirmed: Sequence[Confirmed], demand: ServeDemand,
             and math.isfinite(v)
         ]  # fmt: skip
         if missed:
-            said.append(f"target: {c.fleet.chips} x {c.chip.id} at "
+            said.append(f"target: {c.fleet.chips} x {c.name} at "
                         f"{format_usd(c.usd_per_hour or 0.0)}/h would do with "
                         f"{' and '.join(missed)}")  # fmt: skip
-    same = [c for c in confirmed if c.run.meets and c.chip.id == best.chip.id
+    same = [c for c in confirmed if c.run.meets and c.name == best.name
             and c.fleet.weights != best.fleet.weights]  # fmt: skip
     if same and best.usd_per_hour and same[0].usd_per_hour:
         said.append(f"precision: with {same[0].fleet.weights} weights "
@@ -381,109 +398,9 @@ def _other_prices(confirmed: Sequence[Confirmed]) -> list[str]:
     """What the best chip costs where it is paid for in the other ways that were asked for."""
     best = confirmed[0]
     return [
-        f"price type: {c.fleet.chips} x {c.chip.id} {c.market.price_type} for "
+        f"price type: {c.fleet.chips} x {c.name} {c.market.price_type} for "
         f"{format_usd(c.usd_per_hour)}/h"
         for c in _one_a_price([c for c in confirmed if c.run.meets])
-        if c.chip.id == best.chip.id and c.market.price_type != best.market.price_type
+        if c.name == best.name and c.market.price_type != best.market.price_type
         and c.usd_per_hour is not None
     ]  # fmt: skip
-
-
-def no_plan(
-    job: ServeJob, demand: ServeDemand, found: Screened, confirmed: Sequence[Confirmed],
-    turned_down: Mapping[str, str],
-) -> NoFeasiblePlanError:  # fmt: skip
-    """Why nothing does, what came closest and what limits it."""
-    asked = ", ".join(t.short() for t in demand.targets) or "any latency"
-    if confirmed:
-        c = min(
-            confirmed, key=lambda c: (_excess(c, demand), float(np.nanmax(c.run.outcome.e2e_s)))
-        )
-        nearest = f"{c.fleet.chips} x {c.chip.id} ({c.fleet.engine}, {c.fleet.short()})"
-        return NoFeasiblePlanError(
-            f"{job.model} at {demand.rate_per_s:g} requests/s within {asked}",
-            nearest=f"{nearest}; {tightest(c, demand)}",
-            hint="more --max-chips, a longer target, a lower rate, or another precision",
-        )  # fmt: skip
-    if turned_down:
-        reasons = [f"{name} {why}" for name, why in turned_down.items()]
-        return NoFeasiblePlanError(
-            f"{job.model} at {demand.rate_per_s:g} requests/s within {asked}",
-            nearest="; ".join(reasons[:3]),
-            hint="more --max-chips, a lower rate, or a smaller number format (--precision)",
-        )  # fmt: skip
-    if found.nearest:
-        option = min(found.nearest.values(), key=lambda o: o.worst)
-        return NoFeasiblePlanError(
-            f"no chip serves {job.model} within {asked}",
-            nearest=_miss(option), hint=_limit_hint(option, demand),
-        )  # fmt: skip
-    reasons = [f"{k}: {v}" for k, v in sorted(found.reasons.items())]
-    if not any("fit" in why or "needs" in why for why in found.reasons.values()):
-        return NoFeasiblePlanError(
-            f"{job.model} runs on no chip asked for", nearest="; ".join(reasons[:3]) or None,
-            hint="other chips with --on, or another --engine, --precision or --layout",
-        )  # fmt: skip
-    return NoFeasiblePlanError(
-        f"{job.model} does not fit on any fleet tried",
-        nearest=_fit_miss(job) or "; ".join(reasons[:3]) or None,
-        hint="a smaller number format (--precision fp8,int4,nvfp4), other chips with --on, or "
-        "more chips a replica",
-    )  # fmt: skip
-
-
-def _excess(c: Confirmed, demand: ServeDemand) -> float:
-    return max(
-        (c.run.reached[f"p{t.percentile:g} {t.metric}"] / t.limit_s for t in demand.targets),
-        default=0.0,
-    )
-
-
-def _miss(option: Option) -> str:
-    c = option.config
-    return (
-        f"{c.chips} x {c.chip} ({c.engine}, {c.gemm_dtype}, tp {c.tp}): first token in "
-        f"{format_duration(option.ttft_s)}, {format_duration(option.tpot_s)} a token, "
-        f"{format_number(option.worst)} x the tightest target with {option.in_flight:.0f} in flight"
-    )
-
-
-def _limit_hint(option: Option, demand: ServeDemand) -> str:
-    """What the closest configuration spends its time on."""
-    parts = step_parts(option.config, demand, option.batch)
-    total = sum(p.value for p in parts)
-    top = ", ".join(f"{p.name} {p.value / total:.0%}" for p in parts[:3])
-    return f"a decode step there takes {format_duration(total)}: {top}; relax the targets"
-
-
-def _fit_miss(job: ServeJob) -> str | None:
-    """The widest layout of the largest memory and what it lacks."""
-    from weftline.serve.engine.memory import memory
-    from weftline.serve.search.screen import chips_of, layouts_of
-
-    chips = [c for c in chips_of(job.space) if c.usable_memory_bytes]
-    for chip in sorted(chips, key=lambda c: -(c.usable_memory_bytes or 0.0))[:6]:
-        layouts = layouts_of(job.model, chip, job.space)
-        if not layouts:  # nothing is as wide as is held: that is the reason, not the memory
-            return None
-        wide = max(layouts, key=lambda d: (d["tp"] * d["pp"] * d["dp"], d["ep"]))
-        for name in job.space.formats:
-            try:
-                config = ServingConfig(
-                    model=job.model,
-                    chip=chip.id,
-                    gemm_dtype=name,
-                    tp=wide["tp"],
-                    pp=wide["pp"],
-                    dp=wide["dp"],
-                    ep=wide["ep"],
-                )
-                left = memory(config)
-            except NoFeasiblePlanError as error:
-                have = format_bytes((chip.usable_memory_bytes or 0.0) * config.chips)
-                return f"{config.chips} x {chip.id} with {have}: {error.what}"
-            except WeftlineError:
-                continue
-            if not left.fits:
-                return f"{config.chips} x {chip.id}: no room for the KV cache of one sequence"
-    return None

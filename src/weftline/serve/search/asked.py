@@ -20,7 +20,12 @@ from weftline.model import load_model
 from weftline.model.load import load_generator
 from weftline.model.policy import asked_policy
 from weftline.serve.engine.config import DTYPES, KV_DTYPES
-from weftline.serve.engine.engines import PROFILES, require_formats, require_units
+from weftline.serve.engine.engines import (
+    PROFILES,
+    check_version,
+    require_formats,
+    require_units,
+)
 from weftline.serve.search.daily import curve_of
 from weftline.serve.search.screen import engines_and_formats
 from weftline.serve.simulate.asked import (
@@ -106,8 +111,13 @@ def _job(
     own, kinds = priced or ({}, ("on-demand",))
     off = get(lambda: parse_discounts(fleet.discount, sellers(), where=where("discount")))
     held = get(lambda: parse_parts(fleet.layout, DEGREES, where=where("layout"))) or {}
-    most = get(lambda: None if fleet.max_chips is None
-               else parse_count(fleet.max_chips, where=where("max_chips")))  # fmt: skip
+    most, supply = get(lambda: parse_supply(fleet.max_chips, where=where("max_chips"))) or (
+        None,
+        {},
+    )
+    ahead = get(lambda: () if fleet.prefill_on is None
+                else parse_accelerators(fleet.prefill_on, where=where("prefill_on")))  # fmt: skip
+    get.errors += _pools_mistakes(fleet, where)
     seats = get(lambda: None if fleet.max_batch is None
                 else parse_count(fleet.max_batch, where=where("max_batch")))  # fmt: skip
     hit = get(lambda: parse_hit(serving.cache_hit, where=where("cache_hit")))
@@ -126,9 +136,10 @@ def _job(
         ))  # fmt: skip
     headroom = get(lambda: parse_headroom(fleet.headroom, where=where("headroom"))) or 0.0
     space = ServeSpace(
-        max_batch=seats, chips=chips or (), engines=_names(fleet.engine, "all"),
+        max_batch=seats, chips=chips or (), mix=fleet.mix, prefill_chips=ahead or (),
+        engines=_names(fleet.engine, "all"),
         formats=_formats(fleet.precision, model),
-        kv=serving.kv, disaggregated=fleet.disaggregated,
+        kv=serving.kv, engine_version=serving.engine_version, disaggregated=fleet.disaggregated,
         prefix_cache=serving.prefix_cache or bool(hit) or bool(below and below[0]),
         cache_hit=hit or 0.0, offload_bytes=below[0] if below else 0.0,
         offload_bytes_per_s=below[1] if below and below[0] else 0.0, lora=lora,
@@ -139,7 +150,7 @@ def _job(
         model=model, targets=targets or (), rate_per_s=1.0, spread=traffic.spread,
         burstiness=traffic.burstiness, seed=traffic.seed, price_types=kinds, region=fleet.region,
         own_prices={**chip_prices, **own}, discounts=off or {}, routing=serving.routing,  # type: ignore[arg-type]
-        space=space, max_chips=most, within=within, headroom=headroom,
+        space=space, max_chips=most, supply=supply, within=within, headroom=headroom,
         daily=fleet.daily or "", replica_start_s=start_s, batch=batch,
     )  # fmt: skip
     job = _checked(rough, get, where)
@@ -199,6 +210,9 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
     space = job.space
     get(lambda: load_generator(job.model))
     chips = get.each(space.chips, lambda name: accelerator(name).id)
+    ahead = get.each(space.prefill_chips, lambda name: accelerator(name).id)
+    supply = dict(zip(get.each(tuple(job.supply), lambda name: accelerator(name).id),
+                      job.supply.values(), strict=False))  # fmt: skip
     engines = get.each(
         space.engines, lambda name: choice(name, tuple(PROFILES), "engine", where=where("engine"))
     )
@@ -210,12 +224,21 @@ def _checked(job: ServeJob, get: Collector, where: Where) -> ServeJob:
         job.price_types,
         lambda name: choice(name, PRICE_CHOICES, "price type", where=where("price")),
     )
+    if space.engine_version:
+        get(lambda: check_version(space.engine_version, engines, where=where("engine_version")))
     get(lambda: check_region(job.region, where=where("region")))
     way = get(lambda: choice(job.routing, ROUTINGS, "routing", where=where("routing")))
     get.raise_all()
-    known = replace(space, chips=chips, engines=engines, formats=formats, kv=cache or space.kv)
+    known = replace(
+        space,
+        chips=chips,
+        prefill_chips=ahead,
+        engines=engines,
+        formats=formats,
+        kv=cache or space.kv,
+    )
     _require_some(known)
-    return replace(job, space=known, price_types=kinds, routing=way or job.routing)
+    return replace(job, space=known, price_types=kinds, routing=way or job.routing, supply=supply)
 
 
 def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOptions]:
@@ -237,7 +260,8 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
         p99=",".join(tails) or None, on=on or "all",
         engine=",".join(space.engines) or "all", precision=",".join(space.formats),
         price=price_text(job.own_prices, job.price_types), discount=discount_text(job.discounts),
-        region=job.region, max_chips=None if job.max_chips is None else f"{job.max_chips}",
+        region=job.region, max_chips=_supply_text(job), mix=space.mix,
+        prefill_on=",".join(space.prefill_chips) or None,
         layout=parts_text(space.layout),
         max_batch=None if space.max_batch is None else f"{space.max_batch}",
         disaggregated=space.disaggregated, daily=job.daily or None,
@@ -256,7 +280,7 @@ def options_of(job: ServeJob) -> tuple[FleetOptions, TrafficOptions, ServingOpti
     )  # fmt: skip
     speculate = f"{space.spec_method}:{space.spec_tokens}:{space.spec_acceptance!r}"
     serving = ServingOptions(
-        kv=space.kv, routing=job.routing,
+        kv=space.kv, engine_version=space.engine_version, routing=job.routing,
         prefix_cache=space.prefix_cache and not (space.cache_hit or space.offload_bytes),
         kv_offload=f"{space.offload_bytes / 1e9!r}GB@{space.offload_bytes_per_s / 1e9!r}GB/s"
         if space.offload_bytes else None,
@@ -333,6 +357,46 @@ def parse_batch(
                               where=where(name)) for name in taken]  # fmt: skip
     get.raise_all()
     return (float(requests), float(seconds)) if requests and seconds else None
+
+
+def parse_supply(text: str | None, *, where: str) -> tuple[int | None, dict[str, int]]:
+    """``64`` -> chips of the whole fleet; ``h200=16,l40s=8`` -> chips there are of each kind."""
+    if text is None:
+        return None, {}
+    if "=" not in text:
+        return parse_count(text, where=where), {}
+    get = Collector(where)
+    found: dict[str, int] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        name, equals, count = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            get.errors.append(InputError(f"`{part}` is not chip=count", where=where,
+                                         hint="h200=16,l40s=8, or one number for all"))  # fmt: skip
+            continue
+        chip = get(lambda n=name: accelerator(n).id)  # type: ignore[misc]
+        most = get(lambda c=count: parse_count(c, where=where))  # type: ignore[misc]
+        if chip is not None and most is not None:
+            found[chip] = most
+    get.raise_all()
+    return None, found
+
+
+def _supply_text(job: ServeJob) -> str | None:
+    if job.supply:
+        return ",".join(f"{name}={count}" for name, count in job.supply.items())
+    return None if job.max_chips is None else f"{job.max_chips}"
+
+
+def _pools_mistakes(fleet: FleetOptions, where: Where) -> list[InputError]:
+    """What two kinds of chips do not go with."""
+    found = []
+    if fleet.prefill_on is not None and not fleet.disaggregated:
+        found.append(InputError("workers for prompts are asked for by --disaggregated",
+                                where=where("prefill_on"), hint="add --disaggregated"))  # fmt: skip
+    if fleet.mix and fleet.daily is not None:
+        found.append(InputError("autoscaling is worked out for replicas of one kind",
+                                where=where("mix"), hint="--daily without --mix"))  # fmt: skip
+    return found
 
 
 def parse_within(text: str, *, where: str) -> float:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from weftline.serve.engine.config import ServingConfig
-from weftline.serve.simulate.fleet import Outcome, simulate
+from weftline.serve.simulate.fleet import Outcome
+from weftline.serve.simulate.mixed import Part, simulate_parts
 from weftline.spec import Routing, Target, Traffic
 
 if TYPE_CHECKING:
@@ -100,9 +101,15 @@ def run(
     stable: bool | None = None,
 ) -> Run:  # fmt: skip
     """Simulate a fleet and hold it against the promise; ``stable`` where that is known already."""
-    targets, routing, trace = promise.targets, promise.routing, promise.trace
-    outcome = simulate(config, traffic, replicas=replicas, routing=routing)
-    counted = middle(outcome, trace=trace)
+    return run_parts((Part(config=config, replicas=replicas),), traffic, promise,
+                     stable=replicas >= promise.least if stable is None else stable)  # fmt: skip
+
+
+def run_parts(parts: Sequence[Part], traffic: Traffic, promise: Promise, *, stable: bool) -> Run:
+    """The same for replicas of several kinds; ``stable`` whether they work off what comes."""
+    targets, replicas = promise.targets, sum(part.replicas for part in parts)
+    outcome = simulate_parts(parts, traffic, routing=promise.routing)
+    counted = middle(outcome, trace=promise.trace)
     reached: dict[str, float] = {}
     good = outcome.fits.copy()
     joint = [t for t in targets if promise.is_joint(t)]
@@ -121,8 +128,7 @@ def run(
     met = [reached[f"p{t.percentile:g} {t.metric}"] <= t.limit_s + MARGIN_S for t in alone]
     share = float(good[counted | ~outcome.fits].mean()) if outcome.fits.any() else 0.0
     met.append(not joint or share >= promise.within)
-    steady = replicas >= promise.least if stable is None else stable
-    steady = steady and bool(outcome.fits.any()) and (ends_queue(targets) or keeps_up(outcome))
+    steady = stable and bool(outcome.fits.any()) and (ends_queue(targets) or keeps_up(outcome))
     return Run(
         replicas=replicas, outcome=outcome, counted=counted, reached=reached,
         goodput_share=share, stable=steady, meets=all(met) and steady,
@@ -226,7 +232,7 @@ def keeps_up(outcome: Outcome) -> bool:
 
 
 def most_rate(
-    config: ServingConfig, traffic: Traffic, promise: Promise, replicas: int, limit_per_s: float
+    parts: Sequence[Part], traffic: Traffic, promise: Promise, limit_per_s: float
 ) -> float:
     """Requests a second that a fleet could take within the targets, to about 3 %.
 
@@ -242,7 +248,7 @@ def most_rate(
             return False
         n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
         sped = at_rate(extended(traffic, n), rate * factor)
-        tried = run(config, sped, promise, replicas, stable=True)
+        tried = run_parts(parts, sped, promise, stable=True)
         return tried.meets and (promise.trace or keeps_up(tried.outcome))
 
     edge = limit_per_s / rate

@@ -46,6 +46,7 @@ class Market:
     """
 
     def __init__(self, chip: Accelerator, price_type: str, terms: Terms) -> None:
+        self.chip = chip
         self.own = terms.own(chip.id)
         self.price_type = price_type if self.own is None else "given"
         self.choice: PriceChoice | None = None

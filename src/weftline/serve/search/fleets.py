@@ -19,7 +19,9 @@ def fleet_of(option: Option, replicas: int, routing: Routing) -> Fleet:
             "prefill_dp": c.prefill.dp, "prefill_ep": c.prefill.ep,
             "decode_workers": c.decode_workers,
         }  # fmt: skip
+    apart = c.prefill_chip != c.chip
     return Fleet(
+        prefill_accelerator=c.prefill_chip if apart else "",
         accelerator=c.chip, engine=c.engine, replicas=replicas,
         spares=spares_of(replicas, option.group_chips), chips_per_replica=option.group_chips,
         layout=layout, weights=option.weights, experts=option.experts,

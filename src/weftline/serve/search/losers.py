@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from weftline.cost import no_price
-from weftline.serve.search.economics import Market
+from weftline.serve.search.bills import Markets, cheapest_by
 from weftline.serve.search.fleets import fleet_of
 from weftline.serve.search.screen import Option, Screened
 from weftline.spec import Rejection, ServeCandidate, ServeDemand, ServeJob
 from weftline.units import format_duration, format_number, format_usd
 
-__all__ = ["cheapest_by", "reasons_of", "unpriced"]
+__all__ = ["most_chips", "reasons_of", "unpriced"]
 
 BY_CLOSED_FORM = "by the closed form, not simulated"
 
 
-def cheapest_by(
-    options: Iterable[Option], markets: Sequence[Market], rate_per_s: float
-) -> tuple[float, Option] | None:
-    """(US dollars an hour, option) of the cheapest by the closed form; None without a price."""
-    found = [
-        (market.cheapest(option.group_chips * option.replicas(rate_per_s), option.group_chips)[0],
-         option)
-        for option in options for market in markets if market.known
-    ]  # fmt: skip
-    return min(found, key=lambda pair: pair[0], default=None)
-
-
 def unpriced(
-    job: ServeJob, demand: ServeDemand, found: Screened, markets: Mapping[str, Sequence[Market]],
+    job: ServeJob, demand: ServeDemand, found: Screened, markets: Markets,
     shown: Iterable[str],
 ) -> list[ServeCandidate]:  # fmt: skip
     """Chips that meet the targets by the closed form and have no price, fewest chips first.
@@ -43,7 +32,7 @@ def unpriced(
             continue
         option = min(options, key=lambda o: o.group_chips * o.replicas(demand.rate_per_s))
         fleet = fleet_of(option, option.replicas(demand.rate_per_s), job.routing)
-        if job.max_chips is not None and fleet.chips > job.max_chips:
+        if fleet.chips > most_chips(job, name):
             continue
         reached = {}
         for target in demand.targets:
@@ -60,7 +49,7 @@ def unpriced(
 
 def reasons_of(
     job: ServeJob, demand: ServeDemand, found: Screened,
-    markets: Mapping[str, Sequence[Market]], shown: Iterable[str], turned_down: Mapping[str, str],
+    markets: Markets, shown: Iterable[str], turned_down: Mapping[str, str],
 ) -> tuple[Rejection, ...]:  # fmt: skip
     """Why a chip is not in the ranking; ``turned_down`` is what the simulation found in the way."""
     seen = set(shown)
@@ -71,7 +60,7 @@ def reasons_of(
         if name in turned_down:
             said[name] = turned_down[name]
         elif name in found.meeting:
-            said[name] = _dearer(job, demand, name, found.meeting[name], markets[name])
+            said[name] = _dearer(job, demand, name, found.meeting[name], markets)
         else:
             said[name] = _misses(option)
     return tuple(Rejection(accelerator=k, reason=v) for k, v in sorted(said.items()))
@@ -79,14 +68,14 @@ def reasons_of(
 
 def _dearer(
     job: ServeJob, demand: ServeDemand, name: str, options: Sequence[Option],
-    markets: Sequence[Market],
+    markets: Markets,
 ) -> str:  # fmt: skip
     best = cheapest_by(options, markets, demand.rate_per_s)
     if best is None:
         needed = min(o.group_chips * o.replicas(demand.rate_per_s) for o in options)
         return (
             f"{no_price(name, ', '.join(job.price_types), job.region)}; needs {needed:,} chips, "
-            f"--max-chips allows {job.max_chips:,}"
+            f"--max-chips allows {most_chips(job, name):,.0f}"
         )
     usd, option = best
     chips = option.group_chips * option.replicas(demand.rate_per_s)
@@ -94,6 +83,11 @@ def _dearer(
         f"dearer: {format_usd(usd)}/h for {chips:,} chip{'' if chips == 1 else 's'}, "
         f"{BY_CLOSED_FORM}"
     )
+
+
+def most_chips(job: ServeJob, chip: str) -> float:
+    """Chips of a kind that a fleet may have."""
+    return min(job.supply.get(chip, math.inf), job.max_chips or math.inf)
 
 
 def _misses(option: Option) -> str:

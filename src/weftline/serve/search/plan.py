@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Final
 
@@ -20,27 +20,29 @@ from weftline.catalog.offers import ANY as ANY_WAY
 from weftline.cost import Terms
 from weftline.errors import InputError, NoFeasiblePlanError
 from weftline.serve.engine.memory import memory
-from weftline.serve.search.answer import no_plan, plan_of
+from weftline.serve.search.answer import plan_of
 from weftline.serve.search.asked import checked_serve_job
+from weftline.serve.search.bills import bills, cheapest_by
 from weftline.serve.search.confirm import (
     MOST_REQUESTS,
     Promise,
-    Run,
     least_replicas,
     most_rate,
     tuned,
 )
-from weftline.serve.search.confirmed import Confirmed
+from weftline.serve.search.confirmed import Confirmed, priced
 from weftline.serve.search.daily import curve_of, day_of, start_s_of
 from weftline.serve.search.economics import Market, markets_of_any, power_w
-from weftline.serve.search.fleets import fleet_of
-from weftline.serve.search.losers import cheapest_by, reasons_of, unpriced
+from weftline.serve.search.losers import most_chips, reasons_of, unpriced
+from weftline.serve.search.mix import Kind, mixes
+from weftline.serve.search.nothing import no_plan
 from weftline.serve.search.screen import Option, Screened, screen
 from weftline.serve.simulate.capacity import (
     capacity_per_s,
     found_capacity_per_s,
     least_stable,
 )
+from weftline.serve.simulate.mixed import Part
 from weftline.serve.simulate.traffic import at_rate, extended, gamma
 from weftline.spec import (
     ANY,
@@ -81,13 +83,12 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     if not found.meeting:
         raise no_plan(job, demand, found, (), {})
     markets = {name: markets_of(accelerator(name), job)
-               for name in {*found.meeting, *found.nearest}}  # fmt: skip
+               for name in {*found.meeting, *found.nearest, *job.space.prefill_chips}}  # fmt: skip
     cells = cells_of(job, found)
     traffic, trace = traffic_of(replace(job, rate_per_s=job.rate_per_s / cells), found)
     demand = replace(demand, requests=traffic.requests, cells=cells)
-    confirmed, simulated, turned_down = _confirm(
-        job, demand, found, markets, traffic, trace, say
-    )  # fmt: skip
+    tried = _confirm(job, demand, found, markets, traffic, trace, say)
+    confirmed, turned_down = tried.confirmed, tried.turned_down
     meeting = sorted((c for c in confirmed if c.run.meets), key=lambda c: c.rank)
     if not meeting:
         raise no_plan(job, demand, found, confirmed, turned_down)
@@ -97,19 +98,17 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
         found_tokens = float(done.cached_tokens[done.fits].sum())
         share = found_tokens / max(1.0, float(done.prefill_tokens[done.fits].sum()))
         demand = replace(demand, cached_share=share)
-    rate = most_rate(
-        best.option.config, traffic, promise_of(job, 1, trace), best.run.replicas,
-        best.capacity_per_s * (1.0 - job.headroom) / cells,
-    )  # fmt: skip
+    rate = most_rate(best.parts, traffic, promise_of(job, 1, trace),
+                     best.capacity_per_s * (1.0 - job.headroom) / cells)  # fmt: skip
     stats = ServeSearch(
         screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
-        simulated=simulated, seconds=round(time.perf_counter() - began, 2),
+        simulated=tried.runs, seconds=round(time.perf_counter() - began, 2),
     )  # fmt: skip
     ranked = sorted(confirmed, key=lambda c: c.rank)
     # Drawn arrivals are a little off the rate that was asked: scale that, not the draw's.
     most = min(demand.rate_per_s * rate / traffic.rate_per_s,
                best.capacity_per_s * (1.0 - job.headroom))  # fmt: skip
-    shown = {c.chip.id for c in ranked}
+    shown = {c.chip.id for c in ranked if len(c.parts) == 1}
     beside = unpriced(job, demand, found, markets, shown)
     shown |= {c.fleet.accelerator for c in beside}
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
@@ -128,9 +127,9 @@ def _batch(asked: tuple[float, float], best: Confirmed) -> dict[str, float]:
         tokens = requests * (best.demand.input_tokens + best.demand.output_tokens)
         found["usd"] = best.usd_per_hour * hours
         found["usd_per_m_tokens"] = found["usd"] / tokens * 1e6
-    working = power_w(best.chip, best.fleet.chips, 1.0)
-    if working is not None:
-        found["joules"] = working[0] * best.done_s
+    working = [power_w(b.market.chip, b.chips, 1.0) for b in best.bought]
+    if all(watts is not None for watts in working):
+        found["joules"] = sum(watts[0] for watts in working if watts is not None) * best.done_s
     return found
 
 
@@ -267,77 +266,108 @@ def markets_of(chip: Accelerator, job: ServeJob) -> list[Market]:
     return known or markets[:1]
 
 
+@dataclass(slots=True)
+class _Found:
+    """What simulating has found so far."""
+
+    confirmed: list[Confirmed] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    """What could be mixed, alone too few or not."""
+    turned_down: dict[str, str] = field(default_factory=dict)
+    runs: int = 0
+
+
 def _confirm(
     job: ServeJob, demand: ServeDemand, found: Screened, markets: dict[str, list[Market]],
     traffic: Traffic, trace: bool, say: Progress,
-) -> tuple[list[Confirmed], int, dict[str, str]]:  # fmt: skip
-    """Simulate the cheapest configurations; (fleets, runs made, what is against other chips)."""
-
-    cells, rate = demand.cells, demand.rate_per_s / demand.cells
+) -> _Found:  # fmt: skip
+    """Simulate the cheapest configurations, and of two kinds together where that is asked for."""
 
     def guess(option: Option) -> float:
-        found = cheapest_by([option], markets[option.config.chip], demand.rate_per_s)
-        if found is None:
+        best = cheapest_by([option], markets, demand.rate_per_s)
+        if best is None:
             return 1e12 + option.group_chips * option.replicas(demand.rate_per_s)
-        return found[0]
+        return best[0]
 
     best = sorted(((min(guess(o) for o in opts), name) for name, opts in found.meeting.items()))
     looks: list[Option] = []
     for place, (_, name) in enumerate(best[:CONFIRMED]):
         ordered = sorted(found.meeting[name], key=guess)
         looks += ordered if place < SECOND_LOOKS else ordered[:1]
-    confirmed: list[Confirmed] = []
-    turned_down: dict[str, str] = {}
-    runs = 0
+    out = _Found()
     for look in sorted(looks, key=guess):
-        option = look
-        each = capacity_per_s(option.config, traffic)
-        if each <= 0:
-            turned_down.setdefault(option.config.chip, "no request fits a replica's cache")
-            continue
-        least = least_stable(rate, each, job.headroom)
-        start = max(option.replicas(rate), least)
-        most = None
-        if job.max_chips is not None:
-            most = job.max_chips // option.group_chips // cells
-            if most < 1:
-                needed = option.group_chips * max(cells, option.replicas(demand.rate_per_s))
-                short = needed - job.max_chips
-                turned_down.setdefault(
-                    option.config.chip,
-                    f"too few chips: this rate needs about {short:,} chips more than "
-                    f"--max-chips {job.max_chips:,}, {needed:,} in all",
-                )
-                continue
-            if most < least:
-                turned_down.setdefault(option.config.chip, overload_words(
-                    job, most * cells * option.group_chips, most * cells * each
-                ))  # fmt: skip
-                continue
-        promise = promise_of(job, least, trace)
-        try:
-            config, tunings = tuned(
-                option.config, traffic, promise, min(start, most or start)
-            )  # fmt: skip
-        except NoFeasiblePlanError as error:  # the engine's memory is counted more closely there
-            turned_down[option.config.chip] = f"does not fit: {error.what}"
-            say(f"{option.config.chip}: {error.what}")
-            continue
-        option = replace(option, config=config)
-        if config.chunk_tokens != look.config.chunk_tokens:
-            each = capacity_per_s(config, traffic)
-            promise = replace(promise, least=least_stable(rate, each, job.headroom))
-        run, made = least_replicas(config, traffic, promise, start, most=most)
-        runs += tunings + made
-        each = found_capacity_per_s(config, traffic, run.outcome)
-        priced = [_priced(job, demand, option, run, market, each)
-                  for market in markets[option.config.chip]]  # fmt: skip
-        confirmed += (
-            [min(priced, key=lambda c: c.rank)] if job.price_types == (ANY_WAY,) else priced
-        )
-        say(f"{option.config.chip}: {confirmed[-1].fleet.replicas} x {option.group_chips} chips "
-            "simulated")  # fmt: skip
-    return confirmed, runs, turned_down
+        _look_at(job, demand, look, markets, traffic, trace, out, say)
+    if job.space.mix:
+        costs = [c.usd_per_hour for c in out.confirmed if c.run.meets]
+        least = min((usd for usd in costs if usd is not None), default=math.inf)
+        together, runs = mixes(job, demand, out.kinds, markets, traffic,
+                               promise_of(job, 1, trace), least)  # fmt: skip
+        out.confirmed += together
+        out.runs += runs
+        say(f"{runs} fleets of two chips simulated")
+    return out
+
+
+def _look_at(
+    job: ServeJob, demand: ServeDemand, option: Option, markets: dict[str, list[Market]],
+    traffic: Traffic, trace: bool, out: _Found, say: Progress,
+) -> None:  # fmt: skip
+    """Simulate one configuration with as many replicas as it needs."""
+    cells, rate = demand.cells, demand.rate_per_s / demand.cells
+    chip = option.config.chip
+    each = capacity_per_s(option.config, traffic)
+    if each <= 0:
+        out.turned_down.setdefault(chip, "no request fits a replica's cache")
+        return
+    least = least_stable(rate, each, job.headroom)
+    start = max(option.replicas(rate), least)
+    alone = Kind(option=option, each_per_s=each,
+                 kept_per_s=min(option.rate_per_s, each * (1.0 - job.headroom)))  # fmt: skip
+    bound = alone.most(job, cells)
+    most = None if math.isinf(bound) else int(bound)
+    if most is not None and most < least:
+        if most > 0:
+            out.kinds.append(alone)
+        out.turned_down.setdefault(chip, _too_few(job, demand, option, most, each))
+        return
+    promise = promise_of(job, least, trace)
+    try:
+        config, tunings = tuned(option.config, traffic, promise, min(start, most or start))
+    except NoFeasiblePlanError as error:  # the engine's memory is counted more closely there
+        out.turned_down[chip] = f"does not fit: {error.what}"
+        say(f"{chip}: {error.what}")
+        return
+    if config.chunk_tokens != option.config.chunk_tokens:
+        each = capacity_per_s(config, traffic)
+        promise = replace(promise, least=least_stable(rate, each, job.headroom))
+    option = replace(option, config=config)
+    run, made = least_replicas(config, traffic, promise, start, most=most)
+    out.runs += tunings + made
+    each = found_capacity_per_s(config, traffic, run.outcome)
+    part = Part(config=config, replicas=run.replicas, each_per_s=each)
+    fleets = [priced(job, demand, [(option, part)], run, [bill])
+              for bill in bills(option, run.replicas * cells, markets)]  # fmt: skip
+    out.confirmed += (
+        [min(fleets, key=lambda c: c.rank)] if job.price_types == (ANY_WAY,) else fleets
+    )
+    # By what it took: one replica fewer than the fewest that do would be too few.
+    needed = rate / max(run.replicas - 1, 1) if run.replicas > 1 else alone.kept_per_s
+    kept = min(alone.kept_per_s, needed, each * (1.0 - job.headroom))
+    out.kinds.append(Kind(option=option, each_per_s=each, kept_per_s=kept))
+    say(f"{chip}: {run.replicas * cells} x {option.group_chips} chips simulated")
+
+
+def _too_few(job: ServeJob, demand: ServeDemand, option: Option, most: int, each: float) -> str:
+    """Why the chips there are do not do, by how many are missing or by what they work off."""
+    allowed = most_chips(job, option.config.chip)
+    if most >= 1:
+        return overload_words(job, most * demand.cells * option.group_chips,
+                              most * demand.cells * each)  # fmt: skip
+    needed = option.group_chips * max(demand.cells, option.replicas(demand.rate_per_s))
+    return (
+        f"too few chips: this rate needs about {needed - allowed:,.0f} chips more than "
+        f"--max-chips {allowed:,.0f}, {needed:,} in all"
+    )
 
 
 def overload_words(job: ServeJob, chips: int, capacity: float) -> str:
@@ -346,24 +376,3 @@ def overload_words(job: ServeJob, chips: int, capacity: float) -> str:
         f"the queue would grow without end: {chips:,} chips serve {capacity:.3g} requests/s at "
         f"most, {job.rate_per_s:.3g} come and {job.headroom:.0%} is to stay free"
     )
-
-
-def _priced(job: ServeJob, demand: ServeDemand, option: Option, run: Run,
-            market: Market, each_per_s: float) -> Confirmed:  # fmt: skip
-    """A simulated fleet with spares, dollars and watts."""
-    chip = accelerator(option.config.chip)
-    fleet = fleet_of(option, run.replicas * demand.cells, job.routing)
-    if job.batch is not None:  # what a lost replica leaves, the others do later
-        fleet = replace(fleet, spares=0)
-    usd = market.cheapest(fleet.chips, option.group_chips)[0] if market.known else None
-    outcome = run.outcome
-    workers = run.replicas * option.config.decode_workers
-    line = outcome.timeline
-    span = max(1e-9, float(outcome.arrived_s[-1]))
-    busy = float(line.busy.sum() * line.width_s) / (span * workers)
-    return Confirmed(
-        option=option, chip=chip, market=market, run=run, fleet=fleet, usd_per_hour=usd,
-        power_w=power_w(chip, fleet.chips, min(1.0, busy)), demand=demand,
-        capacity_per_s=each_per_s * run.replicas * demand.cells,
-        batch=job.batch[0] if job.batch is not None else 0.0,
-    )  # fmt: skip

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from weftline.catalog import Accelerator, accelerators
+from weftline.catalog import Accelerator, accelerator, accelerators
 from weftline.errors import InputError, WeftlineError
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.search.lacking import lacking, short_of
@@ -78,8 +78,6 @@ class Screened:
 
 def chips_of(space: ServeSpace) -> tuple[Accelerator, ...]:
     """The accelerators to try: those named, else every one that can be had for a data centre."""
-    from weftline.catalog import accelerator
-
     if space.chips:
         return tuple(accelerator(name) for name in space.chips)
     return tuple(a for a in accelerators().values() if a.rentable)
@@ -95,7 +93,7 @@ def _is_moe(model: str) -> bool:
 def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[str, int]]:
     """Degrees of one replica on ``chip``, by powers of two within its scale-up domain; those that
     ``space`` holds as they are held."""
-    host = chip.chips_per_host or 8
+    host = chip.chips_per_host or (1 if chip.use == "cpu" else 8)
     domain = max(1, min(chip.scale_up_domain or host, MAX_REPLICA_CHIPS))
     widest = max(domain if chip.scale_up_bytes_per_s else host, 1)
     limit = min(space.max_replica_chips, MAX_REPLICA_CHIPS)
@@ -104,7 +102,7 @@ def layouts_of(model: str, chip: Accelerator, space: ServeSpace) -> list[dict[st
     tps = [held["tp"]] if "tp" in held else [p for p in powers if p <= min(widest, 16)]
     found = []
     for tp in tps:
-        for pp in [held["pp"]] if "pp" in held else (1, 2, 4):
+        for pp in [held["pp"]] if "pp" in held else (1, 2, 4) if chip.use != "cpu" else (1,):
             if pp > 1 and tp < min(widest, 8) and "pp" not in held:
                 continue
             usual = powers if _is_moe(model) else [1]
@@ -189,10 +187,12 @@ def screen(
 
 def _varied(options: Sequence[Option]) -> list[Option]:
     """The first few that differ in size or number format: the best engine of each."""
-    kept: dict[tuple[Any, ...], Option] = {}
+    kept: dict[str, dict[tuple[Any, ...], Option]] = {}
     for o in options:
-        kept.setdefault((o.group_chips, o.weights, o.config.prefill is None), o)
-    return list(kept.values())[:KEPT_A_CHIP]
+        own = kept.setdefault(o.config.prefill_chip, {})
+        if len(own) < KEPT_A_CHIP:
+            own.setdefault((o.group_chips, o.weights, o.config.prefill is None), o)
+    return [o for own in kept.values() for o in own.values()]
 
 
 def _by_format(ways: Sequence[tuple[str, str]]) -> list[tuple[list[str], str]]:
@@ -233,21 +233,24 @@ def _ask(
     count = 0
     # A cached prefix is not computed: the prompt the closed form sees is what is left of it.
     computed = max(1.0, demand.input_tokens * (1.0 - demand.cached_share))
-    pools: list[tuple[int, int]] = [(0, 1), *(POOLS if space.disaggregated else ())]
-    for pool in pools:
+    for pool in _pools(model, space, weights):
         configs = [_config(model, chip, engine, weights, lay, pool, space)
-                   for engine in engines for lay in layouts]  # fmt: skip
+                   for engine in engines for lay in layouts if pool.takes(engine)]  # fmt: skip
+        if not configs:
+            continue
         setting = setting_for(configs[0])
-        load = _load_of(configs, computed, np.tile(IN_FLIGHT, len(configs)) * pool[1], demand)
-        compiled, constants = compile_load(setting, load), _constants_of(configs)
+        ahead = setting_for(configs[0].prefilling()) if pool.chip else None
+        flights = np.tile(IN_FLIGHT, len(configs)) * pool.decoding
+        load = _load_of(configs, computed, flights, demand)
+        compiled, constants = compile_load(setting, load, ahead), _constants_of(configs)
         answer = solve(compiled, constants)
         rate = answer.output_tokens_per_s * load.chips / max(1.0, demand.output_tokens)
         worst = _worst(demand.targets, answer.ttft_s, answer.tpot_s, demand.output_tokens)
         for target in demand.targets:
             tail = tails.get(target.percentile, 0.0)
             if target.metric == "ttft" and tail > 1.2 * computed:
-                alone = _load_of(configs, tail, np.full(len(load), float(pool[1])), demand)
-                reached = solve(compile_load(setting, alone), constants).ttft_s
+                alone = _load_of(configs, tail, np.full(len(load), float(pool.decoding)), demand)
+                reached = solve(compile_load(setting, alone, ahead), constants).ttft_s
                 worst = np.maximum(worst, reached / target.limit_s)
         worst = np.where(compiled.fits & np.isfinite(worst), worst, np.inf)
         count += len(load)
@@ -270,6 +273,51 @@ def _ask(
     return found, count
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pool:
+    """Workers of one group: for prompts, and to decode; none for prompts where both are one."""
+
+    prefilling: int = 0
+    decoding: int = 1
+    chip: Accelerator | None = None
+    """Of the workers for prompts, where it is not that of the others."""
+    layout: Mapping[str, int] | None = None
+    """Theirs; that of the others if None."""
+
+    def takes(self, engine: str) -> bool:
+        """Whether an engine runs on the chip for prompts too."""
+        from weftline.serve.engine.engines import profile
+
+        return self.chip is None or self.chip.stack in profile(engine).vendors
+
+
+def _pools(model: str, space: ServeSpace, weights: str) -> list[_Pool]:
+    """No workers for prompts; those of the chip itself; those of other chips, by tensor
+    parallelism alone: a prompt gains nothing from attention ranks of its own."""
+    from weftline.serve.engine.engines import runs_format
+
+    found = [_Pool()]
+    if not space.disaggregated:
+        return found
+    found += [_Pool(prefilling=p, decoding=d) for p, d in POOLS]
+    for name in space.prefill_chips:
+        chip = accelerator(name)
+        if not runs_format(chip, weights):
+            continue
+        ways = [
+            lay
+            for lay in layouts_of(model, chip, replace(space, layout={}))
+            if lay["pp"] == lay["dp"] == lay["ep"] == 1 and lay["tp"] <= _MOST_PROMPT_TP
+        ]
+        found += [_Pool(prefilling=p, decoding=d, chip=chip, layout=lay)
+                  for p, d in POOLS for lay in ways]  # fmt: skip
+    return found
+
+
+_MOST_PROMPT_TP: Final = 8
+"""Chips that share a prompt at most, where they are of another kind."""
+
+
 def _load_of(configs: Sequence[ServingConfig], input_tokens: float, concurrency: Any,
              demand: ServeDemand) -> Load:  # fmt: skip
     """Every configuration at every number of requests in flight."""
@@ -280,6 +328,11 @@ def _load_of(configs: Sequence[ServingConfig], input_tokens: float, concurrency:
         return np.repeat(np.asarray(values, dtype=np.float64), len(IN_FLIGHT))
 
     first = configs[0]
+    ahead = first.prefilling()
+    side = {} if ahead.chip == first.chip else {
+        "prefill_tp": float(ahead.tp), "prefill_pp": 1.0, "prefill_dp": 1.0, "prefill_ep": 1.0,
+        "prefill_moe_tp": float(ahead.tp),
+    }  # fmt: skip
     return Load.of(
         input_tokens=input_tokens, output_tokens=max(1.0, demand.output_tokens),
         concurrency=concurrency, workers=float(first.decode_workers),
@@ -289,7 +342,7 @@ def _load_of(configs: Sequence[ServingConfig], input_tokens: float, concurrency:
         answer_held=column([answer_held(c.engine) for c in configs]),
         iteration_tokens=column([c.chunk_tokens for c in configs]),
         tp=column([c.tp for c in configs]), pp=column([c.pp for c in configs]),
-        dp=column([c.dp for c in configs]), ep=column([c.ep for c in configs]),
+        dp=column([c.dp for c in configs]), ep=column([c.ep for c in configs]), **side,
     )  # fmt: skip
 
 
@@ -307,19 +360,21 @@ def _constants_of(configs: Sequence[ServingConfig]) -> Constants:
 
 
 def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: dict[str, int],
-            pool: tuple[int, int], space: ServeSpace) -> ServingConfig:  # fmt: skip
+            pool: _Pool, space: ServeSpace) -> ServingConfig:  # fmt: skip
     from weftline.serve.engine.adapters import adapters_of, batch_of
     from weftline.serve.engine.config import HOST_BYTES_PER_S
     from weftline.serve.engine.engines import profile
 
     adapters = adapters_of(space.lora)
     prefill = None
-    if pool[0]:
-        prefill = PoolConfig(workers=pool[0], tp=layout["tp"], pp=layout["pp"], dp=layout["dp"],
-                             ep=layout["ep"], moe_tp=layout["tp"] * layout["dp"] // layout["ep"],
-                             max_batch=8)  # fmt: skip
+    if pool.prefilling:
+        lay = pool.layout or layout
+        prefill = PoolConfig(workers=pool.prefilling, chip=pool.chip.id if pool.chip else "",
+                             tp=lay["tp"], pp=lay["pp"], dp=lay["dp"], ep=lay["ep"],
+                             moe_tp=lay["tp"] * lay["dp"] // lay["ep"], max_batch=8)  # fmt: skip
     return ServingConfig(
-        model=model, chip=chip.id, engine=engine, gemm_dtype=weights, kv_dtype=space.kv,
+        model=model, chip=chip.id, engine=engine, engine_version=space.engine_version,
+        gemm_dtype=weights, kv_dtype=space.kv,
         max_batch=batch_of(space.max_batch or profile(engine).max_batch * layout["dp"],
                            adapters, layout["dp"]),
         adapters=adapters, offload_bytes=space.offload_bytes,
@@ -328,7 +383,7 @@ def _config(model: str, chip: Accelerator, engine: str, weights: str, layout: di
         prefix_cache=space.prefix_cache, cache_hit=space.cache_hit,
         policy=space.policy,
         spec_method=space.spec_method, spec_tokens=space.spec_tokens,  # type: ignore[arg-type]
-        spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool[1],
+        spec_acceptance=space.spec_acceptance, prefill=prefill, decode_workers=pool.decoding,
         tp=layout["tp"], pp=layout["pp"], dp=layout["dp"], ep=layout["ep"],
     )  # fmt: skip
 

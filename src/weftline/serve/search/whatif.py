@@ -28,6 +28,7 @@ _PLAIN: Final = (
     "price", "precision", "engine", "kv", "rate", "input", "output", "ttft", "tpot", "e2e",
     "discount", "region", "max_chips", "max_batch", "routing", "policy", "speculate", "burstiness",
     "spread", "seed", "disaggregated", "prefix_cache", "cache_hit", "within", "headroom",
+    "engine_version",
 )  # fmt: skip
 _DEGREES: Final = ("tp", "pp", "dp", "ep")
 KNOBS: Final = (*_NAMED, *_PLAIN, *_DEGREES, "host")
@@ -61,7 +62,12 @@ def serve_what_if(
         raise InputError("the plan does not keep its question", where=_WHERE,
                          hint="make the plan again with this version")  # fmt: skip
     asked = dict(plan.asked)
-    asked |= {"on": plan.fleet.accelerator.partition("+")[0], "engine": plan.fleet.engine}
+    parts = [f for f in (plan.fleet, plan.fleet.beside) if f is not None]
+    asked |= {
+        name: ",".join(dict.fromkeys(said))
+        for name, said in (("on", [f.accelerator.partition("+")[0] for f in parts]),
+                           ("engine", [f.engine for f in parts]))
+    }  # fmt: skip
     degrees = [f"{name}={changes[name]}" for name in _DEGREES if name in changes]
     if degrees:
         asked["layout"] = ",".join(degrees)
@@ -126,7 +132,9 @@ def _compared(plan: ServePlan, other: ServePlan, changes: Mapping[str, str]) -> 
         for name in _COMPARED if any(name in p.estimates for p in both)
     }  # fmt: skip
     before, after = (
-        f"{p.fleet.replicas} x {p.fleet.chips_per_replica} {p.fleet.accelerator} "
+        p.fleet.counted()
+        if p.fleet.beside
+        else f"{p.fleet.replicas} x {p.fleet.chips_per_replica} {p.fleet.name} "
         f"{p.fleet.short()} {p.fleet.engine}"
         for p in both
     )

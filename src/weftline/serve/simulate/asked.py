@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from weftline.catalog import accelerator, accelerators
-from weftline.errors import InputError
+from weftline.errors import InputError, UnknownNameError
 from weftline.model.load import load_generator
 from weftline.model.policy import asked_policy
 from weftline.operators import chip_of
@@ -22,6 +23,7 @@ from weftline.serve.engine.config import (
 )
 from weftline.serve.engine.engines import (
     PROFILES,
+    check_version,
     profile,
     require_formats,
     require_units,
@@ -41,7 +43,7 @@ from weftline.units import (
 )
 
 __all__ = [
-    "config_of", "parse_rate_per_s", "parse_speculation", "rate_of",
+    "beside_of", "config_of", "parse_rate_per_s", "parse_speculation", "rate_of",
     "read_traffic", "traffic_of",
 ]  # fmt: skip
 
@@ -221,10 +223,17 @@ def config_of(
     get = Collector()
     get(lambda: load_generator(model))
     chip = get(lambda: chip_of(layout.on))
+    ahead = get(lambda: None if layout.prefill_on is None else chip_of(layout.prefill_on))
+    if layout.prefill_on is not None and not layout.prefill_workers:
+        get.errors.append(InputError("no workers for prompts", hint="--prefill-workers 2",
+                                     where=where("prefill_on")))  # fmt: skip
     name = get(lambda: choice(layout.engine, tuple(PROFILES), "engine", where=where("engine")))
     weights = get(
         lambda: choice(layout.precision, DTYPES, "number format", where=where("precision"))
     )
+    if serving.engine_version:
+        get(lambda: check_version(serving.engine_version, (layout.engine,),
+                                  where=where("engine_version")))  # fmt: skip
     cache = get(lambda: choice(serving.kv, KV_DTYPES, "KV cache format", where=where("kv")))
     seats = count(layout.max_batch, where("max_batch"))
     budget = count(layout.chunk_tokens, where("chunk_tokens"))
@@ -242,21 +251,24 @@ def config_of(
     get.raise_all()
     if chip is None or name is None or weights is None or cache is None:
         raise AssertionError("the collector raises before this")
-    require_formats(name, chip.vendor, chip.name, (weights,))
+    for one in filter(None, (chip, ahead)):
+        require_formats(name, one.vendor, one.name, (weights,))
+        if one.name in accelerators():
+            require_units(accelerator(one.name), (weights,))
     if not serves_policy(name, policy):
         raise InputError(
             f"{name} cannot serve this policy", where=where("policy"),
             hint="vllm selects and keeps every page, trtllm frees what slides out of one window",
         )  # fmt: skip
-    if chip.name in accelerators():
-        require_units(accelerator(chip.name), (weights,))
     degrees = {d: getattr(layout, d) for d in ("tp", "pp", "dp", "ep")}
     pool = None
     if layout.prefill_workers:
         ways = max(1, layout.tp * layout.dp // layout.ep)
-        pool = PoolConfig(workers=layout.prefill_workers, moe_tp=ways, max_batch=8, **degrees)
+        pool = PoolConfig(workers=layout.prefill_workers, moe_tp=ways, max_batch=8,
+                          chip="" if ahead is None else ahead.name, **degrees)  # fmt: skip
     return ServingConfig(
-        model=model, chip=chip.name, engine=name, gemm_dtype=weights, kv_dtype=cache,
+        model=model, chip=chip.name, engine=name, engine_version=serving.engine_version,
+        gemm_dtype=weights, kv_dtype=cache,
         max_batch=batch_of(seats or profile(name).max_batch * layout.dp, adapters_of(lora),
                            layout.dp),
         adapters=adapters_of(lora),
@@ -268,3 +280,36 @@ def config_of(
         spec_acceptance=kept, policy=policy, prefill=pool,
         decode_workers=layout.decode_workers if pool else 1, **degrees,
     )  # fmt: skip
+
+
+def beside_of(
+    layout: ReplicaOptions, *, where: Where = as_option
+) -> tuple[ReplicaOptions, int] | None:
+    """The second kind of replicas that ``--beside on=l40s,tp=4,replicas=2`` asks for, and how many;
+    None where there is none. What it does not say is as of the first. Raises all mistakes at once.
+    """
+    if layout.beside is None:
+        return None
+    get, place = Collector(where("beside")), where("beside")
+    hint = "on=l40s,tp=4,precision=fp8,replicas=2"
+    given: dict[str, str | int] = {}
+    for part in filter(None, (piece.strip() for piece in layout.beside.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        name = name.replace("-", "_")
+        if not equals or not value:
+            get.errors.append(InputError(f"`{part}` is not name=value", where=place, hint=hint))
+        elif name not in (*_WORDS, *_COUNTS):
+            get.errors.append(UnknownNameError("part of a replica", name, (*_WORDS, *_COUNTS),
+                                               where=place))  # fmt: skip
+        elif name in _WORDS:
+            given[name] = value
+        else:
+            number = get(lambda v=value: parse_count(v, where=place))  # type: ignore[misc]
+            given[name] = number or 1
+    get.raise_all()
+    count = int(given.pop("replicas", 1))
+    return replace(layout, beside=None, **given), count  # type: ignore[arg-type]
+
+
+_WORDS: Final = ("on", "engine", "precision", "max_batch", "chunk_tokens")
+_COUNTS: Final = ("tp", "pp", "dp", "ep", "replicas")

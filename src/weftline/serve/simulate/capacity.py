@@ -74,6 +74,7 @@ def _of_lengths(config: ServingConfig, lengths: _Lengths) -> float:
     each = float(traffic.prefill_tokens.mean() + traffic.decode_tokens.mean())
     try:
         held = memory(config).kv_capacity_tokens
+        memory(config.prefilling())
     except NoFeasiblePlanError:
         return 0.0
     at_once = min(float(config.max_batch), max(held / max(each, 1.0), 1.0)) * config.decode_workers

@@ -175,20 +175,18 @@ def surface(config: ServingConfig) -> StepSurface:
 
 def prefill_surface(config: ServingConfig) -> StepSurface:
     """The surface of one prefill worker; of the replica itself where there is no prefill pool."""
-    pool = config.prefill
-    if pool is None:
-        return surface(config)
-    alone = replace(
-        config, tp=pool.tp, pp=pool.pp, dp=pool.dp, ep=pool.ep, moe_tp=pool.moe_tp, prefill=None,
-        decode_workers=1, max_batch=pool.max_batch,
-    )  # fmt: skip
-    return _surface(alone, prefilling=True)
+    return surface(config) if config.prefill is None else _surface(config.prefilling(),
+                                                                   prefilling=True)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=_SURFACES_KEPT)
 def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     setting = setting_for(config)
-    k, held, engine = constants_for(config), memory(config), profile(config.engine)
+    # What works in this worker is its own chip's, wherever prompts were prefilled.
+    own = config if config.prefill is None else replace(
+        config, prefill=replace(config.prefill, chip="")
+    )  # fmt: skip
+    k, held, engine = constants_for(own), memory(config), profile(config.engine)
     decode_k, prefill_k = k.parts[0], k.prefill_parts[0]
     stages, queries = float(config.pp), 1.0 + config.spec_tokens
     layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp,

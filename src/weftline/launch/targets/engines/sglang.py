@@ -7,6 +7,7 @@ from weftline.launch.targets.engines.shared import (
     SETTINGS,
     Flags,
     model_of,
+    planned_settings,
     scripts_of,
     serve_folder,
 )
@@ -41,6 +42,8 @@ def flags_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[Flags, tuple
         notes.append(f"SGLang has no {fleet.kv} KV cache by that name")
     if not fleet.prefix_cache:
         flags.append(("--disable-radix-cache",))
+    flags, said = planned_settings(ask, flags)
+    notes += said
     if role:
         flags += [("--disaggregation-mode", role), ("--disaggregation-transfer-backend", "nixl")]
     return flags, tuple(notes)
@@ -68,6 +71,7 @@ TARGET = Target(
                "--chunked-prefill-size"),
         Mapped(what="weights, KV cache", where="--quantization, --kv-cache-dtype"),
         Mapped(what="prefix cache", where="--disable-radix-cache"),
+        Mapped(what="memory share, drafting, adapters, offload", where="the plan's `launch`"),
         Mapped(what="prefill and decode workers", where="--disaggregation-mode"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
     ),

@@ -97,6 +97,20 @@ def scaling_json(ask: Ask) -> tuple[str, tuple[str, ...]]:
     return json.dumps(said, indent=1) + "\n", notes
 
 
+def planned_settings(ask: Ask, flags: Flags) -> tuple[Flags, tuple[str, ...]]:
+    """``flags`` with the settings that the fleet was simulated with, as the plan names them for its
+    engine, and what of them is no flag: variables of the environment."""
+    said = {name: (name, value) if value else (name,) for name, value in ask.serve.launch.items()}
+    there = [said.get(f[0], f) for f in flags]
+    more = [flag for name, flag in said.items()
+            if name.startswith("--") and name not in {f[0] for f in flags}]  # fmt: skip
+    return there + more, tuple(
+        f"set {flag[0]}={flag[-1]} where it starts"
+        for flag in said.values()
+        if flag[0][0].isupper()
+    )
+
+
 def pools_of(ask: Ask) -> tuple[tuple[str, dict[str, int], int], ...]:
     """(role, degrees, workers) of each kind of worker: one, or prefill and decode."""
     fleet = ask.serve.fleet

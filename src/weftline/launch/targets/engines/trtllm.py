@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from weftline.launch.nouns import Ask, Mapped, Target, Written
 from weftline.launch.targets.engines.shared import (
     SETTINGS,
@@ -19,7 +21,7 @@ def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], d
     fleet = ask.serve.fleet
     tp, pp, dp, ep = (degrees.get(n, 1) for n in ("tp", "pp", "dp", "ep"))
     words = ["trtllm-serve", model_of(ask), "--tp_size", str(tp * dp), "--pp_size", str(pp),
-             "--max_batch_size", str(fleet.max_batch),
+             "--max_batch_size", str(max(1, fleet.max_batch // dp)),
              "--max_num_tokens", str(fleet.chunk_tokens)]  # fmt: skip
     if ep > 1:
         words += ["--ep_size", str(ep)]
@@ -39,10 +41,24 @@ def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], d
             "int8": "W8A8_SQ_PER_CHANNEL",
             "mxfp4": "W4A8_MXFP4_FP8",
         }.get(fleet.weights)
-        more["quant_config"] = {"quant_algo": algorithm}
+        more |= {"quant_config": {"quant_algo": algorithm}} if algorithm else {}
+    for name, value in ask.serve.launch.items():  # what the fleet was simulated with
+        head, dot, tail = name.partition(".")
+        if dot:
+            inner = more.setdefault(head, {})
+            if isinstance(inner, dict):
+                inner.setdefault(tail, _typed(value))
     if role:
         more["cache_transceiver_config"] = {"backend": "UCX"}
     return words, more
+
+
+def _typed(text: str) -> object:
+    """A setting as YAML writes it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def write(ask: Ask) -> Written:
@@ -74,6 +90,7 @@ TARGET = Target(
         Mapped(what="most sequences, tokens a step", where="--max_batch_size, --max_num_tokens"),
         Mapped(what="weights, KV cache", where="quant_config, kv_cache_config.dtype"),
         Mapped(what="prefix cache", where="kv_cache_config.enable_block_reuse"),
+        Mapped(what="memory share, drafting, adapters, offload", where="the plan's `launch`"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
     ),
     cannot=("int8 KV cache", "names of its Prometheus metrics"),

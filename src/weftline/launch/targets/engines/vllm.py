@@ -9,6 +9,7 @@ from weftline.launch.targets.engines.shared import (
     SETTINGS,
     Flags,
     model_of,
+    planned_settings,
     scripts_of,
     serve_folder,
 )
@@ -23,7 +24,8 @@ def flags_of(ask: Ask, degrees: dict[str, int]) -> tuple[Flags, tuple[str, ...]]
     """Flags of one worker, and what they cannot say."""
     fleet, notes = ask.serve.fleet, []
     tp, pp, dp, ep = (degrees.get(n, 1) for n in ("tp", "pp", "dp", "ep"))
-    flags: Flags = [("--tensor-parallel-size", str(tp)), ("--max-num-seqs", str(fleet.max_batch)),
+    flags: Flags = [("--tensor-parallel-size", str(tp)),
+                    ("--max-num-seqs", str(max(1, fleet.max_batch // dp))),
                     ("--max-num-batched-tokens", str(fleet.chunk_tokens))]  # fmt: skip
     if pp > 1:
         flags.append(("--pipeline-parallel-size", str(pp)))
@@ -51,7 +53,8 @@ def flags_of(ask: Ask, degrees: dict[str, int]) -> tuple[Flags, tuple[str, ...]]
         flags += [("--additional-config", json.dumps({POLICY_FIELD: policy})),
                   ("--attention-backend", "CUSTOM")]  # fmt: skip
         notes.append("the attention policy needs weftline beside vLLM: its plugin serves it")
-    return flags, tuple(notes)
+    flags, said = planned_settings(ask, flags)
+    return flags, (*notes, *said)
 
 
 def words_of(ask: Ask, role: str, degrees: dict[str, int]) -> tuple[list[str], tuple[str, ...]]:
@@ -83,6 +86,7 @@ TARGET = Target(
                "--max-num-batched-tokens"),
         Mapped(what="weights, KV cache", where="--quantization, --kv-cache-dtype"),
         Mapped(what="prefix cache", where="--enable-prefix-caching"),
+        Mapped(what="memory share, drafting, adapters, offload", where="the plan's `launch`"),
         Mapped(what="attention policy", where="--additional-config, read by our plugin"),
         Mapped(what="prefill and decode workers", where="a script a role, --kv-transfer-config"),
         Mapped(what="replicas, routing, scaling", where="scaling.json"),
