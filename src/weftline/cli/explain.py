@@ -59,9 +59,12 @@ def explain(
             with compiling_said():
                 turned = serve_what_if(found, parse_knobs(what_if, KNOBS), progress=status.say)
             answer = asdict(turned)
-            show(answer, lambda: render_serve_what_if(answer), json=json, form=form)
+            show(
+                "serve-what-if", answer, lambda: render_serve_what_if(answer), json=json, form=form
+            )
             return 0
-        show(explained(found), lambda: render_serve_explanation(found), json=json, form=form,
+        show("serve", explained(found), lambda: render_serve_explanation(found), json=json,
+             form=form,
              main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
         return 0
     if what_if is not None:
@@ -70,10 +73,10 @@ def explain(
         from weftline.report.whatif import render_what_if
 
         answer = asdict(turn(found, parse_changes(what_if)))
-        show(answer, lambda: render_what_if(answer), json=json, form=form)
+        show("what-if", answer, lambda: render_what_if(answer), json=json, form=form)
         return 0
-    show(explained(found), lambda: render_explanation(found), json=json, form=form, main="parts",
-         as_json=lambda: plan_to_json(found))  # fmt: skip
+    show("train", explained(found), lambda: render_explanation(found), json=json, form=form,
+         main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
     return 0
 
 
@@ -86,8 +89,8 @@ def _explain_life(life: Lifecycle, *, asked: bool, json: bool, form: Form) -> in
     if asked:
         raise InputError("a lifecycle has no knobs", where="--what-if",
                          hint="change its file, plan it again, diff both")  # fmt: skip
-    show(life_tables(life), lambda: render_life_explanation(life), json=json, form=form,
-         main="lines", as_json=lambda: plan_to_json(life))  # fmt: skip
+    show("lifecycle", life_tables(life), lambda: render_life_explanation(life), json=json,
+         form=form, main="lines", as_json=lambda: plan_to_json(life))  # fmt: skip
     return 0
 
 

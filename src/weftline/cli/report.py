@@ -14,8 +14,7 @@ def report(answer: Path, *, output: Annotated[Path, Parameter(name=("--output", 
     Parameters
     ----------
     answer
-        A plan or lifecycle (`-o plan.json`), or what `simulate collective`, `compare` or `burst
-        advise` printed with --json.
+        A plan or lifecycle (`-o plan.json`), or what any command printed with --json.
     output
         The HTML file to write.
     """

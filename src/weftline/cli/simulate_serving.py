@@ -85,5 +85,5 @@ def serving(
         **summary(outcome, workers=replicas * config.decode_workers,
                   capacity_per_s=replicas * found_capacity_per_s(config, played, outcome)),
     }  # fmt: skip
-    show(answer, lambda: render_simulation(answer), json=json, form=form)
+    show("serving-simulation", answer, lambda: render_simulation(answer), json=json, form=form)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from weftline.spec.cluster import Cluster
 from weftline.spec.estimate import Estimate
@@ -124,6 +124,7 @@ class Plan:
     """
 
     format: int = PLAN_FORMAT
+    kind: Literal["train"] = "train"
     weftline: str
     catalog_date: str
     job: Job
