@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Final, Literal
 
+from weftline.spec.drawn import Swing
 from weftline.spec.estimate import Estimate
 from weftline.spec.plan import Rejection
 
@@ -116,17 +117,6 @@ class LifeWay:
     cheapest_share: float
     """Share of the samples in which no other way costs less."""
     note: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swing:
-    """What one driver does to the total from its 5th to its 95th percentile."""
-
-    driver: str
-    at: str
-    low_usd: float
-    high_usd: float
-    basis: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

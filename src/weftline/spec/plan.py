@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from weftline.spec.cluster import Cluster
+from weftline.spec.drawn import Exchange, LinkLoad, Pipeline, StageMemory, Swing
 from weftline.spec.estimate import Estimate
 from weftline.spec.frame import frame_of
 from weftline.spec.job import Job
@@ -156,6 +157,18 @@ class Plan:
     """(seconds between checkpoints, share of wall time that makes progress)."""
     measured: tuple[MeasuredRun, ...] = ()
     """Published runs, most like this plan first."""
+    exchanges: tuple[Exchange, ...] = ()
+    """Communication of a step, hidden and shown."""
+    stage_memory: tuple[StageMemory, ...] = ()
+    """Of every pipeline stage."""
+    pipeline: Pipeline | None = None
+    """One pipeline's micro-batches; a plan without pipeline stages has one stage."""
+    link_loads: tuple[LinkLoad, ...] = ()
+    """What the plan's own groups put on the network."""
+    swings: tuple[Swing, ...] = ()
+    """What drives the cost with failures, widest first."""
+    beside_parts: tuple[Part, ...] = ()
+    """Money beside the price of chips, not in ``cost``: storage of checkpoints, egress."""
 
     def rank(self, rank: int) -> dict[str, int | str]:
         """Host, local chip and axis indices of one rank. Raises IndexError outside the plan.

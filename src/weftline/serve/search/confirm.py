@@ -226,11 +226,13 @@ def keeps_up(outcome: Outcome) -> bool:
 
 
 def most_rate(
-    config: ServingConfig, traffic: Traffic, promise: Promise, replicas: int, limit_per_s: float
-) -> float:
+    config: ServingConfig, traffic: Traffic, promise: Promise, replicas: int, limit_per_s: float,
+    tried: list[tuple[float, Run]] | None = None,
+) -> float:  # fmt: skip
     """Requests a second that a fleet could take within the targets, to about 3 %.
 
-    Never more than ``limit_per_s``: its steady-state throughput less the headroom.
+    Never more than ``limit_per_s``: its steady-state throughput less the headroom. What was
+    simulated on the way is added to ``tried``, with its rate.
     """
     from weftline.serve.simulate.traffic import at_rate, extended
 
@@ -242,8 +244,10 @@ def most_rate(
             return False
         n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
         sped = at_rate(extended(traffic, n), rate * factor)
-        tried = run(config, sped, promise, replicas, stable=True)
-        return tried.meets and (promise.trace or keeps_up(tried.outcome))
+        found = run(config, sped, promise, replicas, stable=True)
+        if tried is not None:
+            tried.append((rate * factor, found))
+        return found.meets and (promise.trace or keeps_up(found.outcome))
 
     edge = limit_per_s / rate
     if meets(edge):

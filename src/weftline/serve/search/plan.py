@@ -31,6 +31,7 @@ from weftline.serve.search.confirm import (
     tuned,
 )
 from weftline.serve.search.confirmed import Confirmed
+from weftline.serve.search.curves import latency_curves, load_curve
 from weftline.serve.search.daily import curve_of, day_of, start_s_of
 from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.fleets import fleet_of
@@ -97,9 +98,10 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
         found_tokens = float(done.cached_tokens[done.fits].sum())
         share = found_tokens / max(1.0, float(done.prefill_tokens[done.fits].sum()))
         demand = replace(demand, cached_share=share)
+    tried = [(traffic.rate_per_s, best.run)]
     rate = most_rate(
         best.option.config, traffic, promise_of(job, 1, trace), best.run.replicas,
-        best.capacity_per_s * (1.0 - job.headroom) / cells,
+        best.capacity_per_s * (1.0 - job.headroom) / cells, tried,
     )  # fmt: skip
     stats = ServeSearch(
         screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
@@ -114,6 +116,9 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     shown |= {c.fleet.accelerator for c in beside}
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
     plan = plan_of(job, demand, ranked, most, stats, beside, lost)
+    scale = demand.rate_per_s / traffic.rate_per_s
+    plan = replace(plan, load_curve=load_curve(tried, scale),
+                   latency_curves=latency_curves(best.run))  # fmt: skip
     if job.batch is not None:
         plan = replace(plan, batch=_batch(job.batch, best))
     return replace(plan, daily=_daily(job, best)) if job.daily else plan
