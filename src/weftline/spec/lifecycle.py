@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from weftline.spec.drawn import Swing
 from weftline.spec.estimate import Estimate
+from weftline.spec.notebook import Shown
 from weftline.spec.plan import Rejection
 
 LIFECYCLE_FORMAT: Final = 1
@@ -131,7 +132,7 @@ class Month:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Lifecycle:
+class Lifecycle(Shown):
     """The answer to a lifecycle file: how to place the stages, what that costs, and what drives it.
 
     ``estimates`` holds cost, chip_hours, energy, carbon, embodied_carbon, time, and the cost of

@@ -12,6 +12,7 @@ from weftline.spec.estimate import Estimate
 from weftline.spec.frame import frame_of
 from weftline.spec.job import Job
 from weftline.spec.layout import Layout
+from weftline.spec.notebook import Shown
 from weftline.spec.rank_map import RankMap
 from weftline.units import format_duration, format_usd
 
@@ -117,7 +118,7 @@ class SearchStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Plan:
+class Plan(Shown):
     """The job, the machine, the layout, every estimate, and what they rest on.
 
     ``estimates`` holds step_time, tokens_per_s, mfu, train_time, effective_train_time, cost,
@@ -209,15 +210,3 @@ class Plan:
              "energy_j": c.energy_j, "note": c.note}
             for c in self.ranking
         ])  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows a plan: the terminal answer, in a monospaced block."""
-        import html
-
-        lines = [f"Best: {self.layout.chips:,} x {self.cluster.accelerator}, {self.layout.short()}"]
-        lines += [
-            f"{name}: {e.value:.4g} {e.unit} ({e.low:.4g} to {e.high:.4g}; {e.basis})"
-            for name, e in self.estimates.items()
-        ]
-        rows = "".join(f"<li>{html.escape(line)}</li>" for line in lines[1:])
-        return f"<div><b>{html.escape(lines[0])}</b><ul>{rows}</ul></div>"

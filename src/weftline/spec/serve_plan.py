@@ -9,6 +9,7 @@ from typing import Any, Literal
 from weftline.spec.drawn import LoadPoint
 from weftline.spec.estimate import Estimate
 from weftline.spec.frame import frame_of
+from weftline.spec.notebook import Shown
 from weftline.spec.plan import Part, PriceQuote, Rejection
 from weftline.units import format_duration, format_usd
 
@@ -134,7 +135,7 @@ class ServeSearch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ServePlan:
+class ServePlan(Shown):
     """The demand, the fleet, every estimate and what it rests on.
 
     ``estimates`` holds ttft, tpot and e2e at p50, p95 (or what the targets name) and p99, as
