@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -147,6 +149,20 @@ def _serious(page: Page) -> list[str]:
         f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
         for v in found["violations"] if v["impact"] in ("serious", "critical")
     ]  # fmt: skip
+
+
+def test_the_site_of_the_docs_is_readable(browser: Browser, tmp_path: Path) -> None:
+    site = EXAMPLES.parent / "docs" / "generate_site.py"
+    subprocess.run([sys.executable, str(site), str(tmp_path), "--without-examples"], check=True)
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("index", "cookbook", "accuracy"):
+        page.goto((tmp_path / f"{name}.html").as_uri())
+        assert _serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert all(url.startswith("file://") for url in asked)
+    page.close()
 
 
 def test_a_page_reads_without_scripts(browser: Browser, pages: dict[str, Path]) -> None:
