@@ -114,7 +114,7 @@ def _break_even_lines(plan: Plan) -> Chart | None:
         return None
     nearest = evens[0]
     most = 1.25 * max(max(b.now_usd_per_chip_hour, b.wins_below_usd_per_chip_hour) for b in evens)
-    series = [
+    series: list[dict[str, Any]] = [
         {"name": f"{b.accelerator} (now {format_usd(b.now_usd_per_chip_hour)})",
          "points": [[0.0, 0.0],
                     [most, costs[b.accelerator] * most / b.now_usd_per_chip_hour]]}

@@ -21,7 +21,7 @@ _LAST: Final = 0.999
 def latency_curves(run: Run) -> dict[str, tuple[tuple[float, float], ...]]:
     """Metric -> (share of the requests, seconds within which they are), as simulated."""
     shares = np.append(np.linspace(0.01, 0.99, _POINTS), _LAST)
-    found = {}
+    found: dict[str, tuple[tuple[float, float], ...]] = {}
     for metric in METRICS:
         values = getattr(run.outcome, f"{metric}_s")[run.counted]
         values = values[np.isfinite(values)]
