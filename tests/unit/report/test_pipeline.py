@@ -14,6 +14,7 @@ from weftline.plan.search.asked import job_of
 from weftline.plan.search.train import plan_train
 from weftline.report.page.money import _flows
 from weftline.report.page.training import training_page
+from weftline.report.pictures import render_pictures
 from weftline.report.pipeline import Event, events_of
 from weftline.report.trace import trace_of
 from weftline.spec import Plan
@@ -158,3 +159,14 @@ def test_loads_of_a_level_are_the_bytes_of_its_schedules(plan: Plan) -> None:
     assert plan.layout.dp == 16
     assert plan.layout.tp == 4
     assert across / inside == pytest.approx(7 / 8)
+
+
+def test_a_terminal_draws_what_the_plan_keeps(plan: Plan) -> None:
+    lines = render_pictures(plan).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    stages = [line for line in lines if line.startswith("stage ")]
+    assert len(stages) == plan.layout.pp
+    assert all({"F", "B"} <= set(row.partition("|")[2]) for row in stages)
+    # The first stage begins, the last ones wait for it.
+    begins = [row.partition("|")[2].index("F") for row in stages]
+    assert begins == sorted(begins)
