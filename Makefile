@@ -108,6 +108,9 @@ docs: $(RUNTIME)  ## write the generated pages of docs/ and the schema of job fi
 	@$(BIN)/python docs/generate_audit.py
 	@$(BIN)/weftline plan schema -o src/weftline/spec/job.schema.json
 
+docs-site: $(RUNTIME)  ## the site of docs/ with six live pages, into build/site
+	@$(BIN)/python docs/generate_site.py
+
 golden: $(DEV) docs  ## accept the command surface as it is now
 	@WEFTLINE_UPDATE_SURFACE=1 $(BIN)/python -m pytest tests/unit/test_command_surface.py
 

@@ -224,7 +224,7 @@ def test_a_threshold_that_is_crossed_exits_with_4_after_the_score(say: Say, tmp_
     assert "above 5 %" in err
     assert say("score", "training", str(file), "--max-mape", "100%")[0] == 0
     found = json.loads(say("score", "training", str(file), "--json")[1])
-    assert set(found) == {"summary", "how", "groups", "rows"}
+    assert set(found) == {"kind", "format", "summary", "how", "groups", "rows"}
     assert found["summary"]["predicted"] == 1
     assert found["rows"][0]["measured_s"] == 60
 
@@ -263,5 +263,5 @@ def test_runs_of_ones_own_move_the_next_prediction(say: Say, tmp_path: Path) -> 
 def test_doctor_finds_what_ships_with_it(say: Say) -> None:
     code, out, _ = say("doctor", "--json")
     assert code == 0
-    found = {check["name"]: check["status"] for check in json.loads(out)}
+    found = {check["name"]: check["status"] for check in json.loads(out)["rows"]}
     assert {found[n] for n in ("catalogue", "models", "calibration", "numpy")} == {"ok"}

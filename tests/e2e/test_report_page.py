@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from weftline.cli.main import run
@@ -17,10 +21,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 TRAIN = ("plan", "train", "llama-3.1-8b", "--tokens", "100B", "--on", "h100,mi300x,b200",
-         "--max-chips", "64")  # fmt: skip
+         "--max-chips", "64", "--layout", "pp=4")  # fmt: skip
 SERVE = ("plan", "serve", "llama-3.1-8b", "--rate", "40/s", "--input", "1000", "--output", "200",
          "--ttft", "300ms", "--on", "h100", "--precision", "bf16")  # fmt: skip
 EXAMPLES = Path(__file__).parents[2] / "examples"
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>"
 
 
@@ -54,9 +59,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                   "100GB/s", "--latency", "1us"),
         "nccl": ("simulate", "collective", "all-reduce", "1MiB", "--on", "h100-clos:16"),
         "advise": ("burst", "advise", "--state", "14TB", "--nodes", "2048"),
+        "audit": ("audit", "C07"),
+        "portfolio": ("plan", "portfolio", str(EXAMPLES / "portfolio" / "owned.yaml")),
+        "store": ("burst", "ls", str(_store(folder))),
+        "tables": ("catalog", "list", "storage"),
     }  # fmt: skip
     for name, command in plain.items():
         (folder / f"{name}.json").write_text(_printed(*command, "--json"))
+    assert run(["policy", "check", str(folder / "train.json"),
+                "-o", str(folder / "policy.json")]) == 4  # fmt: skip
     compared = {
         "model": "m", "layout": "tp2", "steps": 20, "same": True, "other": "",
         "explains": ["compute is slower"], "rows": [
@@ -70,6 +81,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[answer.stem] = answer.with_suffix(".html")
         assert run(["report", str(answer), "-o", str(found[answer.stem])]) == 0
     return found
+
+
+def _store(folder: Path) -> Path:
+    """A store with two checkpoints."""
+    from safetensors.numpy import save_file
+
+    for step in (1, 2):
+        save_file({"w": np.full((64, 64), step, np.float32)}, folder / "state.safetensors")
+        assert run(["burst", "save", str(folder / "store"), str(folder / "state.safetensors")]) == 0
+    return folder / "store"
 
 
 def _printed(*command: str) -> str:
@@ -95,21 +116,52 @@ def _opened(browser: Browser, file: Path) -> tuple[Page, list[str], list[str]]:
     return page, said, [url for url in asked if url != file.as_uri()]
 
 
-@pytest.mark.parametrize("kind", ["train", "serve", "life", "torus", "nccl", "advise", "compare"])
+@pytest.mark.parametrize("kind", [
+    "train", "serve", "life", "torus", "nccl", "advise", "compare", "audit", "policy", "portfolio",
+    "store", "tables",
+])  # fmt: skip
 def test_a_page_is_drawn_and_asks_for_nothing(
     browser: Browser, pages: dict[str, Path], kind: str
 ) -> None:
     page, said, asked = _opened(browser, pages[kind])
+    for scheme in ("light", "dark") if kind == "train" else ("light",):
+        page.emulate_media(color_scheme=scheme)
+        assert _serious(page) == []
     charts = page.locator("figure .chart")
     for width in (1280, 390):  # as on a desk, then as on a phone: drawn again
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function("document.documentElement.dataset.state === 'ready'")
-        assert charts.count() >= 1
+        assert charts.count() >= (kind != "tables")
         for i in range(charts.count()):
             assert charts.nth(i).locator("svg path").count() > 2, f"chart {i} is empty"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert (said, asked) == ([], [])
     assert pages[kind].stat().st_size < 1_500_000
+    page.close()
+
+
+def _serious(page: Page) -> list[str]:
+    """What axe-core finds of weight, in words."""
+    page.evaluate(AXE)
+    found = page.evaluate("axe.run()")
+    assert len(found["passes"]) > 15
+    return [
+        f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}"
+        for v in found["violations"] if v["impact"] in ("serious", "critical")
+    ]  # fmt: skip
+
+
+def test_the_site_of_the_docs_is_readable(browser: Browser, tmp_path: Path) -> None:
+    site = EXAMPLES.parent / "docs" / "generate_site.py"
+    subprocess.run([sys.executable, str(site), str(tmp_path), "--without-examples"], check=True)
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("index", "cookbook", "accuracy"):
+        page.goto((tmp_path / f"{name}.html").as_uri())
+        assert _serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert all(url.startswith("file://") for url in asked)
     page.close()
 
 
@@ -166,8 +218,10 @@ def _poison(row: dict[str, Any]) -> None:
 def test_a_plan_of_format_1_has_a_page(pages: dict[str, Path], tmp_path: Path) -> None:
     raw = json.loads(pages["train"].with_suffix(".json").read_text())
     raw["format"] = 1
-    for name in ("break_evens", "interval_curve", "measured"):
+    for name in ("kind", "break_evens", "interval_curve", "pipeline", "exchanges", "swings",
+                 "stage_memory", "link_loads", "beside_parts"):  # fmt: skip
         assert raw.pop(name)
+    raw.pop("measured")
     for row in (*raw["ranking"], *raw["pareto"]):
         for name in ("train_time_low_s", "train_time_high_s", "cost_low_usd", "cost_high_usd",
                      "step_parts", "lost"):  # fmt: skip
@@ -180,7 +234,7 @@ def test_a_plan_of_format_1_has_a_page(pages: dict[str, Path], tmp_path: Path) -
 
 def test_what_no_page_is_for_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.json").write_text('{"format": 1}')
-    (tmp_path / "b.json").write_text("[1]")
+    (tmp_path / "b.json").write_text("7")
     for name in ("a", "b", "none"):
         out = tmp_path / "page.html"
         assert run(["report", str(tmp_path / f"{name}.json"), "-o", str(out)]) == 2

@@ -198,11 +198,6 @@ def test_a_plan_places_every_rank() -> None:
         a_plan().rank(16)
 
 
-def test_a_notebook_shows_text_and_never_markup_of_a_name() -> None:
-    plan = dataclasses.replace(a_plan(), estimates={"<b>": Estimate.exact(1.0, "s", "counted")})
-    assert "&lt;b&gt;: 1 s" in plan._repr_html_()
-
-
 Edit = Callable[[dict[str, Any]], object]
 
 

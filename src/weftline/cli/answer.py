@@ -8,6 +8,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from weftline.cli.options import Form
+from weftline.spec.answers import AnswerKind, stamped
 
 __all__ = ["form_of", "show"]
 
@@ -23,10 +24,12 @@ def form_of(form: Form, *, json: bool) -> Form:
 
 
 def show(
-    data: Any, text: Callable[[], str], *, json: bool, form: Form, main: str | None = None,
-    as_json: Callable[[], str] | None = None,
+    kind: AnswerKind, data: Any, text: Callable[[], str], *, json: bool, form: Form,
+    main: str | None = None, as_json: Callable[[], str] | None = None,
 ) -> None:  # fmt: skip
     """Print an answer: ``text`` on a terminal, ``data`` as JSON, CSV or Markdown.
+
+    JSON begins with its ``kind`` and ``format``, by which ``weftline report`` knows what it reads.
 
     ``main`` names the field with the rows of CSV; ``as_json`` writes JSON where an answer has a
     form of its own.
@@ -36,8 +39,9 @@ def show(
         case "table":
             print(text())
         case "json":
+            said = stamped(kind, plain)
             print(as_json() if as_json else
-                  json_module.dumps(plain, indent=1, ensure_ascii=False))  # fmt: skip
+                  json_module.dumps(said, indent=1, ensure_ascii=False))  # fmt: skip
         case "csv":
             from weftline.report.forms import as_csv
 

@@ -38,5 +38,5 @@ def audit(
     if form == "markdown" and not json:
         print(audit_page(found), end="")
         return 0
-    show(asdict(found), lambda: render_audit(found), json=json, form=form, main="audited")
+    show("audit", asdict(found), lambda: render_audit(found), json=json, form=form, main="audited")
     return 0

@@ -90,7 +90,7 @@ def serving(
     if out is not None:
         write_row(row, out)
     data = {"measured": row, "forecast": forecast} if forecast else row
-    show(data, lambda: render_served(row, forecast), json=json, form=form)
+    show("served", data, lambda: render_served(row, forecast), json=json, form=form)
     return 0
 
 

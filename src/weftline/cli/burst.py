@@ -77,7 +77,7 @@ def save(
             "durable_s": handle.durable_s, "raw_bytes": handle.raw_bytes,
             "stored_bytes": handle.stored_bytes, "committed": handle.committed,
         }  # fmt: skip
-    return out(data, render_saved, json=json, form=form)
+    return out("burst-save", data, render_saved, json=json, form=form)
 
 
 @app.command(name="import")
@@ -119,10 +119,10 @@ def import_(
         handle, kind = import_into(opened, checkpoint, step)
         notes(opened)
         data = {
-            "store": opened.root, "step": handle.step, "kind": kind, "from": str(checkpoint),
+            "store": opened.root, "step": handle.step, "of": kind, "from": str(checkpoint),
             "raw_bytes": handle.raw_bytes, "stored_bytes": handle.stored_bytes,
         }  # fmt: skip
-    return out(data, render_imported, json=json, form=form)
+    return out("burst-import", data, render_imported, json=json, form=form)
 
 
 @app.command(name="ls")
@@ -149,7 +149,7 @@ def ls(store: str, *, json: Json = False, form: Format = "table") -> int:
             damaged = [{"step": d.step, "what": d.what, "file": d.file} for d in opened.damaged()]
             notes(opened)
     data = {"where": store, "checkpoints": found, "damaged": damaged}
-    return out(data, render_list, json=json, form=form)
+    return out("burst-list", data, render_list, json=json, form=form)
 
 
 @app.command
@@ -171,7 +171,7 @@ def show(store: Folder, *, step: Step = None, json: Json = False, form: Format =
             "stored_bytes": info.stored_bytes, "created_unix_s": info.created_unix_s,
             "pinned": list(info.pinned), "extra": plain(loaded.extra), "tensors": tensors,
         }  # fmt: skip
-    return out(data, render_checkpoint, json=json, form=form)
+    return out("burst-checkpoint", data, render_checkpoint, json=json, form=form)
 
 
 @app.command
@@ -212,7 +212,7 @@ def verify(
         notes(opened)
         steps = [step] if step is not None else [c.step for c in opened.checkpoints()]
         data = {"where": opened.root, "steps": steps, "findings": [asdict(f) for f in found]}
-    out(data, render_findings, json=json, form=form)
+    out("burst-verify", data, render_findings, json=json, form=form)
     return 1 if any(not f.mended for f in found) else 0
 
 
@@ -285,7 +285,7 @@ def restore(
         "bytes": sum(a.nbytes for a in loaded.values()), "repaired": len(loaded.repaired),
         "elapsed_s": time.perf_counter() - start_s,
     }  # fmt: skip
-    return out(data, render_restored, json=json, form=form)
+    return out("burst-restore", data, render_restored, json=json, form=form)
 
 
 @app.command
@@ -324,7 +324,7 @@ def gc(
         report = opened.gc(retention, drop=drop)
         notes(opened)
         data = {**asdict(report), "kept": [c.step for c in opened.checkpoints()]}
-    return out(data, render_gc, json=json, form=form)
+    return out("burst-gc", data, render_gc, json=json, form=form)
 
 
 @app.command
@@ -357,7 +357,7 @@ def pin(
         info = next(c for c in opened.checkpoints() if c.step == step)
     data = {"step": step, "pinned": list(info.pinned)}
     who = f"pinned by {', '.join(info.pinned)}" if info.pinned else "not pinned"
-    return out(data, lambda _: f"Checkpoint {step} is {who}.", json=json, form=form)
+    return out("burst-hold", data, lambda _: f"Checkpoint {step} is {who}.", json=json, form=form)
 
 
 @app.command
@@ -401,7 +401,7 @@ def export(
             companions=companions, progress=share("exporting"),
         )  # fmt: skip
         notes(opened)
-    return out(asdict(done), render_export, json=json, form=form)
+    return out("burst-export", asdict(done), render_export, json=json, form=form)
 
 
 for _command in (drain, peer, bench, doctor, advise):

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.options import Form
+from weftline.spec.answers import AnswerKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +62,9 @@ def plain(value: Any) -> Any:
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
-def out(data: Any, render: Callable[[Any], str], *, json: bool, form: Form) -> int:
+def out(
+    kind: AnswerKind, data: Any, render: Callable[[Any], str], *, json: bool, form: Form
+) -> int:
     """The answer on stdout in the form asked for; the exit code of a command that ends so."""
-    show(data, lambda: render(data), json=json, form=form)
+    show(kind, data, lambda: render(data), json=json, form=form)
     return 0

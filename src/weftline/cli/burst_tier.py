@@ -88,7 +88,7 @@ def drain(
 
             write_textfile(metrics_file, collect(opened, [drainer]))
     data = {"target": target.url, "drained": [asdict(d) for d in done], "pruned": pruned}
-    out(data, render_drain, json=json, form=form)
+    out("burst-drain", data, render_drain, json=json, form=form)
     return 0 if all(d.durable for d in done) else 1
 
 
@@ -184,7 +184,7 @@ def peer(
         "url": server.url, "folder": server.folder, "used_bytes": server.used_bytes,
         "store": None if store is None else str(store),
     }  # fmt: skip
-    out(data, lambda d: f"Serving {d['folder']} at {d['url']}", json=json, form=form)
+    out("burst-serve", data, lambda d: f"Serving {d['folder']} at {d['url']}", json=json, form=form)
     sys.stdout.flush()
     with server:
         threading.Event().wait()
@@ -225,7 +225,7 @@ def bench(
         raise InputError("at least one round is needed", where="--rounds")
     nbytes = int(parse_bytes(size, where="--size"))
     data = measure(folder, nbytes, rounds=rounds, seed=seed, progress=progress())
-    return out(data, render_bench, json=json, form=form)
+    return out("burst-bench", data, render_bench, json=json, form=form)
 
 
 def doctor(folder: Path, *, json: Json = False, form: Format = "table") -> int:
@@ -244,8 +244,9 @@ def doctor(folder: Path, *, json: Json = False, form: Format = "table") -> int:
     from weftline.report.burst import render_file_system
 
     found = probe(folder)
-    data = {**asdict(found), "fit": found.fit}
-    out(data, render_file_system, json=json, form=form)
+    plain = asdict(found)
+    data = {"of": plain.pop("kind"), **plain, "fit": found.fit}
+    out("file-system", data, render_file_system, json=json, form=form)
     return 0 if found.fit else 1
 
 
@@ -337,7 +338,7 @@ def _advise(figures: dict[str, Any], *, json: bool, form: Form) -> int:
 
     answer = advise(Job(**figures))
     data = {**asdict(answer), "gained_nodes": answer.gained_nodes}
-    return out(data, render_advice, json=json, form=form)
+    return out("burst-advice", data, render_advice, json=json, form=form)
 
 
 def _figures(typed: dict[str, Any], measured: Path | None, *, copies: bool) -> dict[str, Any]:

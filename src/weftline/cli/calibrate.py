@@ -104,10 +104,17 @@ def _machine(
         )
     measured = done.measurement
     if measured is not None:
-        show(done.measurement, lambda: render_measurement(measured, done.file), json=json,
+        show("measurement", done.measurement, lambda: render_measurement(measured, done.file),
+             json=json,
              form=form)  # fmt: skip
     else:
-        show(done.machine, lambda: render_machine(done.machine, done.file), json=json, form=form)
+        show(
+            "machine",
+            done.machine,
+            lambda: render_machine(done.machine, done.file),
+            json=json,
+            form=form,
+        )
     return 0
 
 
@@ -127,7 +134,7 @@ def _engine(
     found = calibrate_engine(model, run, today().isoformat(), status.say)
     if out is not None:
         write_steps(found, out)
-    show(found, lambda: render_steps(found), json=json, form=form)
+    show("engine-steps", found, lambda: render_steps(found), json=json, form=form)
     return 0
 
 
@@ -136,7 +143,8 @@ def _forget(*, json: Json, form: Format) -> int:
 
     gone = forget_calibration()
     removed = f"; removed {', '.join(gone)}" if gone else ""
-    show({"removed": gone}, lambda: f"The shipped calibration is in force{removed}.",
+    show("calibration-forgotten", {"removed": gone},
+         lambda: f"The shipped calibration is in force{removed}.",
          json=json, form=form)  # fmt: skip
     return 0
 
@@ -157,5 +165,5 @@ def _from_rows(rows: Path, *, json: Json, form: Format) -> int:
     )
     lines += wrapped(f"groups: {groups}", hang="  ")
     lines += [f"written: {name}" for name in done.files]
-    show(done, lambda: "\n".join(lines), json=json, form=form)
+    show("calibration", done, lambda: "\n".join(lines), json=json, form=form)
     return 0

@@ -65,7 +65,7 @@ def list_(
         raise InputError(f"`list {kind}` has no offers of a chip", where="--chip", hint=hint)
     known = None if vendor is None else _known_vendor(kind, vendor)
     data = list_data(kind, known, chip=chip, today=day_of(today))
-    answer(data, lambda: list_text(data), json=json, form=form)
+    answer("catalog-list", data, lambda: list_text(data), json=json, form=form)
 
 
 @app.command
@@ -91,7 +91,7 @@ def show(
     from weftline.report.catalog import show_data, show_text
 
     data = show_data(_find(name, kind), day_of(today))
-    answer(data, lambda: show_text(data), json=json, form=form)
+    answer("catalog-entry", data, lambda: show_text(data), json=json, form=form)
 
 
 @app.command
@@ -132,7 +132,9 @@ def validate(
     counts = {name: len(table) for name, table in tables.items()} if shipped else {}
     faults = known_faults() if shipped else ()
     data = validate_data(None if shipped else str(path), found, faults, counts)
-    answer(data, lambda: validate_text(data, everything=all_), json=json, form=form)
+    answer(
+        "catalog-findings", data, lambda: validate_text(data, everything=all_), json=json, form=form
+    )
     if data["errors"]:
         sys.exit(2)
 
@@ -158,7 +160,7 @@ def import_(
     from weftline.report.machine import render_machine
 
     found, file = import_machine(path, name=name)
-    answer(found, lambda: render_machine(found, str(file)), json=json, form=form)
+    answer("machine", found, lambda: render_machine(found, str(file)), json=json, form=form)
 
 
 @app.command
@@ -186,7 +188,7 @@ def refresh(
     data = refresh_data(done)
     for name, reason in done.failed.items():
         sys.stderr.write(f"warning: {name} could not be read: {reason}\n")
-    answer(data, lambda: refresh_text(data), json=json, form=form)
+    answer("catalog-refresh", data, lambda: refresh_text(data), json=json, form=form)
 
 
 def day_of(text: str | None) -> datetime.date:

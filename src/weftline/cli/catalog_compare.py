@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from weftline.cli.answer import form_of
 from weftline.cli.options import Format, Json
+from weftline.spec.answers import stamped
 
 if TYPE_CHECKING:
     from weftline.catalog import Accelerator
@@ -45,7 +46,7 @@ def compare(
                             own_prices=prices)  # fmt: skip
     wanted = form_of(form, json=json)
     if wanted == "json":
-        print(json_module.dumps(data, indent=1, ensure_ascii=False))
+        print(json_module.dumps(stamped("catalog-comparison", data), indent=1, ensure_ascii=False))
     else:
         print(compare_text(data, wanted))
 

@@ -90,7 +90,7 @@ def fit(
         found = with_policy(found, parse_policy(ruled))
     fits, misses = _fits(found, names, chips, extra, question)
     answer = {"model": model, "policy": ruled, **question, "fits": fits, "misses": misses}
-    show(answer, lambda: render_fits(answer), json=json, form=form)
+    show("fits", answer, lambda: render_fits(answer), json=json, form=form)
     return 0
 
 

@@ -29,11 +29,18 @@ def compare(plan: Path, run: Path, *, json: Json = False, form: Format = "table"
         from weftline.runtime.load.rows import read_row
 
         held = served(asked, read_row(run))
-        show(held, lambda: render_beside(held), json=json, form=form, main="rows")
+        show(
+            "served-comparison",
+            held,
+            lambda: render_beside(held),
+            json=json,
+            form=form,
+            main="rows",
+        )
         return 0
     from weftline.report.training import render_comparison
     from weftline.runtime.compare import compare as beside
 
     found = beside(asked, run)
-    show(found, lambda: render_comparison(found), json=json, form=form, main="rows")
+    show("comparison", found, lambda: render_comparison(found), json=json, form=form, main="rows")
     return 0

@@ -43,7 +43,7 @@ def diff(
     answer = asdict(found)
     for row, moved in zip(answer["moved"], found.moved, strict=True):
         row["share"] = moved.share
-    show(answer, lambda: render_difference(found), json=json, form=form)
+    show("difference", answer, lambda: render_difference(found), json=json, form=form)
     crossed = [
         f"{limit.text} ({moved.name} {'missing' if moved.share is None else f'{moved.share:+.1%}'})"
         for limit, moved in limits if limit.crossed(moved)

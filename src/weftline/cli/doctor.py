@@ -14,5 +14,5 @@ def doctor(*, json: Json = False, form: Format = "table") -> int:
 
     findings = examine()
     data = [asdict(f) for f in findings]
-    show(data, lambda: render_doctor(findings), json=json, form=form)
+    show("doctor", data, lambda: render_doctor(findings), json=json, form=form)
     return 0 if all(f.status != "broken" for f in findings) else 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
@@ -20,6 +22,7 @@ def explain(
     *,
     what_if: str | None = None,
     write: WriteJob = None,
+    plot: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -32,10 +35,13 @@ def explain(
     what_if
         Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, host=tcp,
         price=$2/h...
+    plot
+        Pictures below the table: costs, memory by stage, one pipeline, rates.
     """
     from dataclasses import asdict
 
     from weftline.report.frame import explained
+    from weftline.report.pictures import render_pictures
     from weftline.report.plan import render_explanation
     from weftline.spec import Plan
     from weftline.spec.lifecycle import Lifecycle
@@ -47,6 +53,10 @@ def explain(
                              form=form)  # fmt: skip
     if write is not None:
         write_job(write, _question(found))
+
+    def pictures() -> str:
+        return "\n" + render_pictures(found) if plot else ""
+
     if not isinstance(found, Plan):
         from weftline.report.serving import render_serve_explanation
 
@@ -59,10 +69,12 @@ def explain(
             with compiling_said():
                 turned = serve_what_if(found, parse_knobs(what_if, KNOBS), progress=status.say)
             answer = asdict(turned)
-            show(answer, lambda: render_serve_what_if(answer), json=json, form=form)
+            show(
+                "serve-what-if", answer, lambda: render_serve_what_if(answer), json=json, form=form
+            )
             return 0
-        show(explained(found), lambda: render_serve_explanation(found), json=json, form=form,
-             main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
+        show("serve", explained(found), lambda: render_serve_explanation(found) + pictures(),
+             json=json, form=form, main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
         return 0
     if what_if is not None:
         from weftline.plan.search.whatif import parse_changes
@@ -70,10 +82,10 @@ def explain(
         from weftline.report.whatif import render_what_if
 
         answer = asdict(turn(found, parse_changes(what_if)))
-        show(answer, lambda: render_what_if(answer), json=json, form=form)
+        show("what-if", answer, lambda: render_what_if(answer), json=json, form=form)
         return 0
-    show(explained(found), lambda: render_explanation(found), json=json, form=form, main="parts",
-         as_json=lambda: plan_to_json(found))  # fmt: skip
+    show("train", explained(found), lambda: render_explanation(found) + pictures(), json=json,
+         form=form, main="parts", as_json=lambda: plan_to_json(found))  # fmt: skip
     return 0
 
 
@@ -86,8 +98,8 @@ def _explain_life(life: Lifecycle, *, asked: bool, json: bool, form: Form) -> in
     if asked:
         raise InputError("a lifecycle has no knobs", where="--what-if",
                          hint="change its file, plan it again, diff both")  # fmt: skip
-    show(life_tables(life), lambda: render_life_explanation(life), json=json, form=form,
-         main="lines", as_json=lambda: plan_to_json(life))  # fmt: skip
+    show("lifecycle", life_tables(life), lambda: render_life_explanation(life), json=json,
+         form=form, main="lines", as_json=lambda: plan_to_json(life))  # fmt: skip
     return 0
 
 

@@ -83,7 +83,7 @@ def export(
     if output is not None:
         write_folder(done, output)
     if asked != "table":
-        show(said, str, json=json, form=form)
+        show("export", said, str, json=json, form=form)
         return 0
     from weftline.report.launch import render_export
 
@@ -122,7 +122,7 @@ def _checked(folder: Path, *, json: bool, form: Format) -> int:
         raise _wrong(report.findings)
     said = {"target": report.target, "documents": report.documents, "checks": list(report.checks),
             "skipped": list(report.skipped)}  # fmt: skip
-    show(said, lambda: render_check(said), json=json, form=form)
+    show("export-check", said, lambda: render_check(said), json=json, form=form)
     return 0
 
 

@@ -86,7 +86,7 @@ def export_schedule(
         "proved_by_symmetry": proof.by_symmetry, "files": files,
     }  # fmt: skip
     if asked != "table":
-        show(said, str, json=json, form=form)
+        show("schedule-export", said, str, json=json, form=form)
     else:
         _tell(said, len(found.contents))
     return 0

@@ -83,7 +83,7 @@ def import_fabric(
             raise InputError(f"cannot write `{output}`: {error.strerror}", where="-o") from error
         written = str(output)
     said = summary_of(found.format, found.description, topology) | {"written": written}
-    show(said, lambda: render_import(said), json=json, form=form)
+    show("fabric", said, lambda: render_import(said), json=json, form=form)
     return 0
 
 

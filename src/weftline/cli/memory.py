@@ -39,7 +39,8 @@ def memory(
     data = {**asdict(answer), "holdings": [
         {"way": need.kind, **asdict(held)} for need in answer.needs for held in need.holdings
     ]}  # fmt: skip
-    show(answer if form_of(form, json=json) == "json" else data, lambda: render_memory(answer),
+    show("memory", answer if form_of(form, json=json) == "json" else data,
+         lambda: render_memory(answer),
          json=json, form=form, main="holdings")  # fmt: skip
     return 0
 

@@ -38,5 +38,5 @@ def count(config: Path, *, json: Json = False, form: Format = "table") -> int:
         answer |= {"planned_parameters": model.parameters, "model_notes": list(model.remarks)}
     except InputError as error:
         answer |= {"planned_parameters": None, "model_notes": [str(error).splitlines()[0]]}
-    show(answer, lambda: render_count(answer), json=json, form=form)
+    show("model-count", answer, lambda: render_count(answer), json=json, form=form)
     return 0

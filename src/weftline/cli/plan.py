@@ -70,7 +70,7 @@ def train(
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)
-    show(plan, lambda: render_plan(plan), json=json, form=form, main="ranking",
+    show("train", plan, lambda: render_plan(plan), json=json, form=form, main="ranking",
          as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0
 

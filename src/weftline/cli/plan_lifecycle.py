@@ -48,6 +48,6 @@ def lifecycle(
 
         write_text(focus_csv(found), focus)
         print(f"FOCUS columns written to {focus}", file=sys.stderr)
-    show(found, lambda: render_lifecycle(found), json=json, form=form, main="lines",
+    show("lifecycle", found, lambda: render_lifecycle(found), json=json, form=form, main="lines",
          as_json=lambda: plan_to_json(found))  # fmt: skip
     return 0

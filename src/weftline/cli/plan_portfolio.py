@@ -22,5 +22,12 @@ def portfolio(file: Path, *, json: Json = False, form: Format = "table") -> int:
     from weftline.report.portfolio import render_portfolio
 
     found = plan_portfolio(read_portfolio(str(file)))
-    show(asdict(found), lambda: render_portfolio(found), json=json, form=form, main="policies")
+    show(
+        "portfolio",
+        asdict(found),
+        lambda: render_portfolio(found),
+        json=json,
+        form=form,
+        main="policies",
+    )
     return 0

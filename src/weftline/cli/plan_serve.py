@@ -67,6 +67,6 @@ def serve(
     if file is not None:
         write_plan(plan, file)
         print(f"plan written to {file}", file=sys.stderr)
-    show(plan, lambda: render_serve_plan(plan), json=json, form=form, main="ranking",
+    show("serve", plan, lambda: render_serve_plan(plan), json=json, form=form, main="ranking",
          as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0

@@ -73,7 +73,7 @@ def check(
         data = signed(decision, key) if key is not None else spelled(record_of(decision))
         write_text(data.decode("ascii"), output)
         print(f"record written to {output}", file=sys.stderr)
-    show(asdict(decision), lambda: render_decision(decision), json=json, form=form,
+    show("policy", asdict(decision), lambda: render_decision(decision), json=json, form=form,
          main="rulings")  # fmt: skip
     stopped = [r.rule for r in decision.rulings if r.outcome in ("refuse", "undecided")]
     if stopped:
@@ -112,7 +112,7 @@ def verify(
         raise ThresholdCrossedError("the record is about another plan", where="--plan")
     text = (f"signed and unchanged: {decision['outcome']} on {decision['decided_on']}, rules of "
             f"{decision['rules_version']}")  # fmt: skip
-    show(decision, lambda: text, json=json, form=form, main="rulings")
+    show("policy-verified", decision, lambda: text, json=json, form=form, main="rulings")
     return 0
 
 
@@ -125,5 +125,5 @@ def listed(*, rules: Rules = None, json: Json = False, form: Format = "table") -
     from weftline.report.decision import render_rules
 
     found = [asdict(r) for r in rules_of(rules)]
-    show(found, lambda: render_rules(found), json=json, form=form)
+    show("rules", found, lambda: render_rules(found), json=json, form=form)
     return 0

@@ -69,7 +69,7 @@ def preflight(
     said = {**verdict, "took_s": done.reports[0]["took_s"],
             "groups": {axis: max(r["groups"].get(axis, 0.0) for r in done.reports)
                        for axis in done.reports[0]["groups"]}}  # fmt: skip
-    show(said, lambda: render_preflight(said), json=json, form=form, main="findings")
+    show("preflight", said, lambda: render_preflight(said), json=json, form=form, main="findings")
     if max_slowdown is not None and done.verdict.slowdown > max_slowdown:
         raise ThresholdCrossedError(
             f"the step would be {done.verdict.slowdown:.2f} times slower than planned",

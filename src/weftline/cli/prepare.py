@@ -48,7 +48,7 @@ def prepare(
         text, output, tokenizer=tokenizer, vocab=vocab,
         processes=processes or len(os.sched_getaffinity(0)), progress=progress(),
     )  # fmt: skip
-    show(done, lambda: (
+    show("prepared", done, lambda: (
         f"{done.tokens:,} tokens of {done.text_bytes / 1e6:.1f} MB of text in {done.shards} shards "
         f"({done.made} made now)\ntokenizer {done.tokenizer}, {done.vocab:,} entries\n"
         f"written: {done.folder}"

@@ -82,5 +82,7 @@ def quality(
     if form == "markdown" and not json:
         print(quality_markdown(rows))
         return 0
-    show([asdict(row) for row in rows], lambda: render_quality(rows), json=json, form=form)
+    show(
+        "quality", [asdict(row) for row in rows], lambda: render_quality(rows), json=json, form=form
+    )
     return 0

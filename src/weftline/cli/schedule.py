@@ -40,7 +40,7 @@ def check(
     from weftline.report.schedule import render_check
 
     said = checked(file, on=on, link=link, latency=latency)
-    show(said, lambda: render_check(said), json=json, form=form)
+    show("schedule-check", said, lambda: render_check(said), json=json, form=form)
     return 0
 
 
@@ -66,7 +66,7 @@ def time(
 
     with compiling_said(), slow_said(f"timing {file} message by message"):
         said = timed(file, size, on=on, link=link, latency=latency)
-    show(said, lambda: render_time(said), json=json, form=form)
+    show("schedule-time", said, lambda: render_time(said), json=json, form=form)
     return 0
 
 
@@ -77,5 +77,5 @@ def show_file(file: File, *, json: Json = False, form: Format = "table") -> int:
     from weftline.report.schedule import render_show
 
     said = shown(file)
-    show(said, lambda: render_show(said), json=json, form=form)
+    show("schedule", said, lambda: render_show(said), json=json, form=form)
     return 0

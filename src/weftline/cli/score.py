@@ -71,7 +71,7 @@ def training(
     else:
         score = score_rows(known, left)
     found = score_to_dict(score)
-    show(found, lambda: render_score(found), json=json, form=form)
+    show("training-score", found, lambda: render_score(found), json=json, form=form)
     mape = found["summary"]["mape_pct"]
     if limit is not None and mape is not None and mape > limit:
         raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
@@ -109,7 +109,7 @@ def memory(
     limit = None if max_mape is None else 100 * parse_fraction(max_mape, where="--max-mape")
     known, _ = read_rows(rows)
     found = score_memory_to_dict(score_memory(known))
-    show(found, lambda: render_memory_score(found), json=json, form=form)
+    show("memory-score", found, lambda: render_memory_score(found), json=json, form=form)
     mape = found["summary"]["mape_pct"]
     if limit is not None and mape is not None and mape > limit:
         raise ThresholdCrossedError(f"mean error {mape:.2f} % is above {limit:g} %")
@@ -150,7 +150,7 @@ def collectives(
         found = score_left_out(known, left)
     else:
         found = score_collectives(known, left)
-    show(found, lambda: render_collective_score(found), json=json, form=form)
+    show("collective-score", found, lambda: render_collective_score(found), json=json, form=form)
     median = found["summary"]["median_pct"]
     if limit is not None and median is not None and median > limit:
         raise ThresholdCrossedError(f"median error {median:.2f} % is above {limit:g} %")
@@ -210,7 +210,7 @@ def serving(
         found = (
             score_held_out(known, left, by=by, seed=seed) if held_out else score_rows(known, left)
         )
-    show(found, lambda: render_serving_score(found), json=json, form=form)
+    show("serving-score", found, lambda: render_serving_score(found), json=json, form=form)
     median = found["summary"]["tpot"]["median_pct"]
     if limit is not None and median is not None and median > limit:
         raise ThresholdCrossedError(

@@ -109,7 +109,7 @@ def collective(
             other, assumed = _other(vs, vs_link, vs_latency, network)
             versus = collective_answer(other, kind, nbytes, **options)
             answer["versus"] = {**versus, "assumed": assumed}
-    show(answer, lambda: render_collective(answer), json=json, form=form)
+    show("collective", answer, lambda: render_collective(answer), json=json, form=form)
     return 0
 
 
@@ -151,7 +151,7 @@ def synthesize(
         network = subgroup(network, _members(members, network.ranks))
     with compiling_said():
         answer = {**synthesis_answer(network, kind, nbytes, seed=seed), "seed": seed}
-    show(answer, lambda: render_synthesis(answer), json=json, form=form)
+    show("synthesis", answer, lambda: render_synthesis(answer), json=json, form=form)
     return 0
 
 

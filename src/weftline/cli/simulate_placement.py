@@ -78,11 +78,11 @@ def placement(
             segment_hosts=segment,
             together=[] if together is None else [w.strip() for w in together.split(",")],
         )  # fmt: skip
-        show(said, lambda: render_packed(said), json=json, form=form)
+        show("packing", said, lambda: render_packed(said), json=json, form=form)
         return 0
     found = compare(sizes, topology, calls, measure)
     found["network"] = topology.name
-    show(found, lambda: render_placement(found), json=json, form=form)
+    show("placement", found, lambda: render_placement(found), json=json, form=form)
     return 0
 
 

@@ -90,7 +90,7 @@ def serving(
                       p.replicas * found_capacity_per_s(p.config, played, outcome) for p in parts
                   )),
     }  # fmt: skip
-    show(answer, lambda: render_simulation(answer), json=json, form=form)
+    show("serving-simulation", answer, lambda: render_simulation(answer), json=json, form=form)
     return 0
 
 

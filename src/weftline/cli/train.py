@@ -59,7 +59,7 @@ def train(
         from weftline.runtime.dry_run import dry_run as try_out
 
         answer = try_out(found, asked, where=str(plan))
-        show(answer, lambda: render_dry_run(answer), json=json, form=form)
+        show("dry-run", answer, lambda: render_dry_run(answer), json=json, form=form)
         return 0
     recipe = _recipe(found, asked, str(plan))
     if not resume and (output / "recipe.json").exists():
@@ -75,7 +75,7 @@ def train(
     from weftline.runtime.run import run
 
     outcome = run(recipe, output, say=Live(recipe))
-    show(outcome, lambda: render_outcome(outcome, str(output)), json=json, form=form)
+    show("run", outcome, lambda: render_outcome(outcome, str(output)), json=json, form=form)
     return 0
 
 

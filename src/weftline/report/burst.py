@@ -48,7 +48,7 @@ def render_imported(data: Data) -> str:
     return page(
         wrapped(
             f"Committed checkpoint {data['step']} in {data['store']} from {data['from']} "
-            f"({data['kind']}): {format_bytes(data['raw_bytes'])}, {_stored(data)}",
+            f"({data['of']}): {format_bytes(data['raw_bytes'])}, {_stored(data)}",
             hang="  ",
         )
     )
@@ -212,7 +212,7 @@ def render_bench(data: Data) -> str:
 def render_file_system(data: Data) -> str:
     """Whether a store can be written there, then what was tried."""
     verdict = "a store can be written here" if data["fit"] else "write no store here"
-    lines = wrapped(f"{data['folder']} ({data['kind']}): {verdict}")
+    lines = wrapped(f"{data['folder']} ({data['of']}): {verdict}")
     rows = [
         (c["name"], "yes" if c["works"] else ("NO" if c["needed"] else "no"), c["says"])
         for c in data["checks"]

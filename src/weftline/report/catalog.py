@@ -69,7 +69,7 @@ def list_data(
         ]
     else:
         rows = [_chip_row(a) for a in accelerators().values() if vendor in (None, a.vendor)]
-    return {"kind": kind, "count": len(rows), "rows": rows}
+    return {"of": kind, "count": len(rows), "rows": rows}
 
 
 def _chip_row(a: Accelerator) -> Data:
@@ -90,7 +90,7 @@ def _chip_row(a: Accelerator) -> Data:
 
 def list_text(data: Data) -> str:
     """``catalog list`` for a terminal."""
-    rows, kind = data["rows"], data["kind"]
+    rows, kind = data["rows"], data["of"]
     builders = {
         "accelerators": _list_accelerators, "fabrics": _list_fabrics, "prices": list_prices,
         "storage": _list_storage, "cpus": _list_cpus, "sources": _list_sources,
@@ -168,13 +168,14 @@ def show_data(sheet: FactSheet, today: datetime.date) -> Data:
     data: Data = {"id": sheet.id}
     names = ("vendor", "availability", "launch", "process", "topology", "topology_kind", "kind",
              "provider", "purpose", "note")  # fmt: skip
-    data.update({n: v for n in names if (v := getattr(sheet, n, None)) is not None})
+    data.update({"of" if n == "kind" else n: v for n in names
+                 if (v := getattr(sheet, n, None)) is not None})  # fmt: skip
     data["fields"] = [_field_data(sheet, field) for field in sheet.fields()]
     if isinstance(sheet, Accelerator):
         data["answer"] = _chip_answer(sheet)
         data["prices"] = chip_prices(sheet.id, today)
     else:
-        data["answer"] = f"{sheet.id}: {getattr(sheet, 'topology', None) or data['kind']}"
+        data["answer"] = f"{sheet.id}: {getattr(sheet, 'topology', None) or data['of']}"
     used = dict.fromkeys(f.source for f in sheet.all_facts)
     data["sources"] = {i: _source(i) for i in used}
     return data

@@ -13,7 +13,7 @@ def render_import(said: dict[str, Any]) -> str:
     cluster, network = said["cluster"], said["network"]
     lines: list[str] = []
     if cluster is not None:
-        lines += wrapped(f"{cluster['hosts']} hosts, {cluster['kind']} ({said['format']})")
+        lines += wrapped(f"{cluster['hosts']} hosts, {cluster['kind']} ({said['read_as']})")
         rows = [
             (f"tier {i}", str(t["switches"]), _span(t["hosts_least"], t["hosts_most"]))
             for i, t in enumerate(cluster["tiers"])
@@ -30,7 +30,7 @@ def render_import(said: dict[str, Any]) -> str:
         for note in cluster["notes"]:
             lines += wrapped(note)
     else:
-        lines.append(f"a network of links ({said['format']})")
+        lines.append(f"a network of links ({said['read_as']})")
     if network is None:
         lines += [
             "",

@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_csv", "as_markdown", "main_table"]
+__all__ = ["Row", "as_csv", "as_markdown", "main_table", "tables_of"]
 
 Row = dict[str, str]
 
@@ -33,17 +33,23 @@ def as_markdown(data: Any, main: str | None = None) -> str:
         return "\n".join(_markdown([_flat(row) for row in data]))
     if not isinstance(data, Mapping):
         return str(data)
-    tables = {k: _rows(v) for k, v in data.items() if _is_table(v) or _is_named_table(v)}
-    alone = {k: v for k, v in data.items() if k not in tables and not _is_long(v)}
+    tables, alone = tables_of(data)
     order = sorted(tables, key=lambda name: name != main)
     lines: list[str] = []
     for name in order:
         if tables[name]:
             lines += ["", f"## {name.replace('_', ' ')}", "", *_markdown(tables[name])]
     if alone:
-        pairs = [{"field": k, "value": v} for k, v in _flat(alone).items()]
+        pairs = [{"field": k, "value": v} for k, v in alone.items()]
         lines += [*(["", "## fields", ""] if lines else []), *_markdown(pairs)]
     return "\n".join(lines).strip()
+
+
+def tables_of(data: Mapping[str, Any]) -> tuple[dict[str, list[Row]], Row]:
+    """(every table of an answer by its field, the fields that stand alone)."""
+    tables = {k: _rows(v) for k, v in data.items() if _is_table(v) or _is_named_table(v)}
+    alone = {k: v for k, v in data.items() if k not in tables and not _is_long(v)}
+    return tables, _flat(alone)
 
 
 def main_table(data: Any, main: str | None = None) -> list[Row]:

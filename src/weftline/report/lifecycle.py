@@ -8,7 +8,8 @@ from typing import Any
 
 from weftline.report.frame import numbers, reasons
 from weftline.report.text import model_label, page, table, wrapped
-from weftline.spec.lifecycle import Lifecycle, LifeLine, Swing
+from weftline.spec.drawn import Swing
+from weftline.spec.lifecycle import Lifecycle, LifeLine
 from weftline.units import (
     format_count,
     format_duration,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from weftline.spec.notebook import Shown
+
 Verdict = Literal["holds", "fails", "conditional", "undecidable", "arithmetic"]
 VERDICTS: Final[tuple[Verdict, ...]] = get_args(Verdict)
 """``arithmetic``: the claim states no figure; what follows from its words is worked out."""
@@ -52,7 +54,7 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class Audit(Shown):
     """All claims that were asked for."""
 
     weftline: str

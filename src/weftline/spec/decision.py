@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from weftline.spec.notebook import Shown
+
 Outcome = Literal["pass", "notify", "undecided", "refuse"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
 """From what lets a plan go to what stops it; a decision is the last of its rules'."""
@@ -29,7 +31,7 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Shown):
     """All rules on one plan, as they stand on a day."""
 
     outcome: Outcome

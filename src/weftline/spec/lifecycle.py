@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Final, Literal
 
+from weftline.spec.drawn import Swing
 from weftline.spec.estimate import Estimate
+from weftline.spec.notebook import Shown
 from weftline.spec.plan import Rejection
 
 LIFECYCLE_FORMAT: Final = 1
@@ -119,17 +121,6 @@ class LifeWay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Swing:
-    """What one driver does to the total from its 5th to its 95th percentile."""
-
-    driver: str
-    at: str
-    low_usd: float
-    high_usd: float
-    basis: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Month:
     """One month of the life."""
 
@@ -141,7 +132,7 @@ class Month:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Lifecycle:
+class Lifecycle(Shown):
     """The answer to a lifecycle file: how to place the stages, what that costs, and what drives it.
 
     ``estimates`` holds cost, chip_hours, energy, carbon, embodied_carbon, time, and the cost of

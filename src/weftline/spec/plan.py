@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from weftline.spec.cluster import Cluster
+from weftline.spec.drawn import Exchange, LinkLoad, Pipeline, StageMemory, Swing
 from weftline.spec.estimate import Estimate
 from weftline.spec.frame import frame_of
 from weftline.spec.job import Job
 from weftline.spec.layout import Layout
+from weftline.spec.notebook import Shown
 from weftline.spec.rank_map import RankMap
 from weftline.units import format_duration, format_usd
 
@@ -116,7 +118,7 @@ class SearchStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Plan:
+class Plan(Shown):
     """The job, the machine, the layout, every estimate, and what they rest on.
 
     ``estimates`` holds step_time, tokens_per_s, mfu, train_time, effective_train_time, cost,
@@ -124,6 +126,7 @@ class Plan:
     """
 
     format: int = PLAN_FORMAT
+    kind: Literal["train"] = "train"
     weftline: str
     catalog_date: str
     job: Job
@@ -155,6 +158,18 @@ class Plan:
     """(seconds between checkpoints, share of wall time that makes progress)."""
     measured: tuple[MeasuredRun, ...] = ()
     """Published runs, most like this plan first."""
+    exchanges: tuple[Exchange, ...] = ()
+    """Communication of a step, hidden and shown."""
+    stage_memory: tuple[StageMemory, ...] = ()
+    """Of every pipeline stage."""
+    pipeline: Pipeline | None = None
+    """One pipeline's micro-batches; a plan without pipeline stages has one stage."""
+    link_loads: tuple[LinkLoad, ...] = ()
+    """What the plan's own groups put on the network."""
+    swings: tuple[Swing, ...] = ()
+    """What drives the cost with failures, widest first."""
+    beside_parts: tuple[Part, ...] = ()
+    """Money beside the price of chips, not in ``cost``: storage of checkpoints, egress."""
 
     def rank(self, rank: int) -> dict[str, int | str]:
         """Host, local chip and axis indices of one rank. Raises IndexError outside the plan.
@@ -195,15 +210,3 @@ class Plan:
              "energy_j": c.energy_j, "note": c.note}
             for c in self.ranking
         ])  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        """How a notebook shows a plan: the terminal answer, in a monospaced block."""
-        import html
-
-        lines = [f"Best: {self.layout.chips:,} x {self.cluster.accelerator}, {self.layout.short()}"]
-        lines += [
-            f"{name}: {e.value:.4g} {e.unit} ({e.low:.4g} to {e.high:.4g}; {e.basis})"
-            for name, e in self.estimates.items()
-        ]
-        rows = "".join(f"<li>{html.escape(line)}</li>" for line in lines[1:])
-        return f"<div><b>{html.escape(lines[0])}</b><ul>{rows}</ul></div>"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
+from weftline.spec.notebook import Shown
+
 Way = Literal["on-demand", "spot", "reserved", "block", "commitment", "owned"]
 WAYS: Final[tuple[Way, ...]] = get_args(Way)
 
@@ -86,7 +88,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Portfolio:
+class Portfolio(Shown):
     """What to commit to, and what that is worth against simpler ways to buy."""
 
     weftline: str

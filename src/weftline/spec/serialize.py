@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weftline.errors import InputError, InputErrors, InternalError
+from weftline.spec.answers import kind_of
 from weftline.spec.lifecycle import LIFECYCLE_FORMAT, Lifecycle
 from weftline.spec.plan import PLAN_FORMATS_READ, Plan
 from weftline.spec.serve_plan import SERVE_PLAN_FORMAT, ServePlan
@@ -88,9 +89,11 @@ def read_any_answer(path: Path) -> AnyPlan:
 def read_answer(path: Path) -> Plan | ServePlan | Lifecycle | dict[str, Any]:
     """What a command wrote with ``-o`` or printed with ``--json``: a plan, or plain fields.
 
-    Raises InputError(s) as :func:`read_plan`, also for JSON that is no object.
+    Raises InputError(s) as :func:`read_plan`, also for JSON that is no object or list.
     """
     raw = _parsed(_text_of(path), str(path))
+    if isinstance(raw, list):
+        return {"kind": kind_of(raw), "rows": raw}  # as lists were printed before they said a kind
     if not isinstance(raw, dict):
         raise InputError("no answer of weftline: it begins with {", where=str(path))
     if "format" in raw and ("layout" in raw or raw.get("kind") in ("serve", "lifecycle")):

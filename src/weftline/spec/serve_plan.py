@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from weftline.spec.drawn import LoadPoint
 from weftline.spec.estimate import Estimate
 from weftline.spec.frame import frame_of
+from weftline.spec.notebook import Shown
 from weftline.spec.plan import Part, PriceQuote, Rejection
 from weftline.units import format_duration, format_usd
 
@@ -160,7 +162,7 @@ class ServeSearch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ServePlan:
+class ServePlan(Shown):
     """The demand, the fleet, every estimate and what it rests on.
 
     ``estimates`` holds ttft, tpot and e2e at p50, p95 (or what the targets name) and p99, as
@@ -211,6 +213,10 @@ class ServePlan:
     """The question as fields of a job file: what makes this plan again."""
     model_notes: tuple[str, ...] = ()
     """What of the model is not counted (a vision tower), or was taken for granted."""
+    load_curve: tuple[LoadPoint, ...] = ()
+    """The fleet at other rates, least first: until it breaks a promise."""
+    latency_curves: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    """Metric -> (share of the requests, seconds that so many keep), as simulated."""
 
     def __repr__(self) -> str:
         """The answer in a few lines; ``to_frame()`` and the fields have the rest."""

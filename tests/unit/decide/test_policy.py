@@ -252,6 +252,6 @@ def test_the_gate_stops_what_it_cannot_let_through(
     assert "Not legal advice" in " ".join(told.out.split())
     assert max(map(len, told.out.splitlines())) <= 80
     assert run(["policy", "rules", "--json"]) == 0
-    rules = json.loads(capsys.readouterr().out)
+    rules = json.loads(capsys.readouterr().out)["rows"]
     assert all(r["source"] and r["date"] and r["in_force"] for r in rules)
     assert run(["policy", "check", str(kept / "plan.json"), "--key", str(kept / "key.pem")]) == 2

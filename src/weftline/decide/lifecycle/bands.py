@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from weftline.spec.lifecycle import Driver, LifeLine, Swing
+from weftline.spec.drawn import Swing
+from weftline.spec.lifecycle import Driver, LifeLine
 from weftline.units import format_number
 
 __all__ = ["Sampler", "analytic_mean", "flips_between", "tornado"]

@@ -16,7 +16,7 @@ def summary_of(
 ) -> dict[str, Any]:
     """The dictionary of ``weftline import --json``; raises nothing."""
     return {
-        "format": format_name,
+        "read_as": format_name,
         "cluster": None if described is None else _cluster(described),
         "network": None if topology is None else network_summary(topology),
     }

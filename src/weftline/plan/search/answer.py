@@ -20,6 +20,7 @@ from weftline.cost import (
 )
 from weftline.model import Model, load_model
 from weftline.plan.calibrate.residual import Z90
+from weftline.plan.search.drawn import beside_parts, drawn_of, swings_of
 from weftline.plan.search.evidence import (
     band_of,
     break_evens,
@@ -75,6 +76,17 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
     chips, kept = best.found.cluster.chips, trained(model, job)
     good = goodput(chips, kept)
     estimates, cost_parts = _estimates(best, job, model, quote, good)
+    rank_map = rank_map_of(
+        model, best.found.cluster, recipe_of(job, best.found.framework), best.found.layout,
+        seq_len=job.seq_len, precision=job.precision,
+    )  # fmt: skip
+    drawn = drawn_of(best.found, model, job, rank_map)
+    if quote is not None:
+        drawn |= {
+            "swings": swings_of(quote, estimates["train_time"], chips, kept),
+            "beside_parts": beside_parts(quote, model, kept,
+                                         estimates["effective_train_time"].value),
+        }  # fmt: skip
     return Plan(
         weftline=__version__,
         catalog_date=CATALOG_DATE,
@@ -103,11 +115,9 @@ def plan_of(job: Job, model: Model, ranked: Sequence[Offer], tally: Tally) -> Pl
             rejected={"memory": tally.out_of_memory},
             accelerators=len({f.cluster.accelerator for f in tally.found}) + len(tally.without),
         ),
-        rank_map=rank_map_of(
-            model, best.found.cluster, recipe_of(job, best.found.framework), best.found.layout,
-            seq_len=job.seq_len, precision=job.precision,
-        ),
+        rank_map=rank_map,
         model_notes=(*model.remarks, *_of_policy(job)),
+        **drawn,
     )  # fmt: skip
 
 

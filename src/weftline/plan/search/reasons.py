@@ -20,7 +20,7 @@ from weftline.plan.step.recipes import recipe_of_framework, stated_recipe
 from weftline.spec import Job, Part, PriceQuote
 from weftline.units import format_bytes, format_count, format_number, format_usd
 
-_STEP_NAMES: Final = (
+STEP_NAMES: Final = (
     ("matrix products", "gemm_s"),
     ("attention", "attention_s"),
     ("norms and activations", "memory_bound_s"),
@@ -41,7 +41,7 @@ WHOLE_SQUARE: Final = 1.05
 ROUNDED_UP: Final = 1.01
 """Tokens of whole steps over those asked for from which on a plan says so."""
 _SHOWN_GROUNDS: Final = ("products", "attention forward", "attention backward")
-_MEMORY_NAMES: Final = (
+MEMORY_NAMES: Final = (
     ("weights", "weights_bytes", "counted"),
     ("gradients", "gradients_bytes", "counted"),
     ("optimizer states", "optimizer_bytes", "counted"),
@@ -62,7 +62,7 @@ def step_parts(found: Found) -> tuple[Part, ...]:
     parts = [
         Part(name=name, value=float(getattr(found.parts, field)[0]), unit="s",
              basis=found.constants.basis)
-        for name, field in _STEP_NAMES
+        for name, field in STEP_NAMES
     ]  # fmt: skip
     if abs(found.correction - 1) > 1e-4:
         basis = found.constants.basis
@@ -79,7 +79,7 @@ def memory_parts(found: Found) -> tuple[Part, ...]:
     """The memory of the fullest chip by part, bytes."""
     parts = (
         Part(name=name, value=float(getattr(found.memory, field)[0]), unit="B", basis=basis)
-        for name, field, basis in _MEMORY_NAMES
+        for name, field, basis in MEMORY_NAMES
     )
     return tuple(p for p in parts if p.value > 0)
 
@@ -89,9 +89,9 @@ def why_of(found: Found, quote: PriceQuote | None, model: Model, job: Job) -> tu
     said = [_placement(found)]
     # Shares of the physics: what near runs add or save has no part of its own.
     physics_s = float(found.parts.total_s[0])
-    of_step = {f: float(getattr(found.parts, f)[0]) / physics_s for _, f in _STEP_NAMES}
+    of_step = {f: float(getattr(found.parts, f)[0]) / physics_s for _, f in STEP_NAMES}
     share = sum(of_step.pop(f) for f in ("gemm_s", "attention_s", "memory_bound_s"))
-    names = {f: name for name, f in _STEP_NAMES}
+    names = {f: name for name, f in STEP_NAMES}
     losses = sorted(((part, names[f]) for f, part in of_step.items()), reverse=True)
     largest = ", ".join(f"{name} {part:.0%}" for part, name in losses[:2] if part >= 0.005)
     said.append(f"{share:.0%} of the step computes" + (f"; then {largest}" if largest else ""))

@@ -44,7 +44,8 @@ class Found:
     """The best layout on one cluster, with the numbers that decided."""
 
     cluster: Cluster
-    framework: str
+    frame: Framework
+    """As counted and timed."""
     constants: GroupConstants
     layout: Layout
     step_time_s: float
@@ -63,6 +64,11 @@ class Found:
     """The best layout with other degrees, and its step time."""
     measured: Measurement | None = None
     """Of this very layout on the user's own machine: then the step and its memory are its."""
+
+    @property
+    def framework(self) -> str:
+        """Its name."""
+        return self.frame.name
 
     @property
     def memory_bytes(self) -> float:
@@ -213,7 +219,7 @@ def best_on(
     layout = layout_at(kept, best, len(model.layers))
     return Found(
         cluster=cluster,
-        framework=frame.name,
+        frame=frame,
         constants=constants,
         layout=layout,
         step_time_s=float(seconds[best]) * correction,
@@ -240,7 +246,7 @@ def _on_own(
     found = own.of(named[best])
     basis = found.basis if found is not None else own.basis(count)
     return Found(
-        cluster=cluster, framework=fits.frame.name,
+        cluster=cluster, frame=fits.frame,
         constants=replace(constants, basis=basis, rows=count), layout=named[best],
         step_time_s=float(seconds[best]), correction=float(seconds[best] / times.total_s[best]),
         log_error=own.error if found is None else KNOWN_ERROR, nearest=None, parts=times.take(at),

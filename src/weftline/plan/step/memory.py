@@ -137,41 +137,48 @@ class Counted:
 
     def memory(self, layouts: Layouts) -> Memory:
         """The parts of the fullest stage of every layout, at its highest moment."""
-        kept, again = self.kept(layouts)
-        acts = [kept * m.held + m.embedding for m in self.moments]
-        beside = [m.beside if m.at_loss else m.beside + again for m in self.moments]
+        moments = self.at_moments(layouts)
         highest = np.argmax(self.totals(layouts), axis=0)
+        return Memory(**{
+            f.name: np.choose(highest, [getattr(m, f.name) for m in moments])
+            for f in fields(Memory)
+        })  # fmt: skip
 
-        def part(by_moment: list[FloatArray]) -> FloatArray:
-            chosen: FloatArray = np.choose(highest, by_moment)
-            return chosen
-
-        states = [m.states for m in self.moments]
-        held, moved = part(acts), part(beside)
-        at_loss = np.array([m.at_loss for m in self.moments])[highest]
-        gradients = part([s.gradients for s in states])
-        weights, optimizer = part([s.weights for s in states]), part([s.optimizer for s in states])
-        buffers = part([s.buffers for s in states])
-        allocated = weights + gradients + optimizer + buffers + held + moved
-        overhead = self.context + (self.lossy - 1) * (held + moved + gradients)
-        return Memory(
-            total_bytes=allocated + overhead,
-            weights_bytes=weights,
-            gradients_bytes=gradients,
-            optimizer_bytes=optimizer,
-            activations_bytes=held,
-            working_bytes=buffers + np.where(at_loss, 0.0, moved),
-            logits_bytes=np.where(at_loss, moved, 0.0),
-            overhead_bytes=overhead,
-            host_bytes=part([s.host for s in states])
-            + layouts.recompute_share * self.offloaded * part([m.held for m in self.moments]),
-        )
+    def at_moments(self, layouts: Layouts) -> tuple[Memory, ...]:
+        """The parts of the first, a middle and the last stage, each at its own highest moment."""
+        kept, again = self.kept(layouts)
+        nothing = np.zeros(len(layouts))
+        found = []
+        for m in self.moments:
+            held, states = kept * m.held + m.embedding, m.states
+            moved = m.beside if m.at_loss else m.beside + again
+            allocated = (
+                states.weights + states.gradients + states.optimizer + states.buffers + held + moved
+            )
+            overhead = self.context + (self.lossy - 1) * (held + moved + states.gradients)
+            found.append(Memory(
+                total_bytes=allocated + overhead,
+                weights_bytes=states.weights + nothing,
+                gradients_bytes=states.gradients + nothing,
+                optimizer_bytes=states.optimizer + nothing,
+                activations_bytes=held,
+                working_bytes=states.buffers + (nothing if m.at_loss else moved),
+                logits_bytes=moved if m.at_loss else nothing,
+                overhead_bytes=overhead,
+                host_bytes=states.host + layouts.recompute_share * self.offloaded * m.held,
+            ))  # fmt: skip
+        return tuple(found)
 
 
 def count_memory(
-    model: Model, frame: Framework, layouts: Layouts, *, seq_len: int, dropout: bool = False
-) -> Counted:
-    """What layouts hold at every moment that can be the highest, whatever is computed again."""
+    model: Model, frame: Framework, layouts: Layouts, *, seq_len: int, dropout: bool = False,
+    middle_stage: int = MIDDLE,
+) -> Counted:  # fmt: skip
+    """What layouts hold at every moment that can be the highest, whatever is computed again.
+
+    Of the stages between first and last the second holds the most micro-batches; ``middle_stage``
+    asks for another of them.
+    """
     lay = layouts
     saved = saved_values(model, frame, seq_len, dropout=dropout)
     tokens = lay.micro_batch * seq_len / lay.cp
@@ -187,7 +194,7 @@ def count_memory(
     sent = np.where(lay.pp > 1, frame.stage_tensors * saved.residual * sequence * lay.vp, 0.0)
     alone_embedding = np.where(lay.pp > 1, 0.0, embedding)
     logits = _logits(model, frame, lay, tokens, sequence)
-    inner = np.where(lay.pp > 2, middle * _in_flight(lay, MIDDLE), 0.0)
+    inner = np.where(lay.pp > 2, middle * _in_flight(lay, middle_stage), 0.0)
     alone = lay.tp * lay.cp * lay.dp * lay.pp == 1
     layer = sharded * (saved.sharded + saved.attention) + sequence * saved.sequence
     return Counted(

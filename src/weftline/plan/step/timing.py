@@ -265,6 +265,26 @@ def _elementwise_rate(x: Compiled, c: Constants) -> FloatArray:
     return np.asarray(memory / (1 + (np.asarray(c.vector_ops) * memory / lanes) ** 4) ** 0.25)
 
 
+def time_passes(x: Compiled, c: Constants) -> tuple[FloatArray, FloatArray]:
+    """Seconds of one micro-batch's forward and backward pass on every pipeline stage of the first
+    layout, [pp] each; what is computed again belongs to backward."""
+    t, e = time_operators(x, c), exchanges(x, c)
+    stage = _time_stage(x, c, t)
+    once = (t.gemm_s + t.attention_s + t.memory_s)[:, x.key]
+    pp, full = int(x.layouts.pp[0]), x.layouts.recompute_share
+    device = once[LAYER] + stage.unpack_s + e.tp_s + e.ep_s + e.cp_s
+    # Launches that show are shared by the passes as the host makes them.
+    forward = device + stage.host_s / (3 + full)
+    layers = np.full(pp, float(x.stage_layers[0]))
+    layers[[0, -1]] = float(x.edge_layers[0] if pp > 1 else x.layers[0])
+    ahead, both = layers * float(forward[0]), layers * float(stage.layer_s[0])
+    ahead[0] += once[FIRST][0]
+    ahead[-1] += once[LAST][0]
+    both[0] += stage.first_s[0]
+    both[-1] += stage.last_s[0]
+    return ahead, both - ahead
+
+
 def _memory_rate(x: Compiled) -> Number:
     return x.device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
 

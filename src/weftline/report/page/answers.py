@@ -1,15 +1,33 @@
-"""Which page an answer gets: by its fields, since every command's JSON names what it is of."""
+"""Which page an answer gets: by the kind that it says it is of."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Final
 
 from weftline.errors import InputError
 from weftline.report.page.chart import Page
 from weftline.spec import Plan, ServePlan
+from weftline.spec.answers import AnswerKind, kind_of
 from weftline.spec.lifecycle import Lifecycle
 
 __all__ = ["page_of"]
+
+_PAGES: Final[Mapping[AnswerKind, tuple[str, str]]] = {
+    "collective": ("collective", "collective_page"),
+    "burst-advice": ("saving", "saving_page"),
+    "comparison": ("comparison", "comparison_page"),
+    "audit": ("audit", "audit_page"),
+    "policy": ("decision", "decision_page"),
+    "policy-verified": ("decision", "decision_page"),
+    "portfolio": ("portfolio", "portfolio_page"),
+    "quality": ("quality", "quality_page"),
+    "burst-list": ("store", "store_page"),
+    "burst-checkpoint": ("store", "checkpoint_page"),
+}
+"""Kind -> (module of this wing, function); what is not here is shown as its tables."""
+_SCORES: Final = ("training-score", "memory-score", "collective-score", "serving-score")
 
 
 def page_of(answer: Plan | ServePlan | Lifecycle | dict[str, Any], *, where: str) -> Page:
@@ -17,6 +35,33 @@ def page_of(answer: Plan | ServePlan | Lifecycle | dict[str, Any], *, where: str
 
     Raises InputError where no command answers like that.
     """
+    if not isinstance(answer, dict):
+        return _page_of_noun(answer)
+    kind = kind_of(answer)
+    if kind is None:
+        raise InputError(
+            "no command answers like this", where=where,
+            hint="pages are made of plans (-o plan.json), and of what any command prints with "
+                 "--json",
+        )  # fmt: skip
+    try:
+        if kind in _SCORES:
+            from weftline.report.page.scores import score_page
+
+            return score_page(answer, kind)
+        if kind in _PAGES:
+            return _made(*_PAGES[kind])(answer)
+        from weftline.report.page.plain import plain_page
+
+        return plain_page(answer, kind)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as wrong:
+        raise InputError(
+            f"a field is missing or not as the command writes it: {wrong}", where=where,
+            hint="write the answer again with --json",
+        ) from None  # fmt: skip
+
+
+def _page_of_noun(answer: Plan | ServePlan | Lifecycle) -> Page:
     if isinstance(answer, Plan):
         from weftline.report.page.training import training_page
 
@@ -25,30 +70,13 @@ def page_of(answer: Plan | ServePlan | Lifecycle | dict[str, Any], *, where: str
         from weftline.report.page.serving import serving_page
 
         return serving_page(answer)
-    if isinstance(answer, Lifecycle):
-        from weftline.report.page.lifecycle import lifecycle_page
+    from weftline.report.page.lifecycle import lifecycle_page
 
-        return lifecycle_page(answer)
-    try:
-        if {"collective", "network", "algorithm", "time_s"} <= answer.keys():
-            from weftline.report.page.collective import collective_page
+    return lifecycle_page(answer)
 
-            return collective_page(answer)
-        if {"burst", "blocking", "forms_s", "job"} <= answer.keys():
-            from weftline.report.page.saving import saving_page
 
-            return saving_page(answer)
-        if {"model", "layout", "rows", "explains"} <= answer.keys():
-            from weftline.report.page.comparison import comparison_page
-
-            return comparison_page(answer)
-    except (KeyError, TypeError, ValueError, AttributeError) as wrong:
-        raise InputError(
-            f"a field is missing or not as the command writes it: {wrong}", where=where,
-            hint="write the answer again with --json",
-        ) from None  # fmt: skip
-    raise InputError(
-        "no page is known for this answer", where=where,
-        hint="pages are made of plans (-o plan.json), and of --json of simulate collective, "
-             "compare and burst advise",
-    )  # fmt: skip
+def _made(module: str, name: str) -> Callable[[dict[str, Any]], Page]:
+    found: Callable[[dict[str, Any]], Page] = getattr(
+        import_module(f"weftline.report.page.{module}"), name
+    )
+    return found

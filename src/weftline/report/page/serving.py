@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from weftline.report.page.chart import Chart, Page, Section, Table
+from weftline.report.page.load import load_section
 from weftline.report.page.parts import joined, made_by, numbers_table, parts_table, stacked
 from weftline.report.serving import number_rows
 from weftline.report.text import model_label
@@ -40,7 +41,8 @@ def serving_page(plan: ServePlan) -> Page:
         sections=tuple(filter(None, (
             Section(title="The answer", says=plan.why,
                     tables=(numbers_table(plan.estimates, number_rows(plan)),)),
-            _winners(plan), _targets(plan), _speed(plan), _step(plan), _memory(plan),
+            _winners(plan), _targets(plan), load_section(plan), _speed(plan), _step(plan),
+            _memory(plan),
             Section(title="What would flip it", says=plan.flips) if plan.flips else None,
             _started(plan), _without(plan),
         ))),

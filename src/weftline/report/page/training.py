@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from weftline.report.page.chart import Chart, Page, Section, Table
+from weftline.report.page.money import flips_section, is_compute, money_section
 from weftline.report.page.parts import (
     calendar,
     front_of,
@@ -16,11 +17,16 @@ from weftline.report.page.parts import (
     parts_table,
     stacked,
 )
+from weftline.report.page.step import (
+    exchange_chart,
+    links_section,
+    memory_section,
+    pipeline_chart,
+)
 from weftline.report.plan import number_rows
 from weftline.report.text import model_label
 from weftline.spec import Candidate, Plan
 from weftline.units import (
-    format_bytes,
     format_count,
     format_duration,
     format_number,
@@ -32,8 +38,6 @@ __all__ = ["training_page"]
 _SHOWN: Final = 8
 """Candidates whose steps are drawn beside the best."""
 _RANKED: Final = 60
-_OVERHEADS: Final = ("exposed", "bubble", "uneven", "stragglers", "launches")
-"""Words in the names of parts of a step in which no chip computes."""
 
 
 def training_page(plan: Plan) -> Page:
@@ -55,8 +59,9 @@ def training_page(plan: Plan) -> Page:
         sections=tuple(filter(None, (
             Section(title="The answer", says=plan.why,
                     tables=(numbers_table(plan.estimates, number_rows()),)),
-            _winners(plan), _step(plan), _memory(plan), _money(plan), _flips(plan), _saving(plan),
-            _trust(plan), _network(plan), _without(plan),
+            _winners(plan), _step(plan), memory_section(plan), links_section(plan),
+            money_section(plan), flips_section(plan), _saving(plan), _trust(plan),
+            _network(plan), _without(plan),
         ))),
         made=made_by(plan.weftline, plan.catalog_date),
     )  # fmt: skip
@@ -124,9 +129,9 @@ def _winning_words(rows: Sequence[Candidate]) -> str:
 
 
 def _step(plan: Plan) -> Section:
-    computes = sum(p.value for p in plan.step_parts if _is_compute(p.name))
+    computes = sum(p.value for p in plan.step_parts if is_compute(p.name))
     total = sum(p.value for p in plan.step_parts)
-    largest = max((p for p in plan.step_parts if not _is_compute(p.name)), default=None,
+    largest = max((p for p in plan.step_parts if not is_compute(p.name)), default=None,
                   key=lambda p: p.value)  # fmt: skip
     title = f"{computes / total:.0%} of a step computes" + (
         f"; {largest.name} takes {largest.value / total:.0%}" if largest else ""
@@ -139,98 +144,10 @@ def _step(plan: Plan) -> Section:
         title=title, kind="stack", size="tall" if len(rows) > 2 else "short",
         data=stacked(rows, "seconds of a step", "s"),
         table=parts_table(plan.step_parts, format_duration),
-        note="Communication that hides behind compute is not drawn; the table is of the answer.",
+        note="What hides behind compute is not in it; the table is of the answer.",
     )  # fmt: skip
-    return Section(title="Where a step goes", charts=(chart,))
-
-
-def _is_compute(name: str) -> bool:
-    return not any(word in name for word in _OVERHEADS)
-
-
-def _memory(plan: Plan) -> Section:
-    have = plan.cluster.memory_bytes
-    used = plan.estimates["memory"]
-    largest = max(plan.memory_parts, key=lambda p: p.value)
-    chart = Chart(
-        title=f"{format_bytes(used.value)} of {format_bytes(have)}, {used.value / have:.0%} full; "
-              f"most is {largest.name}",
-        kind="stack", size="short", table=parts_table(plan.memory_parts, format_bytes),
-        data=stacked(
-            [("fullest chip", {p.name: p.value for p in plan.memory_parts})], "bytes", "B",
-        ) | {"limit": {"value": have, "name": "all of it"},
-             "max": 1.05 * max(have, used.value)},
-        note=f"Band {format_bytes(used.low)} to {format_bytes(used.high)}: {used.basis}.",
-    )  # fmt: skip
-    return Section(title="Does it fit", charts=(chart,))
-
-
-def _money(plan: Plan) -> Section | None:
-    whole = plan.estimates.get("effective_cost")
-    if whole is None or not plan.cost_parts:
-        return None
-    compute = plan.cost_parts[0].value
-    links: list[dict[str, Any]] = [{"from": "price of the run", "to": "steps", "value": compute}]
-    links += [{"from": "price of the run", "to": part.name, "value": part.value}
-              for part in plan.cost_parts[1:] if part.value > 0]  # fmt: skip
-    total = sum(max(p.value, 0) for p in plan.step_parts)
-    useful = min(plan.estimates["mfu"].value, 1.0) * compute
-    computing = 0.0
-    for part in plan.step_parts:
-        share = max(part.value, 0) / total * compute
-        if _is_compute(part.name):
-            computing += share
-        elif share > 0.001 * compute:
-            links.append({"from": "steps", "to": part.name, "value": share})
-    links.append({"from": "steps", "to": "computing", "value": computing})
-    if useful < computing:
-        links.append({"from": "computing", "to": "at the chip's peak", "value": useful})
-        links.append({"from": "computing", "to": "below the peak", "value": computing - useful})
-    names = list(dict.fromkeys(str(end) for link in links for end in (link["from"], link["to"])))
-    price = plan.price
-    chart = Chart(
-        title=f"Of {format_usd(whole.value)}, {format_usd(useful)} would pay for the same FLOP at "
-              f"the peak of the chip",
-        kind="sankey", data={"nodes": names, "links": links, "unit": "USD"}, size="tall",
-        table=Table(
-            columns=("from", "to", "US dollars"), right=frozenset({2}),
-            rows=tuple((str(x["from"]), str(x["to"]), format_usd(x["value"]))
-                       for x in links)),
-        note="" if price is None else
-             f"{format_usd(price.usd_per_chip_hour.value)} a chip-hour, {price.price_type}, "
-             f"{price.provider} {price.region}, {price.date}: {price.usd_per_chip_hour.basis}.",
-    )  # fmt: skip
-    return Section(title="Where the money goes", charts=(chart,))
-
-
-def _flips(plan: Plan) -> Section | None:
-    if not plan.flips and not plan.break_evens:
-        return None
-    charts: tuple[Chart, ...] = ()
-    evens = [b for b in plan.break_evens if b.now_usd_per_chip_hour > 0][:_SHOWN]
-    if evens:
-        nearest = evens[0]
-        share = nearest.wins_below_usd_per_chip_hour / nearest.now_usd_per_chip_hour
-        charts = (Chart(
-            title=f"{nearest.accelerator} would win {1 - share:.0%} below its price of today",
-            kind="bars",
-            data={
-                "name": "price at which it wins, as a share of its price now", "unit": "1",
-                "max": 1.1, "limit": {"value": 1.0, "name": "price now"},
-                "rows": [
-                    {"name": b.accelerator, "best": i == 0,
-                     "value": b.wins_below_usd_per_chip_hour / b.now_usd_per_chip_hour,
-                     "says": [f"{format_usd(b.wins_below_usd_per_chip_hour)} a chip-hour, now "
-                              f"{format_usd(b.now_usd_per_chip_hour)}"]}
-                    for i, b in enumerate(evens)
-                ],
-            },
-            table=Table(
-                columns=("accelerator", "wins below, a chip-hour", "now"), right=frozenset({1, 2}),
-                rows=tuple((b.accelerator, format_usd(b.wins_below_usd_per_chip_hour),
-                            format_usd(b.now_usd_per_chip_hour)) for b in evens)),
-        ),)  # fmt: skip
-    return Section(title="What would flip it", charts=charts, says=plan.flips)
+    beside = filter(None, (exchange_chart(plan), pipeline_chart(plan)))
+    return Section(title="Where a step goes", charts=(chart, *beside))
 
 
 def _saving(plan: Plan) -> Section | None:

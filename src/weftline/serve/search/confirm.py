@@ -232,11 +232,13 @@ def keeps_up(outcome: Outcome) -> bool:
 
 
 def most_rate(
-    parts: Sequence[Part], traffic: Traffic, promise: Promise, limit_per_s: float
-) -> float:
+    parts: Sequence[Part], traffic: Traffic, promise: Promise, limit_per_s: float,
+    tried: list[tuple[float, Run]] | None = None,
+) -> float:  # fmt: skip
     """Requests a second that a fleet could take within the targets, to about 3 %.
 
-    Never more than ``limit_per_s``: its steady-state throughput less the headroom.
+    Never more than ``limit_per_s``: its steady-state throughput less the headroom. What was
+    simulated on the way is added to ``tried``, with its rate.
     """
     from weftline.serve.simulate.traffic import at_rate, extended
 
@@ -248,8 +250,10 @@ def most_rate(
             return False
         n = min(MOST_REQUESTS, math.ceil(traffic.requests * factor))
         sped = at_rate(extended(traffic, n), rate * factor)
-        tried = run_parts(parts, sped, promise, stable=True)
-        return tried.meets and (promise.trace or keeps_up(tried.outcome))
+        found = run_parts(parts, sped, promise, stable=True)
+        if tried is not None:
+            tried.append((rate * factor, found))
+        return found.meets and (promise.trace or keeps_up(found.outcome))
 
     edge = limit_per_s / rate
     if meets(edge):

@@ -31,6 +31,7 @@ from weftline.serve.search.confirm import (
     tuned,
 )
 from weftline.serve.search.confirmed import Confirmed, priced
+from weftline.serve.search.curves import latency_curves, load_curve
 from weftline.serve.search.daily import curve_of, day_of, start_s_of
 from weftline.serve.search.economics import Market, markets_of_any, power_w
 from weftline.serve.search.losers import most_chips, reasons_of, unpriced
@@ -98,8 +99,9 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
         found_tokens = float(done.cached_tokens[done.fits].sum())
         share = found_tokens / max(1.0, float(done.prefill_tokens[done.fits].sum()))
         demand = replace(demand, cached_share=share)
+    points = [(traffic.rate_per_s, best.run)]
     rate = most_rate(best.parts, traffic, promise_of(job, 1, trace),
-                     best.capacity_per_s * (1.0 - job.headroom) / cells)  # fmt: skip
+                     best.capacity_per_s * (1.0 - job.headroom) / cells, points)  # fmt: skip
     stats = ServeSearch(
         screened=found.evaluated, chips=len(found.nearest) + len(found.reasons),
         simulated=tried.runs, seconds=round(time.perf_counter() - began, 2),
@@ -113,6 +115,9 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     shown |= {c.fleet.accelerator for c in beside}
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
     plan = plan_of(job, demand, ranked, most, stats, beside, lost)
+    scale = demand.rate_per_s / traffic.rate_per_s
+    plan = replace(plan, load_curve=load_curve(points, scale),
+                   latency_curves=latency_curves(best.run))  # fmt: skip
     if job.batch is not None:
         plan = replace(plan, batch=_batch(job.batch, best))
     return replace(plan, daily=_daily(job, best)) if job.daily else plan
