@@ -1,0 +1,47 @@
+"use strict";
+// What htmx does not do: charts drawn when answers come, texts copied, what is stale marked so.
+(function () {
+  const me = document.currentScript.dataset;
+  const root = document.documentElement;
+  const answer = () => document.getElementById("answer");
+  let drawing = null;
+
+  const script = (url) => new Promise((done, failed) => {
+    const tag = document.createElement("script");
+    tag.src = url;
+    tag.onload = done;
+    tag.onerror = () => failed(new Error("cannot load " + url));
+    document.head.append(tag);
+  });
+  // A megabyte that the first paint does not need: it comes with the first answer.
+  const library = () => (drawing = drawing || script(me.chartsLibrary).then(() => script(me.chartsDrawing)));
+
+  const draw = () => {
+    const found = Array.from(document.querySelectorAll("#answer [data-charts]"));
+    if (!found.length) return;
+    root.dataset.state = "drawing";
+    library().then(() => window.drawCharts(found.flatMap((e) => JSON.parse(e.dataset.charts))));
+  };
+
+  document.addEventListener("htmx:afterSettle", (event) => {
+    if (event.detail.target.id !== "answer" || event.detail.elt.id === "status") return;
+    answer().removeAttribute("aria-busy");
+    draw();
+  });
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (event.detail.elt.id === "question") answer().setAttribute("aria-busy", "true");
+  });
+  // A question that failed or was taken back leaves no answer of another question behind.
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target.id !== "status") return;
+    if (event.detail.target.querySelector("[data-failed]")) answer().replaceChildren();
+    if (!event.detail.target.querySelector(".job")) answer().removeAttribute("aria-busy");
+  });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy], [data-copy-url]");
+    if (!button) return;
+    const url = button.dataset.copyUrl;
+    navigator.clipboard.writeText(url ? location.origin + url : button.dataset.copy)
+      .then(() => { button.textContent = "Copied"; }, () => { button.textContent = "Copying is not allowed here"; });
+  });
+})();
