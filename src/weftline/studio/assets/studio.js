@@ -24,7 +24,7 @@
   };
 
   document.addEventListener("htmx:afterSettle", (event) => {
-    if (event.detail.target.id !== "answer" || event.detail.elt.id === "status") return;
+    if (!event.detail.target || event.detail.target.id !== "answer") return;
     answer().removeAttribute("aria-busy");
     draw();
   });
@@ -33,9 +33,13 @@
   });
   // A question that failed or was taken back leaves no answer of another question behind.
   document.addEventListener("htmx:afterSwap", (event) => {
-    if (event.detail.target.id !== "status") return;
+    if (!event.detail.target || event.detail.target.id !== "status") return;
     if (event.detail.target.querySelector("[data-failed]")) answer().replaceChildren();
     if (!event.detail.target.querySelector(".job")) answer().removeAttribute("aria-busy");
+  });
+  // On a phone the answer comes below the form: whoever pressed the button wants to see it.
+  document.addEventListener("submit", (event) => {
+    if (event.target.id === "question") document.getElementById("status").scrollIntoView({ block: "nearest" });
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy], [data-copy-url]");
