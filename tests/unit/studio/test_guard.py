@@ -13,7 +13,7 @@ from weftline.studio.guard import MOST_BODY_BYTES, Guard, Rules
 from weftline.studio.options import StudioOptions
 from weftline.studio.start import rules_of
 
-SECRET = "s3cret"
+SECRET = "s3cret"  # noqa: S105
 EVERYWHERE = "0.0.0.0"  # noqa: S104  (nothing is bound)
 LOCAL = Rules(names=frozenset({"localhost", "127.0.0.1", "::1"}), port=8321)
 TOKEN = Rules(names=frozenset({"box"}), any_address=True, token=SECRET, port=8321)
@@ -122,5 +122,10 @@ def test_a_token_is_asked_for_where_others_can_reach_it() -> None:
     assert rules_of(StudioOptions(token=True), host="127.0.0.1", port=1).token
     anywhere = StudioOptions(host=EVERYWHERE, allow_host="Plans.example")
     wide = rules_of(anywhere, host=EVERYWHERE, port=1)
+    assert len(wide.token) >= 32
+    assert wide.knows("10.1.2.3:80")
+    assert wide.knows("plans.example")
+    assert not wide.knows("evil.example")
+    one = rules_of(StudioOptions(host="10.0.0.5"), host="10.0.0.5", port=1)
     assert one.knows("10.0.0.5:1")
     assert not one.knows("10.0.0.6:1")

@@ -52,3 +52,27 @@ def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
         await asyncio.wait_for(change, 1)
 
     asyncio.run(play())
+
+
+def test_fifty_sessions_at_one_worker_are_all_answered_in_turns() -> None:
+    """Also one that asks four times at once: its second waits until all had their first."""
+
+    async def play() -> tuple[list[Job], list[Job]]:
+        order: list[Job] = []
+
+        async def note(job: Job) -> None:
+            order.append(job)
+
+        pool = Pool(Size(workers=1), after=note)
+        query = "kind=train&model=smollm2-135m&tokens=1B&on=h100-sxm&chips=8"
+        asked = {"query": query, "prefix": "a-"}
+        jobs = [pool.submit("greedy", "plan", asked) for _ in range(4)]
+        jobs += [pool.submit(f"session {i}", "plan", asked) for i in range(49)]
+        await pool.start()
+        await asyncio.wait_for(asyncio.gather(*(job.end() for job in jobs)), 120)
+        await pool.stop()
+        return jobs, order
+
+    jobs, order = asyncio.run(play())
+    assert {job.state for job in jobs} == {"done"}
+    assert [order.index(job) for job in jobs[:4]] == [0, 50, 51, 52]

@@ -28,8 +28,14 @@
     answer().removeAttribute("aria-busy");
     draw();
   });
+  let asked = 0;
   document.addEventListener("htmx:beforeRequest", (event) => {
-    if (event.detail.elt.id === "question") answer().setAttribute("aria-busy", "true");
+    if (event.detail.elt.id !== "question") return;
+    // A field that was left for the button has changed, too: one question, not two.
+    const cause = event.detail.requestConfig.triggeringEvent;
+    if (cause && cause.type === "submit") asked = Date.now();
+    else if (Date.now() - asked < 500) { event.preventDefault(); return; }
+    answer().setAttribute("aria-busy", "true");
   });
   // A question that failed or was taken back leaves no answer of another question behind.
   document.addEventListener("htmx:afterSwap", (event) => {
@@ -40,6 +46,15 @@
   // On a phone the answer comes below the form: whoever pressed the button wants to see it.
   document.addEventListener("submit", (event) => {
     if (event.target.id === "question") document.getElementById("status").scrollIntoView({ block: "nearest" });
+  });
+  // Eighty boxes are many Tabs: Escape goes to what follows them.
+  document.addEventListener("keydown", (event) => {
+    const list = event.key === "Escape" && event.target.closest(".chips");
+    if (!list) return;
+    const next = Array.from(document.querySelectorAll("#question input, #question select, #question button"))
+      .find((e) => list.compareDocumentPosition(e) & Node.DOCUMENT_POSITION_FOLLOWING && e.type !== "hidden" && e.offsetParent
+        && !list.contains(e));
+    if (next) next.focus();
   });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-copy], [data-copy-url]");
