@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import time
 import zipfile
 from collections.abc import Iterator
@@ -91,7 +92,6 @@ def test_the_command_that_is_shown_gives_the_same_answer(
             file = re.search(r'filename="([\w.-]+)"', config.headers["content-disposition"])
             assert file is not None
             (tmp_path / file[1]).write_text(config.text)
-        import shlex
 
         assert f"<code>{entry.command}</code>" in text
         words = shlex.split(entry.command)
@@ -234,3 +234,22 @@ def test_all_wrong_options_are_told_at_once(capsys: pytest.CaptureFixture[str]) 
     assert run(["studio", "--limit", "x", "--memory", "y", "--workers", "0", "--keep", "-1"]) == 2
     told: Any = capsys.readouterr().err
     assert all(name in told for name in ("--limit", "--memory", "--workers", "--keep"))
+
+
+@pytest.mark.slow
+def test_a_fleet_is_answered_as_by_the_command_and_both_kinds_are_audited(
+    browser: Browser, studio: Studio
+) -> None:
+    """A serving plan takes a quarter of a minute; the claims plan again."""
+    fleet = {"kind": "serve", "model": "llama-3.1-8b", "rate": "40/s", "input": "1000",
+             "output": "200", "ttft": "300ms", "on": "h100-sxm", "precision": "bf16",
+             "engine": "vllm"}  # fmt: skip
+    for question in (fleet, SMALL | {"tokens": "100B"}):
+        name = _id(browser.answered(**question))
+        entry, plan = studio.history.find(name) or pytest.fail("not kept")
+        assert json.loads(_printed(shlex.split(entry.command)[1:])) == json.loads(plan)
+        audited = browser.get(f"/answers/{name}/audit", params={"claim": "this-answer"})
+        assert audited.status_code == 200, audited.text
+        verdict = re.search(r"<strong>(\w+)</strong>", audited.text)
+        assert verdict is not None
+        assert verdict[1] in ("holds", "conditional")
