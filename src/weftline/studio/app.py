@@ -356,7 +356,7 @@ class Studio:
                     break
         finally:
             ending.cancel()
-            self.pool.cancel(job)
+            self.pool.forget(job)
         if job.state == "done":
             return job.result
         raise Stop(self._failed(job.failed or _said("Cancelled.", "")))

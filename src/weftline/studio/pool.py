@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from typing import Any, Final, Literal
 __all__ = ["Full", "Job", "Pool", "Size"]
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+_LOG: Final = logging.getLogger(__name__)
 ENDED: Final = frozenset({"done", "failed", "cancelled"})
 _LINE_BYTES: Final = 64 << 20
 _KEPT: Final = 256
@@ -152,6 +154,11 @@ class Pool:
         job.touch()
         self._told_places()
 
+    def forget(self, job: Job) -> None:
+        """Let go of a job whose result nobody will ask for again."""
+        self.cancel(job)
+        self._jobs.pop(job.id, None)
+
     @property
     def waiting(self) -> int:
         """Tasks that no worker has taken."""
@@ -221,7 +228,7 @@ class Pool:
         try:
             while True:
                 job = await self._next()
-                if process.returncode is not None:
+                if process.returncode is not None:  # it was ended while it had nothing to do
                     process, done = await self._spawn(number), 0
                 began = asyncio.get_running_loop().time()
                 alive = await self._run(process, job)
@@ -267,6 +274,10 @@ class Pool:
                 await asyncio.wait({reading, changed}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
             alive = reading.done() and reading.result()
+        except Exception as error:  # what came after the answer failed: a bug, and no end of it all
+            _LOG.exception("an answer could not be taken")
+            job.fail(f"weftline contradicts itself ({type(error).__name__}): a bug to report")
+            alive = False
         finally:
             reading.cancel()
         job.touch()

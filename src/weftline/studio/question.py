@@ -32,6 +32,8 @@ MOST_TEXT: Final = 400
 """Letters of one field."""
 MOST_URL: Final = 6000
 """Letters of a URL that mail programs and proxies still take whole."""
+_MOST: Final = {"on": 4000, "chip_set": 2000, "config": 128 << 10, "config_text": 128 << 10}
+"""Of fields that may be longer."""
 _MODEL: Final = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)?")
 _NUMBER: Final = re.compile(r"\d+(\.\d*)?")
 _STEM: Final = re.compile(r"[^a-z0-9.]+")
@@ -130,9 +132,9 @@ def read_question(pairs: Iterable[tuple[str, str]]) -> Question:
     get = Collector()
     sent: dict[str, str] = {}
     for name, text in pairs:
-        wrong = name != "config_text" and (len(text) > MOST_TEXT and name != "config")
-        if wrong or (name != "config_text" and not text.isprintable()):
-            get.errors.append(InputError(f"{MOST_TEXT} letters on one line at most",
+        most = _MOST.get(name, MOST_TEXT)
+        if len(text) > most or (name != "config_text" and not text.isprintable()):
+            get.errors.append(InputError(f"{most:,} letters on one line at most",
                                          where=_place(name)))  # fmt: skip
             continue
         joined = name == "on" and sent.get("on")
@@ -157,7 +159,11 @@ def kind_of(sent: Mapping[str, str]) -> JobKind:
 
 
 def _place(name: str) -> str:
-    return name if name in ("model", "config") else "--" + name[:40].replace("_", "-")
+    return (
+        name.removesuffix("_text")
+        if name in ("model", "config", "config_text")
+        else "--" + name[:40].replace("_", "-")
+    )
 
 
 def _word(text: str) -> str:

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from weftline.errors import InputError
@@ -59,11 +60,13 @@ def serve_studio(options: StudioOptions, say: Callable[[str], None]) -> int:
     shown = socket.gethostname() if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
     query = f"?token={rules.token}" if rules.token else ""
     say(f"studio on http://{shown}:{port}/{query} (Ctrl-C ends it; history in {history.path})")
-    uvicorn.Server(uvicorn.Config(
+    server = uvicorn.Server(uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=2,
         timeout_keep_alive=30, limit_concurrency=1024, h11_max_incomplete_event_size=128 << 10,
         server_header=False, date_header=False, lifespan="on", ws="none",
-    )).run(sockets=[listening])  # fmt: skip
+    ))  # fmt: skip
+    with suppress(KeyboardInterrupt):  # raised again when all has ended: that is how it is ended
+        server.run(sockets=[listening])
     return 0
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from weftline.errors import InputError
 from weftline.spec.job_file import OPTIONS, JobKind
 from weftline.spec.options import JobOptions
-from weftline.studio.controls import EXAMPLES, FILES_ONLY, controls, groups
+from weftline.studio.controls import EXAMPLES, FILES_ONLY, chips, controls, groups
 from weftline.studio.question import MOST_CONFIG_BYTES, Question, read_question
 
 LLAMA = json.dumps({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2})
@@ -67,6 +67,9 @@ def test_what_is_a_default_is_not_said() -> None:
 def test_marked_chips_are_joined() -> None:
     pairs = [("model", "llama-3.1-8b"), ("tokens", "1T"), ("on", "h100-sxm"), ("on", "b200")]
     assert read_question(pairs).values["on"] == "h100-sxm,b200"
+    everything = [("on", name) for rows in chips().values() for name, _ in rows]
+    asked = read_question([*pairs, *everything])
+    assert read_question(parse_qsl(asked.query())) == asked
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,7 @@ def test_marked_chips_are_joined() -> None:
         ({"config_text": '{"a":' * 70 + "1" + "}" * 70}, "config"),
         ({"config_text": '{"a":' * 30000 + "1" + "}" * 30000}, "config"),
         ({"config_text": json.dumps({"a": "x" * MOST_CONFIG_BYTES})}, "config"),
+        ({"config_text": "x" * (1 << 20)}, "config"),
     ],
 )
 def test_what_no_question_is_is_refused_with_its_place(sent: dict[str, str], where: str) -> None:
