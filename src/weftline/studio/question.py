@@ -159,11 +159,8 @@ def kind_of(sent: Mapping[str, str]) -> JobKind:
 
 
 def _place(name: str) -> str:
-    return (
-        name.removesuffix("_text")
-        if name in ("model", "config", "config_text")
-        else "--" + name[:40].replace("_", "-")
-    )
+    plain = name.removesuffix("_text")
+    return plain if plain in ("model", "config") else "--" + name[:40].replace("_", "-")
 
 
 def _word(text: str) -> str:

@@ -76,3 +76,20 @@ def test_fifty_sessions_at_one_worker_are_all_answered_in_turns() -> None:
     jobs, order = asyncio.run(play())
     assert {job.state for job in jobs} == {"done"}
     assert [order.index(job) for job in jobs[:4]] == [0, 50, 51, 52]
+
+
+@pytest.mark.slow
+def test_a_worker_that_would_take_too_much_memory_says_so_and_lives() -> None:
+    async def play() -> list[Job]:
+        pool = Pool(Size(workers=1, memory_bytes=70 * 10**6))
+        await pool.start()
+        large = "kind=train&model=llama-3.1-405b&tokens=1T&on=h100-sxm,b200&max_chips=4096"
+        jobs = [pool.submit("a", "plan", {"query": query, "prefix": "a-"})
+                for query in (large, "kind=train&model=nothing")]  # fmt: skip
+        await asyncio.wait_for(asyncio.gather(*(job.end() for job in jobs)), 120)
+        await pool.stop()
+        return jobs
+
+    large, wrong = asyncio.run(play())
+    assert "more memory" in large.failed["errors"][0]["what"]
+    assert wrong.failed["code"] == 2
