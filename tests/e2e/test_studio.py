@@ -195,7 +195,7 @@ def test_what_runs_can_be_stopped_and_the_next_is_answered(
         time.sleep(0.01)
     assert browser.post(f"/jobs/{job}/cancel").text.strip() == "<p>Cancelled.</p>"
     assert browser.get(f"/jobs/{job}/events").text == "event: end\ndata: cancelled\n\n"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     studio.pool.size = Size(workers=1, limit_s=0.05)
     job = browser.asked(**heavy)
     browser.get(f"/jobs/{job}/events")

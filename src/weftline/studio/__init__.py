@@ -1,8 +1,9 @@
 """The local page: a question turned by its knobs, its answer drawn beside it, nothing sent away."""
 
+from typing import TYPE_CHECKING
+
 from weftline._lazy import lazily
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weftline.studio.options import StudioOptions
     from weftline.studio.start import serve_studio
