@@ -55,6 +55,8 @@ COMMANDS: Final = (
      "Serve MODEL or a plan over HTTP, in the words of OpenAI's API."),
     ("simulate", "simulate:app",
      "Simulate a collective or a serving system without the hardware."),
+    ("studio", "studio:studio",
+     "A local page for plans: turn a question's knobs, compare, share, export, audit."),
     ("train", "train:train",
      "Train a plan's model as the plan says, and come back from what breaks."),
 )  # fmt: skip

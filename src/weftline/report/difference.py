@@ -8,6 +8,8 @@ from weftline.report.text import page, table, wrapped
 from weftline.spec.difference import Changed, Difference, Moved
 from weftline.units import format_bytes, format_count, format_duration, format_number, format_usd
 
+__all__ = ["moved_row", "render_difference"]
+
 _SHOW: dict[str, Callable[[float], str]] = {
     "s": format_duration, "B": format_bytes, "B a host": format_bytes, "USD": format_usd,
     "USD/h": format_usd, "tokens/s": format_count,
@@ -17,7 +19,7 @@ _SHOW: dict[str, Callable[[float], str]] = {
 def render_difference(found: Difference) -> str:
     """The numbers first; fields that differ below."""
     lines = _headline(found)
-    rows = [_row(m) for m in found.moved if m.before != m.after]
+    rows = [moved_row(m) for m in found.moved if m.before != m.after]
     if rows:
         lines += ["", *table(("", "first", "second", "change", ""), rows,
                              right=frozenset({1, 2, 3}))]  # fmt: skip
@@ -38,7 +40,8 @@ def _headline(found: Difference) -> list[str]:
     return wrapped(f"Second over first: {', '.join(said) or 'nothing both know of'}", hang="  ")
 
 
-def _row(m: Moved) -> tuple[str, ...]:
+def moved_row(m: Moved) -> tuple[str, ...]:
+    """Name with unit, first, second, change, and whether the bands do not meet."""
     show = _SHOW.get(m.unit, format_number)
     unit = "" if m.unit in _SHOW else f" [{m.unit}]"
     first, second = ("-" if v is None else show(v) for v in (m.before, m.after))

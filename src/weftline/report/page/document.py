@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -18,7 +19,7 @@ from typing import Any, Final
 from weftline.errors import InternalError
 from weftline.report.page.chart import Chart, Page, Section, Table
 
-__all__ = ["ECHARTS_SHA256", "MOST_BYTES", "document"]
+__all__ = ["ECHARTS_SHA256", "MOST_BYTES", "Fragment", "asset", "document", "fragment"]
 
 ECHARTS_SHA256: Final = "b66b25aeb4df84e33199dc21694014d336d222cbd9deb0e5a7c14bd6aa0d0fd0"
 """Of ``dist/echarts.min.js`` in the npm package echarts 6.1.0 (Apache-2.0)."""
@@ -36,14 +37,31 @@ class Markup(str):
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A page without its frame, for a document that has the styles and the scripts already."""
+
+    html: str
+    """All text escaped; every id in it begins with the prefix asked for."""
+    charts: tuple[dict[str, Any], ...]
+    """What ``assets/page.js`` draws: ``id``, ``kind`` and ``data`` of each."""
+
+
+def fragment(page: Page, *, prefix: str, top: int = 1) -> Fragment:
+    """The page's headline, sections, charts and tables, to stand inside another document.
+
+    ``top`` is the level of its headline, 1 to 4: what stands below counts from there.
+    """
+    names, charts = _charts(page, prefix)
+    html_text = "".join(_main(page, names, prefix, top))
+    return Fragment(html=html_text, charts=charts)
+
+
 def document(page: Page) -> str:
     """The page as HTML. Raises InternalError where the vendored library was changed."""
-    charts = [chart for section in page.sections for chart in section.charts]
-    names = {id(chart): f"chart-{i}" for i, chart in enumerate(charts)}
-    data = {
-        "charts": [{"id": names[id(c)], "kind": c.kind, "data": c.data} for c in charts],
-    }  # fmt: skip
-    library, drawing, style = _library(), _asset("page.js"), _asset("page.css")
+    names, charts = _charts(page, "")
+    data = {"charts": charts}
+    library, drawing, style = asset("echarts.min.js"), asset("page.js"), asset("page.css")
     policy = (
         f"default-src 'none'; script-src {_hash(library)} {_hash(drawing)}; "
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -58,7 +76,7 @@ def document(page: Page) -> str:
     ]
     body = [
         _tag("a", "Skip to the charts", href="#first", class_="skip"),
-        _tag("main", *_main(page, names)),
+        _tag("main", *_main(page, names, "", 1)),
         _tag("footer", _tag("p", page.made), _tag(
             "p", "Charts by Apache ECharts 6.1.0 (Apache-2.0), inline; this file asks for nothing "
             f"from anywhere. SHA-256 of the library: {ECHARTS_SHA256}")),
@@ -80,34 +98,42 @@ def as_data(value: Any) -> str:
     return text
 
 
-def _main(page: Page, names: dict[int, str]) -> list[Markup]:
-    links = [_tag("a", s.title, href=f"#section-{i}") for i, s in enumerate(page.sections)]
+def _charts(page: Page, prefix: str) -> tuple[dict[int, str], tuple[dict[str, Any], ...]]:
+    """(the name of each chart by its identity, what is drawn)."""
+    charts = [chart for section in page.sections for chart in section.charts]
+    names = {id(chart): f"{prefix}chart-{i}" for i, chart in enumerate(charts)}
+    return names, tuple({"id": names[id(c)], "kind": c.kind, "data": c.data} for c in charts)
+
+
+def _main(page: Page, names: dict[int, str], prefix: str, top: int) -> list[Markup]:
+    links = [_tag("a", s.title, href=f"#{prefix}section-{i}") for i, s in enumerate(page.sections)]
     return [
-        _tag("h1", page.headline),
+        _tag(f"h{top}", page.headline),
         *(_tag("p", text, class_="quiet") for text in page.lead),
-        _tag("nav", *links, aria_label="Sections"),
-        Markup('<div id="first" tabindex="-1"></div>'),
-        *(_section(s, i, names) for i, s in enumerate(page.sections)),
-    ]
+        _tag("nav", *links, aria_label=f"Sections: {page.headline}" if prefix else "Sections"),
+        _tag("div", id=f"{prefix}first", tabindex="-1"),
+        *(_section(s, f"{prefix}section-{i}", names, top + 1)
+          for i, s in enumerate(page.sections)),
+    ]  # fmt: skip
 
 
-def _section(section: Section, i: int, names: dict[int, str]) -> Markup:
+def _section(section: Section, name: str, names: dict[int, str], level: int) -> Markup:
     said = [_tag("ul", *(_tag("li", text) for text in section.says), class_="says")]
     return _tag(
         "section",
-        _tag("h2", section.title, id=f"section-{i}"),
+        _tag(f"h{level}", section.title, id=name),
         *(said if section.says else ()),
-        _tag("div", *(_figure(chart, names[id(chart)]) for chart in section.charts),
+        _tag("div", *(_figure(chart, names[id(chart)], level + 1) for chart in section.charts),
              class_="charts") if section.charts else "",
         *(_table(table, section.title, i) for i, table in enumerate(section.tables)),
-        aria_labelledby=f"section-{i}",
+        aria_labelledby=name,
     )  # fmt: skip
 
 
-def _figure(chart: Chart, name: str) -> Markup:
+def _figure(chart: Chart, name: str, level: int) -> Markup:
     return _tag(
         "figure",
-        _tag("h3", chart.title, id=f"{name}-title"),
+        _tag(f"h{level}", chart.title, id=f"{name}-title"),
         _tag("div", id=name, class_=f"chart {chart.size}".strip(), role="img",
              aria_label=f"{chart.title}. The table below has the numbers."),
         _tag("figcaption", chart.note) if chart.note else "",
@@ -155,14 +181,14 @@ def _hash(text: str) -> str:
 
 
 @cache
-def _asset(name: str) -> str:
-    return (files("weftline.report.page") / "assets" / name).read_text(encoding="utf-8")
+def asset(name: str) -> str:
+    """One of the files that pages are made of: ``page.js``, ``page.css``, ``echarts.min.js``.
 
-
-@cache
-def _library() -> str:
-    text = _asset("echarts.min.js")
-    found = hashlib.sha256(text.encode()).hexdigest()
-    if found != ECHARTS_SHA256:
-        raise InternalError(f"assets/echarts.min.js was changed: its SHA-256 is {found}")
+    Raises InternalError where the vendored library was changed.
+    """
+    text = (files("weftline.report.page") / "assets" / name).read_text(encoding="utf-8")
+    if name == "echarts.min.js":
+        found = hashlib.sha256(text.encode()).hexdigest()
+        if found != ECHARTS_SHA256:
+            raise InternalError(f"assets/echarts.min.js was changed: its SHA-256 is {found}")
     return text

@@ -3,7 +3,9 @@
 // tooltips are drawn (rich text), not parsed.
 (function () {
   const root = document.documentElement;
-  const charts = JSON.parse(document.getElementById("data").textContent).charts;
+  // A document that changes has no data of its own: it calls drawCharts with what it shows.
+  const own = document.getElementById("data");
+  let charts = own ? JSON.parse(own.textContent).charts : [];
   const drawn = [];
 
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
@@ -294,6 +296,7 @@
   };
   root.dataset.state = "drawing";
   draw();
+  window.drawCharts = (list) => { charts = list; draw(); };
   let waiting = 0;
   addEventListener("resize", () => {
     cancelAnimationFrame(waiting);
