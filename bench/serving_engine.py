@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from weftline.runtime.server.calibrate import timed_steps
-from weftline.runtime.server.engine import Engine
-from weftline.runtime.server.model import PagedModel
+from weftline.runtime.server.engine.loop import Engine
+from weftline.runtime.server.engine.model import PagedModel
+from weftline.runtime.server.engine.requests import Sampling
+from weftline.runtime.server.engine.weights import load
 from weftline.runtime.server.options import EngineOptions
-from weftline.runtime.server.requests import Sampling
 from weftline.runtime.server.timing import fitted, forecast
-from weftline.runtime.server.weights import load
 from weftline.spec.attention_text import parse_policy
 
 

@@ -17,8 +17,8 @@ import pytest
 import uvicorn
 from tiny_models import tiny_folder
 
-from weftline.runtime.server.api import Limits, Server, app_of
-from weftline.runtime.server.engine import Worker
+from weftline.runtime.server.engine.loop import Worker
+from weftline.runtime.server.http.app import Limits, Server, app_of
 from weftline.runtime.server.options import EngineOptions
 from weftline.runtime.server.start import engine_of
 

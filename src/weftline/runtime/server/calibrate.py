@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from weftline.runtime.server.engine import Engine
+from weftline.runtime.server.engine.loop import Engine
+from weftline.runtime.server.engine.requests import Sampling
 from weftline.runtime.server.options import EngineOptions
-from weftline.runtime.server.requests import Sampling
 from weftline.runtime.server.start import engine_of
 from weftline.runtime.server.timing import StepModel, fitted, work_of
 

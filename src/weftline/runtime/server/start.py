@@ -39,9 +39,9 @@ def engine_of(place: Path, options: EngineOptions) -> Ready:
     try:
         import torch
 
-        from weftline.runtime.server.engine import Engine
-        from weftline.runtime.server.model import PagedModel
-        from weftline.runtime.server.weights import load
+        from weftline.runtime.server.engine.loop import Engine
+        from weftline.runtime.server.engine.model import PagedModel
+        from weftline.runtime.server.engine.weights import load
     except ImportError as error:
         raise InputError(f"{error.name} is needed to serve",
                          hint="pip install 'weftline[run,web]'") from None  # fmt: skip
@@ -80,8 +80,8 @@ def serve(
     try:
         import uvicorn
 
-        from weftline.runtime.server.api import Server, app_of
-        from weftline.runtime.server.engine import Worker
+        from weftline.runtime.server.engine.loop import Worker
+        from weftline.runtime.server.http.app import Server, app_of
     except ImportError as error:
         raise InputError(f"{error.name} is needed to serve",
                          hint="pip install 'weftline[run,web]'") from None  # fmt: skip

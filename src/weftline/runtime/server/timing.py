@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from weftline.errors import InputError
-from weftline.runtime.server.pages import Pages
-from weftline.runtime.server.requests import Request, Sampling
-from weftline.runtime.server.scheduler import Scheduler, Turn
+from weftline.runtime.server.engine.pages import Pages
+from weftline.runtime.server.engine.requests import Request, Sampling
+from weftline.runtime.server.engine.scheduler import Scheduler, Turn
 
 __all__ = ["Forecast", "StepModel", "fitted", "forecast", "read_steps", "work_of", "write_steps"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from weftline.runtime.server.requests import Sampling
+from weftline.runtime.server.engine.requests import Sampling
 
 __all__ = ["Asked", "ChatAsked", "CompletionAsked", "sampling_of"]
 

@@ -21,12 +21,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weftline.runtime.server.answers import Choice, Shape
-from weftline.runtime.server.engine import Busy, Worker
-from weftline.runtime.server.metrics import Metrics
-from weftline.runtime.server.protocol import Asked, ChatAsked, CompletionAsked, sampling_of
-from weftline.runtime.server.requests import Request, Token
-from weftline.runtime.server.text import TextStream
+from weftline.runtime.server.engine.loop import Busy, Worker
+from weftline.runtime.server.engine.requests import Request, Token
+from weftline.runtime.server.http.answers import Choice, Shape
+from weftline.runtime.server.http.metrics import Metrics
+from weftline.runtime.server.http.protocol import Asked, ChatAsked, CompletionAsked, sampling_of
+from weftline.runtime.server.http.text import TextStream
 
 __all__ = ["Limits", "Server", "app_of"]
 
