@@ -23,9 +23,9 @@ pytestmark = [
     pytest.mark.skipif("WEFTLINE_CLIENTS" not in os.environ, reason="make test-clients"),
 ]
 QUESTIONS = [
-    ("The capital of France is", [" Paris", " a banana", " Tokyo"], 0),
-    ("Two plus two equals", [" purple", " four", " the sea"], 1),
-    ("The opposite of hot is", [" window", " run", " cold"], 2),
+    ("The capital of France is", ["Paris", "a banana", "Tokyo"], 0),
+    ("Two plus two equals", ["purple", "four", "the sea"], 1),
+    ("The opposite of hot is", ["window", "run", "cold"], 2),
 ]
 TASK = """\
 task: three
@@ -93,7 +93,7 @@ def _sums(model: Path, question: str, choices: list[str]) -> list[float]:
     begin = len(tokenizer(question)["input_ids"])
     found = []
     for choice in choices:
-        ids = torch.tensor([tokenizer(question + choice)["input_ids"]])
+        ids = torch.tensor([tokenizer(f"{question} {choice}")["input_ids"]])
         with torch.inference_mode():
             rated = torch.log_softmax(plain(ids).logits[0], -1)
         found.append(sum(float(rated[i - 1, ids[0, i]]) for i in range(begin, ids.shape[1])))

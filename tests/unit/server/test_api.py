@@ -298,6 +298,12 @@ def test_bad_requests_are_told(served: Up, name: str) -> None:
     assert served.engine.idle
 
 
+def test_bad_requests_are_listed() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve-own.md").read_text(encoding="utf-8")
+    assert [name for name, (_, status, _) in BAD.items()
+            if f"| {name} | {status} |" not in page] == []  # fmt: skip
+
+
 def test_bad_chats_and_doors(served: Up) -> None:
     for asked in ({}, {"messages": []}, {"messages": [{"role": "nobody", "content": "x"}]},
                   {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},

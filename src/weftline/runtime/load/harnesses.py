@@ -40,12 +40,14 @@ def _aiperf(data: Data) -> list[ServedRow]:
     failed = int((data.get("error_request_count") or {}).get("avg", 0))
     _answered(done)
     model, concurrency, rate = _aiperf_load(data["input_config"])
+    # what the server counted, where it said so: text tokenized anew may come out a token shorter
     prompt = data.get("usage_prompt_tokens") or data["input_sequence_length"]
+    answer = data.get("usage_completion_tokens") or data["output_sequence_length"]
     tpot = data.get("inter_token_latency")
     return [ServedRow(
         model=model, harness="aiperf", requests=done + failed, failed=failed,
         concurrency=concurrency, rate_per_s=rate, input_tokens=prompt["avg"],
-        output_tokens=data["output_sequence_length"]["avg"],
+        output_tokens=answer["avg"],
         ttft_p50_s=_aiperf_s(data["time_to_first_token"], "p50"),
         ttft_p99_s=_aiperf_s(data["time_to_first_token"], "p99"),
         tpot_p50_s=None if tpot is None else _aiperf_s(tpot, "p50"),
