@@ -129,6 +129,7 @@ def forecasts(engine: Engine, args: argparse.Namespace) -> None:
     steps = fitted(work, seconds, model=args.folder.name, dtype="", kv="", policy="dense", page=64,
                    chunk_tokens=512, threads=torch.get_num_threads(), date="")  # fmt: skip
     say(floor_ms=round(steps.floor_s * 1e3, 2), row_ms=round(steps.row_s * 1e3, 3),
+        answer_row_ms=round(steps.answer_row_s * 1e3, 3),
         pair_ns=round(steps.prompt_pair_s * 1e9, 2), key_ns=round(steps.decode_key_s * 1e9, 1),
         steps=steps.steps, error=round(steps.error, 3))  # fmt: skip
     for many, prompt, answer in ((1, 400, 24), (8, 160, 24), (12, 200, 16)):

@@ -49,6 +49,7 @@ def render_steps(steps: Any) -> str:
     rows = [
         ("a step, whatever it does", format_duration(steps.floor_s)),
         ("a token computed", format_duration(steps.row_s)),
+        ("a token decided, beside that", format_duration(steps.answer_row_s)),
         ("a thousand pairs of query and key in prompts",
          format_duration(1000 * steps.prompt_pair_s)),
         ("a thousand keys that decoding reads", format_duration(1000 * steps.decode_key_s)),

@@ -23,8 +23,8 @@ from weftline.runtime.server.timing import (
 
 ABOUT = {"model": "m", "dtype": "fp32", "kv": "fp32", "policy": "dense", "page": 16,
          "chunk_tokens": 64, "threads": 1, "date": "2026-11-30"}  # fmt: skip
-STEPS = StepModel(**ABOUT, floor_s=0.01, row_s=1e-3, prompt_pair_s=0.0, decode_key_s=0.0,
-                  steps=20, error=0.0)  # fmt: skip
+STEPS = StepModel(**ABOUT, floor_s=0.01, row_s=1e-3, answer_row_s=0.0, prompt_pair_s=0.0,
+                  decode_key_s=0.0, steps=20, error=0.0)  # fmt: skip
 
 
 def test_a_forecast_by_hand() -> None:
@@ -39,12 +39,13 @@ def test_a_forecast_by_hand() -> None:
 
 def test_the_fit_finds_what_made_the_times(tmp_path) -> None:
     draw = np.random.default_rng(0)
-    work = [(1.0, float(r), float(p), float(k)) for r, p, k in draw.integers(1, 5000, (60, 3))]
-    truth = np.array([0.004, 1e-5, 2e-8, 3e-7])
+    work = [(1.0, *map(float, row)) for row in draw.integers(1, 5000, (60, 4))]
+    truth = np.array([0.004, 1e-5, 4e-6, 2e-8, 3e-7])
     seconds = (np.array(work) @ truth * draw.uniform(0.99, 1.01, 60)).tolist()
     found = fitted(work, seconds, **ABOUT)
     assert found.error < 0.01
     assert found.row_s == pytest.approx(1e-5, rel=0.1)
+    assert found.answer_row_s == pytest.approx(4e-6, rel=0.1)
     assert found.decode_key_s == pytest.approx(3e-7, rel=0.1)
     write_steps(found, tmp_path / "steps.json")
     assert read_steps(tmp_path / "steps.json") == found
@@ -56,7 +57,7 @@ def test_steps_are_timed_inside() -> None:
     engine = engine_over(tiny("llama"), tokens=32)
     work, seconds = timed_steps(engine, 2, 40, 5, seed=0)
     assert len(work) == len(seconds) == engine.steps - 1
-    assert work[-1] == (1.0, 1.0, 0.0, 44.0)  # the other began a chunk earlier
+    assert work[-1] == (1.0, 1.0, 1.0, 0.0, 44.0)  # the other began a chunk earlier
     engine.step()  # as it was
 
 

@@ -12,7 +12,7 @@ from weftline.runtime.server.engine.loop import Engine
 from weftline.runtime.server.engine.requests import Sampling
 from weftline.runtime.server.options import EngineOptions
 from weftline.runtime.server.start import engine_of
-from weftline.runtime.server.timing import StepModel, fitted, work_of
+from weftline.runtime.server.timing import StepModel, Work, fitted, work_of
 
 __all__ = ["calibrate_engine", "timed_steps"]
 
@@ -28,7 +28,7 @@ def calibrate_engine(
 
     say("reading the weights")
     ready = engine_of(place, options)
-    work: list[tuple[float, float, float, float]] = []
+    work: list[Work] = []
     seconds: list[float] = []
     for many, prompt, answer in _MIXES:
         if prompt + answer >= ready.engine.max_len:
@@ -48,7 +48,7 @@ def calibrate_engine(
 
 def timed_steps(
     engine: Engine, many: int, prompt: int, answer: int, *, seed: int
-) -> tuple[list[tuple[float, float, float, float]], list[float]]:
+) -> tuple[list[Work], list[float]]:
     """Work and seconds of every step of some requests begun together; the first is left out."""
     draw = np.random.default_rng(seed)
     wish = Sampling(max_tokens=answer, temperature=0.0, ignore_eos=True)

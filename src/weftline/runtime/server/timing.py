@@ -1,9 +1,11 @@
 """How long a step of the own engine takes, and from that what clients will see.
 
 A step's time is a floor (Python, the scheduler, reading the weights), a part for each row, a part
-for each pair of query and key of prompts, and a part for each key that decoding reads. The four are
-fitted to steps timed inside the engine, where kernels meet the caches and threads they really have;
-kernels timed alone come out too fast. A forecast runs the engine's own scheduler over such times.
+for each row that decides a token (the head over the vocabulary, the choice; a prompt has one such
+row, a decoding step nothing but such rows), a part for each pair of query and key of prompts, and
+a part for each key that decoding reads. The five are fitted to steps timed inside the engine,
+where kernels meet the caches and threads they really have; kernels timed alone come out too fast.
+A forecast runs the engine's own scheduler over such times.
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ from weftline.runtime.server.engine.pages import Pages
 from weftline.runtime.server.engine.requests import Request, Sampling
 from weftline.runtime.server.engine.scheduler import Scheduler, Turn
 
-__all__ = ["Forecast", "StepModel", "fitted", "forecast", "read_steps", "work_of", "write_steps"]
+__all__ = [
+    "Forecast",
+    "StepModel",
+    "Work",
+    "fitted",
+    "forecast",
+    "read_steps",
+    "work_of",
+    "write_steps",
+]
 
-_NAMES = ("floor_s", "row_s", "prompt_pair_s", "decode_key_s")
+_NAMES = ("floor_s", "row_s", "answer_row_s", "prompt_pair_s", "decode_key_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +52,8 @@ class StepModel:
     floor_s: float
     row_s: float
     """A row: a token computed."""
+    answer_row_s: float
+    """A row that decides a token, beside what every row takes."""
     prompt_pair_s: float
     """A pair of query and key in a prompt."""
     decode_key_s: float
@@ -53,25 +66,32 @@ class StepModel:
 
     def step_s(self, work: Sequence[float]) -> float:
         """Seconds of a step of so much ``work``, as :func:`work_of` counts."""
-        parts = (self.floor_s, self.row_s, self.prompt_pair_s, self.decode_key_s)
+        parts = tuple(getattr(self, name) for name in _NAMES)
         return float(sum(p * w for p, w in zip(parts, work, strict=True)))
 
 
-def work_of(turns: Sequence[Turn]) -> tuple[float, float, float, float]:
-    """(1, rows, pairs in prompts, keys read by decoding) of a step before it is computed."""
-    rows = pairs = keys = 0.0
+Work = tuple[float, float, float, float, float]
+
+
+def work_of(turns: Sequence[Turn]) -> Work:
+    """(1, rows, rows that decide a token, pairs in prompts, keys read by decoding) of a step.
+
+    Counted before it is computed.
+    """
+    rows = answers = pairs = keys = 0.0
     for turn in turns:
         before = turn.request.done
         rows += turn.count
+        answers += turn.samples
         if before >= len(turn.request.prompt):
             keys += before + turn.count
         else:
             pairs += turn.count * before + turn.count * (turn.count + 1) / 2
-    return 1.0, rows, pairs, keys
+    return 1.0, rows, answers, pairs, keys
 
 
 def fitted(work: Sequence[Sequence[float]], seconds: Sequence[float], **about: Any) -> StepModel:
-    """The four parts, none below zero, by relative least squares; every third step is left out.
+    """The five parts, none below zero, by relative least squares; every third step is left out.
 
     Raises InputError for fewer than twelve steps.
     """
