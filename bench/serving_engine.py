@@ -123,13 +123,20 @@ def rates(args: argparse.Namespace, options: EngineOptions) -> None:
 def forecasts(engine: Engine, args: argparse.Namespace) -> None:
     """Steps timed and fitted, then loads of other shapes."""
     work, seconds = [], []
-    for many, prompt, answer in ((1, 64, 12), (1, 700, 12), (4, 256, 12), (16, 96, 10)):
+    for many, prompt, answer in (
+        (1, 64, 12),
+        (1, 700, 12),
+        (4, 256, 12),
+        (16, 96, 10),
+        (2, 64, 8),
+        (8, 64, 8),
+        (12, 64, 8),
+    ):
         more, took = timed_steps(engine, many, prompt, answer, seed=many)
         work, seconds = work + more, seconds + took
     steps = fitted(work, seconds, model=args.folder.name, dtype="", kv="", policy="dense", page=64,
                    chunk_tokens=512, threads=torch.get_num_threads(), date="")  # fmt: skip
-    say(floor_ms=round(steps.floor_s * 1e3, 2), row_ms=round(steps.row_s * 1e3, 3),
-        answer_row_ms=round(steps.answer_row_s * 1e3, 3),
+    say(rows=steps.rows, rows_ms=[round(t * 1e3, 1) for t in steps.rows_s],
         pair_ns=round(steps.prompt_pair_s * 1e9, 2), key_ns=round(steps.decode_key_s * 1e9, 1),
         steps=steps.steps, error=round(steps.error, 3))  # fmt: skip
     for many, prompt, answer in ((1, 400, 24), (8, 160, 24), (12, 200, 16)):

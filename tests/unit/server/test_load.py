@@ -23,8 +23,8 @@ from weftline.runtime.server.timing import (
 
 ABOUT = {"model": "m", "dtype": "fp32", "kv": "fp32", "policy": "dense", "page": 16,
          "chunk_tokens": 64, "threads": 1, "date": "2026-11-30"}  # fmt: skip
-STEPS = StepModel(**ABOUT, floor_s=0.01, row_s=1e-3, answer_row_s=0.0, prompt_pair_s=0.0,
-                  decode_key_s=0.0, steps=20, error=0.0)  # fmt: skip
+STEPS = StepModel(**ABOUT, rows=(1, 101), rows_s=(0.011, 0.111),
+                  prompt_pair_s=0.0, decode_key_s=0.0, steps=20, error=0.0)  # fmt: skip
 
 
 def test_a_forecast_by_hand() -> None:
@@ -39,14 +39,20 @@ def test_a_forecast_by_hand() -> None:
 
 def test_the_fit_finds_what_made_the_times(tmp_path) -> None:
     draw = np.random.default_rng(0)
-    work = [(1.0, *map(float, row)) for row in draw.integers(1, 5000, (60, 4))]
-    truth = np.array([0.004, 1e-5, 4e-6, 2e-8, 3e-7])
-    seconds = (np.array(work) @ truth * draw.uniform(0.99, 1.01, 60)).tolist()
+    draw_rows = draw.choice([1, 4, 16, 64, 512], 90)
+    work = [(float(n), *map(float, rest)) for n, rest in
+            zip(draw_rows, draw.integers(1, 5000, (90, 2)), strict=True)]  # fmt: skip
+    rows_s = dict(zip([1, 4, 16, 64, 512], [0.02, 0.05, 0.05, 0.09, 0.3], strict=True))
+    truth = np.array([2e-8, 3e-6])
+    seconds = [(rows_s[n] + np.array(w[1:]) @ truth) * draw.uniform(0.99, 1.01)
+               for n, w in zip(draw_rows, work, strict=True)]  # fmt: skip
     found = fitted(work, seconds, **ABOUT)
     assert found.error < 0.01
-    assert found.row_s == pytest.approx(1e-5, rel=0.1)
-    assert found.answer_row_s == pytest.approx(4e-6, rel=0.1)
-    assert found.decode_key_s == pytest.approx(3e-7, rel=0.1)
+    assert found.rows == (1, 4, 16, 64, 512)
+    assert found.rows_s == pytest.approx(list(rows_s.values()), rel=0.05)
+    assert found.decode_key_s == pytest.approx(3e-6, rel=0.1)
+    assert found.step_s((288.0, 0.0, 0.0)) == pytest.approx(0.195, rel=0.05)  # halfway
+    assert found.step_s((736.0, 0.0, 0.0)) == pytest.approx(0.405, rel=0.05)  # and beyond
     write_steps(found, tmp_path / "steps.json")
     assert read_steps(tmp_path / "steps.json") == found
     with pytest.raises(InputError, match="too few"):
@@ -57,7 +63,7 @@ def test_steps_are_timed_inside() -> None:
     engine = engine_over(tiny("llama"), tokens=32)
     work, seconds = timed_steps(engine, 2, 40, 5, seed=0)
     assert len(work) == len(seconds) == engine.steps - 1
-    assert work[-1] == (1.0, 1.0, 1.0, 0.0, 44.0)  # the other began a chunk earlier
+    assert work[-1] == (1.0, 0.0, 44.0)  # the other began a chunk earlier
     engine.step()  # as it was
 
 

@@ -16,7 +16,8 @@ from weftline.runtime.server.timing import StepModel, Work, fitted, work_of
 
 __all__ = ["calibrate_engine", "timed_steps"]
 
-_MIXES = ((1, 64, 12), (1, 700, 12), (4, 256, 12), (8, 128, 12), (16, 96, 10), (2, 1500, 8))
+_MIXES = ((1, 64, 12), (1, 700, 12), (4, 256, 12), (8, 128, 12), (16, 96, 10), (2, 1500, 8),
+          (6, 64, 8), (12, 64, 8), (32, 40, 6))  # fmt: skip
 """(requests, tokens of a prompt, tokens of an answer), each begun at once."""
 
 
