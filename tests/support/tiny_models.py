@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers as hf
 
-from weftline.runtime.server.engine import Engine
-from weftline.runtime.server.model import PagedModel
+from weftline.runtime.server.engine.loop import Engine
+from weftline.runtime.server.engine.model import PagedModel
 from weftline.spec.attention_text import parse_policy
 
 BASE: dict[str, Any] = {

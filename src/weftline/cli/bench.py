@@ -33,6 +33,7 @@ def serving(
     trace: Path | None = None,
     requests: int = 40,
     read: Path | None = None,
+    point: int | None = None,
     engine: Path | None = None,
     seed: int = 0,
     out: Path | None = None,
@@ -63,6 +64,8 @@ def serving(
         How many are sent.
     read
         Result of aiperf, vllm bench serve or guidellm: read in place of a run.
+    point
+        Which one, from 1, where that file holds several points of load.
     engine
         File of `weftline calibrate --engine own`: its forecast beside what is measured.
     seed
@@ -81,7 +84,7 @@ def serving(
     if rate is not None and not rate > 0:
         raise InputError(f"{rate:g} requests a second are none", where="--rate")
     if read is not None:
-        row = read_row(read)
+        row = read_row(read, point)
     else:
         closed = concurrency if rate is None and trace is None else None
         load = _load(trace, requests, input, output, closed, rate, seed)

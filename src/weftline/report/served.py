@@ -47,8 +47,8 @@ def render_steps(steps: Any) -> str:
         f"{steps.error:.0%} in the median", hang="  ",
     )  # fmt: skip
     rows = [
-        ("a step, whatever it does", format_duration(steps.floor_s)),
-        ("a token computed", format_duration(steps.row_s)),
+        *((f"a step of {n:,} tokens" if n > 1 else "a step of one token", format_duration(t))
+          for n, t in zip(steps.rows, steps.rows_s, strict=True)),
         ("a thousand pairs of query and key in prompts",
          format_duration(1000 * steps.prompt_pair_s)),
         ("a thousand keys that decoding reads", format_duration(1000 * steps.decode_key_s)),

@@ -12,15 +12,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tiny_models import tiny_folder
 
-from weftline.runtime.server.api import Limits, Server, app_of
-from weftline.runtime.server.engine import Worker
-from weftline.runtime.server.options import EngineOptions
-from weftline.runtime.server.start import engine_of
+from weftline.runtime.server.engine.loop import Worker
+from weftline.runtime.server.http.app import Server, app_of
+from weftline.runtime.server.http.reading import Limits
+from weftline.runtime.server.http.tokens import Tokens
+from weftline.runtime.server.options import EngineOptions, ServerOptions
+from weftline.runtime.server.start import engine_of, listen
 
 
 class Up:
@@ -61,10 +66,10 @@ def up(folder, **said) -> Iterator[Up]:
     ready = engine_of(folder, EngineOptions(dtype="fp32", page=16, kv_memory="4MB", threads=1,
                                             **said))  # fmt: skip
     server = Server(
-        worker=Worker(ready.engine).start(), tokenizer=ready.tokenizer, name="tiny",
-        ends=ready.ends, vocabulary=ready.vocabulary, limits=limits, api_key=key,
+        worker=Worker(ready.engine).start(), name="tiny", ends=ready.ends, limits=limits,
+        tokens=Tokens(ready.tokenizer, ready.vocabulary, ready.engine.max_len), api_key=key,
     )  # fmt: skip
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen(ServerOptions(port=0))
     running = uvicorn.Server(uvicorn.Config(app_of(server), log_level="error",
                                             timeout_graceful_shutdown=5))  # fmt: skip
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -119,6 +124,97 @@ def test_openai_client_streaming_and_not(served: Up) -> None:
         assert len(choice.logprobs.content[0].top_logprobs) == 2
     assert chat.choices[0].message.content != chat.choices[1].message.content
     assert served.settled()
+
+
+REAL = [
+    json.loads(line)
+    for line in (Path(__file__).parents[2] / "data" / "harness" / "requests.jsonl")
+    .read_text()
+    .splitlines()
+]
+
+
+@pytest.mark.parametrize("asked", REAL, ids=lambda a: f"{a['client'].split()[0]} {a['path']}")
+def test_requests_as_other_clients_sent_them(served: Up, asked: dict) -> None:
+    """Recorded from aiperf, vLLM's bench, guidellm, lm-eval; openai's types check the answers."""
+    body = asked["body"]
+    if body:
+        body = {**body, "model": "tiny"}
+        if isinstance(body.get("prompt"), list):  # lm-eval's: tokens of another vocabulary
+            body["prompt"] = [[4 + t % 120 for t in one] for one in body["prompt"]]
+    status, raw, headers = served.send(
+        asked["method"], asked["path"], None if body is None else json.dumps(body).encode(),
+        **asked["headers"],
+    )  # fmt: skip
+    assert status == 200, raw
+    if not asked["path"].startswith("/v1/") or body is None:
+        return
+    chat = asked["path"] == CHAT
+    most = body.get("max_tokens") or body["max_completion_tokens"]
+    if not body.get("stream"):
+        _check_whole(ChatCompletion if chat else Completion, json.loads(raw), body, most)
+        return
+    assert headers["content-type"].startswith("text/event-stream")
+    *pieces, done, rest = raw.decode().split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    told = [json.loads(p.removeprefix("data: ")) for p in pieces]
+    chunks = [ChatCompletionChunk.model_validate(c) if chat else Completion.construct(**c)
+              for c in told]  # fmt: skip
+    counts = [c.usage.completion_tokens for c in chunks if c.usage]
+    assert len(counts) == (len(chunks) if "continuous_usage_stats" in body["stream_options"] else 1)
+    assert counts == sorted(counts)
+    assert 1 <= counts[-1] <= most
+    assert chunks[-2].choices[0].finish_reason in ("length", "stop")
+    if body.get("ignore_eos"):
+        assert counts[-1] == most
+
+
+def _check_whole(kind: type, data: dict, body: dict, most: int) -> None:
+    # the type has no place for a prompt's first token, which is rated by nobody
+    told = kind.construct(**data) if body.get("echo") else kind.model_validate(data)
+    many = len(body["prompt"]) if "prompt" in body else 1
+    assert [c.index for c in told.choices] == list(range(many))
+    assert told.usage.completion_tokens <= most * many
+    if body.get("echo"):  # lm-eval sums all but the first and the last
+        for prompt, choice in zip(body["prompt"], told.choices, strict=True):
+            rated = choice.logprobs.token_logprobs
+            assert len(rated) == len(prompt) + 1
+            assert all(value <= max(top.values()) for value, top in
+                       zip(rated[1:], choice.logprobs.top_logprobs[1:], strict=True))  # fmt: skip
+
+
+def test_tokens_are_told(served: Up) -> None:
+    """What vLLM's bench and lm-eval's remote tokenizer build on."""
+    status, found = served.post("/tokenize", prompt="w5 w6 </s>", return_token_strs=True)
+    assert (status, found["tokens"], found["count"]) == (200, [9, 10, 2], 3)
+    assert found["token_strs"] == ["w5", "w6", "</s>"]
+    assert found["max_model_len"] == served.engine.max_len
+    assert served.post("/detokenize", tokens=[9, 10, 2])[1] == {"prompt": "w5 w6 </s>"}
+    said = [{"role": "user", "content": "w5"}]
+    assert served.post("/tokenize", messages=said)[1]["tokens"] == [3, 9, 5]
+    info = json.loads(served.send("GET", "/tokenizer_info")[1])
+    assert (info["eos_token"], info["bos_token"]) == ("</s>", "<s>")
+    for path, asked, word in (("/tokenize", {}, "one of them"),
+                              ("/tokenize", {"prompt": "w5", "messages": said}, "one of them"),
+                              ("/detokenize", {"tokens": [128]}, "token 128"),
+                              ("/detokenize", {"tokens": "w5"}, "tokens")):  # fmt: skip
+        status, told = served.post(path, **asked)
+        assert (status, word in told["error"]["message"]) == (400, True), told
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_acknowledgements(served: Up) -> None:
+    """40 ms each, where a listening socket does not name TCP: lm-eval's tokenizer showed it."""
+    import http.client
+
+    link = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    spans = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        link.request("POST", "/tokenize", body=b'{"prompt": "w5"}')
+        link.getresponse().read()
+        spans.append(time.perf_counter() - begun)
+    link.close()
+    assert min(spans[1:]) < 0.03
 
 
 def test_echo_rates_the_prompt_as_lm_eval_asks(served: Up) -> None:
@@ -202,6 +298,12 @@ def test_bad_requests_are_told(served: Up, name: str) -> None:
     assert served.engine.idle
 
 
+def test_bad_requests_are_listed() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve-own.md").read_text(encoding="utf-8")
+    assert [name for name, (_, status, _) in BAD.items()
+            if f"| {name} | {status} |" not in page] == []  # fmt: skip
+
+
 def test_bad_chats_and_doors(served: Up) -> None:
     for asked in ({}, {"messages": []}, {"messages": [{"role": "nobody", "content": "x"}]},
                   {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
@@ -211,6 +313,8 @@ def test_bad_chats_and_doors(served: Up) -> None:
         assert status == 400, asked
         assert told["error"]["message"]
     assert served.send("GET", PLAIN)[0] == 405
+    assert json.loads(served.send("GET", "/v1/models/tiny")[1])["id"] == "tiny"
+    assert served.send("GET", "/v1/models/other")[0] == 404
     assert served.send("POST", "/v1/embeddings", b"{}")[0] == 404
     assert served.send("GET", "/health")[0] == 200
     metrics = served.send("GET", "/metrics")[1].decode()

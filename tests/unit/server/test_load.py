@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ from weftline.runtime.server.timing import (
 
 ABOUT = {"model": "m", "dtype": "fp32", "kv": "fp32", "policy": "dense", "page": 16,
          "chunk_tokens": 64, "threads": 1, "date": "2026-11-30"}  # fmt: skip
-STEPS = StepModel(**ABOUT, floor_s=0.01, row_s=1e-3, prompt_pair_s=0.0, decode_key_s=0.0,
-                  steps=20, error=0.0)  # fmt: skip
+STEPS = StepModel(**ABOUT, rows=(1, 101), rows_s=(0.011, 0.111),
+                  prompt_pair_s=0.0, decode_key_s=0.0, steps=20, error=0.0)  # fmt: skip
 
 
 def test_a_forecast_by_hand() -> None:
@@ -39,13 +39,20 @@ def test_a_forecast_by_hand() -> None:
 
 def test_the_fit_finds_what_made_the_times(tmp_path) -> None:
     draw = np.random.default_rng(0)
-    work = [(1.0, float(r), float(p), float(k)) for r, p, k in draw.integers(1, 5000, (60, 3))]
-    truth = np.array([0.004, 1e-5, 2e-8, 3e-7])
-    seconds = (np.array(work) @ truth * draw.uniform(0.99, 1.01, 60)).tolist()
+    draw_rows = draw.choice([1, 4, 16, 64, 512], 90)
+    work = [(float(n), *map(float, rest)) for n, rest in
+            zip(draw_rows, draw.integers(1, 5000, (90, 2)), strict=True)]  # fmt: skip
+    rows_s = dict(zip([1, 4, 16, 64, 512], [0.02, 0.05, 0.05, 0.09, 0.3], strict=True))
+    truth = np.array([2e-8, 3e-6])
+    seconds = [(rows_s[n] + np.array(w[1:]) @ truth) * draw.uniform(0.99, 1.01)
+               for n, w in zip(draw_rows, work, strict=True)]  # fmt: skip
     found = fitted(work, seconds, **ABOUT)
     assert found.error < 0.01
-    assert found.row_s == pytest.approx(1e-5, rel=0.1)
-    assert found.decode_key_s == pytest.approx(3e-7, rel=0.1)
+    assert found.rows == (1, 4, 16, 64, 512)
+    assert found.rows_s == pytest.approx(list(rows_s.values()), rel=0.05)
+    assert found.decode_key_s == pytest.approx(3e-6, rel=0.1)
+    assert found.step_s((288.0, 0.0, 0.0)) == pytest.approx(0.195, rel=0.05)  # halfway
+    assert found.step_s((736.0, 0.0, 0.0)) == pytest.approx(0.405, rel=0.05)  # and beyond
     write_steps(found, tmp_path / "steps.json")
     assert read_steps(tmp_path / "steps.json") == found
     with pytest.raises(InputError, match="too few"):
@@ -56,51 +63,61 @@ def test_steps_are_timed_inside() -> None:
     engine = engine_over(tiny("llama"), tokens=32)
     work, seconds = timed_steps(engine, 2, 40, 5, seed=0)
     assert len(work) == len(seconds) == engine.steps - 1
-    assert work[-1] == (1.0, 1.0, 0.0, 44.0)  # the other began a chunk earlier
+    assert work[-1] == (1.0, 0.0, 44.0)  # the other began a chunk earlier
     engine.step()  # as it was
 
 
-def test_rows_of_every_harness(tmp_path) -> None:
-    """Files of the forms the harnesses are documented to write; none came from a run of theirs."""
-    vllm = {
-        "model_id": "m", "num_prompts": 10, "completed": 9, "duration": 3.0, "request_rate": "inf",
-        "max_concurrency": 4, "total_input_tokens": 900, "total_output_tokens": 180,
-        "median_ttft_ms": 50.0, "p99_ttft_ms": 90.0, "median_tpot_ms": 7.0, "p99_tpot_ms": 9.0,
-    }  # fmt: skip
-    aiperf = {
-        "time_to_first_token": {"p50": 50.0, "p99": 90.0, "unit": "ms"},
-        "inter_token_latency": {"p50": 7.0, "p99": 9.0, "unit": "ms"},
-        "input_sequence_length": {"avg": 100.0}, "output_sequence_length": {"avg": 20.0},
-        "output_token_throughput": {"avg": 60.0}, "request_count": {"avg": 9.0},
-        "error_request_count": {"avg": 1.0},
-        "input_config": {"endpoint": {"model_names": ["m"]}, "loadgen": {"concurrency": 4}},
-    }  # fmt: skip
+HARNESS = Path(__file__).parents[2] / "data" / "harness"
+"""Real files of theirs; the README there says how they were made."""
+CLOSED = {"vllm_closed": (12, 4, 64.0), "aiperf_closed": (8, 2, 94.0),
+          "guidellm_closed": (8, 2, 94.0)}  # fmt: skip
+"""Requests, clients, tokens of a prompt with what the chat template adds: as they were run."""
 
-    def part(mean: float, p99: float = 0.0) -> dict[str, object]:
-        return {"successful": {"mean": mean, "median": mean, "percentiles": {"p99": p99}}}
 
-    guidellm = {"benchmarks": [{
-        "config": {"strategy": {"type_": "concurrent", "streams": 4}},
-        "metrics": {
-            "request_totals": {"total": 10, "errored": 1},
-            "time_to_first_token_ms": part(50.0, 90.0), "inter_token_latency_ms": part(7.0, 9.0),
-            "prompt_token_count": part(100.0), "output_token_count": part(20.0),
-            "output_tokens_per_second": part(60.0),
-        },
-    }], "args": {"model": "m"}}  # fmt: skip
-    found = []
-    for name, data in (("v", vllm), ("a", aiperf), ("g", guidellm)):
-        (tmp_path / name).write_text(json.dumps(data))
-        found.append(read_row(tmp_path / name))
-    assert [row.harness for row in found] == ["vllm bench serve", "aiperf", "guidellm"]
-    assert all(replace(row, harness="") == replace(found[0], harness="") for row in found)
-    del vllm["duration"]
-    (tmp_path / "v").write_text(json.dumps(vllm))
-    with pytest.raises(InputError, match="duration"):
-        read_row(tmp_path / "v")
-    (tmp_path / "v").write_text("[1]")
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_closed_loop_of_another_harness(name: str) -> None:
+    requests, clients, tokens = CLOSED[name]
+    row = read_row(HARNESS / f"{name}.json")
+    assert (row.model, row.requests, row.failed) == ("smol", requests, 0)
+    assert (row.concurrency, row.rate_per_s) == (clients, None)
+    assert (row.input_tokens, row.output_tokens) == (tokens, 16.0)
+    # one figure that no reader uses ties the others: requests in flight are rate times latency
+    stay = row.ttft_p50_s + 15 * row.tpot_p50_s
+    assert row.output_tokens_per_s / 16 * stay == pytest.approx(clients, rel=0.25)
+    assert row.ttft_p50_s <= row.ttft_p99_s
+
+
+@pytest.mark.parametrize("name", ["vllm", "aiperf", "guidellm"])
+def test_an_open_loop_with_refusals_of_another_harness(name: str) -> None:
+    row = read_row(HARNESS / f"{name}_open_refused.json")
+    assert (row.requests, row.failed, row.rate_per_s, row.concurrency) == (12, 8, 4.0, None)
+    # one sequence at a time: a token every 50 ms or so, and one more wait before the first
+    assert 0.04 < row.tpot_p50_s < 0.07
+    assert 14 < row.output_tokens_per_s < 17
+
+
+def test_files_that_are_no_row(tmp_path) -> None:
+    one = json.loads((HARNESS / "guidellm_closed.json").read_text())
+    two = json.loads((HARNESS / "guidellm_open_refused.json").read_text())
+    path = tmp_path / "g.json"
+    path.write_text(json.dumps({"benchmarks": one["benchmarks"] + two["benchmarks"]}))
+    with pytest.raises(InputError, match=r"2 points of load \(1: 2 clients; 2: 4 requests a sec"):
+        read_row(path)
+    assert read_row(path, 2) == read_row(HARNESS / "guidellm_open_refused.json")
+    with pytest.raises(InputError, match="no point 3"):
+        read_row(path, 3)
+    vllm = json.loads((HARNESS / "vllm_closed.json").read_text())
+    for change, word in (({"completed": 0}, "no request was answered"), ({"duration": None}, "wr"),
+                         ({"model_id": ...}, "'model_id'")):  # fmt: skip
+        made = {k: v for k, v in {**vllm, **change}.items() if v is not ...}
+        path.write_text(json.dumps(made))
+        with pytest.raises(InputError, match=word):
+            read_row(path)
+    path.write_text(json.dumps({**vllm, "total_output_tokens": vllm["completed"]}))
+    assert read_row(path).tpot_p50_s is None
+    path.write_text("[1]")
     with pytest.raises(InputError, match="known"):
-        read_row(tmp_path / "v")
+        read_row(path)
 
 
 def test_our_own_row_round_trips(tmp_path) -> None:

@@ -11,6 +11,7 @@ the backend is called CUSTOM and asked for with ``--attention-backend CUSTOM``.
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from typing import Any
@@ -57,7 +58,10 @@ def served(text: str, where: str) -> AttentionPolicy | None:
     if any(rule.selects and rule.selects.score == "indexer" for rule in policy.rules):
         raise InputError("an indexer needs trained weights, which a dense model has not",
                          where=where, hint="score=minmax or score=mean")  # fmt: skip
-    return None if policy.is_dense else policy
+    if policy.is_dense:
+        return None
+    logging.getLogger("vllm.weftline").info("attention policy %s, from %s", text, where)
+    return policy
 
 
 def layer_rules(policy: AttentionPolicy | None, layer: int) -> tuple[Rule, Rule]:

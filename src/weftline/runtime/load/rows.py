@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from weftline.errors import InputError
 from weftline.runtime.load.client import Answer
+from weftline.runtime.load.harnesses import READERS
+from weftline.runtime.load.served import ServedRow
 
 __all__ = ["FILE", "ServedRow", "read_row", "row_of", "write_row"]
 
 FILE = "serving.json"
 """Its name in the folder of a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedRow:
-    """One point of load and what was measured; seconds and tokens."""
-
-    model: str
-    harness: str
-    requests: int
-    failed: int
-    concurrency: float | None
-    rate_per_s: float | None
-    input_tokens: float
-    """Mean of a prompt."""
-    output_tokens: float
-    ttft_p50_s: float
-    ttft_p99_s: float
-    tpot_p50_s: float | None
-    tpot_p99_s: float | None
-    output_tokens_per_s: float
-    """Of all requests together, from the first sent to the last answered."""
-    seed: int | None = None
 
 
 def row_of(
@@ -75,9 +54,24 @@ def write_row(row: ServedRow, folder: Path) -> Path:
     return path
 
 
-def read_row(path: Path) -> ServedRow:
-    """Our own row, or a result of aiperf, ``vllm bench serve`` or guidellm. Raises InputError."""
+def read_row(path: Path, point: int | None = None) -> ServedRow:
+    """Our own row, or a result of aiperf, ``vllm bench serve`` or guidellm. Raises InputError.
+
+    ``point`` says which, from 1, where a file holds several points of load.
+    """
     file = path / FILE if path.is_dir() else path
+    found = _rows_in(file)
+    if point is None and len(found) > 1:
+        said = "; ".join(f"{i}: {_load_of(row)}" for i, row in enumerate(found, 1))
+        raise InputError(f"holds {len(found)} points of load ({said})", where=str(file),
+                         hint="--point NUMBER says which")  # fmt: skip
+    if not 1 <= (point or 1) <= len(found):
+        raise InputError(f"there is no point {point}; the file holds {len(found)}",
+                         where="--point")  # fmt: skip
+    return found[(point or 1) - 1]
+
+
+def _rows_in(file: Path) -> Sequence[ServedRow]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,85 +81,23 @@ def read_row(path: Path) -> ServedRow:
         raise InputError(f"is not JSON: {error}", where=str(file)) from None
     try:
         if isinstance(data, dict):
-            for mark, reader in _READERS.items():
+            if "ttft_p50_s" in data:
+                return [ServedRow(**{f.name: data[f.name] for f in fields(ServedRow)})]
+            for mark, reader in READERS.items():
                 if mark in data:
                     return reader(data)
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise InputError(f"a field is missing or wrong: {error}", where=str(file)) from None
+    except KeyError as error:
+        raise InputError(f"has no field {error}", where=str(file)) from None
+    except (TypeError, ValueError, IndexError, AttributeError, StopIteration) as error:
+        raise InputError(f"a field is wrong: {error}", where=str(file)) from None
     raise InputError("is no result of a serving benchmark that is known", where=str(file),
                      hint="weftline, aiperf, vllm bench serve, guidellm")  # fmt: skip
 
 
-def _own(data: Mapping[str, Any]) -> ServedRow:
-    return ServedRow(**{f.name: data[f.name] for f in fields(ServedRow)})
-
-
-def _vllm(data: Mapping[str, Any]) -> ServedRow:
-    """``vllm bench serve --save-result``: milliseconds, totals over all requests."""
-    done, seconds = int(data["completed"]), float(data["duration"])
-    rate = data.get("request_rate")
-    return ServedRow(
-        model=str(data["model_id"]), harness="vllm bench serve",
-        requests=int(data["num_prompts"]), failed=int(data["num_prompts"]) - done,
-        concurrency=data.get("max_concurrency"),
-        rate_per_s=None if rate in (None, "inf") else float(rate),
-        input_tokens=data["total_input_tokens"] / done,
-        output_tokens=data["total_output_tokens"] / done,
-        ttft_p50_s=data["median_ttft_ms"] / 1e3, ttft_p99_s=data["p99_ttft_ms"] / 1e3,
-        tpot_p50_s=data["median_tpot_ms"] / 1e3, tpot_p99_s=data["p99_tpot_ms"] / 1e3,
-        output_tokens_per_s=data["total_output_tokens"] / seconds,
-    )  # fmt: skip
-
-
-def _aiperf(data: Mapping[str, Any]) -> ServedRow:
-    """aiperf's ``profile_export_aiperf.json``: metrics with unit, percentiles beside averages."""
-    ttft, tpot = data["time_to_first_token"], data.get("inter_token_latency")
-    config = data.get("input_config", {})
-    load = config.get("loadgen", {})
-    names = config.get("endpoint", {}).get("model_names") or [""]
-    count = int(data["request_count"]["avg"])
-    failed = int(data.get("error_request_count", {}).get("avg", 0))
-    return ServedRow(
-        model=str(names[0]), harness="aiperf", requests=count + failed, failed=failed,
-        concurrency=load.get("concurrency"), rate_per_s=load.get("request_rate"),
-        input_tokens=data["input_sequence_length"]["avg"],
-        output_tokens=data["output_sequence_length"]["avg"],
-        ttft_p50_s=ttft["p50"] / 1e3, ttft_p99_s=ttft["p99"] / 1e3,
-        tpot_p50_s=None if tpot is None else tpot["p50"] / 1e3,
-        tpot_p99_s=None if tpot is None else tpot["p99"] / 1e3,
-        output_tokens_per_s=data["output_token_throughput"]["avg"],
-    )  # fmt: skip
-
-
-def _guidellm(data: Mapping[str, Any]) -> ServedRow:
-    """guidellm's ``benchmarks.json``: its first benchmark, milliseconds."""
-    one = data["benchmarks"][0]
-    seen = one["metrics"]
-
-    def part(name: str) -> Mapping[str, Any]:
-        return dict(seen[name]["successful"])
-
-    ttft, tpot = part("time_to_first_token_ms"), part("inter_token_latency_ms")
-    totals = seen.get("request_totals") or one["request_totals"]
-    strategy = one.get("config", one).get("strategy", {})
-    return ServedRow(
-        model=str(one.get("model") or data.get("args", {}).get("model") or ""), harness="guidellm",
-        requests=int(totals["total"]), failed=int(totals.get("errored", 0)),
-        concurrency=strategy.get("streams") or strategy.get("max_concurrency"),
-        rate_per_s=strategy.get("rate"),
-        input_tokens=part("prompt_token_count")["mean"],
-        output_tokens=part("output_token_count")["mean"],
-        ttft_p50_s=ttft["median"] / 1e3, ttft_p99_s=ttft["percentiles"]["p99"] / 1e3,
-        tpot_p50_s=tpot["median"] / 1e3, tpot_p99_s=tpot["percentiles"]["p99"] / 1e3,
-        output_tokens_per_s=part("output_tokens_per_second")["mean"],
-    )  # fmt: skip
-
-
-_READERS = {
-    "ttft_p50_s": _own, "median_ttft_ms": _vllm, "time_to_first_token": _aiperf,
-    "benchmarks": _guidellm,
-}  # fmt: skip
-"""By a field that only that harness writes."""
+def _load_of(row: ServedRow) -> str:
+    if row.rate_per_s is not None:
+        return f"{row.rate_per_s:g} requests a second"
+    return "as many as it takes" if row.concurrency is None else f"{row.concurrency:g} clients"
 
 
 def _mean(values: Sequence[float]) -> float:

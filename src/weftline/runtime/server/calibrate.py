@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from weftline.runtime.server.engine import Engine
+from weftline.runtime.server.engine.loop import Engine
+from weftline.runtime.server.engine.requests import Sampling
 from weftline.runtime.server.options import EngineOptions
-from weftline.runtime.server.requests import Sampling
 from weftline.runtime.server.start import engine_of
-from weftline.runtime.server.timing import StepModel, fitted, work_of
+from weftline.runtime.server.timing import StepModel, Work, fitted, work_of
 
 __all__ = ["calibrate_engine", "timed_steps"]
 
-_MIXES = ((1, 64, 12), (1, 700, 12), (4, 256, 12), (8, 128, 12), (16, 96, 10), (2, 1500, 8))
+_MIXES = ((1, 64, 12), (1, 700, 12), (4, 256, 12), (8, 128, 12), (16, 96, 10), (2, 1500, 8),
+          (6, 64, 8), (12, 64, 8), (32, 40, 6))  # fmt: skip
 """(requests, tokens of a prompt, tokens of an answer), each begun at once."""
 
 
@@ -28,7 +29,7 @@ def calibrate_engine(
 
     say("reading the weights")
     ready = engine_of(place, options)
-    work: list[tuple[float, float, float, float]] = []
+    work: list[Work] = []
     seconds: list[float] = []
     for many, prompt, answer in _MIXES:
         if prompt + answer >= ready.engine.max_len:
@@ -48,7 +49,7 @@ def calibrate_engine(
 
 def timed_steps(
     engine: Engine, many: int, prompt: int, answer: int, *, seed: int
-) -> tuple[list[tuple[float, float, float, float]], list[float]]:
+) -> tuple[list[Work], list[float]]:
     """Work and seconds of every step of some requests begun together; the first is left out."""
     draw = np.random.default_rng(seed)
     wish = Sampling(max_tokens=answer, temperature=0.0, ignore_eos=True)

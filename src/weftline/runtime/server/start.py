@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from weftline.errors import InputError, InputErrors
 from weftline.runtime.server.options import EngineOptions, ServerOptions
 from weftline.units import format_bytes, parse_bytes, parse_duration_s, parse_fraction
 
-__all__ = ["KEY_VARIABLE", "Ready", "engine_of", "serve"]
+__all__ = ["KEY_VARIABLE", "Ready", "engine_of", "listen", "serve"]
 
 KEY_VARIABLE = "WEFTLINE_API_KEY"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -39,9 +42,9 @@ def engine_of(place: Path, options: EngineOptions) -> Ready:
     try:
         import torch
 
-        from weftline.runtime.server.engine import Engine
-        from weftline.runtime.server.model import PagedModel
-        from weftline.runtime.server.weights import load
+        from weftline.runtime.server.engine.loop import Engine
+        from weftline.runtime.server.engine.model import PagedModel
+        from weftline.runtime.server.engine.weights import load
     except ImportError as error:
         raise InputError(f"{error.name} is needed to serve",
                          hint="pip install 'weftline[run,web]'") from None  # fmt: skip
@@ -76,12 +79,13 @@ def serve(
     """Serve until told to stop; 0 if that went in order. Raises InputError(s)."""
     key = _key(server)
     grace = parse_duration_s(server.grace, where="--grace")
-    listening = _listen(server)
+    listening = listen(server)
     try:
         import uvicorn
 
-        from weftline.runtime.server.api import Server, app_of
-        from weftline.runtime.server.engine import Worker
+        from weftline.runtime.server.engine.loop import Worker
+        from weftline.runtime.server.http.app import Server, app_of
+        from weftline.runtime.server.http.tokens import Tokens
     except ImportError as error:
         raise InputError(f"{error.name} is needed to serve",
                          hint="pip install 'weftline[run,web]'") from None  # fmt: skip
@@ -92,20 +96,38 @@ def serve(
         say(f"anyone who reaches {server.host} may use this server: set {KEY_VARIABLE}")
     worker = Worker(ready.engine).start()
     app = app_of(Server(
-        worker=worker, tokenizer=ready.tokenizer, name=server.name or place.resolve().stem,
-        ends=ready.ends, vocabulary=ready.vocabulary, api_key=key,
+        worker=worker, name=server.name or place.resolve().stem, ends=ready.ends, api_key=key,
+        tokens=Tokens(ready.tokenizer, ready.vocabulary, ready.engine.max_len),
     ))  # fmt: skip
     host, port = listening.getsockname()[:2]
     say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-    uvicorn.Server(uvicorn.Config(
+    running = uvicorn.Server(uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(grace)),
         timeout_keep_alive=30, limit_concurrency=4096, h11_max_incomplete_event_size=64 << 10,
         server_header=False,
-    )).run(sockets=[listening])  # fmt: skip
+    ))  # fmt: skip
+    running.capture_signals = lambda: _told_to_stop(running.handle_exit)  # type: ignore[method-assign]
+    running.run(sockets=[listening])
     worker.stop()
     if worker.failed is not None:
         raise worker.failed
     return 0
+
+
+@contextmanager
+def _told_to_stop(end: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the server in order.
+
+    uvicorn's own handlers raise the signal once more at the end, so that a server that drained as
+    it should would report that it was killed.
+    """
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(kind, end) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
 
 
 def _check(options: EngineOptions) -> None:
@@ -142,11 +164,15 @@ def _key(server: ServerOptions) -> str | None:
     return key
 
 
-def _listen(server: ServerOptions) -> socket.socket:
-    """The port is taken before the weights are read, so that a mistake shows at once."""
+def listen(server: ServerOptions) -> socket.socket:
+    """The port, taken before the weights are read, so that a mistake shows at once.
+
+    asyncio sends small packets at once only on sockets that name TCP: without it every answer on a
+    connection that is kept waits for the client's delayed acknowledgement, 40 ms.
+    """
     try:
         family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((server.host, server.port))
         listening.listen(1024)

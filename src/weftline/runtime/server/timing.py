@@ -1,9 +1,12 @@
 """How long a step of the own engine takes, and from that what clients will see.
 
-A step's time is a floor (Python, the scheduler, reading the weights), a part for each row, a part
-for each pair of query and key of prompts, and a part for each key that decoding reads. The four are
-fitted to steps timed inside the engine, where kernels meet the caches and threads they really have;
-kernels timed alone come out too fast. A forecast runs the engine's own scheduler over such times.
+A step's time is what its rows take (Python, the scheduler, reading the weights and the head among
+it), a part for each pair of query and key of prompts, and a part for each key that decoding reads.
+Rows are no straight line: torch's products of 4 to 15 rows in fp32 can take as long as those of 16
+to 32, so their time is fitted at the numbers of rows that were seen, and read between them. All is
+fitted to steps timed inside the engine, where kernels meet the caches and threads they really
+have; kernels timed alone come out too fast. A forecast runs the engine's own scheduler over such
+times.
 """
 
 from __future__ import annotations
@@ -18,13 +21,24 @@ from typing import Any
 import numpy as np
 
 from weftline.errors import InputError
-from weftline.runtime.server.pages import Pages
-from weftline.runtime.server.requests import Request, Sampling
-from weftline.runtime.server.scheduler import Scheduler, Turn
+from weftline.runtime.server.engine.pages import Pages
+from weftline.runtime.server.engine.requests import Request, Sampling
+from weftline.runtime.server.engine.scheduler import Scheduler, Turn
 
-__all__ = ["Forecast", "StepModel", "fitted", "forecast", "read_steps", "work_of", "write_steps"]
+__all__ = [
+    "Forecast",
+    "StepModel",
+    "Work",
+    "fitted",
+    "forecast",
+    "read_steps",
+    "work_of",
+    "write_steps",
+]
 
-_NAMES = ("floor_s", "row_s", "prompt_pair_s", "decode_key_s")
+_NAMES = ("prompt_pair_s", "decode_key_s")
+_APART = 1.4
+"""Ratio of neighbouring numbers of rows at which time is fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +52,10 @@ class StepModel:
     page: int
     chunk_tokens: int
     threads: int
-    floor_s: float
-    row_s: float
-    """A row: a token computed."""
+    rows: tuple[int, ...]
+    """Numbers of rows, rising, at which their time is known."""
+    rows_s: tuple[float, ...]
+    """What a step of so many takes."""
     prompt_pair_s: float
     """A pair of query and key in a prompt."""
     decode_key_s: float
@@ -53,12 +68,18 @@ class StepModel:
 
     def step_s(self, work: Sequence[float]) -> float:
         """Seconds of a step of so much ``work``, as :func:`work_of` counts."""
-        parts = (self.floor_s, self.row_s, self.prompt_pair_s, self.decode_key_s)
-        return float(sum(p * w for p, w in zip(parts, work, strict=True)))
+        parts = [*self.rows_s, *(getattr(self, name) for name in _NAMES)]
+        return float(_parts_of(np.asarray([work], np.float64), self.rows)[0] @ parts)
 
 
-def work_of(turns: Sequence[Turn]) -> tuple[float, float, float, float]:
-    """(1, rows, pairs in prompts, keys read by decoding) of a step before it is computed."""
+Work = tuple[float, float, float]
+
+
+def work_of(turns: Sequence[Turn]) -> Work:
+    """(rows, pairs in prompts, keys read by decoding) of a step.
+
+    Counted before it is computed.
+    """
     rows = pairs = keys = 0.0
     for turn in turns:
         before = turn.request.done
@@ -67,13 +88,41 @@ def work_of(turns: Sequence[Turn]) -> tuple[float, float, float, float]:
             keys += before + turn.count
         else:
             pairs += turn.count * before + turn.count * (turn.count + 1) / 2
-    return 1.0, rows, pairs, keys
+    return rows, pairs, keys
 
 
-def fitted(work: Sequence[Sequence[float]], seconds: Sequence[float], **about: Any) -> StepModel:
-    """The four parts, none below zero, by relative least squares; every third step is left out.
+def _parts_of(work: np.ndarray[Any, Any], rows: Sequence[int]) -> np.ndarray[Any, Any]:
+    """[steps, len(rows) + 2]: shares of the two neighbours in ``rows``, and the rest as it is.
 
-    Raises InputError for fewer than twelve steps.
+    Above the last number of rows the line through the last two goes on.
+    """
+    at = np.asarray(rows, np.float64)
+    seen = np.maximum(work[:, 0], at[0])
+    above = np.clip(np.searchsorted(at, seen), 1, len(at) - 1)
+    share = (seen - at[above - 1]) / (at[above] - at[above - 1])
+    found = np.zeros((len(work), len(at) + 2))
+    steps = np.arange(len(work))
+    found[steps, above - 1], found[steps, above] = 1 - share, share
+    found[:, len(at) :] = work[:, 1:]
+    return found
+
+
+def _rows_seen(rows: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """Numbers of rows that were seen, far enough from each other, the least and the most."""
+    kept: list[int] = []
+    for count in np.unique(rows):
+        if not kept or count >= _APART * kept[-1]:
+            kept.append(int(count))
+    most = int(rows.max())
+    if kept[-1] != most and len(kept) > 1:
+        kept[-1] = most
+    return tuple(kept)
+
+
+def fitted(work: Sequence[Work], seconds: Sequence[float], **about: Any) -> StepModel:
+    """Every part, none below zero, by relative least squares; every third step is left out.
+
+    Raises InputError for fewer than twelve steps, or steps that all have as many rows.
     """
     from scipy.optimize import nnls
 
@@ -81,10 +130,15 @@ def fitted(work: Sequence[Sequence[float]], seconds: Sequence[float], **about: A
     if len(s) < 12:
         raise InputError(f"{len(s)} steps are too few to fit")
     kept = np.arange(len(s)) % 3 != 2
-    parts, _ = nnls(w[kept] / s[kept, None], np.ones(kept.sum()))
-    error = float(np.median(np.abs(w[~kept] @ parts / s[~kept] - 1)))
-    found: dict[str, Any] = dict(zip(_NAMES, map(float, parts), strict=True))
-    return StepModel(**found, steps=len(s), error=error, **about)
+    rows = _rows_seen(w[kept, 0])
+    if len(rows) < 2:
+        raise InputError("steps of one size alone say nothing of others")
+    seen = _parts_of(w, rows)
+    parts, _ = nnls(seen[kept] / s[kept, None], np.ones(kept.sum()))
+    error = float(np.median(np.abs(seen[~kept] @ parts / s[~kept] - 1)))
+    found: dict[str, Any] = dict(zip(_NAMES, map(float, parts[len(rows) :]), strict=True))
+    return StepModel(rows=rows, rows_s=tuple(map(float, parts[: len(rows)])), **found,
+                     steps=len(s), error=error, **about)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +204,9 @@ def write_steps(model: StepModel, path: Path) -> None:
 def read_steps(path: Path) -> StepModel:
     """What `weftline calibrate --engine own` wrote. Raises InputError."""
     try:
-        return StepModel(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        lists = {name: tuple(data[name]) for name in ("rows", "rows_s")}
+        return StepModel(**{**data, **lists})
+    except (OSError, ValueError, TypeError, KeyError):
         raise InputError("is no calibration of an engine", where=str(path),
                          hint="`weftline calibrate --engine own -o FILE`") from None  # fmt: skip

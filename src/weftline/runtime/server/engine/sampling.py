@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from weftline.runtime.server.requests import Logprobs, Request, Sampling
+from weftline.runtime.server.engine.requests import Logprobs, Request, Sampling
 
 __all__ = ["choose", "logprobs_of"]
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from weftline.runtime.server.pages import Pages, key_after
-from weftline.runtime.server.requests import Request
+from weftline.runtime.server.engine.pages import Pages, key_after
+from weftline.runtime.server.engine.requests import Request
 
 __all__ = ["Scheduler", "Turn"]
 

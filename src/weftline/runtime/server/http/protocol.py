@@ -11,9 +11,17 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from weftline.runtime.server.requests import Sampling
+from weftline.runtime.server.engine.requests import Sampling
 
-__all__ = ["Asked", "ChatAsked", "CompletionAsked", "sampling_of"]
+__all__ = [
+    "Asked",
+    "ChatAsked",
+    "CompletionAsked",
+    "StreamOptions",
+    "ToDetokenize",
+    "ToTokenize",
+    "sampling_of",
+]
 
 CHOICES_MAX: Final = 128
 LOGPROBS_MAX: Final = 20
@@ -39,9 +47,13 @@ Stops = Annotated[
 ]  # fmt: skip
 
 
-class _StreamOptions(BaseModel):
+class StreamOptions(BaseModel):
+    """What a stream tells beside its text."""
+
     include_usage: bool = False
+    """Tokens, in a chunk at the end."""
     continuous_usage_stats: bool = False
+    """And so far, in every chunk."""
 
 
 class Asked(BaseModel):
@@ -58,7 +70,7 @@ class Asked(BaseModel):
     stop: Stops = []
     stop_token_ids: list[TokenId] | None = None
     stream: bool | None = False
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
@@ -128,12 +140,48 @@ class ChatAsked(Asked):
 
     def plain_messages(self) -> list[dict[str, str]]:
         """Role and text of each."""
-        return [
-            {"role": "system" if m.role == "developer" else m.role,
-             "content": m.content if isinstance(m.content, str)
-             else "".join(part.text for part in m.content or [])}
-            for m in self.messages
-        ]  # fmt: skip
+        return _plain(self.messages)
+
+
+class ToTokenize(BaseModel):
+    """``/tokenize``: a prompt, or a conversation."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[_Message] | None = Field(default=None, min_length=1, max_length=4096)
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool | None = False
+
+    @model_validator(mode="after")
+    def _one(self) -> ToTokenize:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("a prompt or messages, one of them")
+        return self
+
+    def plain_messages(self) -> list[dict[str, str]]:
+        """Role and text of each."""
+        return _plain(self.messages or [])
+
+
+class ToDetokenize(BaseModel):
+    """``/detokenize``."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, protected_namespaces=())
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+def _plain(messages: list[_Message]) -> list[dict[str, str]]:
+    return [
+        {"role": "system" if m.role == "developer" else m.role,
+         "content": m.content if isinstance(m.content, str)
+         else "".join(part.text for part in m.content or [])}
+        for m in messages
+    ]  # fmt: skip
 
 
 def sampling_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from weftline.runtime.server.engine import Engine
+from weftline.runtime.server.engine.loop import Engine
 
 __all__ = ["Histogram", "Metrics"]
 

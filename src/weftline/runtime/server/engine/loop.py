@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from weftline.runtime.server.model import Batch, PagedModel, rows_of
-from weftline.runtime.server.pages import Pages
-from weftline.runtime.server.requests import Finish, Logprobs, Request, Sampling, Token
-from weftline.runtime.server.sampling import choose, logprobs_of
-from weftline.runtime.server.scheduler import Scheduler, Turn
+from weftline.runtime.server.engine.model import Batch, PagedModel, rows_of
+from weftline.runtime.server.engine.pages import Pages
+from weftline.runtime.server.engine.requests import Finish, Logprobs, Request, Sampling, Token
+from weftline.runtime.server.engine.sampling import choose, logprobs_of
+from weftline.runtime.server.engine.scheduler import Scheduler, Turn
 
 __all__ = ["Busy", "Engine", "Step", "Worker"]
 

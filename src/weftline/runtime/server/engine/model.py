@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 from weftline.attention import VirtualRequests, virtual_requests
 from weftline.attention.kernels.paged import Kernel, Kind, padded
 from weftline.errors import InputError
-from weftline.runtime.server.summaries import Summaries
+from weftline.runtime.server.engine.summaries import Summaries
 from weftline.spec.attention import AttentionPolicy, Rule, Window
 from weftline.spec.attention_counts import reach
 

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from weftline.runtime.server.requests import Finish, Logprobs, Request, Token
-from weftline.runtime.server.text import TextStream
+from weftline.runtime.server.engine.requests import Finish, Logprobs, Request, Token
+from weftline.runtime.server.http.text import TextStream
 
 __all__ = ["Choice", "Shape", "usage_of"]
 

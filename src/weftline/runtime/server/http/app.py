@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -21,39 +20,30 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weftline.runtime.server.answers import Choice, Shape
-from weftline.runtime.server.engine import Busy, Worker
-from weftline.runtime.server.metrics import Metrics
-from weftline.runtime.server.protocol import Asked, ChatAsked, CompletionAsked, sampling_of
-from weftline.runtime.server.requests import Request, Token
-from weftline.runtime.server.text import TextStream
+from weftline.runtime.server.engine.loop import Busy, Worker
+from weftline.runtime.server.engine.requests import Request, Token
+from weftline.runtime.server.http.answers import Choice, Shape, usage_of
+from weftline.runtime.server.http.metrics import Metrics
+from weftline.runtime.server.http.protocol import (
+    Asked,
+    ChatAsked,
+    CompletionAsked,
+    StreamOptions,
+    ToDetokenize,
+    ToTokenize,
+    sampling_of,
+)
+from weftline.runtime.server.http.reading import Limits, Refused, read
+from weftline.runtime.server.http.text import TextStream
+from weftline.runtime.server.http.tokens import Tokens
 
-__all__ = ["Limits", "Server", "app_of"]
+__all__ = ["Server", "app_of"]
 
 RETRY_AFTER_S: Final = 1
+OPEN: Final = ("/health", "/metrics")
+"""Doors that need no key."""
 Handler = Callable[[HttpRequest, Exception], Awaitable[Response]]
-T = TypeVar("T")
-A = TypeVar("A", bound=Asked)
-
-
-class Refused(Exception):  # noqa: N818  (an answer, not a failure)
-    """A request that gets an error for an answer."""
-
-    def __init__(self, status: int, message: str, *, kind: str = "invalid_request_error",
-                 param: str | None = None) -> None:  # fmt: skip
-        super().__init__(message)
-        self.status, self.message, self.kind, self.param = status, message, kind, param
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a client may ask of the server's patience and memory."""
-
-    body_bytes: int = 16 << 20
-    body_s: float = 30.0
-    """To send a request in full."""
-    slow_reader_s: float = 60.0
-    """To take what was written; whoever does not is disconnected."""
+A = TypeVar("A", Asked, ChatAsked, CompletionAsked, ToDetokenize, ToTokenize)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,41 +51,58 @@ class Server:
     """A model behind the interface."""
 
     worker: Worker
-    tokenizer: Any
+    tokens: Tokens
     name: str
     ends: frozenset[int]
-    vocabulary: int
     api_key: str | None = None
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
-    """Tokenizers are not for several threads at once, and long texts would hold up the loop."""
+    started: int = field(default_factory=lambda: int(time.time()))
 
     async def completions(self, http: HttpRequest) -> Response:
         """``POST /v1/completions``"""
         asked = await self._read(http, CompletionAsked)
-        prompts = await self._threaded(lambda: [self._encode(p) for p in asked.prompts()])
+        prompts = await self.tokens.off_loop(
+            lambda: [self.tokens.encode(p) for p in asked.prompts()]
+        )
         echoed = [p if isinstance(p, str) else "" for p in asked.prompts()]
         if asked.echo:
-            echoed = [e or self.tokenizer.decode(p, skip_special_tokens=True)
+            echoed = [e or self.tokens.tokenizer.decode(p, skip_special_tokens=True)
                       for e, p in zip(echoed, prompts, strict=True)]  # fmt: skip
         return await self._answer(http, asked, prompts, echoed if asked.echo else [])
 
     async def chat(self, http: HttpRequest) -> Response:
         """``POST /v1/chat/completions``"""
         asked = await self._read(http, ChatAsked)
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise Refused(400, "this model has no chat template: use /v1/completions")
-        prompt = await self._threaded(lambda: self._template(asked))
+        prompt = await self.tokens.off_loop(lambda: self.tokens.template(asked.plain_messages()))
         return await self._answer(http, asked, [prompt], [])
+
+    async def tokenize(self, http: HttpRequest) -> Response:
+        """``POST /tokenize``"""
+        asked = await self._read(http, ToTokenize)
+        return JSONResponse(await self.tokens.off_loop(lambda: self.tokens.tokenized(asked)))
+
+    async def detokenize(self, http: HttpRequest) -> Response:
+        """``POST /detokenize``"""
+        asked = await self._read(http, ToDetokenize)
+        return JSONResponse(await self.tokens.off_loop(lambda: self.tokens.detokenized(asked)))
+
+    async def tokenizer_info(self, _http: HttpRequest) -> Response:
+        """``GET /tokenizer_info``"""
+        return JSONResponse(self.tokens.info())
 
     async def models(self, _http: HttpRequest) -> Response:
         """``GET /v1/models``"""
-        engine = self.worker.engine
-        return JSONResponse({"object": "list", "data": [{
-            "id": self.name, "object": "model", "created": 0, "owned_by": "weftline",
-            "max_model_len": engine.max_len,
-        }]})  # fmt: skip
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, http: HttpRequest) -> Response:
+        """``GET /v1/models/NAME``"""
+        self._is_here(http.path_params["name"])
+        return JSONResponse(self._card())
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": self.started, "root": self.name,
+                "owned_by": "weftline", "max_model_len": self.worker.engine.max_len}  # fmt: skip
 
     async def health(self, _http: HttpRequest) -> Response:
         """``GET /health``: 200 while the engine steps."""
@@ -109,64 +116,14 @@ class Server:
     # -- on the way in --
 
     async def _read(self, http: HttpRequest, kind: type[A]) -> A:
-        try:
-            raw = await asyncio.wait_for(self._body(http), self.limits.body_s)
-        except TimeoutError:
-            raise Refused(408, "the request did not come in full in time") from None
-        try:
-            data = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, f"the body is not JSON: {str(error)[:200]}") from None
-        if not isinstance(data, dict):
-            raise Refused(400, "the body is not a JSON object")
-        try:
-            asked = kind.model_validate(data)
-        except ValidationError as error:
-            raise _refused(error) from None
-        except RecursionError:
-            raise Refused(400, "the body is nested too deep") from None
-        if asked.model is not None and asked.model != self.name:
-            raise Refused(404, f"the model `{asked.model[:100]}` is not here; `{self.name}` is",
-                          kind="NotFoundError", param="model")  # fmt: skip
+        asked = await read(http, kind, self.limits)
+        self._is_here(asked.model)
         return asked
 
-    async def _body(self, http: HttpRequest) -> bytes:
-        most = self.limits.body_bytes
-        said = http.headers.get("content-length", "")
-        if said.isdigit() and int(said) > most:
-            raise Refused(413, f"a request holds at most {most} bytes")
-        found = bytearray()
-        async for piece in http.stream():
-            found += piece
-            if len(found) > most:
-                raise Refused(413, f"a request holds at most {most} bytes")
-        return bytes(found)
-
-    async def _threaded(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
-
-    def _encode(self, prompt: str | list[int]) -> list[int]:
-        if isinstance(prompt, str):
-            found: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
-            return found
-        if max(prompt) >= self.vocabulary:
-            raise Refused(400, f"prompt: token {max(prompt)} is not of this model (0 to "
-                          f"{self.vocabulary - 1})", param="prompt")  # fmt: skip
-        return prompt
-
-    def _template(self, asked: ChatAsked) -> list[int]:
-        from jinja2.exceptions import TemplateError
-
-        try:
-            text = self.tokenizer.apply_chat_template(
-                asked.plain_messages(), add_generation_prompt=True, tokenize=False
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise Refused(400, f"the model's chat template refuses: {str(error)[:200]}",
-                          param="messages") from None  # fmt: skip
-        said = self.tokenizer(text, add_special_tokens=False, verbose=False)
-        found: list[int] = said["input_ids"]
-        return found
+    def _is_here(self, model: str | None) -> None:
+        if model is not None and model != self.name:
+            raise Refused(404, f"the model `{model[:100]}` is not here; `{self.name}` is",
+                          kind="NotFoundError", param="model")  # fmt: skip
 
     # -- on the way out --
 
@@ -177,11 +134,10 @@ class Server:
         choices = self._submit(asked, prompts, queue)
         chat = isinstance(asked, ChatAsked)
         shape = Shape(f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}", self.name, chat,
-                      self.tokenizer)  # fmt: skip
+                      self.tokens.tokenizer)  # fmt: skip
         texts = [echoed[i // asked.n] if echoed else "" for i in range(len(choices))]
         if asked.stream:
-            usage = asked.stream_options is not None and asked.stream_options.include_usage
-            events = self._events(shape, choices, texts, queue, usage=usage)
+            events = self._events(shape, choices, texts, queue, asked.stream_options)
             return StreamingResponse(events, media_type="text/event-stream",
                                      headers={"cache-control": "no-cache"})  # fmt: skip
         await self._whole(http, choices, queue)
@@ -202,14 +158,14 @@ class Server:
                     index = len(choices)
                     sampling = sampling_of(
                         asked, room=max(0, self.worker.engine.max_len - len(prompt)),
-                        ends=self.ends, vocabulary=self.vocabulary, choice=j,
+                        ends=self.ends, vocabulary=self.tokens.vocabulary, choice=j,
                     )  # fmt: skip
 
                     def sink(_request: Request, token: Token, at: int = index) -> None:
                         loop.call_soon_threadsafe(queue.put_nowait, (at, token))
 
                     request = self.worker.submit(prompt, sampling, sink)
-                    text = TextStream(self.tokenizer, asked.stop,
+                    text = TextStream(self.tokens.tokenizer, asked.stop,
                                       keep_stop=asked.include_stop_str_in_output)  # fmt: skip
                     choices.append(Choice(index, request, text))
         except (Busy, ValueError) as error:
@@ -262,14 +218,18 @@ class Server:
 
     async def _events(
         self, shape: Shape, choices: list[Choice], prompts: list[str],
-        queue: asyncio.Queue[tuple[int, Token]], *, usage: bool,
+        queue: asyncio.Queue[tuple[int, Token]], options: StreamOptions | None,
     ) -> AsyncIterator[bytes]:  # fmt: skip
+        usage = options is not None and options.include_usage
+        each = usage and options is not None and options.continuous_usage_stats
         begun: set[int] = set()
         async for choice, piece in self._each(choices, queue):
             if piece or choice.finish or choice.told:
                 first = choice.index not in begun
                 begun.add(choice.index)
-                yield _event(shape.chunk(choice, piece, first=first, prompt=prompts[choice.index]))
+                prompt = prompts[choice.index]
+                said = shape.chunk(choice, piece, first=first, prompt=prompt)
+                yield _event({**said, "usage": usage_of(choices)} if each else said)
         if usage:
             yield _event(shape.end(choices))
         yield b"data: [DONE]\n\n"
@@ -299,16 +259,6 @@ def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
 
 
-def _refused(error: ValidationError) -> Refused:
-    """Every mistake, each with its field."""
-    said, fields = [], []
-    for one in error.errors(include_url=False, include_input=False):
-        name = ".".join(str(part) for part in one["loc"])
-        fields.append(str(one["loc"][0]) if one["loc"] else "")
-        said.append(f"{name}: {one['msg']}" if name else one["msg"].removeprefix("Value error, "))
-    return Refused(400, "; ".join(dict.fromkeys(said))[:2000], param=fields[0] or None)
-
-
 class _Guard:
     """Keys, and clients that take nothing."""
 
@@ -319,7 +269,7 @@ class _Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._server.api_key and scope["path"].startswith("/v1") and not self._known(scope):
+        if self._server.api_key and scope["path"] not in OPEN and not self._known(scope):
             said = Refused(401, "a key is needed: Authorization: Bearer ...",
                            kind="authentication_error")  # fmt: skip
             await _told(said, self._server)(scope, receive, send)
@@ -368,7 +318,7 @@ def app_of(server: Server) -> ASGIApp:
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(server.worker.stop)
-        server.threads.shutdown(wait=False, cancel_futures=True)
+        server.tokens.close()
 
     handlers: dict[Any, Handler] = {
         Refused: refused, HTTPException: wrong_door, ClientDisconnect: gone
@@ -376,7 +326,10 @@ def app_of(server: Server) -> ASGIApp:
     routes = [
         Route("/v1/completions", server.completions, methods=["POST"]),
         Route("/v1/chat/completions", server.chat, methods=["POST"]),
-        Route("/v1/models", server.models), Route("/health", server.health),
-        Route("/metrics", server.metrics_text),
+        Route("/v1/models", server.models), Route("/v1/models/{name:path}", server.model),
+        Route("/tokenize", server.tokenize, methods=["POST"]),
+        Route("/detokenize", server.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", server.tokenizer_info),
+        Route("/health", server.health), Route("/metrics", server.metrics_text),
     ]  # fmt: skip
     return _Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), server)

@@ -1,0 +1,1 @@
+"""Requests in, tokens out: pages, scheduler, a transformers model over them, and the loop."""
