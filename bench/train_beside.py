@@ -1,6 +1,7 @@
 """One process beside a plain loop, transformers' Trainer and llm.c: losses, and tokens a second.
 
     python bench/train_beside.py DATA losses [STEPS]    three seeds of ours and of the plain loop
+    python bench/train_beside.py DATA same [STEPS]      both from the same weights, step by step
     python bench/train_beside.py DATA speed [ROUNDS]    steps in turn, so that loads hit all alike
     LLMC=folder python bench/train_beside.py DATA llmc  its CPU trainer and ours on one GPT
 
@@ -113,10 +114,10 @@ def rate(step: int) -> float:
     return RATE * min(1.0, (step + 1) / WARMUP)
 
 
-def plain(shards: Shards, seed: int) -> Step:
-    """The single-file loop."""
+def plain(shards: Shards, seed: int, model: Plain | None = None) -> Step:
+    """The single-file loop, on random weights of that seed or on a model that is given."""
     torch.manual_seed(seed)
-    model = Plain()
+    model = model or Plain()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -140,6 +141,14 @@ def ours(
     shards: Shards, seed: int, config: dict[str, Any] = CONFIG,
     shape: tuple[int, int] = (BATCH, TOKENS),
 ) -> Step:  # fmt: skip
+    """A step of :func:`trainer_of`."""
+    trainer = trainer_of(seed, config, shape)
+    return lambda number: trainer.step(*trainer.batch(shards, number), number, stop=False).loss
+
+
+def trainer_of(
+    seed: int, config: dict[str, Any] = CONFIG, shape: tuple[int, int] = (BATCH, TOKENS)
+) -> Trainer:
     """Our trainer as a rank has it; ``shape`` is sequences and tokens of a step."""
     count = sum(math.prod(p.shape) for p in
                 models.build(models.config_of(config), attention="eager").parameters())  # fmt: skip
@@ -150,8 +159,7 @@ def ours(
         clip_norm=CLIP,
     )  # fmt: skip
     with models.quietly():
-        trainer = Trainer(recipe)
-    return lambda number: trainer.step(*trainer.batch(shards, number), number, stop=False).loss
+        return Trainer(recipe)
 
 
 class TheirTrainer:
@@ -197,6 +205,28 @@ class TheirTrainer:
         self.done.wait()
         self.done.clear()
         return math.nan
+
+
+def same(shards: Shards, steps: int) -> None:
+    """Both from one set of weights: how far their losses ever lie apart."""
+    trainer, copied = trainer_of(0), Plain()
+    theirs = {name.removeprefix("model."): p for name, p in trainer.named.items()}
+    ends = {"embed": "embed_tokens", "norm": "norm", "head": "lm_head"}
+    inner = {"first": "input_layernorm", "second": "post_attention_layernorm",
+             **{n: f"self_attn.{n}_proj" for n in "qkvo"},
+             **{n: f"mlp.{n}_proj" for n in ("gate", "up", "down")}}  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            *block, part, kind = name.split(".")
+            known = f"layers.{block[1]}.{inner[part]}" if block else ends[part]
+            parameter.copy_(theirs[f"{known}.{kind}"])
+    step = plain(shards, 0, copied)
+    gaps = []
+    for number in range(steps):
+        mine = trainer.step(*trainer.batch(shards, number), number, stop=False).loss
+        gaps.append(abs(mine - step(number)))
+    print(f"{steps} steps from the same weights, loss {mine:.4f} at the end: "
+          f"at most {max(gaps):.1e} apart")  # fmt: skip
 
 
 def losses(shards: Shards, steps: int) -> None:
@@ -305,6 +335,8 @@ def main() -> None:
     shards = open_shards(Path(data), seq_len=TOKENS)
     if kind == "losses":
         losses(shards, int(rest[0]) if rest else STEPS)
+    elif kind == "same":
+        same(shards, int(rest[0]) if rest else STEPS)
     elif kind == "speed":
         speed(shards, int(rest[0]) if rest else 20)
     else:
