@@ -343,15 +343,19 @@ def store_id_of(disk: Path) -> str:
     return ""
 
 
-def record_of(machines: Machines, step: int, attempt: str) -> Commit | None:
-    """The commit record of a step as some disk has it."""
+def record_of(machines: Machines, number: int, least: int) -> Commit | None:
+    """The commit record of a round for step ``least`` as some disk has it, or of the next above.
+
+    Above: once all nodes have the next one, retention may have let go of what was promised last,
+    and ranks that are killed before they can say so have told of the last alone.
+    """
+    found = []
     for node in range(machines.count):
-        path = machines.disk(node) / f"commits/step-{step:020d}.commit"
-        with suppress(OSError, BurstError):
-            found = decode_commit(path.read_bytes())
-            if found.attempt == attempt:
-                return found
-    return None
+        for path in (machines.disk(node) / "commits").glob("*.commit"):
+            with suppress(OSError, BurstError):
+                found.append(decode_commit(path.read_bytes()))
+    mine = [c for c in found if c.attempt == f"{number}.{c.step}" and c.step >= least]
+    return min(mine, key=lambda c: c.order, default=None)
 
 
 def one_round(machines: Machines, number: int, seed: int, truth: Truth) -> None:
@@ -441,9 +445,9 @@ def listen(
     committed = [step for lines in said for kind, step in lines if kind == "C"]
     truth.drained |= {step for lines in said for kind, step in lines if kind == "R"}
     if committed:
-        truth.promised = max(committed)
-        truth.record = record_of(machines, truth.promised, f"{number}.{truth.promised}")
-        assert truth.record is not None, f"no disk has the record of step {truth.promised}"
+        truth.record = record_of(machines, number, max(committed))
+        assert truth.record is not None, f"no disk has the record of step {max(committed)}"
+        truth.promised = truth.record.step
         truth.gone, truth.no_disk = set(), set()
         truth.drained &= {truth.promised}
 
