@@ -77,10 +77,20 @@ def forked(work: Callable[[], None], namespace: str | None = None) -> int:
             code = 0
         except BaseException:
             traceback.print_exc()
+            print(f"open files: {open_files()}", file=sys.stderr)
         finally:
             sys.stderr.flush()
             os._exit(code)
     return child
+
+
+def open_files() -> dict[int, str]:
+    """What every descriptor of this process is: tells who took the place of one that was closed."""
+    found = {}
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found[int(file.name)] = str(file.readlink())
+    return dict(sorted(found.items()))
 
 
 def enter(namespace: str) -> None:
@@ -105,8 +115,29 @@ class Machines:
         (root / "bucket").mkdir(parents=True)
         if namespaces:
             self._wire()
+        self.parent = "10.77.0.1" if namespaces else "127.0.0.1"
+        self.board, self.meeting_port = self._meet()
         for node in range(count):
             self.start(node)
+
+    def _meet(self) -> tuple[int, int]:
+        """Where ranks meet: a process of its own, and the port it listens on.
+
+        That store serves from a thread. Ranks would be forked beside it, with its sockets open in
+        each of them, if it were the parent's, which torch does not provide for.
+        """
+        hear, say = os.pipe()
+
+        def serve() -> None:
+            store = TCPStore(self.parent, 0, is_master=True, wait_for_workers=False)
+            os.write(say, f"{store.port}\n".encode())
+            signal.pause()
+
+        child = forked(serve)
+        os.close(say)
+        port = int(os.read(hear, 16))
+        os.close(hear)
+        return child, port
 
     def _wire(self) -> None:
         """A namespace a node, on one bridge: 10.77.0.1 is the parent."""
@@ -171,6 +202,8 @@ class Machines:
     def close(self) -> None:
         for node in list(self.servers):
             self.stop(node)
+        os.kill(self.board, signal.SIGKILL)
+        os.waitpid(self.board, 0)
         if self.namespaces:
             for n in range(self.count):
                 subprocess.run(["ip", "netns", "del", f"wl{self.tag}n{n}"], check=False)
@@ -182,14 +215,15 @@ class Rank:
 
     def __init__(
         self, machines: Machines, number: int, rank: int, world: int, node: int, copies: int,
-        seed: str, meeting_port: int, say: int,
+        seed: str, say: int,
     ) -> None:  # fmt: skip
         self.machines, self.number, self.rank, self.world = machines, number, rank, world
         self.node, self.say = node, say
         self.nodes = machines.nodes(node, copies)
         self.rng = random.Random(seed)
-        host = "10.77.0.1" if machines.namespaces else "127.0.0.1"
-        self.meeting = TCPStore(host, meeting_port, is_master=False, wait_for_workers=False)
+        self.meeting = TCPStore(
+            machines.parent, machines.meeting_port, is_master=False, wait_for_workers=False
+        )
 
     def tell(self, what: str, step: int) -> None:
         os.write(self.say, f"{what} {step}\n".encode())
@@ -309,15 +343,19 @@ def store_id_of(disk: Path) -> str:
     return ""
 
 
-def record_of(machines: Machines, step: int, attempt: str) -> Commit | None:
-    """The commit record of a step as some disk has it."""
+def record_of(machines: Machines, number: int, least: int) -> Commit | None:
+    """The commit record of a round for step ``least`` as some disk has it, or of the next above.
+
+    Above: once all nodes have the next one, retention may have let go of what was promised last,
+    and ranks that are killed before they can say so have told of the last alone.
+    """
+    found = []
     for node in range(machines.count):
-        path = machines.disk(node) / f"commits/step-{step:020d}.commit"
-        with suppress(OSError, BurstError):
-            found = decode_commit(path.read_bytes())
-            if found.attempt == attempt:
-                return found
-    return None
+        for path in (machines.disk(node) / "commits").glob("*.commit"):
+            with suppress(OSError, BurstError):
+                found.append(decode_commit(path.read_bytes()))
+    mine = [c for c in found if c.attempt == f"{number}.{c.step}" and c.step >= least]
+    return min(mine, key=lambda c: c.order, default=None)
 
 
 def one_round(machines: Machines, number: int, seed: int, truth: Truth) -> None:
@@ -326,18 +364,13 @@ def one_round(machines: Machines, number: int, seed: int, truth: Truth) -> None:
     world = rng.randint(max(2, machines.count - 2), machines.count)
     places = rng.sample(range(machines.count), world)
     copies = rng.choice([1, 1, 1, 2])
-    host = "10.77.0.1" if machines.namespaces else "127.0.0.1"
-    meeting = TCPStore(host, 0, is_master=True, wait_for_workers=False)
     ranks, pipes = [], []
     for rank, node in enumerate(places):
         hear, say = os.pipe()
         pipes.append(hear)
 
         def run(rank: int = rank, node: int = node, say: int = say) -> None:
-            Rank(
-                machines, number, rank, world, node, copies, f"{seed}:{number}:{rank}",
-                meeting.port, say,
-            ).run()  # fmt: skip
+            Rank(machines, number, rank, world, node, copies, f"{seed}:{number}:{rank}", say).run()
 
         ranks.append(forked(run, machines.namespace(node)))
         os.close(say)
@@ -412,9 +445,9 @@ def listen(
     committed = [step for lines in said for kind, step in lines if kind == "C"]
     truth.drained |= {step for lines in said for kind, step in lines if kind == "R"}
     if committed:
-        truth.promised = max(committed)
-        truth.record = record_of(machines, truth.promised, f"{number}.{truth.promised}")
-        assert truth.record is not None, f"no disk has the record of step {truth.promised}"
+        truth.record = record_of(machines, number, max(committed))
+        assert truth.record is not None, f"no disk has the record of step {max(committed)}"
+        truth.promised = truth.record.step
         truth.gone, truth.no_disk = set(), set()
         truth.drained &= {truth.promised}
 

@@ -524,6 +524,32 @@ def test_a_node_does_not_claim_a_share_that_its_store_has_dropped(make: Make) ->
     assert share_id(commit.ranks[1]) not in node.found().shares
 
 
+def test_a_node_finds_what_its_store_has_moved_since_it_was_last_asked(make: Make) -> None:
+    """Its server knew the places from a restore before: their segments are gone now."""
+    cluster = make(2, copies=0, compact_below=0.99, spare_bytes=0)
+    cluster.save(1)
+    assert_is(cluster.restore(0), 1, 2)
+    segments = set((cluster.root / "disk1/writers/w0").glob("*.seg"))
+    cluster.stop(1)
+    cluster.open(1).gc()
+    cluster.stop(1)
+    assert not segments & set((cluster.root / "disk1/writers/w0").glob("*.seg"))
+    assert_is(cluster.restore(0), 1, 2)
+
+
+def test_a_node_whose_disk_was_replaced_serves_the_new_one(make: Make) -> None:
+    """Its server goes on, and had read the store that is gone."""
+    cluster = make(2, copies=0)
+    cluster.save(1)
+    assert_is(cluster.restore(0), 1, 2)
+    for node in (0, 1):
+        cluster.stop(node)
+    shutil.rmtree(cluster.root / "disk1")
+    cluster.save(2)
+    cluster.stop(1)
+    assert_is(cluster.restore(0), 2, 2)
+
+
 def test_a_record_that_only_one_node_has_finds_the_shares_of_all(make: Make) -> None:
     """Rank 0 had committed and told who keeps its copy, and died before another node heard."""
     cluster = make(3)

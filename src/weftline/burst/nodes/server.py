@@ -66,6 +66,8 @@ class NodeServer(PeerServer):
         """Listen. ``store`` need not be there yet. Arguments and errors of :class:`PeerServer`."""
         self._store_path = None if store is None else str(local_folder(store))
         self._store: Store | None = None
+        self._which = (0, 0, 0)
+        """The file that makes that store one: device, inode, time of its last change."""
         self._known: dict[str, dict[int, Chunk]] = {}
         self._pruning = threading.Lock()
         super().__init__(
@@ -108,12 +110,21 @@ class NodeServer(PeerServer):
     # --- the store of this node ------------------------------------------------------------------
 
     def _own(self) -> Store | None:
-        """The store, opened for reading when it is first asked for and there."""
+        """The store, opened for reading when it is first asked for and there.
+
+        Anew where another stands in its place: the disk was emptied or replaced meanwhile.
+        """
+        if self._store_path is None:
+            return None
         with self._lock:
-            if self._store is None and self._store_path is not None:
-                if not (Path(self._store_path) / "BURST").exists():
-                    return None
+            try:
+                now = (Path(self._store_path) / "BURST").stat()
+            except FileNotFoundError:
+                return None
+            which = (now.st_dev, now.st_ino, now.st_mtime_ns)
+            if self._store is None or which != self._which:
                 self._store = Store.open(self._store_path, read_only=True)
+                self._which = which
             return self._store
 
     def _reading(self) -> Store:
@@ -131,26 +142,44 @@ class NodeServer(PeerServer):
     def _fetch(
         self, channel: Channel, share: Prepared, seqs: Sequence[int], *, fresh: bool
     ) -> None:
-        """Payloads of records, straight from their segments; who asked checks them."""
-        store = self._reading()
-        chunks = self._chunks(share, fresh=fresh)
+        """Payloads of records, straight from their segments; who asked checks them.
+
+        Those that are not where they were known to be are looked for anew: compaction moves them.
+        """
         with ExitStack() as held:
-            files: dict[int, int] = {}
-            wanted: list[memoryview | FileRange] = []
-            for seq in seqs:
-                chunk = chunks.get(int(seq))
-                if chunk is None:
-                    raise ObjectMissingError(f"record {seq:x} of rank {share.rank} is not here")
-                if chunk.segment not in files:
-                    path = store.reader.path(share.writer, chunk.segment)
-                    try:
-                        files[chunk.segment] = os.open(path, os.O_RDONLY)
-                    except OSError as error:
-                        raise ObjectMissingError(f"the segment of {seq:x} is gone") from error
-                    held.callback(os.close, files[chunk.segment])
-                start = chunk.offset_bytes + chunk.head_bytes
-                wanted.append(FileRange(files[chunk.segment], start, chunk.stored_bytes))
+            try:
+                wanted = self._ranges(held, share, seqs, self._chunks(share, fresh=fresh))
+            except ObjectMissingError:
+                if fresh:
+                    raise
+                wanted = self._ranges(held, share, seqs, self._chunks(share, fresh=True))
             channel.send_many(DATA, wanted)
+
+    def _ranges(
+        self, held: ExitStack, share: Prepared, seqs: Sequence[int], chunks: dict[int, Chunk]
+    ) -> list[FileRange]:
+        """Where the records are, in files that ``held`` closes. Raises ObjectMissingError."""
+        store = self._reading()
+        files: dict[int, tuple[int, int]] = {}
+        wanted = []
+        for seq in seqs:
+            chunk = chunks.get(int(seq))
+            if chunk is None:
+                raise ObjectMissingError(f"record {seq:x} of rank {share.rank} is not here")
+            if chunk.segment not in files:
+                path = store.reader.path(share.writer, chunk.segment)
+                try:
+                    file = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    raise ObjectMissingError(f"the segment of {seq:x} is gone") from error
+                held.callback(os.close, file)
+                files[chunk.segment] = file, os.fstat(file).st_size
+            file, size = files[chunk.segment]
+            start = chunk.offset_bytes + chunk.head_bytes
+            if start + chunk.stored_bytes > size:
+                raise ObjectMissingError(f"the segment of {seq:x} is shorter now")
+            wanted.append(FileRange(file, start, chunk.stored_bytes))
+        return wanted
 
     def _chunks(self, share: Prepared, *, fresh: bool) -> dict[int, Chunk]:
         with self._lock:
