@@ -10,8 +10,9 @@ Bamba and Granite 4), the others spread evenly between them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from weftline.errors import InputError, InputErrors, nearest_names
 from weftline.model.blocks import (
@@ -38,7 +39,7 @@ _FLAGS: Final = ("gated", "tied", "bias")
 _WORDS: Final = {"positions": ("learned", "rope"), "norm": ("layer", "rms")}
 _KEYS: Final = (*_NUMBERS, *_FLAGS, *_WORDS)
 _MAX: Final = {"layers": 10_000}
-_SSM: Final = {"head_dim": 64, "groups": 1, "kernel": 4, "chunk": 256}
+_SSM_HEAD: Final = 64
 _SSM_EXPAND: Final = 2
 
 
@@ -84,10 +85,11 @@ def gpt_model(spec: str, *, name: str | None = None) -> Model:
 
     def mixer(kind: str) -> tuple[Operator, ...]:
         if kind == "state":
-            heads = _SSM_EXPAND * shape.hidden // _SSM["head_dim"]
+            heads = _SSM_EXPAND * shape.hidden // _SSM_HEAD
             norms = norm("ssm.norm", shape.hidden, bias=not shape.rms)
-            return (*norms, *mamba2_mixer(hidden=shape.hidden, heads=heads, state=shape.state,
-                                          **_SSM))  # fmt: skip
+            mixed = mamba2_mixer(hidden=shape.hidden, heads=heads, head_dim=_SSM_HEAD,
+                                 state=shape.state, groups=1, kernel=4, chunk=256)  # fmt: skip
+            return (*norms, *mixed)
         return gqa_attention(
             hidden=shape.hidden, heads=shape.heads, kv_heads=shape.kv_heads,
             head_dim=shape.head_dim, qkv_bias=shape.bias, out_bias=shape.bias,
@@ -172,7 +174,7 @@ def _contradictions(
 
 
 def _mixers(
-    words: dict[str, str], numbers: dict[str, int], hidden: int, errors: list[InputError]
+    words: dict[str, str], numbers: Mapping[Any, int], hidden: int, errors: list[InputError]
 ) -> None:
     for key, needs in (("full_every", "window"), ("state", "state_layers")):
         if key in words and needs not in words:
@@ -180,7 +182,7 @@ def _mixers(
     layers, states = numbers.get("layers", 1), numbers.get("state_layers", 0)
     if states > layers:
         errors.append(_error(f"`state_layers={states}` exceeds `layers={layers}`"))
-    if states and _SSM_EXPAND * hidden % _SSM["head_dim"]:
+    if states and _SSM_EXPAND * hidden % _SSM_HEAD:
         errors.append(_error(f"`hidden={hidden}` has no whole number of state heads",
                              hint="a multiple of 32"))  # fmt: skip
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "CodesignOptions", "FleetOptions", "JobOptions", "MemoryOptions", "ReplicaOptions",
-    "ServingOptions", "TrafficOptions", "Where", "as_option",
+    "ServingOptions", "SpotOptions", "TrafficOptions", "Where", "as_option",
 ]  # fmt: skip
 
 Where = Callable[[str], str]
@@ -339,6 +339,52 @@ class CodesignOptions:
     output: str = "400"
     ttft: str = "2s"
     tpot: str = "60ms"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotOptions:
+    """A job with a deadline on chips that may be taken away.
+
+    Parameters
+    ----------
+    work
+        How long the job runs undisturbed: 60h.
+    deadline
+        When it has to be done, from now: 4days.
+    spot
+        Price of a spot chip: $1.20/h.
+    on_demand
+        Price of a chip that nobody takes back: $3.90/h.
+    chips
+        How many the job takes at once.
+    start
+        Work that is lost whenever chips are started or changed: 15min.
+    step
+        The time between two looks at what is there.
+    up
+        How long spot chips stay, on average.
+    down
+        How long they are gone, on average.
+    trace
+        A CSV file with a row a step, 0 or 1 in its last column, in place of --up and --down.
+    runs
+        Traces that are tried.
+    seed
+        Of the traces.
+    """
+
+    work: str
+    deadline: str
+    spot: str
+    on_demand: str
+    chips: str = "8"
+    start: str = "15min"
+    step: str = "1h"
+    up: str = "20h"
+    down: str = "10h"
+    trace: str | None = None
+    runs: str = "300"
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
