@@ -230,7 +230,19 @@ def test_focus_columns_add_up_and_are_marked_as_a_forecast(small: Lifecycle) -> 
     assert {r["x_Forecast"] for r in rows} == {"true"}
     assert {r["ChargeCategory"] for r in rows} == {"Usage"}
     assert all(r["ChargePeriodStart"] < r["ChargePeriodEnd"] for r in rows)
-    assert all(name[0].isupper() or name.startswith("x_") for name in rows[0])
+    spec = json.loads((Path(__file__).parents[2] / "data" / "focus.json").read_text())
+    ours = [name for name in rows[0] if not name.startswith("x_")]
+    assert set(spec["mandatory"]) <= set(ours) <= {*spec["mandatory"], *spec["others"]}
+    for row in rows:
+        assert all(row[name] for name in spec["not_null"]), row
+        assert row["ServiceCategory"] in spec["service_category"]
+        assert row["ChargeFrequency"] in spec["charge_frequency"]
+        # A charge of use is priced by a quantity, and what has one has a price of a SKU.
+        assert float(row["PricingQuantity"]) > 0
+        assert row["PricingUnit"]
+        assert row["SkuId"]
+        assert row["SkuPriceId"]
+        assert bool(row["ConsumedQuantity"]) == bool(row["ConsumedUnit"])
 
 
 def test_the_model_card_keeps_the_schema_of_cyclonedx(small: Lifecycle) -> None:
