@@ -12,7 +12,7 @@ from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.options import As, Format, Json, taken_as
 from weftline.cli.status import status
-from weftline.spec.options import CodesignOptions
+from weftline.spec.decide_options import CodesignOptions
 
 
 def codesign(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +57,6 @@ def export(
         Only with a signed decision that lets this plan go: record.json,public.pem.
     """
     import shlex
-    import sys
 
     from weftline.errors import InputError
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
 from weftline.cli.status import status
-from weftline.spec.options import SpotOptions
+from weftline.spec.decide_options import SpotOptions
 
 
 def spot(

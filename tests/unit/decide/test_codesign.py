@@ -18,7 +18,8 @@ from weftline.errors import InputError, WeftlineError
 from weftline.model import load_model
 from weftline.plan import job_of, plan_train
 from weftline.spec.codesign import Codesign
-from weftline.spec.options import CodesignOptions, JobOptions
+from weftline.spec.decide_options import CodesignOptions
+from weftline.spec.options import JobOptions
 
 CHINCHILLA = "1.69 + 406.4/params**0.34 + 410.7/tokens**0.28"
 SMALL = "gpt:layers=16,hidden=2048,heads=16,kv_heads=8,head_dim=128,ffn=8192,vocab=32000," \

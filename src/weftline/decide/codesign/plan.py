@@ -24,8 +24,8 @@ from weftline.serve.search.asked import serve_job_of
 from weftline.serve.search.plan import plan_serve
 from weftline.spec import ServeJob
 from weftline.spec.codesign import Codesign, Design, DesignCost, Iso
+from weftline.spec.decide_options import CodesignOptions
 from weftline.spec.options import (
-    CodesignOptions,
     FleetOptions,
     JobOptions,
     ServingOptions,

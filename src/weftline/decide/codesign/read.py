@@ -10,7 +10,7 @@ from weftline.decide.codesign.law import Law, law_of
 from weftline.decide.codesign.variants import KNOBS, Shape, is_base, shape_of
 from weftline.errors import InputError, UnknownNameError
 from weftline.model import load_model
-from weftline.spec.options import CodesignOptions
+from weftline.spec.decide_options import CodesignOptions
 from weftline.spec.parse import Collector
 from weftline.units import parse_count
 

@@ -21,7 +21,7 @@ from weftline.decide.portfolio.spot import (
     uniform_progress,
 )
 from weftline.errors import InputError, NoFeasiblePlanError
-from weftline.spec.options import SpotOptions
+from weftline.spec.decide_options import SpotOptions
 from weftline.spec.parse import Collector, own_price
 from weftline.spec.portfolio import SpotAnswer
 from weftline.units import format_duration, parse_count, parse_duration_s
