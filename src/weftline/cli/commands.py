@@ -19,6 +19,8 @@ COMMANDS: Final = (
      "Measure this machine for `plan ... --on here`, or learn from measured runs of your own."),
     ("catalog", "catalog:app",
      "Chips, fabrics and prices: what is known, from where, how surely."),
+    ("codesign", "codesign:codesign",
+     "Architectures of equal worth around MODEL: what each costs, and which chip favours which."),
     ("compare", "compare:compare",
      "What a plan predicted and what its run measured, part by part."),
     ("diff", "diff:diff",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ def export(
     image: str = "",
     hosts: str = "",
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
-    policy: str | None = None,
+    policy_record: str | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -52,11 +53,10 @@ def export(
         with one a line.
     set_
         What the target asks for beside the plan: --set partition=gpu --set slurm=24.05.
-    policy
+    policy_record
         Only with a signed decision that lets this plan go: record.json,public.pem.
     """
     import shlex
-    import sys
 
     from weftline.errors import InputError
 
@@ -66,9 +66,10 @@ def export(
         return _checked(plan, json=json, form=form)
     if to is None:
         raise InputError("no target", where="--to", hint="`weftline export --help` lists them")
+    from weftline.decide.policy import let_go
     from weftline.launch.export import export_plan, write_folder
 
-    _let_go(policy, plan)
+    let_go(policy_record, plan)
     done = export_plan(plan, to, name=name, command=shlex.split(command), image=image,
                        hosts=_hosts(hosts), settings=_settings(set_ or []))  # fmt: skip
     found = []
@@ -102,15 +103,6 @@ def _said(done: Any, found: Any, *, check: bool, output: Path | None) -> dict[st
         "findings": [f"{f.where}: {f.what}" for f in found],
         "folder": None if output is None else str(output),
     }  # fmt: skip
-
-
-def _let_go(policy: str | None, plan: Path) -> None:
-    """Raise where the policy gate has not let a plan go, if that was asked for."""
-    if policy is not None:
-        from weftline.decide.policy.record import require
-
-        record, _, key = policy.partition(",")
-        require(Path(record), Path(key or "public.pem"), plan)
 
 
 def _checked(folder: Path, *, json: bool, form: Format) -> int:

@@ -20,6 +20,9 @@ def lifecycle(
     focus: Annotated[
         Path | None, Parameter(help="Write the forecast as FOCUS columns to this CSV file.")
     ] = None,
+    cyclonedx: Annotated[
+        Path | None, Parameter(help="Write a CycloneDX model card with its energy to this file.")
+    ] = None,
     json: Json = False,
     form: Format = "table",
     output: Annotated[
@@ -48,6 +51,11 @@ def lifecycle(
 
         write_text(focus_csv(found), focus)
         print(f"FOCUS columns written to {focus}", file=sys.stderr)
+    if cyclonedx is not None:
+        from weftline.report.cyclonedx import cyclonedx_json
+
+        write_text(cyclonedx_json(found), cyclonedx)
+        print(f"CycloneDX model card written to {cyclonedx}", file=sys.stderr)
     show("lifecycle", found, lambda: render_lifecycle(found), json=json, form=form, main="lines",
          as_json=lambda: plan_to_json(found))  # fmt: skip
     return 0

@@ -27,6 +27,7 @@ def serve(
     run: Annotated[EngineOptions, Parameter(name="*")] = KEPT_ENGINE,
     server: Annotated[ServerOptions, Parameter(name="*")] = KEPT_SERVER,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
+    policy_record: str | None = None,
 ) -> int:
     """Serve MODEL or a plan over HTTP, in the words of OpenAI's API.
 
@@ -40,10 +41,17 @@ def serve(
         auto takes vLLM where it is installed and can, else the own engine.
     dry_run
         Say what would be started, and start nothing.
+    policy_record
+        Only with a signed decision that lets this plan go: record.json,public.pem.
     """
+    from weftline.decide.policy import let_go
     from weftline.errors import InputError
     from weftline.launch.serving import engine_for, vllm_command
 
+    if policy_record is not None and not (model.suffix == ".json" and model.is_file()):
+        raise InputError("a decision is about a plan, not a folder", where="--policy-record",
+                         hint="weftline plan serve ... -o plan.json")  # fmt: skip
+    let_go(policy_record, model)
     plan = _plan(model)
     place = folder or (None if plan else model)
     if plan is not None:

@@ -7,6 +7,7 @@ from cyclopts import App
 from weftline.cli.simulate_collective import collective, synthesize
 from weftline.cli.simulate_placement import placement
 from weftline.cli.simulate_serving import serving
+from weftline.cli.simulate_spot import spot
 
 app = App(
     name="simulate",
@@ -17,3 +18,4 @@ app.command(collective)
 app.command(synthesize)
 app.command(placement)
 app.command(serving)
+app.command(spot)

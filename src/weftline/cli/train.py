@@ -29,6 +29,7 @@ def train(
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
     prepare_only: Annotated[bool, Parameter(negative="")] = False,
+    policy_record: str | None = None,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -48,11 +49,15 @@ def train(
         Also write event files for TensorBoard.
     prepare_only
         Write the recipe that a launcher's ranks read, and start nothing.
+    policy_record
+        Only with a signed decision that lets this plan go: record.json,public.pem.
     """
+    from weftline.decide.policy import let_go
     from weftline.errors import InputError
     from weftline.report.training import render_outcome
     from weftline.spec.serialize import read_plan
 
+    let_go(policy_record, plan)
     found = read_plan(plan)
     if dry_run:
         from weftline.report.training import render_dry_run

@@ -1,7 +1,8 @@
 """A lifecycle as FOCUS columns: the forecast beside the bills, as FinOps tools read them.
 
-The columns are those of the FinOps Open Cost and Usage Specification that a charge must have;
-what only a forecast has stands in ``x_`` columns, as the specification asks of custom ones.
+The columns are those of the FinOps Open Cost and Usage Specification that a charge must have, and
+units. Since its 1.3 host, service provider and issuer stand in the place of ``ProviderName`` and
+``PublisherName``. What only a forecast has stands in ``x_`` columns, as it asks of custom ones.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ COLUMNS: Final = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency",
     "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass",
     "ChargeDescription", "ChargeFrequency", "ChargePeriodEnd", "ChargePeriodStart",
-    "ConsumedQuantity", "ConsumedUnit", "ContractedCost", "EffectiveCost", "InvoiceIssuerName",
-    "ListCost", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "RegionId",
-    "ResourceId", "ServiceCategory", "ServiceName", "SkuId", "SubAccountId",
+    "ConsumedQuantity", "ConsumedUnit", "ContractedCost", "EffectiveCost", "HostProviderName",
+    "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit", "ServiceCategory",
+    "ServiceName", "ServiceProviderName", "SkuId", "SkuPriceId",
     "x_Forecast", "x_Basis", "x_LifecycleStage", "x_LifecyclePart", "x_Drivers", "x_EnergyKwh",
     "x_OperationalKgCo2e", "x_EmbodiedKgCo2e",
 )  # fmt: skip
@@ -50,23 +51,30 @@ def focus_csv(life: Lifecycle) -> str:
             usd = f"{line.usd * share:.6f}"
             category, service = _SERVICES.get(line.part, ("Other", line.part))
             hours = line.chip_hours * share
-            used = {"ConsumedQuantity": f"{hours:.3f}", "ConsumedUnit": "Chip-Hours",
-                    "PricingQuantity": f"{hours:.3f}", "PricingUnit": "Chip-Hours"}  # fmt: skip
+            # A charge of use has a quantity that it is priced by: what has no hours, by the month.
+            priced = {"PricingQuantity": "1", "PricingUnit": "Months"}
+            if hours:
+                amount, unit = f"{hours:.9f}", "Chip-Hours"
+                priced = {"ConsumedQuantity": amount, "ConsumedUnit": unit,
+                          "PricingQuantity": amount, "PricingUnit": unit}  # fmt: skip
+            seller = line.seller or "unknown"
+            sku = f"{seller}/{line.place}/{line.part}".replace(" ", "-")
             writer.writerow({
                 "BilledCost": usd, "ContractedCost": usd, "EffectiveCost": usd, "ListCost": usd,
                 "BillingAccountId": "forecast", "BillingCurrency": "USD",
                 "BillingPeriodStart": begin, "BillingPeriodEnd": end,
                 "ChargePeriodStart": begin, "ChargePeriodEnd": end, "ChargeCategory": "Usage",
                 "ChargeDescription": line.formula, "ChargeFrequency": "Usage-Based",
-                "InvoiceIssuerName": line.seller, "ProviderName": line.seller,
-                "PublisherName": line.seller, "ServiceCategory": category, "ServiceName": service,
-                "SkuId": line.place, "x_Forecast": "true", "x_Basis": line.basis,
+                "HostProviderName": seller, "InvoiceIssuerName": seller,
+                "ServiceProviderName": seller, "ServiceCategory": category, "ServiceName": service,
+                "SkuId": sku, "SkuPriceId": f"{sku}/forecast",
+                "x_Forecast": "true", "x_Basis": line.basis,
                 "x_LifecycleStage": line.stage, "x_LifecyclePart": line.part,
                 "x_Drivers": ";".join(f"{n}^{p:g}" for n, p in line.drivers.items()),
                 "x_EnergyKwh": _amount(line.energy_j, share / 3.6e6),
                 "x_OperationalKgCo2e": _amount(line.kgco2e, share),
                 "x_EmbodiedKgCo2e": _amount(line.kgco2e_embodied, share),
-                **(used if hours else {}),
+                **priced,
             })  # fmt: skip
     return out.getvalue()
 

@@ -9,7 +9,7 @@ from typing import Any
 from weftline.report.frame import numbers, reasons
 from weftline.report.text import model_label, page, table, wrapped
 from weftline.spec.drawn import Swing
-from weftline.spec.lifecycle import Lifecycle, LifeLine
+from weftline.spec.lifecycle import Leaving, Lifecycle, LifeLine, PortableLife
 from weftline.units import (
     format_count,
     format_duration,
@@ -28,6 +28,10 @@ def render_lifecycle(life: Lifecycle) -> str:
     lines = [*_head(life), "", *_numbers(life), ""]
     lines += [*_stages(life), "", *_ways(life), "", *reasons(life.why, life.flips)]
     lines += ["", *_tornado(life.tornado), "", *_quarters(life)]
+    if life.leaving:
+        lines += ["", *_leaving(life.leaving)]
+    if life.portable is not None:
+        lines += ["", *_portable(life.portable)]
     if life.without_plan:
         lines += ["", "Cannot be"]
         for lost in life.without_plan:
@@ -116,6 +120,71 @@ def _tornado(swings: Sequence[Swing]) -> list[str]:
     return lines + [f"  {line}" for line in table(("driver", "total", ""), rows)[1:]]
 
 
+def _leaving(ways: Sequence[Leaving]) -> list[str]:
+    """Every way out of a place, and what the best one is made of."""
+    best = ways[0]
+    lines = [f"Leaving {best.origin} while it is served (months from the start of serving)"]
+    rows = [
+        (w.place, str(w.month), format_usd(w.cost_usd), f"{w.leave_usd / w.stay_usd - 1:+.1%}",
+         f"{w.pays_share:.0%}",
+         f"month {w.break_even_month}" if w.break_even_month is not None else "never",
+         "-" if w.last_month is None else f"month {w.last_month}")
+        for w in ways
+    ]  # fmt: skip
+    head = ("for", "month", "cost of it", "the life", "pays in", "paid back", "pays until")
+    lines += table(head, rows, right=frozenset({1, 2, 3, 4}))
+    parts = ", ".join(f"{n} {format_usd(v)}" for n, v in _parts(best.costs))
+    lines += wrapped(f"to {best.place} in month {best.month}: {parts or 'nothing'}",
+                     indent="  ", hang="  ")  # fmt: skip
+    for text in best.flips:
+        lines += wrapped(text, indent="  ", hang="  ")
+    return lines
+
+
+def _parts(lines: Sequence[LifeLine]) -> list[tuple[str, float]]:
+    sums: dict[str, float] = {}
+    for line in lines:
+        sums[line.part] = sums.get(line.part, 0.0) + line.usd
+    return sorted(sums.items(), key=lambda p: -p[1])
+
+
+def _portable(found: PortableLife) -> list[str]:
+    """Two lives side by side: made for one vendor, and made to run anywhere."""
+    lines = wrapped(
+        f"Portable: {model_label(found.model)} ({format_count(found.parameters)} parameters) "
+        f"beside the life's own ({format_count(found.own_parameters)})", hang="  ",
+    )  # fmt: skip
+    rows = []
+    for place, usd in found.own_usd.items():
+        other = found.usd.get(place)
+        rows.append((place, format_usd(usd), "-" if other is None else format_usd(other),
+                     "-" if other is None else f"{other / usd - 1:+.1%}"))  # fmt: skip
+    lines += table(("served on", "own", "portable", ""), rows, right=frozenset({1, 2, 3}))
+    if found.leaving:
+        best = found.leaving[0]
+        lines += wrapped(
+            f"leaving {best.origin} with the portable model: best for {best.place}, "
+            f"{format_usd(best.leave_usd)} in all, {format_usd(best.cost_usd)} of it for leaving",
+            indent="  ", hang="  ")  # fmt: skip
+    origin = next((w.origin for w in found.leaving), "the origin")
+    said = (
+        f"it costs {format_usd(abs(found.premium_usd))} {_more(found.premium_usd)} to stay on "
+        f"{origin}, and {format_usd(abs(found.worth_usd))} {_more(-found.worth_usd)} to leave: "
+    )
+    match found.chance:
+        case None:
+            said += "it is never worth it"
+        case 0.0:
+            said += "it costs less even for those who stay"
+        case chance:
+            said += f"worth it where leaving is likelier than {chance:.0%}"
+    return lines + wrapped(said, indent="  ", hang="  ")
+
+
+def _more(value: float) -> str:
+    return "more" if value >= 0 else "less"
+
+
 def _quarters(life: Lifecycle) -> list[str]:
     """Three months a line, and no more than two dozen lines: years where a life is long."""
     width = QUARTER if len(life.months) <= 24 * QUARTER else 12
@@ -142,6 +211,14 @@ def render_life_explanation(life: Lifecycle) -> str:
         own = [line for line in life.lines if line.stage == stage.name]
         lines.append(f"{stage.name}: {format_usd(stage.usd.value)}")
         for line in sorted(own, key=lambda x: -x.usd):
+            lines += _line(line)
+    for way in life.leaving:
+        lines += [
+            "",
+            f"leaving {way.origin} for {way.place} in month {way.month}: "
+            f"{format_usd(way.cost_usd)}",
+        ]
+        for line in sorted(way.costs, key=lambda x: -x.usd):
             lines += _line(line)
     lines += ["", "What nobody knows today"]
     for d in life.drivers:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from weftline.report.text import page, table, wrapped
-from weftline.spec.portfolio import Portfolio
+from weftline.spec.portfolio import Portfolio, SpotAnswer
 from weftline.units import format_usd
 
-__all__ = ["render_portfolio"]
+__all__ = ["render_portfolio", "render_spot"]
 
 
 def render_portfolio(found: Portfolio) -> str:
@@ -36,4 +36,32 @@ def render_portfolio(found: Portfolio) -> str:
     if found.binding:
         lines += ["", *wrapped(f"Supply that is used up: {'; '.join(found.binding)}", hang="  ")]
     lines += ["", f"{found.scenarios} scenarios, seed {found.seed}"]
+    return page(lines)
+
+
+def render_spot(found: SpotAnswer) -> str:
+    """What the job costs, whether it is ever late, and what other ways to run it would cost."""
+    less = 1 - found.usd / found.on_demand_usd
+    late = "never late on" if not found.late else f"late on {found.late:,} of"
+    head = (
+        f"Best: {format_usd(found.usd)} a run ({format_usd(found.low)} to "
+        f"{format_usd(found.high)}), {less:.0%} less than on demand, "
+        f"{late} {found.traces:,} traces"
+    )
+    rows = [
+        (name, format_usd(usd), f"{usd / found.seer_usd - 1:+.1%}")
+        for name, usd in (
+            ("uniform progress", found.usd), ("spot until the last moment", found.last_moment_usd),
+            ("on demand alone", found.on_demand_usd), ("who knows the future", found.seer_usd))
+    ]  # fmt: skip
+    lines = [*wrapped(head, hang="      "), ""]
+    lines += table(("", "cost", "over the seer"), rows, right=frozenset({1, 2}))
+    where = found.trace or "two states, by --up and --down"
+    lines += ["", *wrapped(
+        f"{found.chips:,} chips: {found.spot_hours:,.1f} h on spot, {found.on_demand_hours:,.1f} h "
+        f"on demand, {found.idle_hours:,.1f} h idle on average; spot is there "
+        f"{found.available:.0%} of the time", hang="  ")]  # fmt: skip
+    lines += wrapped(
+        f"ratio to the seer {1 + found.over_seer:.3f} on average, {1 + found.over_seer_p95:.3f} at "
+        f"the 95th percentile; traces: {where}, seed {found.seed}", hang="  ")  # fmt: skip
     return page(lines)

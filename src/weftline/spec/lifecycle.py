@@ -131,6 +131,66 @@ class Month:
     kgco2e: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """Leaving one place for another while the model is served: what it costs, and when it pays.
+
+    Months count from the start of serving. Costs are of the whole life; ``low`` and ``high`` are
+    the 5th and 95th percentile of what staying costs more than leaving.
+    """
+
+    origin: str
+    place: str
+    pays: bool
+    """Whether leaving in ``month`` costs less than staying, at the middle."""
+    month: int
+    """The best month to leave in, or the first that is allowed where none pays."""
+    stay_usd: float
+    leave_usd: float
+    low: float
+    high: float
+    pays_share: float
+    """Share of the samples in which leaving then costs less."""
+    costs: tuple[LifeLine, ...]
+    """What is paid for the leaving itself: egress, re-tuning, set-up, two stacks, contract, and the
+    speed that is missing at first."""
+    break_even_month: int | None
+    """Month of serving by whose end what leaving costs is saved; None where it never is."""
+    last_month: int | None
+    """The last month in which leaving still pays before the life ends."""
+    first_month: int
+    """In which one may leave."""
+    by_month: tuple[float, ...]
+    """US dollars of the whole life, left in each month of serving from that one on."""
+    flips: tuple[str, ...] = ()
+
+    @property
+    def cost_usd(self) -> float:
+        """What the leaving itself costs."""
+        return sum(line.usd for line in self.costs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortableLife:
+    """The same life of a model that is made to run anywhere, beside the one made for a vendor."""
+
+    model: str
+    parameters: int
+    own_parameters: int
+    """Of the life's own model."""
+    usd: Mapping[str, float]
+    """Place -> US dollars of the whole life with its long stages there."""
+    own_usd: Mapping[str, float]
+    leaving: tuple[Leaving, ...]
+    premium_usd: float
+    """What the portable model costs more at the origin, to the end."""
+    worth_usd: float
+    """What leaving for the best other place costs less with it; below 0 where it costs more."""
+    chance: float | None
+    """Chance of having to leave above which the portable model costs less; 0 where it costs less
+    even for those who stay, None where it never does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Lifecycle(Shown):
     """The answer to a lifecycle file: how to place the stages, what that costs, and what drives it.
@@ -169,6 +229,9 @@ class Lifecycle(Shown):
     flips: tuple[str, ...]
     without_plan: tuple[Rejection, ...]
     notes: tuple[str, ...] = ()
+    leaving: tuple[Leaving, ...] = ()
+    """Where the file asks it: the place that pays best first."""
+    portable: PortableLife | None = None
 
     def __repr__(self) -> str:
         """The answer in a line."""

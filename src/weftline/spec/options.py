@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
-    "FleetOptions", "JobOptions", "MemoryOptions", "ReplicaOptions", "ServingOptions",
-    "TrafficOptions", "Where", "as_option",
+    "FleetOptions", "JobOptions", "MemoryOptions", "ReplicaOptions",
+    "ServingOptions", "TrafficOptions", "Where", "as_option",
 ]  # fmt: skip
 
 Where = Callable[[str], str]

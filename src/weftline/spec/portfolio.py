@@ -103,3 +103,35 @@ class Portfolio(Shown):
     binding: tuple[str, ...]
     """Supply that is used up, by quarter and vendor."""
     asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotAnswer:
+    """A job with a deadline on spot chips: the policy beside others, US dollars of one run."""
+
+    weftline: str
+    traces: int
+    seed: int
+    trace: str
+    """The file that the traces were cut from; empty for two-state ones."""
+    chips: int
+    usd: float
+    """Of the policy, the mean of the traces."""
+    low: float
+    high: float
+    late: int
+    """Traces on which the policy was late."""
+    on_demand_usd: float
+    """Of on-demand chips alone."""
+    last_moment_usd: float
+    """Of spot until on-demand chips have to begin, the mean."""
+    seer_usd: float
+    """Of who knows the whole trace, the mean."""
+    over_seer: float
+    """Mean of the ratios of the policy and the seer, less 1."""
+    over_seer_p95: float
+    available: float
+    """Share of the time in which spot chips were there."""
+    spot_hours: float
+    on_demand_hours: float
+    idle_hours: float

@@ -23,6 +23,7 @@ from weftline.decide.lifecycle.read import parse_life, read_life
 from weftline.decide.lifecycle.schema import life_schema
 from weftline.decide.lifecycle.timing import spread
 from weftline.errors import InputError
+from weftline.report.cyclonedx import cyclonedx_json
 from weftline.report.focus import focus_csv
 from weftline.spec.lifecycle import Driver, Lifecycle, LifeLine
 
@@ -229,7 +230,42 @@ def test_focus_columns_add_up_and_are_marked_as_a_forecast(small: Lifecycle) -> 
     assert {r["x_Forecast"] for r in rows} == {"true"}
     assert {r["ChargeCategory"] for r in rows} == {"Usage"}
     assert all(r["ChargePeriodStart"] < r["ChargePeriodEnd"] for r in rows)
-    assert all(name[0].isupper() or name.startswith("x_") for name in rows[0])
+    spec = json.loads((Path(__file__).parents[2] / "data" / "focus.json").read_text())
+    ours = [name for name in rows[0] if not name.startswith("x_")]
+    assert set(spec["mandatory"]) <= set(ours) <= {*spec["mandatory"], *spec["others"]}
+    for row in rows:
+        assert all(row[name] for name in spec["not_null"]), row
+        assert row["ServiceCategory"] in spec["service_category"]
+        assert row["ChargeFrequency"] in spec["charge_frequency"]
+        # A charge of use is priced by a quantity, and what has one has a price of a SKU.
+        assert float(row["PricingQuantity"]) > 0
+        assert row["PricingUnit"]
+        assert row["SkuId"]
+        assert row["SkuPriceId"]
+        assert bool(row["ConsumedQuantity"]) == bool(row["ConsumedUnit"])
+
+
+def test_the_model_card_keeps_the_schema_of_cyclonedx(small: Lifecycle) -> None:
+    """By the schemas that OWASP's own library ships, through its strict validator."""
+    dark = cyclonedx_json(small)  # the power of its chip is not public
+    small = planned(SMALL.replace("[h100, tpu-v6e]", "[h100]"))
+    validators = pytest.importorskip("cyclonedx.validation.json")
+    schema = pytest.importorskip("cyclonedx.schema")
+    text = cyclonedx_json(small)
+    strict = validators.JsonStrictValidator(schema.SchemaVersion.V1_7)
+    assert strict.validate_str(dark) is None
+    assert strict.validate_str(text) is None
+    wrong = text.replace('"kWh"', '"MWh"', 1)
+    assert strict.validate_str(wrong) is not None
+    card = json.loads(text)["metadata"]["component"]["modelCard"]
+    used = card["considerations"]["environmentalConsiderations"]["energyConsumptions"]
+    total = sum(u["activityEnergyCost"]["value"] for u in used) * 3.6e6
+    assert total == pytest.approx(small.estimates["energy"].value, rel=1e-4)
+    tonnes = sum(u["co2CostEquivalent"]["value"] for u in used)
+    assert tonnes * 1000 == pytest.approx(small.estimates["carbon"].value, rel=1e-4)
+    for u in used:
+        provided = sum(p["energyProvided"]["value"] for p in u["energyProviders"])
+        assert provided == pytest.approx(u["activityEnergyCost"]["value"], rel=1e-4)
 
 
 # --- files and commands ---------------------------------------------------------------------------

@@ -145,6 +145,46 @@ def test_rules_of_an_organisation(plan: Plan, tmp_path: Path) -> None:
         assert part in error.value.render()
 
 
+OWN = """\
+- {id: small, kind: compute, market: EU, flop_above: 1.0e+22, outcome: refuse}
+- {id: chips, kind: export, countries: [CHN], tpp_at_least: 4800, tpp_and_density: [1600, 5.92],
+   outcome: refuse}
+- {id: home, kind: residency, allowed: [USA]}
+- {id: class, kind: declaration, needs: data_class, accepted: public}
+- {id: few, kind: limit, quantity: kgco2e, most: 1000}
+"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "passing", "refusing", "undecided"),
+    [
+        ("small", {"markets": ("JP",)}, {"markets": ("EU",)}, {}),
+        ("chips", HOME, {"where": "USA", "who": "CHN"}, {"where": "USA"}),
+        ("home", HOME, {"where": "CAN"}, {}),
+        ("class", {"data_class": "public"}, {"data_class": "health"}, {}),
+    ],
+)
+def test_every_kind_of_own_rule(
+    plan: Plan, tmp_path: Path, rule: str, passing: dict[str, Any], refusing: dict[str, Any],
+    undecided: dict[str, Any],
+) -> None:  # fmt: skip
+    file = tmp_path / "own.yaml"
+    file.write_text(OWN)
+    for declared, expected in ((passing, "pass"), (refusing, "refuse"), (undecided, "undecided")):
+        found = decide(plan, rules_of(file), declared, day=DAY).rulings
+        assert next(r.outcome for r in found if r.rule == rule) == expected
+
+
+def test_a_limit_on_what_the_plan_says_itself(plan: Plan, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(OWN)
+    kept = {k: v for k, v in plan.estimates.items() if k != "carbon"}
+    light = {**kept, "carbon": plan.estimates["carbon"].scaled(1e-6, "kgCO2e")}
+    for estimates, expected in ((light, "pass"), (plan.estimates, "refuse"), (kept, "undecided")):
+        found = decide(replace(plan, estimates=estimates), rules_of(file), HOME, day=DAY).rulings
+        assert next(r.outcome for r in found if r.rule == "few") == expected
+
+
 def test_a_wrong_declaration_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "d.yaml"
     file.write_text("where: America\nmarket: EU\nprior_flop: 3e24\n")
@@ -224,7 +264,7 @@ def test_a_signature_has_one_spelling(kept: Path) -> None:
 
 
 def test_only_what_was_let_go_is_exported(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", str(kept / "plan.json"), "--to", "torchrun", "--policy"]
+    words = ["export", str(kept / "plan.json"), "--to", "torchrun", "--policy-record"]
     pair = f"{kept / 'record.json'},{kept / 'public.pem'}"
     assert run([*words, pair, "-o", str(kept / "out")]) == 0
     other = kept / "other.json"
@@ -240,6 +280,17 @@ def test_only_what_was_let_go_is_exported(kept: Path, capsys: pytest.CaptureFixt
     words[1] = str(kept / "plan.json")
     assert run([*words, f"{stopped},{kept / 'public.pem'}"]) == 4
     assert "the decision is undecided" in capsys.readouterr().err
+    # Training and serving stand behind the same gate, before anything is written or loaded.
+    folder = ["-o", str(kept / "run")]
+    gate = ["--policy-record", f"{stopped},{kept / 'public.pem'}"]
+    assert run(["train", str(kept / "plan.json"), *gate, *folder]) == 4
+    assert run(["serve", str(kept / "plan.json"), *gate, "--dry-run"]) == 4
+    assert not (kept / "run").exists()
+    capsys.readouterr()
+    assert run(["train", str(other), "--policy-record", pair, *folder]) == 4
+    assert "about another plan" in capsys.readouterr().err
+    assert run(["serve", str(kept), "--policy-record", pair]) == 2
+    assert "a decision is about a plan" in capsys.readouterr().err
 
 
 def test_the_gate_stops_what_it_cannot_let_through(

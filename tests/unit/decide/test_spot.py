@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from weftline.cli.main import run
 from weftline.decide.portfolio.spot import (
     SpotJob,
     offline_optimum,
@@ -28,10 +32,10 @@ def case(seed: int) -> tuple[SpotJob, np.ndarray]:
 def test_never_late_on_a_thousand_traces() -> None:
     for seed in range(1000):
         job, there = case(seed)
-        run = uniform_progress(job, there)
-        assert run.done == pytest.approx(job.work)
-        assert len(run.uses) == job.deadline
-        assert all(there[i] for i, use in enumerate(run.uses) if use == "spot")
+        done = uniform_progress(job, there)
+        assert done.done == pytest.approx(job.work)
+        assert len(done.uses) == job.deadline
+        assert all(there[i] for i, use in enumerate(done.uses) if use == "spot")
 
 
 def test_never_late_with_hardly_any_slack_or_spot() -> None:
@@ -54,6 +58,43 @@ def test_within_a_tenth_of_what_a_seer_would_pay() -> None:
     assert (ours >= best * (1 - 1e-9)).all()
     assert ours.sum() / best.sum() < 1.10
     assert (ours / best).mean() < 1.10
+
+
+@pytest.mark.slow
+def test_within_a_tenth_on_a_thousand_traces() -> None:
+    runs = [(uniform_progress(*case(seed)).usd, offline_optimum(*case(seed)))
+            for seed in range(1000)]  # fmt: skip
+    ours, best = (np.array(x) for x in zip(*runs, strict=True))
+    assert ours.sum() / best.sum() < 1.10
+    assert (ours / best).mean() < 1.10
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["simulate", "spot", "--work", "40h", "--deadline", "3days", "--spot", "$1/h",
+             "--on-demand", "$3/h", "--runs", "20"]  # fmt: skip
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["late"] == 0
+    assert found["seer_usd"] <= found["usd"] <= found["on_demand_usd"]
+    assert found["on_demand_usd"] == pytest.approx(41 * 8 * 3)
+    assert sum(found[n] for n in ("spot_hours", "on_demand_hours", "idle_hours")) == (
+        pytest.approx(72)
+    )
+    trace = tmp_path / "trace.csv"
+    trace.write_text("hour,there\n" + "".join(f"{i},1\n" for i in range(80)))
+    assert run([*words, "--trace", str(trace)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Best: $328.00 a run")  # 41 hours with the start, 8 chips, always spot
+    assert max(map(len, out.splitlines())) <= 80
+    trace.write_text("1\n2\n")
+    assert run([*words, "--trace", str(trace)]) == 2
+    assert "trace.csv:2: `2` is neither 0 nor 1" in capsys.readouterr().err
+    assert run([*words[:3], "80h", *words[4:]]) == 3
+    assert run(["simulate", "spot", "--work", "x", "--deadline", "3days", "--spot", "$1",
+                "--on-demand", "much", "--step", "1s"]) == 2  # fmt: skip
+    said = capsys.readouterr().err
+    for part in ("--work", "--on-demand", "a step is a minute"):
+        assert part in said, said
 
 
 def test_the_seer_pays_what_can_be_worked_out() -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from weftline.decide.lifecycle.moves import TOKEN_BYTES, WEIGHT_BYTES, Goods, moved
@@ -16,7 +17,7 @@ from weftline.errors import InputError
 from weftline.spec.lifecycle import LifeLine
 from weftline.units import parse_count
 
-__all__ = ["Placing", "Scene", "ways_of"]
+__all__ = ["Placing", "Scene", "best_with", "ways_of"]
 
 MOST_WAYS: Final = 60_000
 
@@ -88,9 +89,20 @@ def ways_of(scene: Scene, objective: str, *, one: bool) -> list[Placing]:
                                                   score(w.lines, "cost")))  # fmt: skip
 
 
-def _best(scene: Scene, name: str, allowed: set[str], objective: str) -> Placing | None:
+def best_with(scene: Scene, held: Mapping[str, str], objective: str) -> Placing | None:
+    """The best combination with some stages held to a site; None where one has none."""
+    return _best(scene, "", set(scene.sites), objective, held)
+
+
+def _best(
+    scene: Scene, name: str, allowed: set[str], objective: str,
+    to: Mapping[str, str] = MappingProxyType({}),
+) -> Placing | None:  # fmt: skip
     """The best of all combinations of ``allowed`` sites; None where a stage has none of them."""
-    choices = [[s for s in held if s in allowed] for held in scene.pieces.values()]
+    choices = [
+        [s for s in held if s in allowed and to.get(stage, s) == s]
+        for stage, held in scene.pieces.items()
+    ]
     count = math.prod(map(len, choices))
     if count == 0:
         return None

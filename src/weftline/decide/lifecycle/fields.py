@@ -11,7 +11,10 @@ from typing import Final
 
 from weftline.spec.options import FleetOptions, JobOptions, ServingOptions, TrafficOptions
 
-__all__ = ["JOB_FIELDS", "STAGES", "BandFields", "LifeFields", "PlaceFields"]
+__all__ = [
+    "JOB_FIELDS", "STAGES", "BandFields", "LeaveFields", "LifeFields", "PlaceFields",
+    "PortableFields",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +138,72 @@ class BandFields:
     demand: str = "0.5..2"
     preprocess: str = "0.5..2"
     people: str = "0.5..2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortableFields:
+    """A model of the same worth that is made to run anywhere, held beside the life's own.
+
+    Parameters
+    ----------
+    model
+        Bundled name, config.json, or gpt:layers=96,hidden=12288,...
+    retune
+        Hours of people to tune it for the other chip.
+    parallel
+        Months in which both places are paid.
+    lost
+        Share of the other chip's speed that is missing until it is tuned.
+    """
+
+    model: str
+    retune: str = "500"
+    parallel: str = "1"
+    lost: str = "5%"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveFields:
+    """What binds a served model to a place, and what leaving it costs; months are of serving.
+
+    Parameters
+    ----------
+    origin
+        The place where stages of many months run (serve, finetune, rent); the cheapest for them if
+        not given.
+    to
+        Places to leave for; all others if not given.
+    month
+        The first month in which one may leave: 0 is at once.
+    contract
+        Months that the chips are signed for at the origin, from the start of serving.
+    owed
+        Share of the chips' bill that is paid to the contract's end all the same.
+    parallel
+        Months in which both places are paid.
+    retune
+        Hours of people to tune the model for the other chip.
+    people
+        Cost of an hour of people: $100.
+    lost
+        Share of the other chip's speed that is missing until it is tuned.
+    tuning
+        Months until it is tuned.
+    egress
+        Cost to move what is kept and the weights, in place of the price list: $20000.
+    """
+
+    origin: str | None = None
+    to: str | None = None
+    month: str = "0"
+    contract: str = "0"
+    owed: str = "100%"
+    parallel: str = "2"
+    retune: str = "2000"
+    people: str = "$100"
+    lost: str = "15%"
+    tuning: str = "3"
+    egress: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from weftline.errors import InputError, UnknownNameError
 from weftline.spec.lifecycle import LifeLine
 from weftline.units import format_bytes, parse_bytes, parse_count
 
-__all__ = ["Goods", "moved", "stored"]
+__all__ = ["Goods", "kept_bytes", "moved", "stored", "tier_of_store"]
 
 TOKEN_BYTES: Final = 4.0
 """A token on disk, four bytes where the vocabulary is beyond 65,536."""
@@ -76,17 +76,15 @@ def stored(
     stage: Stage, of_stage: Stage | None, at: Site | None, life_months: float, parameters: int
 ) -> Piece:
     """Bytes kept for months, with the requests that brought them."""
-    size = _size(stage, of_stage, parameters)
-    copies = parse_count(stage.text("copies"), where=stage.where("copies"))
+    whole = kept_bytes(stage, of_stage, parameters)
     months = life_months if stage.get("months") is None else number(stage, "months")
-    tier = storage_tiers().get(_tier(stage, at))
+    tier = storage_tiers().get(tier_of_store(stage, at))
     if tier is None:
         raise UnknownNameError("storage tier", stage.text("tier"), storage_tiers(),
                                where=stage.where("tier"))  # fmt: skip
     price = tier.usd_per_byte_month
     if price is None:
         raise InputError(f"`{tier.id}` has no price", where=stage.where("tier"))
-    whole = size * copies
     fact = tier.facts("price")[0]
     line = LifeLine(
         stage=stage.name, part="storage", place=tier.id, seller=tier.provider,
@@ -113,6 +111,12 @@ def _even(months: float) -> tuple[float, ...]:
     return (1 / count,) * count
 
 
+def kept_bytes(stage: Stage, of: Stage | None, parameters: int) -> float:
+    """Bytes that a store stage keeps, all copies. Raises InputError."""
+    copies = parse_count(stage.text("copies"), where=stage.where("copies"))
+    return _size(stage, of, parameters) * copies
+
+
 def _size(stage: Stage, of: Stage | None, parameters: int) -> float:
     told = stage.get("size")
     if (told is None) == (of is None):
@@ -128,7 +132,8 @@ def _size(stage: Stage, of: Stage | None, parameters: int) -> float:
     return parameters * CHECKPOINT_BYTES
 
 
-def _tier(stage: Stage, at: Site | None) -> str:
+def tier_of_store(stage: Stage, at: Site | None) -> str:
+    """The tier that a stage asks for, or the object store of the place."""
     told = stage.get("tier")
     if told is not None:
         return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,8 @@ from weftline.decide.lifecycle.bands import (
     flips_between,
     tornado,
 )
-from weftline.decide.lifecycle.choose import Placing, Scene, score, ways_of
+from weftline.decide.lifecycle.choose import Placing, Scene, best_with, score, ways_of
+from weftline.decide.lifecycle.leave import leavings, long_stages, origin_of, terms_of
 from weftline.decide.lifecycle.moves import stored
 from weftline.decide.lifecycle.pieces import DRAW, PRICE, Drivers, Piece
 from weftline.decide.lifecycle.read import Life, Stage
@@ -32,11 +33,13 @@ from weftline.model import load_model
 from weftline.spec import Estimate, Rejection
 from weftline.spec.lifecycle import (
     Driver,
+    Leaving,
     Lifecycle,
     LifeLine,
     LifeStage,
     LifeWay,
     Month,
+    PortableLife,
 )
 from weftline.spec.parse import Collector
 from weftline.units import format_usd, parse_count
@@ -59,18 +62,17 @@ def plan_lifecycle(life: Life, *, progress: Callable[[str], None] | None = None)
     if not sites:
         raise InputError("name the chips", where=life.head.where("on"), hint="on: [h100, tpu-v6e]")
     samples, seed = _draws(life)
-    parameters = load_model(life.head.text("model")).parameters
     drivers = Drivers(life.bands)
-    context = Context(
-        answers=Answers(life.head.text("model")), drivers=drivers, parameters=parameters,
-        serving_months=_serving_months(life),
+    context = _context(life, life.head.text("model"), drivers)
+    other = life.portable
+    beside = None if other is None else _context(
+        life, other.text("model"), drivers, where=other.where("model")
     )  # fmt: skip
     _checked(life, sites, context)
-    pieces, lost = _pieces(life, sites, context, say)
-    scene = Scene(
-        stages=life.stages, pieces=pieces, sites={s.name: s for s in sites},
-        parameters=parameters, drivers=drivers, finetunes=_finetunes(life, context),
-    )  # fmt: skip
+    if life.leave is not None:
+        long_stages(life)
+        terms_of(life.leave, life.portable)
+    scene, lost = _scene(life, sites, context, say)
     objective = life.head.text("objective")
     ways = ways_of(scene, objective, one=life.head.text("place") == "one")
     if not ways:
@@ -80,7 +82,86 @@ def plan_lifecycle(life: Life, *, progress: Callable[[str], None] | None = None)
     whole = [_completed(way, life, context) for way in ways]
     drivers.add(DRAW, POWER_BAND[0] / POWER_FRACTION, POWER_BAND[1] / POWER_FRACTION,
                 "assumed: mean draw of a busy chip over its design power")  # fmt: skip
-    return _answer(life, whole, drivers, lost, samples, seed)
+    found = _answer(life, whole, drivers, lost, samples, seed)
+    if life.leave is None:
+        return found
+    mine = _left(life, scene, context)
+    if beside is None or life.portable is None:
+        return replace(found, leaving=mine.ways)
+    say(f"the portable {beside.answers.model}")
+    theirs, _ = _scene(life, sites, beside, say)
+    # Both leave the same place: where the life's own model is served.
+    held = _left(life, theirs, beside, origin=mine.origin)
+    return replace(found, leaving=mine.ways, portable=_portable(beside, context, mine, held))
+
+
+def _context(life: Life, model: str, drivers: Drivers, where: str | None = None) -> Context:
+    try:
+        parameters = load_model(model).parameters
+    except InputError as error:
+        error.where = error.where or where
+        raise
+    return Context(answers=Answers(model), drivers=drivers, parameters=parameters,
+                   serving_months=_serving_months(life))  # fmt: skip
+
+
+def _scene(
+    life: Life, sites: Sequence[Site], context: Context, say: Callable[[str], None]
+) -> tuple[Scene, list[Rejection]]:
+    pieces, lost = _pieces(life, sites, context, say)
+    scene = Scene(
+        stages=life.stages, pieces=pieces, sites={s.name: s for s in sites},
+        parameters=context.parameters, drivers=context.drivers,
+        finetunes=_finetunes(life, context),
+    )  # fmt: skip
+    return scene, lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Left:
+    """The ways out of a place for one model, and the whole life with its long stages anywhere."""
+
+    origin: str
+    usd: Mapping[str, float]
+    """Place -> US dollars of the whole life."""
+    ways: tuple[Leaving, ...]
+
+
+def _left(life: Life, scene: Scene, context: Context, *, origin: str | None = None) -> _Left:
+    if life.leave is None:
+        raise InputError("nothing is asked about leaving", where=life.path)
+    names = long_stages(life)
+    portable = None if origin is None else life.portable
+    origin = origin or origin_of(life.leave, scene, names)
+    usd = {}
+    for site in scene.sites:
+        way = best_with(scene, dict.fromkeys(names, site), life.head.text("objective"))
+        if way is not None:
+            usd[site] = sum(x.usd for x in _completed(way, life, context).lines)
+    if origin not in usd:
+        raise NoFeasiblePlanError(f"{context.answers.model} does not run on {origin}",
+                                  where=life.leave.where("origin"))  # fmt: skip
+    spent = usd[origin] - sum(scene.pieces[n][origin].usd for n in names)
+    ways = leavings(life.leave, life, scene, spent, origin, portable)
+    return _Left(origin=origin, usd=usd, ways=ways)
+
+
+def _portable(beside: Context, context: Context, mine: _Left, theirs: _Left) -> PortableLife:
+    """Two lives side by side; ``chance`` is p of stay(1 - p) + leave p at which both cost the same,
+    where leaving is for the best other place in the first month that is allowed."""
+    premium = theirs.usd[mine.origin] - mine.usd[mine.origin]
+    own, other = (min((w.by_month[0] for w in x.ways), default=math.inf) for x in (mine, theirs))
+    worth = own - other if math.isfinite(own) and math.isfinite(other) else 0.0
+    chance: float | None = None
+    if premium <= 0:
+        chance = 0.0
+    elif worth > 0:
+        chance = premium / (premium + worth)
+    return PortableLife(
+        model=beside.answers.model, parameters=beside.parameters,
+        own_parameters=context.parameters, usd=theirs.usd, own_usd=mine.usd, leaving=theirs.ways,
+        premium_usd=premium, worth_usd=worth, chance=chance,
+    )  # fmt: skip
 
 
 def _draws(life: Life) -> tuple[int, int]:

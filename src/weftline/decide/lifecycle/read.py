@@ -13,8 +13,10 @@ from weftline.decide.lifecycle.fields import (
     JOB_FIELDS,
     STAGES,
     BandFields,
+    LeaveFields,
     LifeFields,
     PlaceFields,
+    PortableFields,
 )
 from weftline.errors import InputError, UnknownNameError
 from weftline.spec.job_file import field_text
@@ -74,6 +76,9 @@ class Life:
     stages: tuple[Stage, ...]
     plain: Mapping[str, Any]
     """The file as plain values."""
+    leave: Fields | None = None
+    """What leaving a place costs, where the file asks it."""
+    portable: Fields | None = None
 
 
 Place = Fields
@@ -106,8 +111,9 @@ def parse_life(text: str, path: str) -> Life:
     stages = held.pop("stages", None)
     places = held.pop("places", None)
     bands = held.pop("bands", None)
+    leave, portable = _leave(held.pop("leave", None), path, get)
     head = _mapping(Located(value=held, line=root.line), LifeFields, path, get,
-                    known=("kind", "stages", "places", "bands"))  # fmt: skip
+                    known=("kind", "stages", "places", "bands", "leave"))  # fmt: skip
     band = _mapping(bands or Located(value={}, line=root.line), BandFields, path, get)
     found = [_mapping(p, PlaceFields, path, get) for p in _items(places, "places", path, get)]
     told = [_stage(s, path, get) for s in _items(stages, "stages", path, get)]
@@ -122,8 +128,24 @@ def parse_life(text: str, path: str) -> Life:
     get.raise_all()
     return Life(
         path=path, head=head, bands=band, places=tuple(found),
-        stages=tuple(s for s in told if s is not None), plain=root.plain(),
+        stages=tuple(s for s in told if s is not None), plain=root.plain(), leave=leave,
+        portable=portable,
     )  # fmt: skip
+
+
+def _leave(held: Located | None, path: str, get: Collector) -> tuple[Fields | None, Fields | None]:
+    """(what binds to a place, the portable model beside it), where they are given."""
+    if held is None:
+        return None, None
+    if not isinstance(held.value, dict):
+        get.errors.append(InputError("`leave` is a mapping", where=f"{path}:{held.line}",
+                                     hint="leave: {contract: 12, parallel: 2}"))  # fmt: skip
+        return None, None
+    rest = dict(held.value)
+    inner = rest.pop("portable", None)
+    own = _mapping(Located(value=rest, line=held.line), LeaveFields, path, get,
+                   known=("portable",))  # fmt: skip
+    return own, None if inner is None else _mapping(inner, PortableFields, path, get)
 
 
 def _items(held: Located | None, name: str, path: str, get: Collector) -> list[Located]:

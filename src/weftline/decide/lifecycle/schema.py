@@ -9,8 +9,10 @@ from weftline.decide.lifecycle.fields import (
     JOB_FIELDS,
     STAGES,
     BandFields,
+    LeaveFields,
     LifeFields,
     PlaceFields,
+    PortableFields,
 )
 from weftline.decide.lifecycle.read import OBJECTIVES, fields_of
 from weftline.spec.job_file import explained_fields
@@ -31,9 +33,11 @@ _WORDS = {
 def life_schema() -> dict[str, Any]:
     """JSON Schema (2020-12): every field with its text and default."""
     head = _object(LifeFields, "a lifecycle")
+    leave = _object(LeaveFields, "what leaving a place costs")
+    leave["properties"]["portable"] = _object(PortableFields, "a model made to run anywhere")
     head["properties"] |= {
         "kind": {"const": "lifecycle"},
-        "bands": _object(BandFields, "what nobody knows"),
+        "bands": _object(BandFields, "what nobody knows"), "leave": leave,
         "places": {"type": "array", "items": _object(PlaceFields, "a place")},
         "stages": {"type": "array", "minItems": 1,
                    "items": {"oneOf": [_stage(kind) for kind in STAGES]}},

@@ -5,9 +5,9 @@ from weftline._lazy import lazily
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weftline.decide.policy.gate import decide
-    from weftline.decide.policy.record import read_record, signed, verify
+    from weftline.decide.policy.record import let_go, read_record, signed, verify
     from weftline.decide.policy.rules import read_declared, rules_of
 
-__all__ = ["decide", "read_declared", "read_record", "rules_of", "signed", "verify"]
+__all__ = ["decide", "let_go", "read_declared", "read_record", "rules_of", "signed", "verify"]
 
 __getattr__ = lazily(__name__)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from weftline.errors import InputError, ThresholdCrossedError
 from weftline.spec.decision import Decision
 
-__all__ = ["read_record", "record_of", "require", "signed", "verify"]
+__all__ = ["let_go", "read_record", "record_of", "require", "signed", "verify"]
 
 FORMAT: Final = 1
 MAX_BYTES: Final = 4 << 20
@@ -89,6 +89,16 @@ def require(record: Path, key: Path, plan: Path) -> None:
         raise ThresholdCrossedError("the record is about another plan", where=str(record))
     if decision["outcome"] not in ("pass", "notify"):
         raise ThresholdCrossedError(f"the decision is {decision['outcome']}", where=str(record))
+
+
+def let_go(policy: str | None, plan: Path) -> None:
+    """Raise where the gate has not let a plan go, if that is asked: ``record.json,public.pem``.
+
+    Raises as :func:`require`.
+    """
+    if policy is not None:
+        record, _, key = policy.partition(",")
+        require(Path(record), Path(key or "public.pem"), plan)
 
 
 def read_record(data: bytes) -> dict[str, Any]:

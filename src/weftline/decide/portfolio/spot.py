@@ -8,13 +8,17 @@ which on-demand chips alone still finish, it uses nothing else. So it is never l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SpotJob", "SpotRun", "offline_optimum", "two_state_trace", "uniform_progress"]
+__all__ = [
+    "SpotJob", "SpotRun", "last_moment_alone", "offline_optimum", "two_state_trace",
+    "uniform_progress",
+]  # fmt: skip
 
 Use = Literal["idle", "spot", "on-demand"]
 Flags = NDArray[np.bool_]
@@ -66,6 +70,18 @@ def two_state_trace(steps: int, up: float, down: float, seed: int) -> Flags:
 def uniform_progress(job: SpotJob, there: Flags) -> SpotRun:
     """Run a job by the policy, looking at nothing but the present. Raises ValueError where even
     on-demand chips alone would be late."""
+    return _run(job, there, _choice)
+
+
+def last_moment_alone(job: SpotJob, there: Flags) -> SpotRun:
+    """The simpler way: spot while it is there, on demand only when nothing else finishes in time.
+
+    Raises as :func:`uniform_progress`.
+    """
+    return _run(job, there, _last_moment)
+
+
+def _run(job: SpotJob, there: Flags, choose: Callable[..., Use]) -> SpotRun:
     if not job.possible:
         raise ValueError("on-demand chips alone are late")
     done, usd = 0.0, 0.0
@@ -76,7 +92,7 @@ def uniform_progress(job: SpotJob, there: Flags) -> SpotRun:
         if left <= EPSILON:
             uses.append("idle")
             continue
-        use = _choice(job, now, left, bool(there[now]), last)
+        use = choose(job, now, left, bool(there[now]), last)
         gained = 0.0 if use == "idle" else 1.0 if use == last else max(0.0, 1.0 - job.start)
         usd += {"idle": 0.0, "spot": job.spot_usd, "on-demand": job.on_demand_usd}[use]
         done = min(job.work, done + gained)
@@ -100,6 +116,13 @@ def _choice(job: SpotJob, now: int, left: float, spot: bool, last: Use) -> Use:
     # A start is lost whenever chips change: wait until that much behind, stay until that far ahead.
     slack = -job.start if last == "on-demand" else job.start
     return "on-demand" if behind > slack else "idle"
+
+
+def _last_moment(job: SpotJob, now: int, left: float, spot: bool, last: Use) -> Use:
+    """As :func:`_choice`, without the line of progress."""
+    use = _choice(job, now, left, spot, last)
+    waits = use == "on-demand" and left + job.start <= job.deadline - now + EPSILON - 1
+    return "idle" if waits else use
 
 
 def offline_optimum(job: SpotJob, there: Flags) -> float:

@@ -35,7 +35,7 @@ def lifecycle_page(life: Lifecycle) -> Page:
         sections=tuple(filter(None, (
             Section(title="The answer", says=life.why, tables=(_numbers(life.estimates),)),
             _ways(life), _stages(life), _money(life), _months(life), _drivers(life),
-            _lines(life), _without(life),
+            _leaving(life), _lines(life), _without(life),
         ))),
         made=made_by(life.weftline, life.catalog_date),
     )  # fmt: skip
@@ -181,6 +181,38 @@ def _drivers(life: Lifecycle) -> Section | None:
     if not charts and not life.flips:
         return None
     return Section(title="What drives it, what would flip it", charts=charts, says=life.flips)
+
+
+def _leaving(life: Lifecycle) -> Section | None:
+    """Leaving a place: the cost of the whole life by the month of leaving, and what that costs."""
+    if not life.leaving:
+        return None
+    best = life.leaving[0]
+    title = (
+        f"Leaving {best.origin} for {best.place} in month {best.month} saves "
+        f"{format_usd(best.stay_usd - best.leave_usd)}"
+        if best.pays else f"Leaving {best.origin} never pays"
+    )  # fmt: skip
+    months = max(len(w.by_month) for w in life.leaving)
+    chart = Chart(
+        title=title, kind="line",
+        data={"x": {"name": "month of serving in which one leaves", "unit": ""},
+              "y": {"name": "cost of the whole life", "unit": "USD", "min": 0},
+              "series": [
+                  {"name": f"stay on {best.origin}",
+                   "points": [[best.first_month, best.stay_usd],
+                              [best.first_month + months - 1, best.stay_usd]]},
+                  *({"name": f"for {w.place}",
+                     "points": [[w.first_month + i, v]
+                                for i, v in enumerate(w.by_month)]} for w in life.leaving)],
+              "marks": []},
+        table=Table(
+            columns=("for", "what is paid", "US dollars", "how", "rests on"), right=frozenset({2}),
+            rows=tuple((w.place, x.part, format_usd(x.usd), x.formula, x.basis)
+                       for w in life.leaving for x in w.costs)),
+        note="Months count from the start of serving; costs of leaving are at the month shown.",
+    )  # fmt: skip
+    return Section(title=f"What binds to {best.origin}", charts=(chart,))
 
 
 def _lines(life: Lifecycle) -> Section:

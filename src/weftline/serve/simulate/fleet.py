@@ -385,6 +385,6 @@ def _outcome(world: Any, arrived_s: Floats, fits: NDArray[np.bool_]) -> Outcome:
         timeline=Timeline(
             width_s=width_s, busy=bins["busy"] / width_s, running=bins["running"] / width_s,
             waiting=queued_means(requests["arrived"], requests["scheduled"], width_s, bins.size),
-            kv_share=bins["blocks"] / blocks,
+            kv_share=bins["blocks"] / max(blocks, 1),
         ),
     )  # fmt: skip
