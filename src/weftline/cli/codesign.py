@@ -38,13 +38,21 @@ def codesign(
 
     from weftline.decide.codesign import codesign_of, plan_codesign
     from weftline.report.codesign import render_codesign
+    from weftline.spec.answers import stamped
     from weftline.spec.serialize import write_text
 
     question = codesign_of(taken_as(model, as_), asked)
     with compiling_said():
         found = plan_codesign(question, progress=status.say)
     if output is not None:
-        write_text(json_module.dumps(asdict(found), indent=1) + "\n", output)
+        write_text(json_module.dumps(stamped("codesign", asdict(found)), indent=1) + "\n", output)
         print(f"co-design written to {output}", file=sys.stderr)
-    show(asdict(found), lambda: render_codesign(found), json=json, form=form, main="costs")
+    show(
+        "codesign",
+        asdict(found),
+        lambda: render_codesign(found),
+        json=json,
+        form=form,
+        main="costs",
+    )
     return 0

@@ -24,7 +24,7 @@ def spot(
     from weftline.report.portfolio import render_spot
 
     found = simulate_spot(spot_of(asked), progress=status.say)
-    show(asdict(found), lambda: render_spot(found), json=json, form=form)
+    show("spot", asdict(found), lambda: render_spot(found), json=json, form=form)
     if found.late:
         raise ThresholdCrossedError(f"late on {found.late} traces", where="--deadline")
     return 0
