@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, get_args
 __all__ = ["KINDS", "AnswerKind", "kind_of", "stamped"]
 
 AnswerKind = Literal[
-    "train", "serve", "lifecycle", "codesign", "portfolio", "spot", "policy", "policy-verified", "rules", "audit",
+    "train", "serve", "lifecycle", "codesign", "portfolio", "spot", "policy",
+    "policy-verified", "rules", "audit",
     "quality", "memory", "model-count", "fits", "what-if", "serve-what-if", "difference",
     "collective", "synthesis", "placement", "packing", "fabric", "schedule", "schedule-check",
     "schedule-time", "schedule-export", "serving-simulation",
