@@ -219,7 +219,7 @@ def test_every_answer_has_every_form() -> None:
     # A drill breaks a run: it has no answer. A page is a form of an answer itself. A server answers
     # those who ask it.
     assert {path for path in without if not path.startswith("inject ")} == {
-        "plan schema", "report", "serve",
+        "plan schema", "report", "serve", "studio",
     }  # fmt: skip
 
 

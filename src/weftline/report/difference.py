@@ -30,7 +30,7 @@ def render_difference(found: Difference) -> str:
 
 
 def _headline(found: Difference) -> list[str]:
-    names = ("cost", "train_time") if found.kind == "train" else ("cost_per_hour", "ttft_p50")
+    names = ("cost", "train_time") if found.of == "train" else ("cost_per_hour", "ttft_p50")
     said = [
         f"{m.name.replace('_', ' ')} {m.share:+.1%}"
         for m in found.moved if m.name in names and m.share is not None

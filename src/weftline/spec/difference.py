@@ -75,7 +75,7 @@ class Limit:
 class Difference:
     """What differs between two plans of one kind."""
 
-    kind: str
+    of: str
     asked: tuple[Changed, ...]
     """Fields of the question."""
     chosen: tuple[Changed, ...]
@@ -101,7 +101,7 @@ def difference(before: AnyPlan, after: AnyPlan) -> Difference:
         ))  # fmt: skip
     kind = before.kind if not isinstance(before, Plan) else "train"
     return Difference(
-        kind=kind, asked=_changed(_asked(before), _asked(after)),
+        of=kind, asked=_changed(_asked(before), _asked(after)),
         chosen=_changed(_chosen(before), _chosen(after)), moved=tuple(moved),
     )  # fmt: skip
 
