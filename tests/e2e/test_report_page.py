@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,23 +24,6 @@ SERVE = ("plan", "serve", "llama-3.1-8b", "--rate", "40/s", "--input", "1000", "
 EXAMPLES = Path(__file__).parents[2] / "examples"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium. Where the suite must have it (CI), its absence is a failure."""
-    found = shutil.which("chromium")
-    if found is None:
-        text = "no chromium here: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

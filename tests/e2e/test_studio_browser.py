@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -35,23 +33,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         studio.send_signal(signal.SIGINT)
         assert studio.wait(20) == 0
         assert "Traceback" not in studio.stderr.read()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium. Where the suite must have it (CI), its absence is a failure."""
-    found = shutil.which("chromium")
-    if found is None:
-        text = "no chromium here: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 class Watched:

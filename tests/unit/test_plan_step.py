@@ -10,12 +10,13 @@ import pytest
 from weftline.fabric import cluster_of, predict
 from weftline.model import load_model
 from weftline.operators import operators
-from weftline.plan.step.compiled import compile_layouts
+from weftline.operators.products import MEMORY_EFFICIENCY
+from weftline.plan.step.compiled import Compiled, compile_layouts
 from weftline.plan.step.constants import FIELDS, PRIOR, Constants
 from weftline.plan.step.frameworks import FRAMEWORKS
 from weftline.plan.step.layouts import columns_of, enumerate_layouts
 from weftline.plan.step.recipes import recipe_of_framework
-from weftline.plan.step.timing import StepTime, time_step
+from weftline.plan.step.timing import StepTime, time_operators, time_step
 from weftline.plan.step.workload import ATTENTION, GEMM, LAYER, Keys, Work, lower
 from weftline.spec import Cluster, Layout, Schedule
 
@@ -281,3 +282,33 @@ def test_a_recipe_that_overlaps_nothing_shows_all_of_its_exchange() -> None:
         )  # fmt: skip
         shown.append(float(time_step(compiled, PRIOR).tp_s[0]))
     assert shown[0] == pytest.approx(float(PRIOR.tp_exposed) * shown[1])
+
+
+def one_chip(stated: tuple[str, ...] = (), model: str = "llama-3.1-8b") -> Compiled:
+    """A layout on one A100, under a recipe with stated flags."""
+    loaded = load_model(model)
+    recipe = recipe_of_framework("fsdp").with_flags(stated)
+    return compile_layouts(
+        loaded, cluster_of("a100-80-sxm", 1), replace(FRAMEWORKS["fsdp"], recipe=recipe),
+        columns_of(Layout(), len(loaded.layers)), seq_len=4096, precision="bf16",
+    )  # fmt: skip
+
+
+def test_vector_lanes_bound_what_memory_outruns() -> None:
+    """Many lanes leave memory's own time; few take instructions a byte over lanes."""
+    compiled = one_chip()
+    times = []
+    for lanes_per_s in (1e30, 1e12):
+        device = replace(compiled.device, vector_flops=2 * lanes_per_s)
+        times.append(time_operators(replace(compiled, device=device), PRIOR).memory_s[LAYER][0])
+    memory = compiled.device.memory_bandwidth_bytes_per_s * MEMORY_EFFICIENCY
+    assert times[1] / times[0] == pytest.approx(PRIOR.vector_ops * memory / 1e12, rel=0.01)
+
+
+def test_attention_in_triton_takes_its_factor_of_flash_attention_2() -> None:
+    old, triton = (
+        time_operators(one_chip((f"attention={how}",)), PRIOR) for how in ("flash2", "triton")
+    )
+    for part in ("attention_s", "attention_back_s"):
+        ratio = getattr(triton, part)[LAYER][0] / getattr(old, part)[LAYER][0]
+        assert ratio == pytest.approx(PRIOR.triton_attention_loss)

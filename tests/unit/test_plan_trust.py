@@ -7,7 +7,15 @@ import pytest
 
 from weftline.learn import Features, Kernel, Process, Shape
 from weftline.plan.calibrate.residual import SHAPE, Residual, start_kernel
-from weftline.plan.calibrate.trust import EDGES, Trust, learn_trust, nearness
+from weftline.plan.calibrate.trust import (
+    EDGES,
+    Trust,
+    _Trials,
+    _widening,
+    learn_trust,
+    nearness,
+    steps_of,
+)
 
 SEED = 20261130
 ONE = Shape(labels=("group",), numbers=("x",))
@@ -83,3 +91,19 @@ def test_trust_reads_back(near: float) -> None:
     trust = learnt(shared=True)
     again = Trust.from_json(trust.to_json())
     np.testing.assert_allclose(again.at(np.array([near])), trust.at(np.array([near])), atol=1e-3)
+
+
+@pytest.mark.parametrize("far", [0.02, 0.5])
+def test_a_nearer_run_never_widens_a_band(far: float) -> None:
+    """Rows near others are 0.1 off; far ones more, which is kept, or less, which is not."""
+    near = np.repeat([0.2, 0.95], 40)
+    trials = _Trials(
+        near=near, mean=np.zeros(80), deviation=np.full(80, 0.02),
+        residual=np.repeat([far, 0.1], 40), weight=np.full(80, 0.25),
+    )  # fmt: skip
+    steps = steps_of(near)
+    known = [step in steps for step in range(len(EDGES))]
+    widening = _widening(trials, steps, np.zeros(80), known)
+    wide, narrow = widening[steps[0]], widening[steps[-1]]
+    assert narrow <= wide * (1 + 1e-9)
+    assert (narrow == pytest.approx(wide)) == (far < 0.1)
