@@ -12,7 +12,8 @@ from tiny_models import FAMILIES, engine_over, tiny
 from weftline.errors import InputError
 from weftline.runtime.server.engine.loop import Busy, Engine
 from weftline.runtime.server.engine.requests import Request, Sampling
-from weftline.runtime.server.engine.weights import make_int8
+from weftline.runtime.server.engine import linear as linears
+from weftline.runtime.server.engine.linear import make_int8, quicken
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 
