@@ -11,7 +11,10 @@ static inline void block(const float *x, int in, const T *w, float *found) {
   int i = 0;
   for (; i + W <= in; i += W) {
     vf v[O];
-    for (int o = 0; o < O; o++) v[o] = get(w + (size_t)o * in + i);
+    for (int o = 0; o < O; o++) {
+      v[o] = get(w + (size_t)o * in + i);
+      if (i % (64 / (int)sizeof(T)) == 0) __builtin_prefetch(w + (size_t)(O + o) * in + i, 0, 2);  // of the next block
+    }
     for (int r = 0; r < R; r++) {
       const vf y = get(x + (size_t)r * in + i);
       for (int o = 0; o < O; o++) part[r][o] += v[o] * y;
