@@ -118,3 +118,13 @@ def test_a_serving_question_has_what_was_written() -> None:
     assert space.policy == "window=4096,sinks=4,kv=free"
     assert (space.spec_method, space.spec_tokens) == ("mtp", 3)
     assert job.max_chips == 8
+
+
+def test_a_use_stands_for_all_its_chips() -> None:
+    from weftline.catalog.asked import parse_accelerators
+
+    cpus = parse_accelerators("CPU")
+    assert "graviton4" in cpus
+    assert "h100" not in cpus
+    assert parse_accelerators("h100, edge, cpu, graviton4") == (
+        "h100", *parse_accelerators("edge"), *cpus)  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from weftline.catalog._lookup import accelerator
+from weftline.catalog._lookup import accelerator, accelerators
 from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.machines import HERE, machine, machines
 from weftline.catalog.own import changed_figures, read_own_chips
@@ -30,6 +30,9 @@ NO_REGION: Final = frozenset({"*", "unstated"})
 """What stands in the place of a region where a list names none."""
 
 
+_USES: Final = ("cpu", "edge", "desktop")
+
+
 def check_region(region: str | None, *, where: str = "--region") -> None:
     """Raise UnknownNameError for a region that no price is known of."""
     known = {p.region for p in prices()} - NO_REGION
@@ -39,16 +42,25 @@ def check_region(region: str | None, *, where: str = "--region") -> None:
 
 
 def parse_accelerators(on: str, *, where: str = "--on") -> tuple[str, ...]:
-    """``h100,mi300x`` as catalogue names, nothing for ``all``. Raises all unknown names."""
+    """``h100,mi300x`` as catalogue names, nothing for ``all``. Raises all unknown names.
+
+    ``cpu``, ``edge``, ``desktop`` stand for every chip that is used so.
+    """
     if on.strip().lower() == "all":
         return ()
     names = [name.strip() for name in on.split(",") if name.strip()]
     if not names:
         raise InputError("no accelerator is named", where=where, hint="--on h100,mi300x or all")
     get = Collector(where=where)
-    found = [get(lambda name=name: accelerator(name).id) for name in names]  # type: ignore[misc]
+    found: list[str] = []
+    for name in names:
+        if name.lower() in _USES:
+            found += [id_ for id_ in accelerators() if accelerator(id_).use == name.lower()]
+            continue
+        chip = get(lambda name=name: accelerator(name))  # type: ignore[misc]
+        found += [] if chip is None else [chip.id]
     get.raise_all()
-    return tuple(id_ for id_ in found if id_ is not None)
+    return tuple(dict.fromkeys(found))
 
 
 def named_accelerators(names: Sequence[str]) -> tuple[Accelerator, ...]:

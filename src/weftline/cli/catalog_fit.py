@@ -36,7 +36,7 @@ def fit(
     model
         Bundled name, or a config.json.
     on
-        Accelerators, separated by commas, or all.
+        Accelerators, separated by commas, or all; cpu, edge or desktop for all that are used so.
     chips
         Tensor-parallel chips; the fewest that hold the model if not given.
     precision

@@ -36,7 +36,7 @@ class JobOptions:
     global_batch
         Sequences a step; by model size if not given.
     on
-        Accelerators, separated by commas, or all.
+        Accelerators, separated by commas, or all; cpu, edge or desktop for all that are used so.
     chips
         Exactly so many chips.
     max_chips
@@ -136,7 +136,7 @@ class FleetOptions:
     headroom
         Share of the fleet's steady-state throughput that must stay free.
     on
-        Accelerators, separated by commas, or all.
+        Accelerators, separated by commas, or all; cpu, edge or desktop for all that are used so.
     engine
         vllm, sglang, trtllm, jetstream, neuron, several, or all.
     precision
@@ -389,7 +389,7 @@ class MemoryOptions:
     serve
         Serving: weights and the KV cache.
     on
-        Accelerators, separated by commas, or all.
+        Accelerators, separated by commas, or all; cpu, edge or desktop for all that are used so.
     seq
         Tokens a sequence; 4096 or the model's limit if not given.
     batch
