@@ -125,6 +125,6 @@ def test_a_use_stands_for_all_its_chips() -> None:
 
     cpus = parse_accelerators("CPU")
     assert "graviton4" in cpus
-    assert "h100" not in cpus
+    assert "h100-sxm" not in cpus
     assert parse_accelerators("h100, edge, cpu, graviton4") == (
-        "h100", *parse_accelerators("edge"), *cpus)  # fmt: skip
+        "h100-sxm", *parse_accelerators("edge"), *cpus)  # fmt: skip
