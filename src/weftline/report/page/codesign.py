@@ -154,7 +154,7 @@ def _iso(answer: Mapping[str, Any]) -> Section | None:
         title=f"The base's money buys most parameters as {most['design']} on {most['chip']}: "
               f"{format_count(most['parameters'])}",
         kind="scatter", table=table,
-        data={"x": {"name": "parameters", "unit": "parameters"},
+        data={"x": {"name": "parameters", "unit": ""},
               "y": {"name": "worth", "unit": ""},
               "points": [{"name": p["design"], "x": p["parameters"], "y": p["quality"],
                           "group": p["chip"], "says": [p["chip"], f"{p['size']:.2f} times as deep"]}

@@ -26,13 +26,18 @@
   };
   echarts.setPlatformAPI({ measureText: measured });
   const breadth = (text) => measured(text, SIZE + "px " + font()).width;
-  // Text in lines no longer than the room, broken between words.
+  // Text in lines no longer than the room, broken between words, and in a word that is too long
+  // after a sign.
   const wrapped = (text, room) => {
     const found = [""];
+    const put = (piece, between) => {
+      const line = found[found.length - 1];
+      if (line && breadth(line + between + piece) > room) found.push(piece);
+      else found[found.length - 1] = line + (line ? between : "") + piece;
+    };
     for (const word of text.trim().split(" ")) {
-      const longer = found[found.length - 1] + (found[found.length - 1] ? " " : "") + word;
-      if (found[found.length - 1] && breadth(longer) > room) found.push(word);
-      else found[found.length - 1] = longer;
+      if (breadth(word) <= room) put(word, " ");
+      else word.match(/[^-,/_=]+[-,/_=]*|[-,/_=]+/g).forEach((piece, i) => put(piece, i ? "" : " "));
     }
     return found;
   };
@@ -99,16 +104,17 @@
   let wide = 800;
   let tall = 350;
   let extra = 0;  // what the chart needs beyond its usual height
+  let rows = 0;  // what its rows need for their names
   const axis = (spec, more) => {
     const { ticks, ...rest } = more || {};
     const fixed = ticks ? { customValues: ticks } : {};
     const room = Math.max(120, wide - 150);
-    const rows = rest.upright ? 1 : lines(spec.name, room);
+    const high = rest.upright ? 1 : lines(spec.name, room);
     return Object.assign({
       type: spec.log ? "log" : "value",
       name: rest.upright ? spec.name : wrapped(spec.name, room).join("\n"),
       nameLocation: "middle",
-      nameGap: spec.gap || 20 + 8 * rows,
+      nameGap: spec.gap || 20 + 8 * high,
       nameTextStyle: { color: colour("--quiet"), fontFamily: font(), lineHeight: LINE },
       min: spec.min === undefined ? undefined : spec.min,
       max: spec.max === undefined ? undefined : spec.max,
@@ -120,6 +126,7 @@
   };
   const names = (list) => {
     const room = Math.min(Math.max(90, wide * 0.32), Math.max(...list.map(breadth)) + 6);
+    if (list.length <= 40) rows = list.length * (LINE * Math.max(...list.map((n) => lines(n, room))) + 5);
     return {
       type: "category",
       data: list,
@@ -209,7 +216,7 @@
       const fronts = d.front && d.front.length > 1 ? d.front : [];
       return Object.assign(base(), {
         legend: below,
-        grid: grid(40, d.x, below),
+        grid: grid(52, d.x, below),
         xAxis: axis(d.x, Object.assign({ scale: true }, span(d.x, d.points.map((p) => p.x).concat(fronts.map((p) => p[0]))))),
         yAxis: axis(d.y, Object.assign({ scale: true, nameGap: 60, upright: true }, span(d.y, d.points.map((p) => p.y).concat(fronts.map((p) => p[1]))))),
         series,
@@ -276,7 +283,7 @@
       if (d.limit) series[0].markLine = mark(d.limit.value, d.limit.name);
       return Object.assign(base(), {
         grid: Object.assign(grid(8, d), { right: 64, left: least < 0 ? 64 : 8 }),
-        xAxis: axis({ name: d.name, unit: d.unit, max: d.max }),
+        xAxis: axis(Object.assign({ name: d.name, unit: d.unit, max: d.max }, least < 0 ? { min: (v) => 1.25 * v.min } : {})),
         yAxis: names(d.rows.map((r) => r.name)),
         series,
         tooltip: { renderMode: "richText", confine: true, formatter: (p) => [p.name, shown(p.value, d.unit)].concat(d.rows[p.dataIndex].says || []).join("\n") },
@@ -295,16 +302,16 @@
       extra = Math.max(0, high + 24 - tall);
       // On a phone what flows on is named along its own bar, where the bar is as long as the name.
       const along = (n) => (flow(d.links, n) / total) * (high - gap * (ends.length - 1)) > breadth(said(n)) + 8
-        ? { position: "inside", rotate: 90, color: colour("--paper"), overflow: "none", width: undefined }
+        ? { position: "inside", rotate: 90, color: colour("--paper") }
         : { show: false };
       return Object.assign(base(), {
         series: [{
-          type: "sankey", left: 8, right: room, top: 12, bottom: 12, nodeGap: gap, nodeWidth: narrow ? 18 : 20, draggable: false,
+          type: "sankey", left: 8, right: room, top: 12, bottom: 4 + gap / 2, nodeGap: gap, nodeWidth: narrow ? 18 : 20, draggable: false,
           layoutIterations: 32,
           data: d.nodes.map((n, i) => ({ name: n, itemStyle: { color: palette()[i % 10] }, label: narrow && sources.has(n) ? along(n) : {} })),
           links: d.links.map((l) => ({ source: l.from, target: l.to, value: l.value })),
           lineStyle: { color: "gradient", opacity: 0.35 },
-          label: { color: colour("--ink"), width: room - 14, overflow: "break", lineHeight: LINE, formatter: (p) => said(p.name) },
+          label: { color: colour("--ink"), lineHeight: LINE, formatter: (p) => (narrow && sources.has(p.name) ? said(p.name) : wrapped(said(p.name), room - 14).join("\n")) },
           tooltip: { valueFormatter: (v) => shown(v, d.unit) },
         }],
         tooltip: { renderMode: "richText", confine: true, formatter: (p) => (p.dataType === "edge" ? p.data.source + " > " + p.data.target : p.name) + "\n" + shown(p.value, d.unit) },
@@ -317,11 +324,14 @@
       }));
       if (d.marks && d.marks.length && series.length) {
         const upright = d.marks.filter((m) => m.axis !== "y").map((m) => m.at).sort((a, b) => a - b);
+        const middle = (first, last) => (d.x.log ? Math.sqrt(first * last) : (first + last) / 2);
+        const all = d.series.flatMap((s) => s.points.map((p) => p[0])).concat(upright);
+        const atRight = upright.some((at) => at > middle(Math.min(...all), Math.max(...all)));
         // The first of two names ends at its mark and the last one begins there; alone it is over it.
         const align = (m) => (upright.length < 2 ? "center" : m.at === upright[0] ? "right" : "left");
         series[0].markLine = { silent: true, symbol: "none", precision: 15, data: d.marks.map((m) => (
           m.axis === "y"
-            ? { yAxis: m.at, label: { formatter: m.name, color: colour("--bad"), position: "insideStartTop" } }
+            ? { yAxis: m.at, label: { formatter: m.name, color: colour("--bad"), position: atRight ? "insideStartTop" : "insideEndTop" } }
             : { xAxis: m.at, label: { formatter: m.name, color: colour("--bad"), position: "end", align: align(m) } })),
           lineStyle: { color: colour("--bad"), type: "dashed" } };
       }
@@ -335,7 +345,7 @@
       const ends = d.x.log ? span(d.x, xs) : { min: d.x.min === undefined ? Math.min(...xs) : d.x.min, max: Math.max(...xs) };
       return Object.assign(base(), {
         legend: below,
-        grid: grid(40, d.x, below),
+        grid: grid(52, d.x, below),
         xAxis: axis(d.x, Object.assign({ scale: true }, ends)),
         yAxis: axis(d.y, Object.assign({ scale: true, nameGap: 60, upright: true }, span(d.y, ys))),
         series,
@@ -381,10 +391,10 @@
         name: d.x_name, nameLocation: "middle", nameGap: 28, nameTextStyle: { color: colour("--quiet"), fontFamily: font() },
         axisLabel: { color: colour("--quiet"), fontFamily: font(), interval: few ? 0 : "auto", hideOverlap: !few,
           width: few && d.columns < 12 ? (wide * 0.62) / d.columns - 6 : undefined, overflow: "break", lineHeight: LINE } };
-      const rows = few && d.columns < 12 ? Math.max(...d.column_names.map((n) => lines(n, (wide * 0.62) / d.columns - 6))) : 1;
-      extra += LINE * (rows - 1);
+      const high = few && d.columns < 12 ? Math.max(...d.column_names.map((n) => lines(n, (wide * 0.62) / d.columns - 6))) : 1;
+      extra += LINE * (high - 1);
       return Object.assign(base(), {
-        grid: { left: d.y_name ? 34 : 8, right: 28, top: 16, bottom: 34 + LINE * rows + (d.x_name ? 22 : 0), containLabel: true },
+        grid: { left: d.y_name ? 34 : 8, right: 28, top: 16, bottom: 34 + LINE * high + (d.x_name ? 22 : 0), containLabel: true },
         xAxis: across,
         yAxis: Object.assign(names(d.row_names), { axisLine: { show: false }, name: d.y_name, nameLocation: "middle", nameGap: 28,
           nameTextStyle: { color: colour("--quiet"), fontFamily: font() } }),
@@ -423,13 +433,16 @@
       place.style.height = "";
       wide = place.clientWidth;
       tall = place.clientHeight;
-      extra = 0;
+      extra = rows = 0;
       const option = kinds[spec.kind](spec.data);
-      if (extra) place.style.height = tall + extra + "px";
+      const { top, bottom } = option.grid || { top: 0, bottom: 0 };
+      const high = Math.max(tall + extra, rows + top + bottom + 24);
+      if (high > tall) place.style.height = high + "px";
       const chart = echarts.init(place, null, { renderer: "svg" });
       chart.setOption(option);
       drawn.push(chart);
     }
+    root.dataset.wide = innerWidth;
     root.dataset.state = "ready";
   };
   root.dataset.state = "drawing";
