@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from weftline.catalog._lookup import accelerator, accelerators
+from weftline.catalog._lookup import accelerator
+from weftline.catalog._read import accelerators
 from weftline.catalog.accelerators import Accelerator
 from weftline.catalog.machines import HERE, machine, machines
 from weftline.catalog.own import changed_figures, read_own_chips

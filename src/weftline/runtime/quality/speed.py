@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from weftline.attention.forecast import PromptTime
+from weftline.attention.kernels.paged import Kind
 from weftline.attention.speeds import Timed, timed_of
 from weftline.errors import InputError
 from weftline.runtime.server.engine.linear import quicken
@@ -62,7 +63,7 @@ def timed_here(
     quicken(model)
     try:
         _timed(model, dense, 256, page)  # compiles, and warms what is compiled
-        rows = []
+        rows: list[PromptTime] = []
         for policy, count in wanted:
             if progress is not None:
                 progress(f"timing {count:,} tokens, {len(rows) + 1} of {len(wanted)}")
@@ -102,7 +103,7 @@ def _served(policy: AttentionPolicy, page: int) -> bool:
 
 
 def _timed(model: Any, policy: AttentionPolicy, tokens: int, page: int) -> PromptTime:
-    kind = "bf16" if model.dtype == torch.bfloat16 else "fp32"
+    kind: Kind = "bf16" if model.dtype == torch.bfloat16 else "fp32"
     paged = PagedModel(model, page=page, kind=kind, policy=policy, clock=time.process_time)
     engine = Engine.over(paged, pages=-(-(tokens + _ANSWER) // page) + 2, tokens=_CHUNK,
                          prefix_cache=False)  # fmt: skip

@@ -10,7 +10,7 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import torch
@@ -46,9 +46,8 @@ def _wins(dtype: torch.dtype, threads: int) -> frozenset[int]:  # noqa: ARG001  
     found = set()
     for rows in _ROWS:
         x = torch.ones(rows, 1024)
-        given = x.to(dtype)
-        own = _best_s(lambda x=x: _native(x, weight, None))
-        theirs = _best_s(lambda x=given: torch.nn.functional.linear(x, weight))
+        own = _best_s(partial(_native, x, weight, None))
+        theirs = _best_s(partial(torch.nn.functional.linear, x.to(dtype), weight))
         if own < _GAIN * theirs:
             found.add(rows)
     return frozenset(found)
