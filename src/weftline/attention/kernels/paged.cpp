@@ -268,9 +268,8 @@ extern "C" void weftline_attend(const float *q, float *out, const void *cache, c
       float *a = acc.data() + (size_t)p.slot * group * D, *peaks = m.data() + (size_t)p.slot * group, *sums = l.data() + (size_t)p.slot * group;
 #if defined(UNIT)
       if (unit) {
-        if (p.slot < 0) prefill_matrix(c, p, room);
-        else decode_matrix(c, p, a, peaks, sums, room);
-        continue;
+        if (p.slot < 0) { prefill_matrix(c, p, room); continue; }
+        if (group >= MANY) { decode_matrix(c, p, a, peaks, sums, room); continue; }
       }
 #endif
       if (p.slot < 0) prefill(c, p, room);

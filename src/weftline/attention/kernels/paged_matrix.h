@@ -53,6 +53,7 @@ static inline void pair_values(const kv_t *v, int t, int n, matrix::half *to) {
 
 // ---- one query: its heads are few, so tiles of scores hold several stretches of 16 keys ----
 
+constexpr int MANY = KV == 1 ? 8 : 12;  // heads of a group from which the unit decodes faster than vectors: measured
 constexpr int HEADS = 8;  // at a time; a weight's two parts make 16 rows
 
 struct Asked {  // some heads of one query as pairs, once for each place among the columns
