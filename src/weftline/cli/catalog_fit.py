@@ -85,14 +85,13 @@ def fit(
         "quantisation": weights, "kv_cache": cache, "prompt_tokens": shapes["input"],
         "batch": shapes["batch"], "context": shapes["context"],
     }  # fmt: skip
-    if found is None or names is None:
-        raise AssertionError("the collector raises before this")
+    assert found is not None and names is not None  # noqa: S101, PT018  (raised before this)
     said = policy_remarks(found, ruled, context=question["prompt_tokens"])
     if ruled:
         found = with_policy(found, parse_policy(ruled))
     fits, misses = _fits(found, names, chips, extra, question)
-    answer = {"model": model, "policy": ruled, **question, "notes": said, "fits": fits,
-              "misses": misses}  # fmt: skip
+    answer = {"model": model, "policy": ruled, **question, "notes": said,
+              "fits": fits, "misses": misses}  # fmt: skip
     show("fits", answer, lambda: render_fits(answer), json=json, form=form)
     return 0
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.options import Format, Json
+
+if TYPE_CHECKING:
+    from weftline.spec.quality import QualityRow
 
 
 def quality(
@@ -52,10 +55,28 @@ def quality(
     from dataclasses import asdict
 
     from weftline.attention.quality import keep_rows
+    from weftline.report.quality import quality_markdown, render_quality
+
+    rows = _measured(model, policy, tokens, documents, seeds, seed, speed_tokens, times)
+    if keep:
+        keep_rows(rows)
+    if form == "markdown" and not json:
+        print(quality_markdown(rows))
+        return 0
+    show(
+        "quality", [asdict(row) for row in rows], lambda: render_quality(rows), json=json, form=form
+    )
+    return 0
+
+
+def _measured(
+    model: Path, policy: tuple[str, ...], tokens: str, documents: int, seeds: int, seed: int,
+    speed_tokens: str, times: Path | None,
+) -> tuple[QualityRow, ...]:  # fmt: skip
+    """Rows of quality and, where it is asked for, of speed. Raises all mistakes of the question."""
     from weftline.attention.speeds import read_times, with_speeds
     from weftline.cli.status import status
     from weftline.errors import InputError
-    from weftline.report.quality import quality_markdown, render_quality
     from weftline.spec.attention_text import COMMON, parse_policy
     from weftline.spec.parse import Collector
     from weftline.units import parse_count
@@ -70,8 +91,9 @@ def quality(
     if count is not None and count < 1024:
         get.errors.append(InputError("at least 1,024 tokens are needed for prose and questions",
                                      where="--tokens"))  # fmt: skip
-    prompt = 0 if speed_tokens.strip() == "0" else get(
-        lambda: parse_count(speed_tokens, where="--speed-tokens"))  # fmt: skip
+    prompt = None
+    if speed_tokens.strip() != "0":
+        prompt = get(lambda: parse_count(speed_tokens, where="--speed-tokens"))
     timed = None if times is None else get(lambda: read_times(times))
     get.raise_all()
     from weftline.runtime.quality import Question, loaded, measured, timed_here
@@ -85,14 +107,4 @@ def quality(
     if timed is None and prompt:
         policies = [parse_policy(row.policy) for row in rows]
         timed = timed_here(ready[0], policies, int(prompt), status.say)
-    if timed is not None:
-        rows = with_speeds(rows, timed)
-    if keep:
-        keep_rows(rows)
-    if form == "markdown" and not json:
-        print(quality_markdown(rows))
-        return 0
-    show(
-        "quality", [asdict(row) for row in rows], lambda: render_quality(rows), json=json, form=form
-    )
-    return 0
+    return rows if timed is None else with_speeds(rows, timed)
