@@ -253,7 +253,8 @@ def test_hostile_text_is_text_in_every_part_of_every_page(
     for kind in KINDS:
         page = page_of(read_answer(pages[kind].with_suffix(".json")), where=kind)
         calm, hostile = Elements(document(page)), Elements(document(poisoned(page)))
-        assert hostile.tags - calm.tags == Counter() == calm.tags - hostile.tags
+        assert hostile.tags - calm.tags == Counter()
+        assert set(calm.tags - hostile.tags) <= {"code"}  # the hostile text has no backticks
         for section in page.sections:
             found.update({chart.kind: (page, section) for chart in section.charts})
     assert set(found) == set(get_args(Kind))

@@ -53,7 +53,7 @@ def poisoned(value: Any, *, keeping: bool = False) -> Any:
             for f in fields(value) if f.name not in kept
         })  # fmt: skip
     if isinstance(value, str):
-        return HOSTILE + value if keeping else HOSTILE
+        return value and (HOSTILE + value if keeping else HOSTILE)
     if isinstance(value, dict):
         return {name: poisoned(v, keeping=keeping) for name, v in value.items()}
     if isinstance(value, tuple | list):
