@@ -17,7 +17,9 @@ NOTE = "<!-- Written by `make docs` from the command line itself. -->\n\n"
 
 def commands() -> str:
     """Every command and option with its help."""
-    lines = app.generate_docs().splitlines()
+    # A heading's anchor keeps the dashes of an option that is a command.
+    text = app.generate_docs().replace("(#weftline-install-", "(#weftline---install-")
+    lines = text.splitlines()
     return NOTE + "\n".join(line.rstrip() for line in lines).strip() + "\n"
 
 

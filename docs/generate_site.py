@@ -12,6 +12,7 @@ import html
 import io
 import re
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -93,20 +94,64 @@ def write_pages(folder: Path, examples: dict[str, tuple[str, str]]) -> None:
     if examples:
         menu.insert(1, ("examples", "live pages"))
         texts["examples"] = listed
-    for name, text in {"index": readme, **texts}.items():
-        (folder / f"{name}.html").write_text(page(name, text, menu), encoding="utf-8")
+    linked = Links(folder)
+    homes = {"index": ROOT, **dict.fromkeys(texts, HERE)}
+    waiting = {"index": readme, **texts}
+    while waiting:  # pages elsewhere in the tree come in as they are linked to
+        name, text = waiting.popitem()
+        made = page(name, text, menu, linked, homes[name])
+        (folder / f"{name}.html").write_text(made, encoding="utf-8")
+        for other, file in linked.found.items():
+            if other not in homes:
+                homes[other], waiting[other] = file.parent, file.read_text(encoding="utf-8")
 
 
-def page(name: str, text: str, menu: list[tuple[str, str]]) -> str:
+class Links:
+    """Where links of pages lead on the site: to other pages, to copies of files, or nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found: dict[str, Path] = {}
+        """Name of a page -> the Markdown outside of docs/ that it is made of."""
+
+    def there(self, target: str, home: Path) -> str | None:
+        """What ``target`` in a page of the folder ``home`` becomes; None for a folder of the tree.
+
+        Raises SystemExit for a link that leads to nothing.
+        """
+        path, _, anchor = target.partition("#")
+        mark = f"#{anchor}" if anchor else ""
+        if not path or re.match(r"[a-z]+:", target) or (self.folder / path).is_file():
+            return target
+        file = next((f for f in ((home / path).resolve(), (HERE / path).resolve())
+                     if f.exists() and f.is_relative_to(ROOT)), None)  # fmt: skip
+        if file is None:
+            raise SystemExit(f"error: {home.name}: no {target}")
+        if file.is_dir():
+            return None
+        if file.suffix != ".md":
+            copy = self.folder / "files" / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+            return f"files/{file.relative_to(ROOT).as_posix()}"
+        if file.parent == HERE:
+            return f"{file.stem}.html{mark}"
+        name = "-".join(file.relative_to(HERE if file.is_relative_to(HERE) else ROOT)
+                        .with_suffix("").parts)  # fmt: skip
+        self.found[name] = file
+        return f"{name}.html{mark}"
+
+
+def page(name: str, text: str, menu: list[tuple[str, str]], links: Links, home: Path) -> str:
     """One page of Markdown as HTML; raw HTML in it stays text."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     body = parser.render(text.replace("<br>", " "))
     body = re.sub(r"(<h([1-6])>)(.*?)(</h\2>)", _anchored, body)
-    body = re.sub(r'href="(?![a-z]+:)([\w./-]*?)([\w-]+)\.md(#[\w-]*)?"', _linked, body)
+    body = re.sub(r'<a href="([^"]*)">(.*?)</a>', _linked(links, home), body, flags=re.DOTALL)
     body = body.replace('<img src="docs/', '<img src="').replace("<table>", '<table tabindex="0">')
     body = body.replace("<pre>", '<pre tabindex="0">')
     style = (files("weftline.report.page") / "assets" / "page.css").read_text(encoding="utf-8")
-    links = "".join(
+    entries = "".join(
         f'<a href="{file}.html"{" aria-current=page" if file == name else ""}>'
         f"{html.escape(said)}</a>" for file, said in menu
     )  # fmt: skip
@@ -115,7 +160,7 @@ def page(name: str, text: str, menu: list[tuple[str, str]]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>weftline: {html.escape(name)}</title><style>{style}{STYLE}</style></head>"
-        f'<body><nav aria-label="Pages">{links}</nav><main>{body}</main></body></html>\n'
+        f'<body><nav aria-label="Pages">{entries}</nav><main>{body}</main></body></html>\n'
     )  # fmt: skip
 
 
@@ -125,10 +170,12 @@ def _anchored(found: re.Match[str]) -> str:
     return f'<h{found[2]} id="{anchor}">{found[3]}{found[4]}'
 
 
-def _linked(found: re.Match[str]) -> str:
-    """A link to a page of docs/ goes to its HTML; one to another file of the tree stays."""
-    there = (HERE / f"{found[2]}.md").exists() and found[1] in ("", "docs/", "./")
-    return f'href="{found[2]}.html{found[3] or ""}"' if there else found[0]
+def _linked(links: Links, home: Path) -> Callable[[re.Match[str]], str]:
+    def turned(found: re.Match[str]) -> str:
+        target = links.there(html.unescape(found[1]), home)
+        return found[2] if target is None else f'<a href="{html.escape(target)}">{found[2]}</a>'
+
+    return turned
 
 
 if __name__ == "__main__":

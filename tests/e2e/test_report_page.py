@@ -6,15 +6,21 @@ import gzip
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
+from hostile import Elements, poisoned
 
 from weftline.cli.main import run
+from weftline.report.page import document, page_of
+from weftline.report.page.chart import Kind
+from weftline.spec.serialize import read_answer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -238,6 +244,30 @@ def test_hostile_text_stays_text(browser: Browser, pages: dict[str, Path], tmp_p
     assert (said, asked) == ([], [])
     assert HOSTILE in page.inner_text("main")
     page.close()
+
+
+def test_hostile_text_is_text_in_every_part_of_every_page(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    found = {}
+    for kind in KINDS:
+        page = page_of(read_answer(pages[kind].with_suffix(".json")), where=kind)
+        calm, hostile = Elements(document(page)), Elements(document(poisoned(page)))
+        assert hostile.tags - calm.tags == Counter()
+        assert set(calm.tags - hostile.tags) <= {"code"}  # the hostile text has no backticks
+        for section in page.sections:
+            found.update({chart.kind: (page, section) for chart in section.charts})
+    assert set(found) == set(get_args(Kind))
+    # One chart of each kind, drawn: what the library makes of the text runs nothing either.
+    page = replace(next(iter(found.values()))[0], sections=tuple(s for _, s in found.values()))
+    html = tmp_path / "page.html"
+    html.write_text(document(poisoned(page, keeping=True)))
+    opened, said, asked = _opened(browser, html)
+    for i in range(opened.locator("figure .chart").count()):
+        opened.locator("figure .chart").nth(i).hover()
+    assert opened.evaluate("window.broken") is None
+    assert (said, asked) == ([], [])
+    opened.close()
 
 
 def _poison(row: dict[str, Any]) -> None:

@@ -218,7 +218,7 @@ def parse_limits(
         if match is None:
             raise InputError(f"`{part}` is not a limit", where=where, hint="cost>5%")
         name, sign, number, percent = match.groups()
-        names = _ALIASES.get(name, (name.replace("-", "_"),))
+        names = _ALIASES.get(name, (name, name.replace("-", "_")))
         found = next((n for n in names if n in by_name), None)
         if found is None:
             raise UnknownNameError("estimate", name, [*by_name, *_ALIASES], where=where,

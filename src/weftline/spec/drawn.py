@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Exchange", "LinkLoad", "LoadPoint", "Pipeline", "StageMemory", "Swing"]
+__all__ = ["Exchange", "LinkLoad", "LoadPoint", "Pipeline", "SpeedPoint", "StageMemory", "Swing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +90,18 @@ class LoadPoint:
     goodput_share: float
     """Share of the requests that keep every target."""
     meets: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedPoint:
+    """One configuration at one number of requests in flight, in closed form."""
+
+    per_user: float
+    """Tokens a second that one user sees after the first."""
+    per_chip: float
+    """Output tokens a second of all users, a chip."""
+    said: str
+    """Layout, number format, engine and requests in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

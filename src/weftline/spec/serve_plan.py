@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from weftline.spec.drawn import LoadPoint
+from weftline.spec.drawn import LoadPoint, SpeedPoint
 from weftline.spec.estimate import Estimate
 from weftline.spec.frame import frame_of
 from weftline.spec.notebook import Shown
@@ -217,6 +217,9 @@ class ServePlan(Shown):
     """The fleet at other rates, least first: until it breaks a promise."""
     latency_curves: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     """Metric -> (share of the requests, seconds that so many keep), as simulated."""
+    speeds: Mapping[str, tuple[SpeedPoint, ...]] = field(default_factory=dict)
+    """Accelerator -> configurations that none of its own beats in speed of a user and output of a
+    chip at once, slowest first: by the closed form, whatever the targets."""
 
     def __repr__(self) -> str:
         """The answer in a few lines; ``to_frame()`` and the fields have the rest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from weftline.cli.main import run
 from weftline.errors import InputError
 from weftline.report.page import document, page_of
 from weftline.spec.answers import KINDS, kind_of, stamped
+from weftline.spec.difference import difference, parse_limits
+from weftline.spec.lifecycle import Lifecycle
 from weftline.spec.serialize import read_answer
 
+RECORDED = Path(__file__).parents[2] / "data" / "answers"
 CLI = Path(__file__).parents[3] / "src" / "weftline" / "cli"
 ASKED = {
     "audit": "audit C07",
@@ -90,3 +94,18 @@ def test_a_list_of_before_is_read(tmp_path: Path) -> None:
 def test_no_field_of_an_answer_takes_the_place_of_its_kind(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="another `kind` or `format`"):
         stamped("doctor", wrong)
+
+
+def test_two_lives_differ_in_what_leaving_saves(tmp_path: Path) -> None:
+    life = read_answer(RECORDED / "leave.json")
+    assert isinstance(life, Lifecycle)
+    way = life.leaving[0]
+    dearer = replace(way, leave_usd=way.stay_usd + 1e6, low=-2e6, high=0.0, pays=False)
+    found = difference(life, replace(life, leaving=(dearer, *life.leaving[1:])))
+    saves = next(m for m in found.moved if m.name == f"leave_for_{way.place}_saves")
+    assert (saves.before, saves.after) == pytest.approx((way.stay_usd - way.leave_usd, -1e6))
+    changed = {c.field: (c.before, c.after) for c in found.chosen}
+    said = changed[f"leave {way.origin} for {way.place}"]
+    assert said == (f"pays in month {way.month}", "never pays")
+    ((limit, moved),) = parse_limits([f"leave_for_{way.place}_saves<0"], found)
+    assert limit.crossed(moved)

@@ -6,12 +6,10 @@ import base64
 import hashlib
 import json
 import re
-from collections import Counter
-from dataclasses import fields, is_dataclass, replace
-from html.parser import HTMLParser
-from typing import Any
+from dataclasses import replace
 
 import pytest
+from hostile import HOSTILE, Elements, poisoned
 
 from weftline.errors import InputError
 from weftline.report.page import document, page_of
@@ -19,60 +17,11 @@ from weftline.report.page.chart import Chart, Page, Section, Table
 from weftline.report.page.document import as_data
 from weftline.report.page.parts import front_of, stacked
 
-HOSTILE = "</script></title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&<!--"
 TABLE = Table(columns=("a", "b"), rows=(("x", "1"),), right=frozenset({1}))
 CHART = Chart(title="t", kind="bars", table=TABLE, note="n",
               data={"name": "n", "unit": "s", "rows": [{"name": "r", "value": 1.0}]})  # fmt: skip
 SECTION = Section(title="s", charts=(CHART,), says=("w",), tables=(TABLE,))
 PAGE = Page(title="t", headline="h", lead=("l",), made="m", sections=(SECTION,))
-
-
-class Elements(HTMLParser):
-    """Elements of a page as a browser sees them: how many of each, scripts, and other text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: Counter[str] = Counter()
-        self.scripts: list[str] = []
-        self.text: list[str] = []
-        self.policy = ""
-        self._script = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        given = dict(attrs)
-        assert not any(name.startswith("on") for name in given), tag
-        if given.get("http-equiv") == "Content-Security-Policy":
-            self.policy = given["content"] or ""
-        self._script = tag == "script"
-        if self._script:
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._script &= tag != "script"
-
-    def handle_data(self, data: str) -> None:
-        if self._script:
-            self.scripts[-1] += data
-        else:
-            self.text.append(data)
-
-
-def poisoned(value: Any) -> Any:
-    """The same value with hostile text for every text in it."""
-    if is_dataclass(value) and not isinstance(value, type):
-        kept = {"kind", "size"}
-        return replace(value, **{
-            f.name: poisoned(getattr(value, f.name)) for f in fields(value) if f.name not in kept
-        })  # fmt: skip
-    if isinstance(value, str):
-        return HOSTILE
-    if isinstance(value, dict):
-        return {name: poisoned(v) for name, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(poisoned(v) for v in value)
-    return value
 
 
 def test_no_text_of_an_answer_becomes_an_element() -> None:

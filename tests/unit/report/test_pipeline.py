@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from weftline.errors import InputError
 from weftline.plan.search.asked import job_of
 from weftline.plan.search.train import plan_train
+from weftline.report.page.document import MOST_BYTES, document
 from weftline.report.page.money import _flows
 from weftline.report.page.training import training_page
 from weftline.report.pictures import render_pictures
@@ -170,3 +172,16 @@ def test_a_terminal_draws_what_the_plan_keeps(plan: Plan) -> None:
     # The first stage begins, the last ones wait for it.
     begins = [row.partition("|")[2].index("F") for row in stages]
     assert begins == sorted(begins)
+
+
+def test_the_page_of_the_largest_plan_can_be_mailed(plan: Plan) -> None:
+    # Forty accelerators, sixteen stages, more micro-batches than are drawn.
+    assert plan.pipeline is not None
+    line, stage = plan.pipeline, plan.stage_memory[0]
+    large = replace(
+        plan, ranking=plan.ranking * 40,
+        stage_memory=tuple(replace(stage, stage=i) for i in range(16)),
+        pipeline=replace(line, micro_batches=256, chunks=4, forward_s=line.forward_s[:1] * 16,
+                         backward_s=line.backward_s[:1] * 16),
+    )  # fmt: skip
+    assert len(document(training_page(large)).encode()) < MOST_BYTES

@@ -147,33 +147,41 @@ def _targets(plan: ServePlan) -> Section | None:
 
 
 def _speed(plan: ServePlan) -> Section | None:
-    """Throughput a chip against speed a user, as InferenceX shows it."""
-    tokens, points = plan.demand.output_tokens, []
-    for i, c in enumerate((*plan.ranking, *plan.pareto)):
-        tpot = next((s for name, s in c.reached.items() if name.endswith("tpot")), None)
-        if tpot and c.capacity_per_s:
-            points.append({
-                "name": c.fleet.name, "x": 1 / tpot,
-                "y": c.capacity_per_s * tokens / max(c.fleet.chips, 1),
-                "group": "the answer" if i == 0 else "others",
-                "says": [f"{c.fleet.short()}, {c.fleet.engine}"],
-            })  # fmt: skip
-    if not points:
+    """Output of a chip against speed of a user, as InferenceX shows it: the front of each chip."""
+    found = {name: points for name, points in plan.speeds.items() if len(points) > 1}
+    each = plan.estimates.get("tpot_p50")
+    if not found or each is None or each.value <= 0:
         return None
-    most = max(points, key=lambda p: float(str(p["y"])))
+    demand, fleet = plan.demand, plan.fleet
+    speed = 1 / each.value
+    output = demand.rate_per_s * demand.output_tokens / max(fleet.chips, 1)
+    most = {name: max((p.per_chip for p in points if p.per_user >= speed), default=0.0)
+            for name, points in found.items()}  # fmt: skip
+    best = max(most, key=lambda name: most[name])
+    title = f"No chip gives a user the {format_number(speed, 3)} tokens a second of this fleet"
+    if most[best]:
+        title = (f"At the {format_number(speed, 3)} tokens a second that a user sees here, {best} "
+                 f"could give {format_number(most[best], 3)} a chip; this fleet gives "
+                 f"{format_number(output, 3)}")  # fmt: skip
+    series = [
+        {"name": name, "points": [[p.per_user, p.per_chip] for p in points]}
+        for name, points in found.items()
+    ]
     chart = Chart(
-        title=f"Most output a chip: {most['name']}, "
-              f"{format_number(float(str(most['y'])), 3)} tokens a second",
-        kind="scatter",
-        data={"x": {"name": "tokens a second of one user", "unit": ""},
-              "y": {"name": "output tokens a second, a chip", "unit": ""},
-              "points": points, "front": [], "front_name": ""},
+        title=title, kind="line", size="tall",
+        data={"x": {"name": "tokens a second of one user", "unit": "", "log": True},
+              "y": {"name": "output tokens a second, a chip", "unit": "", "log": True},
+              "series": [*series, {"name": "this fleet, as planned", "dot": True,
+                                   "points": [[speed, output]]}],
+              "marks": []},
         table=Table(
-            columns=("accelerator", "tokens/s of a user", "tokens/s a chip", "fleet"),
+            columns=("accelerator", "tokens/s of a user", "tokens/s a chip", "configuration"),
             right=frozenset({1, 2}),
-            rows=tuple((str(p["name"]), format_number(float(str(p["x"]))),
-                        format_number(float(str(p["y"]))), joined(*p["says"]))  # type: ignore[misc]
-                       for p in points)),
+            rows=tuple((name, format_number(p.per_user, 3), format_number(p.per_chip, 3), p.said)
+                       for name, points in found.items() for p in points)),
+        note="A line joins what no configuration of that chip beats in both, by the closed form at "
+             "full load and whatever the targets; the fleet has headroom for peaks and whole "
+             "replicas.",
     )  # fmt: skip
     return Section(title="Speed of a user against output of a chip", charts=(chart,))
 

@@ -58,6 +58,8 @@ CONFIRMED: Final = 10
 """Chips whose cheapest configuration is simulated, cheapest by the closed form first."""
 SECOND_LOOKS: Final = 3
 """Chips of which other configurations are simulated too."""
+SPEEDS_KEPT: Final = 6
+"""Kinds of chips, the best first, of which the plan keeps the front of speed against output."""
 LEAST_REQUESTS: Final = 1500
 LEAST_SPAN_S: Final = 120.0
 LIVES: Final = 12.0
@@ -116,8 +118,11 @@ def _planned(job: ServeJob, say: Progress) -> ServePlan:
     lost = reasons_of(job, demand, found, markets, shown, turned_down)
     plan = plan_of(job, demand, ranked, most, stats, beside, lost)
     scale = demand.rate_per_s / traffic.rate_per_s
+    kinds = list(dict.fromkeys(c.chip.id for c in ranked))[:SPEEDS_KEPT]
     plan = replace(plan, load_curve=load_curve(points, scale),
-                   latency_curves=latency_curves(best.run))  # fmt: skip
+                   latency_curves=latency_curves(best.run),
+                   speeds={name: found.speeds[name] for name in kinds
+                           if name in found.speeds})  # fmt: skip
     if job.batch is not None:
         plan = replace(plan, batch=_batch(job.batch, best))
     return replace(plan, daily=_daily(job, best)) if job.daily else plan

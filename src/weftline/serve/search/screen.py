@@ -19,7 +19,9 @@ from weftline.catalog import Accelerator, accelerator, accelerators
 from weftline.errors import InputError, WeftlineError
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.search.lacking import lacking, short_of
+from weftline.serve.search.speeds import front_of, speed_points
 from weftline.spec import ServeDemand, ServeSpace, Target
+from weftline.spec.drawn import SpeedPoint
 
 if TYPE_CHECKING:
     from weftline.serve.engine.closed_form import Constants, Load
@@ -74,6 +76,8 @@ class Screened:
     reasons: dict[str, str]
     """By chip: why nothing could be asked of it."""
     evaluated: int
+    speeds: Mapping[str, tuple[SpeedPoint, ...]]
+    """By chip: the front of speed of a user and output of a chip, targets or not."""
 
 
 def chips_of(space: ServeSpace) -> tuple[Accelerator, ...]:
@@ -152,9 +156,11 @@ def screen(
     meeting: dict[str, list[Option]] = {}
     nearest: dict[str, Option] = {}
     reasons: dict[str, str] = {}
+    speeds: dict[str, tuple[SpeedPoint, ...]] = {}
     evaluated = 0
     for chip in chips_of(space):
         options: list[Option] = []
+        points: list[SpeedPoint] = []
         said = ""
         for engines, weights in _by_format(engines_and_formats(chip, space)):
             try:
@@ -162,12 +168,14 @@ def screen(
                     degrees = ", ".join(f"{k}={v}" for k, v in space.layout.items())
                     why = _clash(model, space.layout) or "more chips than it can have"
                     raise InputError(f"no replica has {degrees}: {why}")
-                found, count = _ask(model, chip, engines, weights, demand, space, tails or {},
-                                    headroom)  # fmt: skip
+                found, front, count = _ask(
+                    model, chip, engines, weights, demand, space, tails or {}, headroom
+                )
             except WeftlineError as error:
                 said = said or error.what
                 continue
             options += found
+            points += front
             evaluated += count
         if not options:
             ways = engines_and_formats(chip, space)
@@ -177,12 +185,14 @@ def screen(
                 else lacking(chip, space)
             )  # fmt: skip
             continue
+        speeds[chip.id] = front_of(points)
         nearest[chip.id] = min(options, key=lambda o: (o.worst, o.group_chips))
         fit = [o for o in options if o.worst <= 1.0]
         fit.sort(key=lambda o: (o.group_chips * o.replicas(demand.rate_per_s), o.ttft_s))
         if fit:
             meeting[chip.id] = _varied(fit)
-    return Screened(meeting=meeting, nearest=nearest, reasons=reasons, evaluated=evaluated)
+    return Screened(meeting=meeting, nearest=nearest, reasons=reasons, evaluated=evaluated,
+                    speeds=speeds)  # fmt: skip
 
 
 def _varied(options: Sequence[Option]) -> list[Option]:
@@ -223,13 +233,15 @@ def engines_and_formats(chip: Accelerator, space: ServeSpace) -> list[tuple[str,
 def _ask(
     model: str, chip: Accelerator, engines: Sequence[str], weights: str, demand: ServeDemand,
     space: ServeSpace, tails: Mapping[float, float], headroom: float,
-) -> tuple[list[Option], int]:  # fmt: skip
-    """The best load of every layout on one chip in one number format, under each engine."""
+) -> tuple[list[Option], list[SpeedPoint], int]:  # fmt: skip
+    """The best load of every layout on one chip in one number format, under each engine; and what
+    each gives its users and its chips at any load."""
     from weftline.serve.engine.closed_form import compile_load, solve
     from weftline.serve.engine.parts import setting_for
 
     layouts = layouts_of(model, chip, space)
     found: list[Option] = []
+    points: list[SpeedPoint] = []
     count = 0
     # A cached prefix is not computed: the prompt the closed form sees is what is left of it.
     computed = max(1.0, demand.input_tokens * (1.0 - demand.cached_share))
@@ -254,6 +266,10 @@ def _ask(
                 worst = np.maximum(worst, reached / target.limit_s)
         worst = np.where(compiled.fits & np.isfinite(worst), worst, np.inf)
         count += len(load)
+        points += speed_points(
+            [c for c in configs for _ in IN_FLIGHT], load.concurrency, answer.tpot_s,
+            np.where(compiled.fits, answer.output_tokens_per_s, 0.0), setting.gemm_dtype,
+        )  # fmt: skip
         for k, config in enumerate(configs):
             at = slice(k * len(IN_FLIGHT), (k + 1) * len(IN_FLIGHT))
             if not np.isfinite(worst[at]).any():
@@ -270,7 +286,7 @@ def _ask(
                 in_flight=float(load.concurrency[i]), batch=float(answer.batch[i]),
                 worst=float(worst[i]),
             ))  # fmt: skip
-    return found, count
+    return found, points, count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

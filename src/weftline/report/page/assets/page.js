@@ -131,7 +131,7 @@
       type: "category",
       data: list,
       inverse: true,
-      axisLabel: { color: colour("--ink"), fontFamily: font(), interval: list.length > 40 ? "auto" : 0, overflow: "break", width: room, lineHeight: LINE,
+      axisLabel: { color: colour("--ink"), fontFamily: font(), interval: list.length > 40 ? "auto" : 0, lineHeight: LINE,
         formatter: (name) => wrapped(name, room).join("\n") },
       axisLine: { lineStyle: { color: colour("--line") } },
       axisTick: { show: false },
@@ -319,7 +319,8 @@
     },
     line(d) {
       const series = d.series.map((s) => ({
-        name: s.name, type: "line", showSymbol: s.points.length < 20, data: s.points,
+        name: s.name, type: "line", showSymbol: s.dot || s.points.length < 20, symbolSize: s.dot ? 14 : 4, data: s.points,
+        symbol: s.dot ? "circle" : "emptyCircle",
         lineStyle: { width: 2, type: s.dashed ? "dashed" : "solid" },
       }));
       if (d.marks && d.marks.length && series.length) {
