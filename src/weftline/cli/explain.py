@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from weftline.cli.answer import show
 from weftline.cli.compiling import compiling_said
 from weftline.cli.job_file import WriteJob, write_job
-from weftline.cli.options import Form, Format, Json
+from weftline.cli.options import Form, Format, Json, Plot
 
 if TYPE_CHECKING:
     from weftline.spec import Plan, ServePlan
@@ -22,7 +20,7 @@ def explain(
     *,
     what_if: str | None = None,
     write: WriteJob = None,
-    plot: Annotated[bool, Parameter(negative="")] = False,
+    plot: Plot = False,
     json: Json = False,
     form: Format = "table",
 ) -> int:
@@ -35,8 +33,6 @@ def explain(
     what_if
         Turn knobs: tp=4,micro_batch=2, precision=fp8, accelerator=h200, chips=64, host=tcp,
         price=$2/h...
-    plot
-        Pictures below the table: costs, memory by stage, one pipeline, rates.
     """
     from dataclasses import asdict
 

@@ -19,6 +19,13 @@ Format = Annotated[
     Form, Parameter(name="--format", help="table, json, csv or markdown; --json is json.")
 ]
 """How the answer is written; every command has it."""
+Plot = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Pictures below the answer: costs, memory by stage, one pipeline, rates."
+    ),
+]
+"""Of plans, in characters."""
 
 
 def taken_as(model: str, kind: str | None) -> str:

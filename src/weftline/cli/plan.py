@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from weftline.cli.answer import show
 from weftline.cli.job_file import JobPath, WriteJob, all_at_once, from_job_file, place_of, write_job
-from weftline.cli.options import As, Format, Json, taken_as
+from weftline.cli.options import As, Format, Json, Plot, taken_as
 from weftline.cli.plan_lifecycle import lifecycle
 from weftline.cli.plan_portfolio import portfolio
 from weftline.cli.plan_serve import serve
@@ -41,6 +41,10 @@ def train(
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write the plan to this file.")
     ] = None,
+    trace: Annotated[
+        Path | None, Parameter(help="Write one step as a trace for Perfetto to this file.")
+    ] = None,
+    plot: Plot = False,
 ) -> int:
     """Chip, count, parallelism, time and price to train MODEL.
 
@@ -52,10 +56,12 @@ def train(
     from weftline.cli.progress import progress
     from weftline.plan import job_of, plan_train
     from weftline.plan.search.within import plan_within
+    from weftline.report.pictures import render_pictures
     from weftline.report.plan import render_plan
+    from weftline.report.trace import trace_of
     from weftline.spec.hosts_there import read_hosts_there
     from weftline.spec.job_file import job_values
-    from weftline.spec.serialize import plan_to_json, read_plan, write_plan
+    from weftline.spec.serialize import plan_to_json, read_plan, write_plan, write_text
 
     del job_file  # read before this was called
     asked = all_at_once(lambda: job_of(taken_as(model, as_), job, where=place_of))
@@ -67,10 +73,18 @@ def train(
         there = read_hosts_there(within)
         old = None if there.plan is None else read_plan(there.plan)
         plan = plan_within(asked, there, old, progress=progress())
+    traced = "" if trace is None else trace_of(plan, where="--trace")
     if output is not None:
         write_plan(plan, output)
         print(f"plan written to {output}", file=sys.stderr)
-    show("train", plan, lambda: render_plan(plan), json=json, form=form, main="ranking",
+    if trace is not None:
+        write_text(traced, trace)
+        print(f"trace written to {trace}", file=sys.stderr)
+
+    def text() -> str:
+        return render_plan(plan) + ("\n" + render_pictures(plan) if plot else "")
+
+    show("train", plan, text, json=json, form=form, main="ranking",
          as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0
 

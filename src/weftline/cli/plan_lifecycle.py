@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,9 @@ def lifecycle(
     focus: Annotated[
         Path | None, Parameter(help="Write the forecast as FOCUS columns to this CSV file.")
     ] = None,
+    focus_version: Annotated[
+        Literal["1.2", "1.4"], Parameter(help="Which columns --focus writes.")
+    ] = "1.4",
     cyclonedx: Annotated[
         Path | None, Parameter(help="Write a CycloneDX model card with its energy to this file.")
     ] = None,
@@ -49,8 +52,8 @@ def lifecycle(
     if focus is not None:
         from weftline.report.focus import focus_csv
 
-        write_text(focus_csv(found), focus)
-        print(f"FOCUS columns written to {focus}", file=sys.stderr)
+        write_text(focus_csv(found, focus_version), focus)
+        print(f"FOCUS {focus_version} columns written to {focus}", file=sys.stderr)
     if cyclonedx is not None:
         from weftline.report.cyclonedx import cyclonedx_json
 

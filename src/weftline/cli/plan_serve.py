@@ -17,6 +17,7 @@ from weftline.cli.options import (
     As,
     Format,
     Json,
+    Plot,
     Serving,
     Traffic,
     taken_as,
@@ -42,6 +43,7 @@ def serve(
     file: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="Write the plan to this file.")
     ] = None,
+    plot: Plot = False,
 ) -> int:
     """Chips, engine, layout, replicas and price to serve MODEL within latency targets.
 
@@ -50,6 +52,7 @@ def serve(
     model
         Bundled name, or a config.json.
     """
+    from weftline.report.pictures import render_pictures
     from weftline.report.serving import render_serve_plan
     from weftline.serve.search.asked import serve_job_of
     from weftline.serve.search.plan import plan_serve
@@ -67,6 +70,10 @@ def serve(
     if file is not None:
         write_plan(plan, file)
         print(f"plan written to {file}", file=sys.stderr)
-    show("serve", plan, lambda: render_serve_plan(plan), json=json, form=form, main="ranking",
+
+    def text() -> str:
+        return render_serve_plan(plan) + ("\n" + render_pictures(plan) if plot else "")
+
+    show("serve", plan, text, json=json, form=form, main="ranking",
          as_json=lambda: plan_to_json(plan))  # fmt: skip
     return 0

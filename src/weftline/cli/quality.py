@@ -19,6 +19,7 @@ def quality(
     documents: int = 2,
     seeds: int = 1,
     seed: int = 0,
+    speed_tokens: str = "4096",
     times: Path | None = None,
     keep: bool = True,
     json: Json = False,
@@ -40,16 +41,18 @@ def quality(
         Codes and questions drawn for each of them.
     seed
         The first of the seeds.
+    speed_tokens
+        Prompts that are timed under each policy, predicted beside measured; 0 times nothing.
     times
-        Prompts timed by an engine (rows of bench/vllm_policies.py): adds predicted and measured
-        speed.
+        In the place of that, prompts that another engine was timed with (rows of
+        bench/vllm_policies.py).
     keep
         Keep the rows, so that plans under these policies quote them.
     """
     from dataclasses import asdict
 
     from weftline.attention.quality import keep_rows
-    from weftline.attention.speeds import with_speeds
+    from weftline.attention.speeds import read_times, with_speeds
     from weftline.cli.status import status
     from weftline.errors import InputError
     from weftline.report.quality import quality_markdown, render_quality
@@ -67,16 +70,23 @@ def quality(
     if count is not None and count < 1024:
         get.errors.append(InputError("at least 1,024 tokens are needed for prose and questions",
                                      where="--tokens"))  # fmt: skip
+    prompt = 0 if speed_tokens.strip() == "0" else get(
+        lambda: parse_count(speed_tokens, where="--speed-tokens"))  # fmt: skip
+    timed = None if times is None else get(lambda: read_times(times))
     get.raise_all()
-    from weftline.runtime.quality import Question, measured
+    from weftline.runtime.quality import Question, loaded, measured, timed_here
 
     question = Question(
         model=model, policies=policy or COMMON, tokens=count or 0, documents=documents, seeds=seeds,
         seed=seed,
     )  # fmt: skip
-    rows = measured(question, progress=status.say)
-    if times is not None:
-        rows = with_speeds(rows, times)
+    ready = loaded(model)
+    rows = measured(question, status.say, ready)
+    if timed is None and prompt:
+        policies = [parse_policy(row.policy) for row in rows]
+        timed = timed_here(ready[0], policies, int(prompt), status.say)
+    if timed is not None:
+        rows = with_speeds(rows, timed)
     if keep:
         keep_rows(rows)
     if form == "markdown" and not json:

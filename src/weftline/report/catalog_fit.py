@@ -26,6 +26,8 @@ def render_fits(answer: Mapping[str, Any]) -> str:
         f"{answer['context']:,} tokens. The fit is the time at the chip's peaks over the time "
         "predicted: 100% wastes nothing.", hang="  ",
     )  # fmt: skip
+    for note in answer.get("notes", ()):
+        lines += wrapped(note, hang="  ")
     fits: Sequence[Mapping[str, Any]] = answer["fits"]
     rows = [
         (f["chip"], str(f["chips"]), f"{f['fit']:.0%}", f"{f['prefill']['fit']:.0%}",
@@ -56,7 +58,7 @@ def render_fits(answer: Mapping[str, Any]) -> str:
 
 def _under(answer: Mapping[str, Any]) -> str:
     policy = answer.get("policy")
-    return f" under the attention policy {policy} (quality: weftline quality)" if policy else ""
+    return f" under the attention policy {policy}" if policy else ""
 
 
 def _largest(phase: Mapping[str, Any]) -> str:

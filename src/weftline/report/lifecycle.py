@@ -166,6 +166,11 @@ def _portable(found: PortableLife) -> list[str]:
             f"leaving {best.origin} with the portable model: best for {best.place}, "
             f"{format_usd(best.leave_usd)} in all, {format_usd(best.cost_usd)} of it for leaving",
             indent="  ", hang="  ")  # fmt: skip
+    return lines + wrapped(portable_words(found), indent="  ", hang="  ")
+
+
+def portable_words(found: PortableLife) -> str:
+    """What a portable model costs those who stay, is worth to those who leave, and when it pays."""
     origin = next((w.origin for w in found.leaving), "the origin")
     said = (
         f"it costs {format_usd(abs(found.premium_usd))} {_more(found.premium_usd)} to stay on "
@@ -178,7 +183,7 @@ def _portable(found: PortableLife) -> list[str]:
             said += "it costs less even for those who stay"
         case chance:
             said += f"worth it where leaving is likelier than {chance:.0%}"
-    return lines + wrapped(said, indent="  ", hang="  ")
+    return said
 
 
 def _more(value: float) -> str:

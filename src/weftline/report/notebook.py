@@ -1,7 +1,7 @@
 """An answer in a notebook's cell: the page of ``weftline report`` in a frame of its own.
 
 The frame carries the page's own policy and may run the page's scripts and nothing else: it cannot
-reach the notebook around it.
+reach the notebook around it. ``Cell`` is the entry point that :mod:`weftline.spec.notebook` asks.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from weftline.report.page import document, page_of
 from weftline.report.page.chart import Page
 from weftline.spec.answers import AnswerKind, stamped
 from weftline.spec.audit import Audit
+from weftline.spec.codesign import Codesign
 from weftline.spec.decision import Decision
-from weftline.spec.portfolio import Portfolio
+from weftline.spec.portfolio import Portfolio, SpotAnswer
 
 __all__ = ["Cell"]
 
 _SMALL_PX: Final = 560
 _WHOLE_PX: Final = 900
 _PLAIN: Final[tuple[tuple[type, AnswerKind], ...]] = (
-    (Audit, "audit"), (Portfolio, "portfolio"), (Decision, "policy"),
+    (Audit, "audit"), (Codesign, "codesign"), (Decision, "policy"), (Portfolio, "portfolio"),
+    (SpotAnswer, "spot"),
 )  # fmt: skip
 """Answers whose page is made of their fields, as ``--json`` prints them."""
 

@@ -9,20 +9,21 @@ from weftline.spec.quality import QualityRow
 
 __all__ = ["quality_markdown", "render_quality"]
 
-_HEADER = ("policy", "seen", "perplexity", "needles", "digits", "KL", "same", "predicted",
-           "measured")  # fmt: skip
+_HEADER = ("policy", "seen", "perplexity", "needles", "digits", "KL", "same", "prompt", "token")
 
 
 def _cells(row: QualityRow, dense: QualityRow) -> tuple[str, ...]:
-    def times(speed: float | None) -> str:
-        return "-" if speed is None else f"{speed:.2f}x"
+    def times(predicted: float | None, measured: float | None) -> str:
+        both = ["-" if x is None else f"{x:.2f}x" for x in (predicted, measured)]
+        return "-" if both == ["-", "-"] else " / ".join(both)
 
     worse = row.perplexity / dense.perplexity - 1
     said = f"{row.perplexity:.2f}" + ("" if row is dense else f" ({worse:+.0%})")
     return (
         row.policy, f"{row.density:.1%}", said, f"{row.needles_found} of {row.needles}",
         f"{row.digits_found:.0%}", f"{row.kl_nats:.3f}", f"{row.same_choice:.0%}",
-        times(row.predicted_speed), times(row.measured_speed),
+        times(row.predicted_speed, row.measured_speed),
+        times(row.predicted_decode_speed, row.measured_decode_speed),
     )  # fmt: skip
 
 
@@ -37,8 +38,9 @@ def _about(rows: Sequence[QualityRow]) -> list[str]:
     ]
     timed = next((row for row in rows if row.measured_with), None)
     if timed is not None:
-        said.append("Speed: time to the first token under full attention over that under the "
-                    f"policy; {timed.measured_with}.")  # fmt: skip
+        said.append("Prompt: time to the first token under full attention over that under the "
+                    "policy, predicted / measured; token: the same of a token after it; "
+                    f"{timed.measured_with}.")  # fmt: skip
     return said
 
 

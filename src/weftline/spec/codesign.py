@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from weftline.spec.notebook import Shown
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
@@ -58,7 +60,7 @@ class Iso:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Codesign:
+class Codesign(Shown):
     """Which architecture each chip favours, what one for all costs, and what fragmentation is."""
 
     kind: Literal["codesign"] = "codesign"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from weftline.errors import InputError, UnknownNameError
+from weftline.spec.estimate import Estimate
 from weftline.spec.lifecycle import Lifecycle
 from weftline.spec.parse import Collector
 from weftline.spec.plan import Plan
@@ -89,10 +90,10 @@ def difference(before: AnyPlan, after: AnyPlan) -> Difference:
         kinds = {Plan: "to train", ServePlan: "to serve", Lifecycle: "for a whole life"}
         raise InputError(f"one plan is {kinds[type(before)]} and the other {kinds[type(after)]}",
                          hint="give two of one kind")  # fmt: skip
-    names = [*before.estimates, *(n for n in after.estimates if n not in before.estimates)]
+    first, second = _numbers(before), _numbers(after)
     moved = []
-    for name in names:
-        a, b = before.estimates.get(name), after.estimates.get(name)
+    for name in (*first, *(n for n in second if n not in first)):
+        a, b = first.get(name), second.get(name)
         unit = a.unit if a is not None else b.unit if b is not None else ""
         apart = a is not None and b is not None and (a.high < b.low or b.high < a.low)
         moved.append(Moved(
@@ -104,6 +105,21 @@ def difference(before: AnyPlan, after: AnyPlan) -> Difference:
         of=kind, asked=_changed(_asked(before), _asked(after)),
         chosen=_changed(_chosen(before), _chosen(after)), moved=tuple(moved),
     )  # fmt: skip
+
+
+def _numbers(plan: AnyPlan) -> dict[str, Estimate]:
+    """The estimates of a plan; of a whole life also what leaving its place costs and saves."""
+    found = dict(plan.estimates)
+    for way in plan.leaving if isinstance(plan, Lifecycle) else ():
+        saves, costs = way.stay_usd - way.leave_usd, way.cost_usd
+        found |= {
+            f"leave_for_{way.place}_saves": Estimate(
+                value=saves, unit="USD", low=min(way.low, saves), high=max(way.high, saves),
+                basis="staying less leaving, of the whole life"),
+            f"leave_for_{way.place}_costs": Estimate(
+                value=costs, unit="USD", low=costs, high=costs, basis="the leaving itself"),
+        }  # fmt: skip
+    return found
 
 
 def _asked(plan: AnyPlan) -> dict[str, str]:
@@ -135,6 +151,10 @@ def _chosen(plan: AnyPlan) -> dict[str, str]:
     found: dict[str, str] = {"weftline": plan.weftline, "catalog": plan.catalog_date}
     if isinstance(plan, Lifecycle):
         found |= {f"{s.name} on": s.place for s in plan.stages}
+        found |= {
+            f"leave {way.origin} for {way.place}": f"pays in month {way.month}" if way.pays
+            else "never pays" for way in plan.leaving
+        }  # fmt: skip
         return found | {f"{s.name} as": s.said for s in plan.stages if s.said}
     if isinstance(plan, Plan):
         found |= {"accelerator": plan.cluster.accelerator, "chips": f"{plan.cluster.chips:,}",

@@ -106,7 +106,7 @@ class Portfolio(Shown):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpotAnswer:
+class SpotAnswer(Shown):
     """A job with a deadline on spot chips: the policy beside others, US dollars of one run."""
 
     weftline: str

@@ -39,5 +39,8 @@ class QualityRow:
     predicted_speed: float | None = None
     """Time of a prompt under full attention over that under the policy, by the planner."""
     measured_speed: float | None = None
+    predicted_decode_speed: float | None = None
+    """The same of a token after it."""
+    measured_decode_speed: float | None = None
     measured_with: str = ""
     """What that was timed with."""

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny
 
-from weftline.attention.forecast import PromptTime, prompt_s, rates_of, slowness
+from weftline.attention.forecast import PromptTime, prompt_s, rates_of, slowness, step_s
 from weftline.attention.quality import keep_rows, policy_remarks, quality_rows
 from weftline.attention.speeds import read_times, with_speeds
 from weftline.catalog.machines import CONFIG_DIR_VARIABLE
 from weftline.errors import InputError
 from weftline.model import load_model
 from weftline.report.quality import quality_markdown, render_quality
+from weftline.runtime.quality import timed_here
 from weftline.serve.engine.engines import serves_policy
 from weftline.spec.attention import AttentionPolicy
 from weftline.spec.attention_text import parse_policy
@@ -78,6 +80,37 @@ def test_a_prompt_is_foretold_from_an_engine_that_keeps_the_rule() -> None:
     )
 
 
+def test_a_token_is_foretold_from_steps_after_dense_prompts() -> None:
+    """Steps made from known rates are met exactly: keys read, layers, and choosing."""
+
+    def took(policy: str, tokens: int, keys: float, choosing: float = 0.0) -> PromptTime:
+        inside = 4 * (2e-4 + choosing) + 3e-8 * 4 * keys
+        return PromptTime(tokens=tokens, total_s=1.0, attention_s=0.5, policy=parse_policy(policy),
+                          step_s=inside + 5e-3, step_attention_s=inside)  # fmt: skip
+
+    topk = "topk=4,block=128"
+    rates = rates_of([took("dense", 1024, 1025), took("dense", 2048, 2049),
+                      took(topk, 2048, 3 * 128 + 1, 1e-3)], layers=4, page=128)  # fmt: skip
+    for made in (took("dense", 8192, 8193), took("window=512,sinks=4", 8192, 5 * 128 + 1),
+                 took(topk, 8192, 3 * 128 + 1, 1e-3)):  # fmt: skip
+        assert step_s(rates, made.policy, made.tokens) == pytest.approx(made.step_s, rel=1e-6)
+
+
+def test_prompts_are_timed_here_under_the_policies_that_pages_serve() -> None:
+    """Every policy but merged entries, in pages that the smallest block is made of."""
+    texts = ("dense", "window=64,sinks=4", "topk=25%,block=32,floor=2", "compress=4,local=64")
+    policies = [parse_policy(text) for text in texts]
+    timed = timed_here(tiny("llama"), policies, 512)
+    known = [(row.policy, row.tokens) for row in timed.fitted]
+    assert known == [(policies[0], 128), (policies[0], 256), (policies[2], 256)]
+    assert timed.rates.page == 32
+    for policy in policies[:3]:
+        assert min(timed.seconds(policy, 512) or 0, timed.step(policy, 512) or 0) > 0
+    assert timed.seconds(policies[3], 512) is None
+    with pytest.raises(InputError, match="can be timed"):
+        timed_here(tiny("llama"), policies, 100_000)
+
+
 def test_speeds_stand_beside_quality(tmp_path: Path) -> None:
     rows = [
         {"tokens": n, "policy": p, "layers": 4, "page": 128, "about": "made",
@@ -89,7 +122,7 @@ def test_speeds_stand_beside_quality(tmp_path: Path) -> None:
     ]  # fmt: skip
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    dense, window = with_speeds((DENSE, WINDOW), file)
+    dense, window = with_speeds((DENSE, WINDOW), read_times(file))
     assert dense.predicted_speed == dense.measured_speed == 1.0
     assert window.measured_speed == pytest.approx(1.6)
     assert window.predicted_speed == pytest.approx(8.0 / (4.0 + 4.0 * 0.165), rel=0.01)

@@ -21,7 +21,12 @@ from hypothesis import strategies as st
 
 from weftline.burst import Options, Retention, Store
 from weftline.burst.commit.commits import Commit
-from weftline.burst.errors import CheckpointMissingError, CommitError, MismatchError
+from weftline.burst.errors import (
+    CheckpointMissingError,
+    CommitError,
+    CorruptionError,
+    MismatchError,
+)
 from weftline.burst.log.envelope import seal_twice
 from weftline.burst.log.record import Prepared
 from weftline.burst.nodes.agree import Seen, choose
@@ -30,6 +35,7 @@ from weftline.burst.nodes.meet import JointCommit
 from weftline.burst.nodes.partners import partners
 from weftline.burst.nodes.server import NodeServer
 from weftline.burst.nodes.shares import overtaken, share_id, share_name
+from weftline.burst.nodes.source import NodeSource
 from weftline.burst.read.restore import Loaded
 from weftline.burst.remote.drain import Drainer
 from weftline.burst.remote.objects import Bucket, CredentialsError
@@ -260,6 +266,64 @@ def test_without_copies_the_bucket_is_the_way_back(make: Make, tmp_path: Path) -
         cluster.lose(node)
         cluster.serve(node)
     assert_is(cluster.restore(0, bucket=bucket.as_uri()), 1, 3)
+
+
+def test_the_only_node_that_has_a_share_is_asked_again_when_it_breaks_off(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server is started anew between the choice and the load, as after an upgrade."""
+    cluster = make(2, copies=0)
+    cluster.save(1)
+    for node in (0, 1):
+        cluster.stop(node)
+    nodes = cluster.nodes(0)
+    choice = nodes.choose()
+    cluster.lose(1, disk=False)
+    with Store.open(cluster.root / "disk0", options=SMALL, writer="back") as store:
+        nodes.ready(store, choice)
+        back = threading.Timer(0.5, cluster.serve, [1])
+        back.start()
+        assert_is(store.load(1), 1, 2)
+        back.join()
+        cluster.lose(1, disk=False)
+        monkeypatch.setattr("weftline.burst.nodes.cluster._PATIENCE_S", 0.2)
+        nodes.ready(store, choice)
+        began_s = time.monotonic()
+        with pytest.raises(CorruptionError, match="the peer cannot be used: no connection"):
+            store.load(1)
+        assert time.monotonic() - began_s < 5  # patience is spent once, not on every chunk
+        # What cannot be asked is said, where nothing of the share was had before, too.
+        fresh = cluster.nodes(0)
+        with Store.open(cluster.root / "disk0", options=SMALL, read_only=True) as new:
+            fresh.ready(new, choice)
+            with pytest.raises(CorruptionError, match=r"no source has it: .*no connection"):
+                new.load(1)
+        fresh.close()
+    nodes.close()
+
+
+def test_manifests_of_other_nodes_are_asked_for_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make(4)
+    cluster.save(1)
+    for node in range(4):
+        cluster.stop(node)
+    asked: list[int] = []
+    ask = NodeSource.manifest
+
+    def counting(self: NodeSource, share: Prepared) -> bytes:
+        asked.append(share.rank)
+        return ask(self, share)
+
+    monkeypatch.setattr(NodeSource, "manifest", counting)
+    nodes = cluster.nodes(0)
+    with Store.open(cluster.root / "disk0", options=SMALL, writer="back") as store:
+        nodes.ready(store, nodes.choose(store))
+        assert set(store.tensors(1)) == {f"{k}{r}" for k in ("own", "small") for r in range(4)}
+        assert_is(store.load(1), 1, 4)
+    assert sorted(asked) == [1, 2, 3]
+    nodes.close()
 
 
 def test_what_was_passed_over_is_said(make: Make) -> None:

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -222,8 +222,17 @@ def test_tokens_are_moved_where_they_do_not_lie(small: Lifecycle) -> None:
     assert move.usd == pytest.approx(egress("aws").usd(4e11), rel=1e-9)
 
 
-def test_focus_columns_add_up_and_are_marked_as_a_forecast(small: Lifecycle) -> None:
-    rows = list(csv.DictReader(io.StringIO(focus_csv(small))))
+@pytest.mark.parametrize("version", ["1.2", "1.4"])
+def test_focus_columns_add_up_and_are_marked_as_a_forecast(
+    small: Lifecycle, version: Literal["1.2", "1.4"]
+) -> None:
+    """By the specification's tables: the FinOps foundation's validator runs on later Pythons."""
+    text = focus_csv(small, version)
+    if version == "1.2":  # the rest of a row is the same
+        assert {"ProviderName", "PublisherName"} < set(text.partition("\n")[0].split(","))
+        text = text.replace("ProviderName", "HostProviderName", 1)
+        text = text.replace("PublisherName", "ServiceProviderName", 1)
+    rows = list(csv.DictReader(io.StringIO(text)))
     assert sum(float(r["BilledCost"]) for r in rows) == pytest.approx(
         small.estimates["cost"].value, abs=0.01
     )

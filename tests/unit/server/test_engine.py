@@ -10,9 +10,10 @@ import torch
 from tiny_models import FAMILIES, engine_over, tiny
 
 from weftline.errors import InputError
+from weftline.runtime.server.engine import linear as linears
+from weftline.runtime.server.engine.linear import make_int8, quicken
 from weftline.runtime.server.engine.loop import Busy, Engine
 from weftline.runtime.server.engine.requests import Request, Sampling
-from weftline.runtime.server.engine.weights import make_int8
 
 GREEDY = Sampling(max_tokens=8, temperature=0.0)
 
@@ -203,3 +204,23 @@ def test_int8_weights_lose_little_and_batches_agree() -> None:
     few = teacher_forced(engine_over(model, tokens=7), ids)
     assert 0 < (wide - want).abs().mean() < 0.1 * want.abs().mean()
     assert (wide - few).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_our_products_of_few_rows_are_torchs(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that fill blocks of four and rows that do not, widths of no whole vector, a bias."""
+    monkeypatch.setattr(linears, "_wins", lambda *_: frozenset({1, 4, 8, 16, 32}))
+    plain = torch.nn.Sequential(torch.nn.Linear(70, 37), torch.nn.Linear(37, 9, bias=False))
+    plain = plain.to(dtype)
+    plain.get_output_embeddings = lambda: plain[1]
+    rows = torch.randn(33, 70, dtype=dtype)
+    with torch.inference_mode():
+        wanted = [plain(rows[:n]) for n in range(1, 34)]
+        said = quicken(plain)
+        assert "1, 4, 8, 16, 32 rows" in said
+        assert type(plain[0]) is not torch.nn.Linear
+        off = 1e-5 if dtype == torch.float32 else 2e-2
+        for n, want in enumerate(wanted, 1):
+            assert torch.allclose(plain(rows[:n][None])[0], want, atol=off, rtol=off), n

@@ -57,7 +57,7 @@ def library(source: str, defines: tuple[str, ...] = ()) -> ctypes.CDLL | None:
 
 def _key(tool: str, source: str, flags: tuple[str, ...]) -> str:
     version = subprocess.run([tool, "--version"], capture_output=True, check=False).stdout  # noqa: S603
-    read = [(HERE / name).read_bytes() for name in (f"{source}.cpp", "vectors.h")]
+    read = [path.read_bytes() for path in (HERE / f"{source}.cpp", *sorted(HERE.glob("*.h")))]
     said = [*read, version, _processor().encode(), *(x.encode() for x in OPTIONS)]
     return hashlib.sha256(b"\0".join([*said, *(x.encode() for x in flags)])).hexdigest()[:16]
 

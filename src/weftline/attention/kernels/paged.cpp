@@ -10,91 +10,8 @@
 // a table names is the caller's affair, so a table that leaves pages out is sparse attention.
 //
 // Built with DIM (head size, a multiple of 16) and KV (0 fp32, 1 bf16, 2 int8) defined.
-#include "vectors.h"
-
-constexpr int D = DIM, NV = DIM / W, PANEL = COLS * W;
-static_assert(DIM % 16 == 0, "head sizes are padded to whole vectors");
-
-#if KV == 0
-typedef float kv_t;
-#elif KV == 1
-typedef uint16_t kv_t;
-#else
-typedef int8_t kv_t;
-#endif
-
-// e^x for x <= 0 within 2 units in the last place, 0 where it has no normal number: 2^n times a
-// polynomial of the rest (Cephes).
-static inline vf exp_of(vf given) {
-  vf x = larger(given, all(-87.0f));
-  vf n = x * 1.44269504f + 12582912.0f;
-  vi whole = (vi)n - 0x4B400000;
-  n = n - 12582912.0f;
-  vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  vf y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.0f;
-  y = y * (vf)((whole + 127) << 23);
-  return given < -87.0f ? (vf){} : y;
-}
-
-static inline vf turned(vf x, int by) {
-  vi at;
-  for (int i = 0; i < W; i++) at[i] = (i + by) % W;
-  return __builtin_shuffle(x, at);
-}
-static inline float sum(vf x) {
-  for (int by = W / 2; by; by /= 2) x += turned(x, by);
-  return x[0];
-}
-static inline float most(vf x) {
-  for (int by = W / 2; by; by /= 2) x = larger(x, turned(x, by));
-  return x[0];
-}
-
-// Sums of W vectors as one vector: neighbours are added pair by pair, halving their count.
-static inline vf sums(vf *v) {
-  vi even, odd;
-  for (int i = 0; i < W; i++) { even[i] = 2 * i; odd[i] = 2 * i + 1; }
-  for (int n = W; n > 1; n /= 2)
-    for (int i = 0; i < n / 2; i++)
-      v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) + __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
-  return v[0];
-}
-
-// Keys a decode part reads, rows of a prefill part, keys it weighs at a time (256 bounds a page too).
-constexpr int STRETCH = 2048, TILE_ROWS = 192, BLOCK = 256;
-
-struct Call {
-  const float *q;          // [tokens][heads][D]
-  float *out;              // the same
-  const kv_t *cache;       // [pages][kv][2][page][D]
-  const float *scales;     // [pages][kv][2][page] for int8
-  const int32_t *starts;   // [requests + 1], first query row of each
-  const int32_t *lens;     // [requests], keys
-  const int32_t *tables;   // [requests][width]
-  const float *sinks;      // [heads] logits that only take part in the sum, or null
-  int requests, heads, kv, page, width, window;
-  float scale, softcap;
-};
-
-struct Part {  // queries [from, to) of a request, keys [first, last), one kv head
-  int request, head, from, to, first, last, slot;
-};
-
-static inline const kv_t *keys(const Call &c, int page, int head) {
-  return c.cache + ((size_t)page * c.kv + head) * 2 * c.page * D;
-}
-static inline const float *scale_of(const Call &c, int page, int head) {
-  return c.scales ? c.scales + ((size_t)page * c.kv + head) * 2 * c.page : nullptr;
-}
-static inline void soften(const Call &c, float *s, int n) {
-  if (c.softcap <= 0) return;
-  for (int t = 0; t < n; t++) s[t] = c.softcap * std::tanh(s[t] / c.softcap);
-}
+#include "paged.h"
+#include "paged_matrix.h"
 
 // ---- one query: bandwidth decides, so keys and values are read once, in order ----
 
@@ -143,27 +60,6 @@ static inline void add_values(const kv_t *v, const float *vs, int from, int n, c
     for (int j = 0; j < NV; j++) put(acc + g * D + j * W, a[g][j]);
 }
 
-// Softmax of a row's scores [from, to) joined to what it has; the rest of their vectors becomes 0.
-// `l` gathers the sum by lanes. Returns the factor for the values gathered before.
-static inline float join(float *s, int from, int to, float &m, vf &l) {
-  const int low = from - from % W, high = (to + W - 1) / W * W;
-  for (int t = low; t < from; t++) s[t] = -INFINITY;
-  for (int t = to; t < high; t++) s[t] = -INFINITY;
-  vf top = all(m);
-  for (int t = low; t < high; t += W) top = larger(top, get(s + t));
-  const float peak = most(top);
-  vf total = {};
-  for (int t = low; t < high; t += W) {
-    const vf e = exp_of(get(s + t) - peak);
-    put(s + t, e);
-    total += e;
-  }
-  const float factor = peak == m ? 1 : std::exp(m - peak);
-  m = peak;
-  l = l * factor + total;
-  return factor;
-}
-
 static void decode(const Call &c, const Part &p, float *acc, float *m, float *l) {
   const int group = c.heads / c.kv;
   const int32_t *table = c.tables + (size_t)p.request * c.width;
@@ -171,7 +67,7 @@ static void decode(const Call &c, const Part &p, float *acc, float *m, float *l)
   std::vector<float> room((size_t)group * (D + c.page)), lanes((size_t)group * W);
   float *scaled = room.data(), *s = scaled + (size_t)group * D;
   for (int i = 0; i < group * D; i += W) put(scaled + i, get(q + i) * c.scale), put(acc + i, (vf){});
-  for (int g = 0; g < group; g++) m[g] = -1e30f;
+  for (int g = 0; g < group; g++) m[g] = NONE;
   for (int key = p.first; key < p.last;) {
     const int slot = key / c.page, from = key % c.page, n = std::min(c.page, p.last - slot * c.page);
     const kv_t *k = keys(c, table[slot], p.head), *v = k + (size_t)c.page * D;
@@ -271,25 +167,6 @@ static void pack(const Call &c, const kv_t *k, const float *ks, int n, int at, f
     }
 }
 
-// Scores of a block of keys become weights, row by row; what a row does not see becomes 0.
-static void weigh(const Call &c, float *s, int rows, int group, int here, int keys, float *acc, float *m, float *lanes) {
-  const int whole = (keys + W - 1) / W * W;
-  for (int r = 0; r < rows; r++) {
-    const int at = here + r / group, to = std::min(keys, at + 1);
-    const int from = c.window > 0 ? std::max(0, at - c.window + 1) : 0;
-    float *row = s + (size_t)r * BLOCK;
-    if (to <= from) { std::memset(row, 0, sizeof(float) * whole); continue; }
-    soften(c, row, keys);
-    vf total = get(lanes + r * W);
-    const float factor = join(row, from, to, m[r], total);
-    put(lanes + r * W, total);
-    for (int t = 0; t < from - from % W; t++) row[t] = 0;
-    for (int t = (to + W - 1) / W * W; t < whole; t++) row[t] = 0;
-    if (factor != 1)
-      for (int j = 0; j < D; j += W) put(acc + (size_t)r * D + j, get(acc + (size_t)r * D + j) * factor);
-  }
-}
-
 static void prefill(const Call &c, const Part &p, std::vector<float> &room) {
   const int group = c.heads / c.kv, rows = (p.to - p.from) * group;
   const int32_t *table = c.tables + (size_t)p.request * c.width;
@@ -298,10 +175,9 @@ static void prefill(const Call &c, const Part &p, std::vector<float> &room) {
   float *q = room.data(), *acc = q + (size_t)rows * D, *s = acc + (size_t)rows * D, *kt = s + (size_t)rows * BLOCK;
   float *v = kt + (size_t)BLOCK * D, *lanes = v + (size_t)BLOCK * D, *m = lanes + (size_t)rows * W;
   for (int r = 0; r < rows; r++) {
-    const int token = c.starts[p.request] + p.from + r / group, head = p.head * group + r % group;
-    const float *from = c.q + ((size_t)token * c.heads + head) * D;
+    const float *from = c.q + row_of(c, p, r);
     for (int j = 0; j < D; j += W) put(q + (size_t)r * D + j, get(from + j) * c.scale), put(acc + (size_t)r * D + j, (vf){});
-    m[r] = c.sinks ? c.sinks[head] : -1e30f;
+    m[r] = c.sinks ? c.sinks[p.head * group + r % group] : NONE;
     put(lanes + r * W, (vf){});
     lanes[r * W] = c.sinks ? 1 : 0;
   }
@@ -317,13 +193,14 @@ static void prefill(const Call &c, const Part &p, std::vector<float> &room) {
     for (int k = 0; k < keys_here; k += PANEL)
       multiply(q, D, kt + (size_t)k * D, PANEL, s + k, BLOCK, rows,
                std::min(PANEL, (keys_here - k + W - 1) / W * W), D, false);
-    weigh(c, s, rows, group, before + p.from - base, keys_here, acc, m, lanes);
+    const int whole = (keys_here + W - 1) / W * W;
+    for (int r = 0; r < rows; r++)
+      weigh(c, s + (size_t)r * BLOCK, before + p.from - base + r / group, keys_here, whole, acc + (size_t)r * D, m[r], lanes + r * W);
     for (int j = 0; j < D; j += PANEL)
       multiply(s, BLOCK, v + j, D, acc + j, D, rows, std::min(PANEL, D - j), keys_here, true);
   }
   for (int r = 0; r < rows; r++) {
-    const int token = c.starts[p.request] + p.from + r / group, head = p.head * group + r % group;
-    float *to = c.out + ((size_t)token * c.heads + head) * D;
+    float *to = c.out + row_of(c, p, r);
     const float total = sum(get(lanes + r * W)), one = total > 0 ? 1 / total : 0;
     for (int j = 0; j < D; j += W) put(to + j, get(acc + (size_t)r * D + j) * one);
   }
@@ -334,7 +211,7 @@ static void merge(const Call &c, const Part *p, int count, const float *acc, con
   const int group = c.heads / c.kv;
   for (int g = 0; g < group; g++) {
     const int head = p->head * group + g;
-    float peak = c.sinks ? c.sinks[head] : -1e30f;
+    float peak = c.sinks ? c.sinks[head] : NONE;
     for (int i = 0; i < count; i++) peak = std::max(peak, m[(size_t)i * group + g]);
     float total = c.sinks ? std::exp(c.sinks[head] - peak) : 0;
     float *out = c.out + ((size_t)c.starts[p->request] * c.heads + head) * D;
@@ -375,16 +252,33 @@ extern "C" void weftline_attend(const float *q, float *out, const void *cache, c
       } else
         for (int t = (n - 1) / step * step; t >= 0; t -= step) parts.push_back({r, h, t, std::min(n, t + step), 0, 0, -1});
     }
+#if defined(UNIT)
+  const bool unit = matrix::granted();
+#endif
   std::vector<float> acc((size_t)slots * group * D), m((size_t)slots * group), l((size_t)slots * group);
 #pragma omp parallel if (parts.size() > 1)
   {
     std::vector<float> room;
+#if defined(UNIT)
+    if (unit) matrix::begin();
+#endif
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < parts.size(); i++) {
       const Part &p = parts[i];
+      float *a = acc.data() + (size_t)p.slot * group * D, *peaks = m.data() + (size_t)p.slot * group, *sums = l.data() + (size_t)p.slot * group;
+#if defined(UNIT)
+      if (unit) {
+        if (p.slot < 0) prefill_matrix(c, p, room);
+        else decode_matrix(c, p, a, peaks, sums, room);
+        continue;
+      }
+#endif
       if (p.slot < 0) prefill(c, p, room);
-      else decode(c, p, acc.data() + (size_t)p.slot * group * D, m.data() + (size_t)p.slot * group, l.data() + (size_t)p.slot * group);
+      else decode(c, p, a, peaks, sums);
     }
+#if defined(UNIT)
+    if (unit) matrix::end();
+#endif
   }
   for (size_t i = 0; i < firsts.size(); i++) {
     const Part &p = parts[firsts[i]];

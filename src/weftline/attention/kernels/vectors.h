@@ -52,4 +52,76 @@ static inline vf get(const int8_t *p) {
   return __builtin_convertvector(__builtin_convertvector(*(const vb *)p, vi), vf);
 }
 #endif
+// A number alone, for what is left of a row.
+static inline float one(float x) { return x; }
+static inline float one(int8_t x) { return x; }
+static inline float one(uint16_t x) {
+  const uint32_t bits = (uint32_t)x << 16;
+  float found;
+  std::memcpy(&found, &bits, 4);
+  return found;
+}
 static inline vf larger(vf a, vf b) { return a > b ? a : b; }
+
+// e^x for x <= 0 within 3 units in the last place, 0 where it has no normal number.
+#if defined(__AVX512F__)
+static inline vf exp_of(vf x) {  // 2^n times a polynomial of the rest, |rest| <= 1/2, off by 7.5e-8 at most
+  const __m512 t = (__m512)(x * 1.44269504f), n = _mm512_roundscale_ps(t, 8);
+  const vf r = (vf)_mm512_sub_ps(t, n);
+  vf y = r * 1.32765e-3f + 9.67554e-3f;
+  y = y * r + 5.550713e-2f;
+  y = y * r + 2.402212e-1f;
+  y = y * r + 6.9314697e-1f;
+  y = y * r + 1.00000007f;
+  return (vf)_mm512_scalef_ps((__m512)y, n);
+}
+#else
+// 2^n times a polynomial of the rest (Cephes).
+static inline vf exp_of(vf given) {
+  vf x = larger(given, all(-87.0f));
+  vf n = x * 1.44269504f + 12582912.0f;
+  vi whole = (vi)n - 0x4B400000;
+  n = n - 12582912.0f;
+  vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vf y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.0f;
+  y = y * (vf)((whole + 127) << 23);
+  return given < -87.0f ? (vf){} : y;
+}
+#endif
+
+// The places are constants, so that a turn is one instruction.
+template <int BY>
+static inline vf turned(vf x) {
+  vi at;
+#pragma GCC unroll 16
+  for (int i = 0; i < W; i++) at[i] = (i + BY) % W;
+  return __builtin_shuffle(x, at);
+}
+template <int BY = W / 2>
+static inline vf sums_everywhere(vf x) {
+  x += turned<BY>(x);
+  if constexpr (BY > 1) x = sums_everywhere<BY / 2>(x);
+  return x;
+}
+template <int BY = W / 2>
+static inline vf most_everywhere(vf x) {
+  x = larger(x, turned<BY>(x));
+  if constexpr (BY > 1) x = most_everywhere<BY / 2>(x);
+  return x;
+}
+static inline float sum(vf x) { return sums_everywhere(x)[0]; }
+
+// Sums of W vectors as one vector: neighbours are added pair by pair, halving their count.
+static inline vf sums(vf *v) {
+  vi even, odd;
+  for (int i = 0; i < W; i++) { even[i] = 2 * i; odd[i] = 2 * i + 1; }
+  for (int n = W; n > 1; n /= 2)
+    for (int i = 0; i < n / 2; i++)
+      v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) + __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
+  return v[0];
+}

@@ -90,7 +90,13 @@ class View:
         self.commits = Commits(files, f"{root}/commits")
         self.writers_folder = f"{root}/writers"
         self._indexes: dict[str, Index] = {}
+        self._afar: dict[tuple[str, str, int, bytes], RankManifest] = {}
         self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the sources, whose connections end with their last user, and of what came."""
+        self.sources = ()
+        self._afar.clear()
 
     def index(self, writer: str, *, fresh: bool = False) -> Index:
         """The index of a writer; ``fresh`` reads it anew."""
@@ -148,20 +154,15 @@ class View:
                 gone, rebuilt = error, None
             if rebuilt is not None:
                 return rebuilt
-        for source in self.sources:
-            try:
-                data = source.manifest(rank)
-                remote = RankManifest.decode(data, path=f"{source.name}: manifest")
-            except (KeyError, FileNotFoundError, BurstError):
-                continue
-            if remote.seal.digest == rank.digest:
-                return remote
+        remote, why = self._manifest_afar(rank)
+        if remote is not None:
+            return remote
         if gone is not None:
             raise gone
         if not self.is_local(rank):
             raise CorruptionError(
-                f"rank {rank.rank} was saved on another node and no source has it", file=folder,
-                step=commit.step,
+                f"rank {rank.rank} was saved on another node and no source has it{why}",
+                file=folder, step=commit.step,
                 hint="give that node, one that keeps its copies, or the object store as a source",
             )  # fmt: skip
         self.check_stands(commit.step, rank.writer, rank.save_id)
@@ -175,6 +176,34 @@ class View:
             step=commit.step,
             hint="`burst verify --repair` rebuilds it from the segments",
         )
+
+    def _manifest_afar(self, rank: Prepared) -> tuple[RankManifest | None, str]:
+        """A rank's manifest from the first source that has it whole, or why the last had not.
+
+        What came is kept: a load asks for it once to see what there is, and once to read.
+        """
+        key = (rank.store_id, rank.writer, rank.save_id, rank.digest)
+        with self._lock:
+            kept = self._afar.get(key)
+        if kept is not None:
+            return kept, ""
+        why = ""
+        for source in self.sources:
+            try:
+                data = source.manifest(rank)
+                remote = RankManifest.decode(data, path=f"{source.name}: manifest")
+            except (KeyError, FileNotFoundError):
+                continue
+            except BurstError as error:
+                why = f": {error.where}: {error.what}" if error.where else f": {error.what}"
+                continue
+            if remote.seal.digest == rank.digest:
+                with self._lock:
+                    if any(m.seal.step != rank.step for m in self._afar.values()):
+                        self._afar.clear()
+                    self._afar[key] = remote
+                return remote, ""
+        return None, why
 
     def check_stands(self, step: int, writer: str, save_id: int) -> None:
         """Raise CheckpointMissingError when no commit record of ``step`` names this save any more.

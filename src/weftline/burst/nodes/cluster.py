@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -28,7 +29,11 @@ from weftline.burst.nodes.partners import partners
 from weftline.burst.nodes.shares import ShareCopier, share_id
 from weftline.burst.nodes.source import NodeSource
 from weftline.burst.remote.checkpoints import RemoteSource, open_objects
-from weftline.burst.remote.objects import RemoteError
+from weftline.burst.remote.objects import (
+    CredentialsError,
+    ObjectMissingError,
+    RemoteError,
+)
 from weftline.burst.remote.peers import PeerObjects
 from weftline.burst.store import Store
 from weftline.errors import InputError
@@ -51,6 +56,8 @@ NODES_VARIABLE: Final = "WEFTLINE_BURST_NODES"
 _NODE: Final = re.compile(r"(?:peer://)?(?P<host>[^/@\s]+?)(?P<port>:\d+)?(?:@(?P<domain>\S+))?")
 _TRIES: Final = 2
 """Connections to a node before another is asked: a node that is gone must not hold up the rest."""
+_PATIENCE_S: Final = 20.0
+"""So long the only nodes that have a share are asked for it again when they break off."""
 _ASKING: Final = 16
 """Nodes that are asked at once."""
 
@@ -164,9 +171,10 @@ class Nodes:
         """
         own = self.urls[self.mine]
         urls = sorted(self.urls, key=lambda u: u != own)
-        found: list[Source] = [self.node(u) for u in urls]
+        of = {u: self.node(u) for u in urls}
+        found: list[Source] = list(of.values())
         if choice is not None:
-            found = [_Holders(choice, {u: self.node(u) for u in urls})]
+            found = [_Holders(choice, of, bucket=self.bucket is not None)]
         if self.bucket is not None:
             found.append(self.objects(self.bucket))
         return found
@@ -198,8 +206,12 @@ class _Holders:
 
     name = "nodes"
 
-    def __init__(self, choice: Choice, nodes: Mapping[str, NodeSource]) -> None:
+    def __init__(
+        self, choice: Choice, nodes: Mapping[str, NodeSource], *, bucket: bool = False
+    ) -> None:
         self._choice = choice
+        self._patience_s = 0.0 if bucket else _PATIENCE_S
+        self._broken_since_s: dict[int, float] = {}
         self._of = {
             rank: [nodes[u] for u in nodes if u in places]
             for rank, places in choice.holders.items()
@@ -222,15 +234,43 @@ class _Holders:
         return self._first(share, lambda node: node.fetch_into(share, records, outs))
 
     def _first(self, share: Prepared, ask: Callable[[NodeSource], T]) -> T:
-        """The first answer of a node that has this share. Raises KeyError where none answers."""
+        """The first answer of a node that has this share.
+
+        Where no bucket is behind them, nodes that broke off are all there is: they are asked again
+        until none has answered for ``_PATIENCE_S``, as one that is started anew needs. Raises
+        KeyError where no node has the share, and the last node's RemoteError where none answers.
+        """
         if share_id(share) != share_id(self._choice.commit.ranks[share.rank]):
             raise KeyError(f"rank {share.rank} of another checkpoint")
-        for node in self._of.get(share.rank, ()):
-            try:
-                return ask(node)
-            except (KeyError, BurstError):
-                continue
-        raise KeyError(f"no node has rank {share.rank} of step {share.step}")
+        pause_s = 0.1
+        while True:
+            broken: RemoteError | None = None
+            for node in self._of.get(share.rank, ()):
+                try:
+                    answer = ask(node)
+                except CredentialsError:
+                    raise
+                except (KeyError, ObjectMissingError):
+                    continue
+                except RemoteError as error:
+                    broken = error.with_traceback(None)  # which would hold this frame
+                except BurstError:
+                    continue
+                else:
+                    self._broken_since_s.pop(share.rank, None)
+                    return answer
+            if broken is None:
+                raise KeyError(f"no node has rank {share.rank} of step {share.step}")
+            now_s = time.monotonic()
+            if now_s - self._broken_since_s.setdefault(share.rank, now_s) >= self._patience_s:
+                try:
+                    raise broken
+                finally:
+                    del broken
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
+            for node in self._of[share.rank]:
+                node.node.ask_again()
 
 
 def choose_from(urls: Sequence[str], step: int | None = None) -> tuple[Choice, list[Source]]:

@@ -168,7 +168,10 @@ class HealingFetch:
             try:
                 if source.fetch_into(rank, [record_id(rank, chunk)], [data]) != [chunk.hash]:
                     continue
-            except (KeyError, FileNotFoundError, BurstError):
+            except (KeyError, FileNotFoundError):
+                continue
+            except BurstError as error:
+                what += f"; {error.where or source.name}: {error.what}"
                 continue
             if self._here(piece):
                 self.repaired.append(

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -157,13 +158,16 @@ class StoreReader:
         raise self.view.commits.missing(step)
 
     def manifests(self, commit: Commit, ranks: Iterable[int] | None = None) -> list[RankManifest]:
-        """The manifests of a checkpoint's ranks (all by default). Raises CorruptionError."""
+        """The manifests of a checkpoint's ranks (all by default). Raises CorruptionError.
+
+        Those of other nodes are asked for side by side: one after the other, each waits for a
+        journey there and back.
+        """
         wanted = None if ranks is None else set(ranks)
-        return [
-            self.view.manifest(commit, r)
-            for r in commit.ranks
-            if wanted is None or r.rank in wanted
-        ]
+        chosen = [r for r in commit.ranks if wanted is None or r.rank in wanted]
+        if sum(not self.view.is_local(r) for r in chosen) < 2:
+            return [self.view.manifest(commit, r) for r in chosen]
+        return list(self.io_pool.map(partial(self.view.manifest, commit), chosen))
 
     def tensors(self, step: int | None = None) -> dict[str, TensorInfo]:
         """What a checkpoint holds, by name."""

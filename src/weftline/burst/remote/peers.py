@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import xxhash
 
 from weftline.burst.commit.view import STREAMS
-from weftline.burst.errors import BurstError
 from weftline.burst.remote import wire
 from weftline.burst.remote.objects import (
     BucketCounters,
@@ -71,6 +70,7 @@ class PeerObjects:
         self._secret = secret
         self._idle: list[Channel] = []
         self._down_until_s = 0.0
+        self._down_why = ""
         self._lock = threading.Lock()
         self._streams = threading.BoundedSemaphore(STREAMS)
 
@@ -208,9 +208,13 @@ class PeerObjects:
 
         return self._asking(once, name)
 
+    def ask_again(self) -> None:
+        """Ask this peer though it did not answer a moment ago: nobody else has what is wanted."""
+        self._down_until_s = 0.0
+
     def _asking(self, once: Callable[[Channel], T], name: str) -> T:
         """``once`` over a connection, again over a new one where it broke."""
-        last: Exception | None = None
+        why = ""
         for attempt in range(self._tries if time.monotonic() >= self._down_until_s else 0):
             if attempt:
                 self.counters.retries += 1
@@ -219,13 +223,15 @@ class PeerObjects:
                 with self._connected() as channel:
                     return once(channel)
             except WireError as error:
-                last = error
+                why = error.what
             except CredentialsError as error:
                 error.where = error.where or self.url
                 raise
-        if last is not None:
+        if why:
             self._down_until_s = time.monotonic() + DOWN_S
-        why = last.what if isinstance(last, BurstError) else "it did not answer a moment ago"
+            self._down_why = why
+        else:
+            why = f"{self._down_why}, a moment ago"
         raise RemoteError(
             f"the peer cannot be used: {why}",
             where=f"{self.url}/{name}",

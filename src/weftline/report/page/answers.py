@@ -17,7 +17,10 @@ __all__ = ["page_of"]
 _PAGES: Final[Mapping[AnswerKind, tuple[str, str]]] = {
     "collective": ("collective", "collective_page"),
     "burst-advice": ("saving", "saving_page"),
+    "codesign": ("codesign", "codesign_page"),
     "comparison": ("comparison", "comparison_page"),
+    "difference": ("difference", "difference_page"),
+    "spot": ("spot", "spot_page"),
     "audit": ("audit", "audit_page"),
     "policy": ("decision", "decision_page"),
     "policy-verified": ("decision", "decision_page"),

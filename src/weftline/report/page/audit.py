@@ -13,6 +13,13 @@ from weftline.units import format_number
 
 __all__ = ["audit_page"]
 
+_SAID: Final = {
+    "holds": ("holds", "hold"), "fails": ("fails", "fail"),
+    "conditional": ("holds on a condition", "hold on a condition"),
+    "undecidable": ("cannot be decided", "cannot be decided"),
+    "arithmetic": ("is arithmetic", "are arithmetic"),
+}  # fmt: skip
+"""Verdict -> how a sentence says it of one claim, of several."""
 _MEANS: Final = {
     "holds": "recomputed, within the claim",
     "fails": "recomputed, outside of it",
@@ -26,7 +33,7 @@ def audit_page(answer: Mapping[str, Any]) -> Page:
     """The page of ``audit --json``. Raises KeyError where a field lacks."""
     audited = answer["audited"]
     count = Counter(a["verdict"] for a in audited)
-    said = ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v])
+    said = ", ".join(f"{count[v]} {_SAID[v][count[v] > 1]}" for v in VERDICTS if count[v])
     made = "chips nobody sells: " + ", ".join(answer["hypothetical"])
     first = audited[0]
     headline = f"{len(audited)} published claims recomputed: {said}"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from weftline.report.collective import PARTS
 from weftline.report.page.chart import Chart, Page, Section, Table
-from weftline.report.page.parts import stacked
+from weftline.report.page.parts import capital, stacked
 from weftline.units import format_bytes, format_duration, format_rate
 
 __all__ = ["collective_page"]
@@ -23,7 +23,7 @@ def collective_page(answer: dict[str, Any]) -> Page:
     band = "" if low is None else f", {format_duration(low)} to {format_duration(high)}"
     return Page(
         title=f"weftline: {answer['collective']} on {network['name']}",
-        headline=f"{answer['collective']} of {size} on {network['name']}: "
+        headline=f"{capital(answer['collective'])} of {size} on {network['name']}: "
                  f"{format_duration(answer['time_s'])}{band}",
         lead=(
             f"{network['chips']:,} chips, {network['links']:,} links; {answer['algorithm']} in "
@@ -95,7 +95,8 @@ def _links(answer: dict[str, Any]) -> Section | None:
                    for c in links["classes"]))  # fmt: skip
     hot = answer["busiest_link"]
     title = "No link is used" if hot is None else (
-        f"{hot['from']} to {hot['to']} is the busiest link: {hot['busy_share']:.0%} of the time"
+        f"{capital(hot['from'])} to {hot['to']} is the busiest link: "
+        f"{hot['busy_share']:.0%} of the time"
     )  # fmt: skip
     shape, load = answer["network"]["shape"], links["map"]
     if load and shape and len(load) <= _MOST_CELLS:
@@ -128,7 +129,9 @@ def _slices(shape: list[int], load: list[float]) -> dict[str, Any]:
         says[cell] = f"chip {chip}"
     return {"columns": columns, "values": values, "says": says, "max": max(1.0, *load), "unit": "1",
             "column_names": [str(i % inner) for i in range(columns)],
-            "row_names": [str(i) for i in range(rows)]}  # fmt: skip
+            "row_names": [str(i) for i in range(rows)], "y_name": "first axis",
+            "x_name": "second axis" if slices == 1 else
+                      f"second axis, {slices} slices of the others side by side"}  # fmt: skip
 
 
 def _basis(answer: dict[str, Any]) -> Section | None:

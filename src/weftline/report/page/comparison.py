@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from weftline.report.page.chart import Chart, Page, Section, Table
+from weftline.report.page.parts import capital
 from weftline.report.training import amount
 
 __all__ = ["comparison_page"]
@@ -48,7 +49,7 @@ def comparison_page(answer: Mapping[str, Any]) -> Page:
 
 def _pairs(unit: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
     off = max(rows, key=lambda r: abs(r["measured"] - r["predicted"]))
-    title = f"{off['name'].strip()} differs most: {amount(off['measured'], unit)} for " + (
+    title = f"{capital(off['name'].strip())} differs most: {amount(off['measured'], unit)} for " + (
         f"{amount(off['predicted'], unit)}"
     )
     return Chart(

@@ -29,6 +29,9 @@ MOST_BYTES: Final = 1_500_000
 
 _EMPTY: Final = {"th": "what", "td": ""}
 """A reader of the screen needs a name for every column."""
+_CARD_COLUMNS: Final = 5
+_CARD_LETTERS: Final = 30
+"""On a phone, tables of few columns whose last one is prose become a card a row."""
 
 
 class Markup(str):
@@ -118,7 +121,7 @@ def _main(page: Page, names: dict[int, str], prefix: str, top: int) -> list[Mark
 
 
 def _section(section: Section, name: str, names: dict[int, str], level: int) -> Markup:
-    said = [_tag("ul", *(_tag("li", text) for text in section.says), class_="says")]
+    said = [_tag("ul", *(_tag("li", *_coded(text)) for text in section.says), class_="says")]
     return _tag(
         "section",
         _tag(f"h{level}", section.title, id=name),
@@ -136,20 +139,24 @@ def _figure(chart: Chart, name: str, level: int) -> Markup:
         _tag(f"h{level}", chart.title, id=f"{name}-title"),
         _tag("div", id=name, class_=f"chart {chart.size}".strip(), role="img",
              aria_label=f"{chart.title}. The table below has the numbers."),
-        _tag("figcaption", chart.note) if chart.note else "",
+        _tag("figcaption", *_coded(chart.note)) if chart.note else "",
         _tag("details", _tag("summary", "Table"), _table(chart.table, chart.title, 0)),
     )  # fmt: skip
 
 
 def _table(table: Table, of: str, number: int) -> Markup:
+    last = max((len(row[-1]) for row in table.rows if row), default=0)
+    cards = 2 < len(table.columns) <= _CARD_COLUMNS and last > _CARD_LETTERS
+
     def cells(kind: str, row: tuple[str, ...]) -> list[Markup]:
-        scope = {"scope": "col"} if kind == "th" else {}
+        own = {"scope": "col", "role": "columnheader"} if kind == "th" else {"role": "cell"}
         return [
             _tag(
                 kind,
-                text or _EMPTY[kind],
+                *_coded(text or _EMPTY[kind]),
                 **({"class_": "right"} if i in table.right else {}),
-                **scope,
+                **({"data_of": table.columns[i]} if cards and kind == "td" and i else {}),
+                **own,
             )
             for i, text in enumerate(row)
         ]
@@ -158,12 +165,22 @@ def _table(table: Table, of: str, number: int) -> Markup:
     return _tag(
         "div",
         _tag("table",
-             _tag("thead", _tag("tr", *cells("th", table.columns))),
-             _tag("tbody", *(_tag("tr", *cells("td", row)) for row in table.rows))),
+             _tag("thead", _tag("tr", *cells("th", table.columns), role="row"), role="rowgroup"),
+             _tag("tbody", *(_tag("tr", *cells("td", row), role="row") for row in table.rows),
+                  role="rowgroup"),
+             role="table", **({"class_": "cards"} if cards else {})),
         _tag("p", more, class_="quiet") if more else "",
         class_="wide", tabindex="0", role="region",
         aria_label=f"Table: {of}" + (f", {number + 1}" if number else ""),
     )  # fmt: skip
+
+
+def _coded(text: str) -> list[str]:
+    """The text in pieces, what stands between backticks as code."""
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:  # one is alone: it means nothing
+        return [text]
+    return [_tag("code", piece) if i % 2 else piece for i, piece in enumerate(pieces)]
 
 
 def _tag(name: str, *children: str, **attributes: str) -> Markup:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from weftline.report.page.chart import Chart, Page, Section, Table
-from weftline.report.page.parts import calendar, made_by
+from weftline.report.page.leaving import leaving_section, portable_section
+from weftline.report.page.parts import calendar, capital, made_by
 from weftline.spec import Estimate
 from weftline.spec.lifecycle import Lifecycle
 from weftline.units import format_count, format_duration, format_mass, format_usd
@@ -15,6 +16,8 @@ __all__ = ["lifecycle_page"]
 
 _SWINGS: Final = 12
 _LINES: Final = 80
+_EVEN: Final = 0.99
+"""Of the dearest month, from which on none stands out."""
 _LEAST_SHARE: Final = 0.002
 """Of the total, below which a part of a stage has no ribbon of its own."""
 
@@ -22,12 +25,13 @@ _LEAST_SHARE: Final = 0.002
 def lifecycle_page(life: Lifecycle) -> Page:
     """The page of one ``plan lifecycle``."""
     cost, best = life.estimates["cost"], life.ways[0]
+    count = "one stage" if len(life.stages) == 1 else f"{len(life.stages)} stages"
     return Page(
         title=f"weftline: the life of {life.model}",
         headline=f"{life.model}, {best.name}: {format_usd(cost.value)} "
                  f"({format_usd(cost.low)} to {format_usd(cost.high)})",
         lead=(
-            f"From {life.start}, {len(life.stages)} stages; objective {life.objective}. Bands are "
+            f"From {life.start}, {count}; objective {life.objective}. Bands are "
             f"the 5th and 95th percentile of {life.samples:,} samples (seed {life.seed}), whose "
             f"mean is {format_usd(life.mean_usd)}; in closed form "
             f"{format_usd(life.analytic_mean_usd)}.",
@@ -35,7 +39,7 @@ def lifecycle_page(life: Lifecycle) -> Page:
         sections=tuple(filter(None, (
             Section(title="The answer", says=life.why, tables=(_numbers(life.estimates),)),
             _ways(life), _stages(life), _money(life), _months(life), _drivers(life),
-            _leaving(life), _lines(life), _without(life),
+            leaving_section(life), portable_section(life), _lines(life), _without(life),
         ))),
         made=made_by(life.weftline, life.catalog_date),
     )  # fmt: skip
@@ -68,10 +72,10 @@ def _numbers(estimates: Mapping[str, Estimate]) -> Table:
 
 def _ways(life: Lifecycle) -> Section:
     best, *others = life.ways
-    title = f"{best.name} costs least"
+    title = f"{capital(best.name)} costs least"
     if others:
         title = (
-            f"{best.name}: cheapest in {best.cheapest_share:.0%} of the samples; "
+            f"{capital(best.name)}: cheapest in {best.cheapest_share:.0%} of the samples; "
             f"{others[0].name} costs {others[0].usd / best.usd:.2f} times as much"
         )
     chart = Chart(
@@ -94,7 +98,7 @@ def _stages(life: Lifecycle) -> Section:
     size, unit = calendar([s.starts_s + s.lasts_s for s in life.stages])
     longest = max(life.stages, key=lambda s: s.lasts_s)
     chart = Chart(
-        title=f"{longest.name} lasts {format_duration(longest.lasts_s)}", kind="gantt",
+        title=f"{capital(longest.name)} lasts {format_duration(longest.lasts_s)}", kind="gantt",
         size="short" if len(life.stages) < 4 else "",
         data={"name": f"{unit} from the start", "unit": "",
               "until": max(s.starts_s + s.lasts_s for s in life.stages) / size,
@@ -143,8 +147,12 @@ def _months(life: Lifecycle) -> Section | None:
     if len(life.months) < 2:
         return None
     dearest = max(life.months, key=lambda m: m.usd)
+    cheapest = min(life.months, key=lambda m: m.usd)
+    title = f"Month {dearest.month + 1} is the dearest: {format_usd(dearest.usd)}"
+    if cheapest.usd > _EVEN * dearest.usd:
+        title = f"Every month costs about as much: {format_usd(dearest.usd)}"
     chart = Chart(
-        title=f"Month {dearest.month + 1} is the dearest: {format_usd(dearest.usd)}", kind="line",
+        title=title, kind="line",
         data={"x": {"name": f"month from {life.start}", "unit": ""},
               "y": {"name": "US dollars a month", "unit": "USD", "min": 0},
               "series": [{"name": "cost", "points": [[m.month + 1, m.usd] for m in life.months]}],
@@ -165,7 +173,7 @@ def _drivers(life: Lifecycle) -> Section | None:
     if swings:
         first, now = swings[0], life.estimates["cost"].value
         charts = (Chart(
-            title=f"{first.driver} drives it most: {format_usd(first.low_usd)} to "
+            title=f"{capital(first.driver)} drives it most: {format_usd(first.low_usd)} to "
                   f"{format_usd(first.high_usd)}",
             kind="range", size="" if len(swings) > 3 else "short",
             data={"x": {"name": "cost of the whole life", "unit": "USD"},
@@ -181,38 +189,6 @@ def _drivers(life: Lifecycle) -> Section | None:
     if not charts and not life.flips:
         return None
     return Section(title="What drives it, what would flip it", charts=charts, says=life.flips)
-
-
-def _leaving(life: Lifecycle) -> Section | None:
-    """Leaving a place: the cost of the whole life by the month of leaving, and what that costs."""
-    if not life.leaving:
-        return None
-    best = life.leaving[0]
-    title = (
-        f"Leaving {best.origin} for {best.place} in month {best.month} saves "
-        f"{format_usd(best.stay_usd - best.leave_usd)}"
-        if best.pays else f"Leaving {best.origin} never pays"
-    )  # fmt: skip
-    months = max(len(w.by_month) for w in life.leaving)
-    chart = Chart(
-        title=title, kind="line",
-        data={"x": {"name": "month of serving in which one leaves", "unit": ""},
-              "y": {"name": "cost of the whole life", "unit": "USD", "min": 0},
-              "series": [
-                  {"name": f"stay on {best.origin}",
-                   "points": [[best.first_month, best.stay_usd],
-                              [best.first_month + months - 1, best.stay_usd]]},
-                  *({"name": f"for {w.place}",
-                     "points": [[w.first_month + i, v]
-                                for i, v in enumerate(w.by_month)]} for w in life.leaving)],
-              "marks": []},
-        table=Table(
-            columns=("for", "what is paid", "US dollars", "how", "rests on"), right=frozenset({2}),
-            rows=tuple((w.place, x.part, format_usd(x.usd), x.formula, x.basis)
-                       for w in life.leaving for x in w.costs)),
-        note="Months count from the start of serving; costs of leaving are at the month shown.",
-    )  # fmt: skip
-    return Section(title=f"What binds to {best.origin}", charts=(chart,))
 
 
 def _lines(life: Lifecycle) -> Section:

@@ -11,7 +11,8 @@ from weftline.units import format_duration, format_number
 
 __all__ = ["load_section"]
 
-_NAMES: Final = {"ttft": "first token", "tpot": "a token", "e2e": "last token"}
+_NAMES: Final = {"ttft": "time to first token", "tpot": "time per output token",
+                 "e2e": "time to last token"}  # fmt: skip
 
 
 def load_section(plan: ServePlan) -> Section | None:
@@ -64,15 +65,19 @@ def _spreads(plan: ServePlan) -> list[Chart]:
         marks = []
         if metric in limits:
             limit, share = limits[metric]
-            marks = [{"at": limit, "name": "limit"}, {"at": share, "name": "of them", "axis": "y"}]
+            marks = [
+                {"at": limit, "name": "limit"},
+                {"at": share, "name": f"{share:.0%} of the requests", "axis": "y"},
+            ]
             within = max((s for s, seconds in curve if seconds <= limit), default=0.0)
+            said = "All" if within >= curve[-1][0] else f"{within:.0%} of"
             title = (
-                f"{_NAMES[metric].capitalize()}: {within:.0%} of requests within the "
-                f"{format_duration(limit)} allowed, {format_duration(median)} in the median"
+                f"{said} requests keep the {format_duration(limit)} of {_NAMES[metric]} allowed; "
+                f"{format_duration(median)} in the median"
             )
         charts.append(Chart(
             title=title, kind="line",
-            data={"x": {"name": "seconds", "unit": "s", "log": True},
+            data={"x": {"name": _NAMES[metric], "unit": "s", "log": True},
                   "y": {"name": "share of the requests", "unit": "1", "min": 0, "max": 1},
                   "series": [{"name": _NAMES[metric],
                               "points": [[s, share] for share, s in curve if s > 0]}],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from weftline.report.page.chart import Chart, Page, Section, Table
+from weftline.report.page.parts import capital
 from weftline.units import format_usd
 
 __all__ = ["portfolio_page"]
@@ -39,7 +40,7 @@ def portfolio_page(answer: Mapping[str, Any]) -> Page:
 def _ways(answer: Mapping[str, Any]) -> Section:
     ways = sorted(answer["policies"], key=lambda p: p["out_of_sample_usd"])
     best, *others = ways
-    title = f"{best['name']} costs least"
+    title = f"{capital(best['name'])} costs least"
     if others:
         title += f"; {others[0]['name']} costs {others[0]['regret']:.1%} more"
     chart = Chart(
@@ -63,7 +64,7 @@ def _signed(answer: Mapping[str, Any]) -> Section:
     offers = list(dict.fromkeys(b["offer"] for b in bought))
     rows = [f"{b['offer']}, {b['chips']:,} chips" for b in bought]
     chart = Chart(
-        title=f"{most['offer']} is the dearest commitment: {format_usd(most['usd'])} for "
+        title=f"{capital(most['offer'])} is the dearest commitment: {format_usd(most['usd'])} for "
               f"{most['chips']:,} chips",
         kind="gantt", size="" if len(rows) > 3 else "short",
         data={"name": "quarter", "unit": "", "until": answer["quarters"], "rows": rows,

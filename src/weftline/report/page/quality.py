@@ -9,6 +9,8 @@ from weftline.report.page.chart import Chart, Page, Section, Table
 
 __all__ = ["quality_page"]
 
+_SPEEDS = ("predicted_speed", "measured_speed", "predicted_decode_speed", "measured_decode_speed")
+
 
 def quality_page(answer: Mapping[str, Any]) -> Page:
     """The page of ``quality --json``; the first row is full attention. Raises KeyError."""
@@ -21,13 +23,13 @@ def quality_page(answer: Mapping[str, Any]) -> Page:
     )  # fmt: skip
     table = Table(
         columns=("policy", "seen", "perplexity", "facts found", "digits", "KL, nats",
-                 "same choice", "predicted speed", "measured speed"),
-        right=frozenset(range(1, 9)),
+                 "same choice", "prompt, predicted", "measured", "token, predicted", "measured"),
+        right=frozenset(range(1, 11)),
         rows=tuple(
             (r["policy"], f"{r['density']:.1%}", f"{r['perplexity']:.2f}",
              f"{r['needles_found']} of {r['needles']}", f"{r['digits_found']:.0%}",
-             f"{r['kl_nats']:.3f}", f"{r['same_choice']:.0%}", _times(r["predicted_speed"]),
-             _times(r["measured_speed"])) for r in rows),
+             f"{r['kl_nats']:.3f}", f"{r['same_choice']:.0%}",
+             *(_times(r.get(name)) for name in _SPEEDS)) for r in rows),
     )  # fmt: skip
     found = Chart(
         title=title, kind="bars", size="tall" if len(rows) > 5 else "", table=table,

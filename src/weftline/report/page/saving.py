@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weftline.report.page.chart import Chart, Page, Section, Table
-from weftline.report.page.parts import stacked
+from weftline.report.page.parts import capital, stacked
 from weftline.units import format_bytes, format_duration, format_rate
 
 __all__ = ["saving_page"]
@@ -36,8 +36,8 @@ def saving_page(answer: dict[str, Any]) -> Page:
         ),
     )  # fmt: skip
     chart = Chart(
-        title=f"{best['name']} keeps {schedule['goodput']:.1%} of the time; {worst['name']} "
-              f"{worst['schedule']['goodput']:.1%}",
+        title=f"{capital(best['name'])} keeps {schedule['goodput']:.1%} of the time; "
+              f"{worst['name']} {worst['schedule']['goodput']:.1%}",
         kind="stack", data=stacked(rows, "share of wall time", "1") | {"max": 1}, table=table,
         note=f"A failure every {format_duration(answer['mtbf_s'])}: {answer['mtbf_basis']}.",
     )  # fmt: skip

@@ -16,7 +16,8 @@ from weftline.units import format_bytes, format_count, format_duration, format_n
 __all__ = ["serving_page"]
 
 _RANKED: Final = 60
-_NAMES: Final = {"ttft": "first token", "tpot": "a token", "e2e": "last token"}
+_NAMES: Final = {"ttft": "Time to first token", "tpot": "Time per output token",
+                 "e2e": "Time to last token"}  # fmt: skip
 
 
 def serving_page(plan: ServePlan) -> Page:
@@ -72,7 +73,7 @@ def _winners(plan: ServePlan) -> Section:
     points = [
         _cost_point(c, name, "the answer" if i == 0 else
                     "keeps the targets" if c.meets else "misses a target")
-        for i, c in enumerate((*plan.ranking, *plan.pareto))
+        for i, c in enumerate(_once(plan))
         if name is not None and c.usd_per_hour is not None and name in c.reached
     ]  # fmt: skip
     if not points or name is None:
@@ -91,6 +92,15 @@ def _winners(plan: ServePlan) -> Section:
         note="Fleets as simulated on the demand; down and left is better.",
     )  # fmt: skip
     return Section(title="Which fleet wins", charts=(chart,))
+
+
+def _once(plan: ServePlan) -> list[ServeCandidate]:
+    """Ranked fleets and those of the front, each once, the answer first."""
+    found: list[ServeCandidate] = []
+    for c in (*plan.ranking, *plan.pareto):
+        if not any(c.fleet == f.fleet and c.usd_per_hour == f.usd_per_hour for f in found):
+            found.append(c)
+    return found
 
 
 def _cost_point(c: ServeCandidate, name: str, group: str) -> dict[str, object]:
@@ -120,7 +130,7 @@ def _targets(plan: ServePlan) -> Section | None:
                      f"{format_duration(e.high)}")  # fmt: skip
         charts.append(Chart(
             title=title, kind="range", size="short",
-            data={"x": {"name": "seconds", "unit": "s", "log": True}, "rows": [
+            data={"x": {"name": _NAMES[metric].lower(), "unit": "s", "log": True}, "rows": [
                 {"name": f"p{p:g}", "low": e.low, "value": e.value, "high": e.high,
                  "limit": limits[name].limit_s if name in limits else None}
                 for p, name, e in rows]},

@@ -17,7 +17,7 @@ from weftline.spec.attention import AttentionPolicy
 from weftline.spec.attention_text import parse_policy, policy_text
 from weftline.spec.quality import QualityRow
 
-__all__ = ["Question", "measured"]
+__all__ = ["Question", "loaded", "measured"]
 
 _SAMPLED = 256
 """Positions whose whole distributions are compared."""
@@ -53,9 +53,10 @@ class _Read:
 
 
 def measured(
-    question: Question, progress: Callable[[str], None] | None = None
-) -> tuple[QualityRow, ...]:
-    """A row for full attention and one for each policy.
+    question: Question, progress: Callable[[str], None] | None = None,
+    model_and_encoder: tuple[Any, Callable[[str], list[int]]] | None = None,
+) -> tuple[QualityRow, ...]:  # fmt: skip
+    """A row for full attention and one for each policy; the model is read if it is not given.
 
     Raises InputError(s) for policies that are none, and for a folder that holds no model.
     """
@@ -63,7 +64,7 @@ def measured(
     for asked in question.policies:
         policy = parse_policy(asked)
         policies.setdefault(policy_text(policy), policy)
-    model, encode = _loaded(question.model)
+    model, encode = model_and_encoder or loaded(question.model)
     found: dict[str, list[tuple[Text, _Read]]] = {name: [] for name in policies}
     for document, seed in _texts(question):
         text = made_text(encode, question.tokens, document=document, seed=seed)
@@ -81,7 +82,8 @@ def _texts(question: Question) -> Iterator[tuple[int, int]]:
             yield document, question.seed + seed
 
 
-def _loaded(folder: Path) -> tuple[Any, Callable[[str], list[int]]]:
+def loaded(folder: Path) -> tuple[Any, Callable[[str], list[int]]]:
+    """The model in a folder, and its tokenizer's way from text to tokens. Raises InputError."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (folder / "config.json").is_file():

@@ -14,7 +14,7 @@ from weftline.runtime.server.options import EngineOptions
 from weftline.runtime.server.start import engine_of
 from weftline.runtime.server.timing import StepModel, Work, fitted, work_of
 
-__all__ = ["calibrate_engine", "timed_steps"]
+__all__ = ["calibrate_engine", "timed_mixes", "timed_steps"]
 
 _MIXES = ((1, 64, 12), (1, 700, 12), (4, 256, 12), (8, 128, 12), (16, 96, 10), (2, 1500, 8),
           (6, 64, 8), (12, 64, 8), (32, 40, 6))  # fmt: skip
@@ -29,15 +29,7 @@ def calibrate_engine(
 
     say("reading the weights")
     ready = engine_of(place, options)
-    work: list[Work] = []
-    seconds: list[float] = []
-    for many, prompt, answer in _MIXES:
-        if prompt + answer >= ready.engine.max_len:
-            continue
-        say(f"timing {many} prompts of {prompt} tokens")
-        more, took = timed_steps(ready.engine, many, prompt, answer, seed=len(work))
-        work += more
-        seconds += took
+    work, seconds = timed_mixes(ready.engine, say)
     policy = options.policy or "dense"
     kernel = ready.engine.model
     return fitted(
@@ -45,6 +37,22 @@ def calibrate_engine(
         kv=options.kv, policy=policy, page=options.page, chunk_tokens=options.chunk_tokens,
         threads=torch.get_num_threads(), date=today,
     )  # fmt: skip
+
+
+def timed_mixes(
+    engine: Engine, say: Callable[[str], None] = lambda _: None
+) -> tuple[list[Work], list[float]]:
+    """Work and seconds of the steps of every mix that the engine's sequences can hold."""
+    work: list[Work] = []
+    seconds: list[float] = []
+    for many, prompt, answer in _MIXES:
+        if prompt + answer >= engine.max_len:
+            continue
+        say(f"timing {many} prompts of {prompt} tokens")
+        more, took = timed_steps(engine, many, prompt, answer, seed=len(work))
+        work += more
+        seconds += took
+    return work, seconds
 
 
 def timed_steps(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -89,12 +89,10 @@ def _paged(
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
     """Attention of transformers' interface; query, key, value [1, heads, rows, dim]."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    begun = time.perf_counter()
     out = _NOW.step.attend(
         module.layer_idx, query, key, value, scale=scale, window=sliding_window or 0,
         softcap=softcap or 0.0, sinks=s_aux,
     )  # fmt: skip
-    _NOW.attention_s = getattr(_NOW, "attention_s", 0.0) + time.perf_counter() - begun
     return out, None
 
 
@@ -115,9 +113,10 @@ class PagedModel:
 
     def __init__(
         self, model: Any, *, page: int, kind: Kind, policy: AttentionPolicy | None = None,
-        compiled: bool = True,
+        compiled: bool = True, clock: Callable[[], float] = time.perf_counter,
     ) -> None:  # fmt: skip
-        """Raises InputError for a model whose layers are not all attention over keys and values."""
+        """``clock`` tells the time in attention. Raises InputError for a model whose layers are not
+        all attention over keys and values."""
         self.model = model.eval()
         self.config = model.config.get_text_config()
         self.page = page
@@ -138,6 +137,7 @@ class PagedModel:
                    page=page, kind=kind, compiled=compiled)
             for x in self.layers
         ]  # fmt: skip
+        self.clock = clock
         self.attention_s = 0.0
         """Seconds of the last step in attention."""
         self._caches: list[tuple[Array, Array | None]] = []
@@ -178,13 +178,12 @@ class PagedModel:
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
         """fp32 logits [wanted rows, vocabulary] of a step."""
-        _NOW.attention_s = 0.0
+        self.attention_s = 0.0
         with _step(_Step(self, batch)):
             out = self.model(
                 input_ids=batch.tokens[None], position_ids=batch.positions[None], use_cache=False,
                 logits_to_keep=batch.rows,
             )  # fmt: skip
-        self.attention_s = _NOW.attention_s
         found: torch.Tensor = out.logits[0].float()
         return found
 
@@ -224,24 +223,32 @@ class _Step:
         scale: float, window: int, softcap: float, sinks: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
         """Write keys and values, attend; the result is [1, rows, heads, value dim]."""
+        paged = self._paged
+        begun = paged.clock()
+        said: dict[str, Any] = {"scale": scale, "softcap": softcap,
+                "sinks": None if sinks is None else sinks.float().numpy()}  # fmt: skip
+        out = self._attended(layer, query, key, value, window, said)
+        width = paged.layers[layer].value_dim
+        found = torch.from_numpy(out)[None, :, :, :width].to(query.dtype)
+        paged.attention_s += paged.clock() - begun
+        return found
+
+    def _attended(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+        window: int, said: dict[str, Any],
+    ) -> Array:  # fmt: skip
         paged, batch = self._paged, self._batch
         kernel, cache = paged._kernels[layer], paged._caches[layer]
         q, k, v = (_rows(x, kernel.dim) for x in (query, key, value))
         kernel.write(k, v, cache, batch.slots)
-        said: dict[str, Any] = {"scale": scale, "softcap": softcap,
-                "sinks": None if sinks is None else sinks.float().numpy()}  # fmt: skip
         summaries = paged._summaries[layer]
         if summaries is not None:
             summaries.refresh(cache, batch.tables, batch.starts, batch.lengths)
         prefill, decode = paged._rules(layer)
         if window or prefill == decode == _DENSE:
-            out = kernel.attend(q, cache, batch.starts, batch.lengths, batch.tables,
-                                window=window, **said)  # fmt: skip
-        else:
-            seen = self._seen(layer, prefill, decode, q)
-            out = _sparse(kernel, cache, q, seen, said)
-        width = paged.layers[layer].value_dim
-        return torch.from_numpy(out)[None, :, :, :width].to(query.dtype)
+            return kernel.attend(q, cache, batch.starts, batch.lengths, batch.tables,
+                                 window=window, **said)  # fmt: skip
+        return _sparse(kernel, cache, q, self._seen(layer, prefill, decode, q), said)
 
     def _seen(self, layer: int, prefill: Rule, decode: Rule, q: Array) -> VirtualRequests:
         """The step under two rules; made once for all layers where positions alone decide."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import os
 import time
@@ -13,12 +11,12 @@ from typing import Any, Literal
 
 import torch
 
-from weftline.attention.kernels.build import library
 from weftline.errors import InputError
 from weftline.runtime.server.engine import adapters
+from weftline.runtime.server.engine.linear import make_int8, quicken
 from weftline.runtime.server.options import EngineOptions
 
-__all__ = ["Loaded", "fast_dtype", "load", "make_int8"]
+__all__ = ["Loaded", "fast_dtype", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,7 @@ def load(place: Path, options: EngineOptions) -> Loaded:
     if options.weights == "int8":
         make_int8(model)
         notes.append("weights of the layers in int8, a scale a row")
+    notes += [note for note in (quicken(model),) if note]
     return Loaded(model, tokenizer, dtype, time.perf_counter() - begun, tuple(notes))
 
 
@@ -102,49 +101,6 @@ def _products_s(dtype: torch.dtype) -> float:
             best = min(best, time.perf_counter() - begun)
         total += best
     return total
-
-
-class _Int8Linear(torch.nn.Module):
-    """A linear layer whose weight is a byte and whose rows have a scale each."""
-
-    def __init__(self, linear: torch.nn.Linear) -> None:
-        super().__init__()
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
-        self.weight = torch.nn.Parameter(
-            torch.round(weight / scale[:, None]).to(torch.int8), requires_grad=False
-        )
-        self.scale = torch.nn.Parameter(scale, requires_grad=False)
-        self.bias = linear.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., in] -> [..., out]"""
-        rows = x.reshape(-1, x.shape[-1])
-        native = library("linear") if len(rows) <= _INT8_ROWS else None
-        if native is not None:
-            given = rows.float().contiguous()
-            out = torch.empty(len(rows), len(self.weight))
-            at = [ctypes.c_void_p(t.data_ptr()) for t in (given, self.weight, self.scale, out)]
-            native.weftline_linear_int8(*at, len(rows), x.shape[-1], len(self.weight))
-            out = out.to(x.dtype)
-        else:
-            out = rows @ (self.weight.to(x.dtype) * self.scale[:, None].to(x.dtype)).T
-        out = out if self.bias is None else out + self.bias
-        return out.reshape(*x.shape[:-1], -1)
-
-
-_INT8_ROWS = 16
-"""Rows up to which reading bytes wins; beyond, the weight is widened once and multiplied."""
-
-
-def make_int8(model: Any) -> None:
-    """Replace every linear layer inside the model's blocks, one at a time; the head stays."""
-    head = model.get_output_embeddings()
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is torch.nn.Linear and child is not head:
-                setattr(module, name, _Int8Linear(child))
-    gc.collect()
 
 
 def _quiet() -> None:

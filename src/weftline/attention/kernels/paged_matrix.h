@@ -1,0 +1,299 @@
+// Paged attention of bf16 and int8 caches on a matrix unit: products are bf16 with sums in fp32.
+//
+// Keys and values are what they are (int8 has no number that bf16 lacks; its scales meet scores and
+// weights). Queries are taken in two parts where bf16 does not hold them, and so are the weights of a
+// decoding query; weights of prompts are rounded to bf16.
+#pragma once
+#include "amx.h"
+#include "paged.h"
+
+#if defined(MATRIX) && KV != 0
+#define UNIT 1
+
+constexpr int DP = (D + 31) / 32 * 32, KD = DP / 32, DT = D / 16;
+
+static inline float *aligned(std::vector<float> &room, size_t floats) {
+  if (room.size() < floats + 16) room.resize(floats + 16);
+  return (float *)(((uintptr_t)room.data() + 63) / 64 * 64);
+}
+
+// A row's D numbers, and zeros up to DP, as bf16 in two parts; whether the second has any.
+static inline bool split_row(const float *x, matrix::half *high, matrix::half *low) {
+  alignas(64) float wide[DP] = {};
+  std::memcpy(wide, x, sizeof(float) * D);
+  for (int j = 0; j < DP; j += 32) matrix::split(wide + j, high + j, low + j);
+  bool any = false;
+  for (int j = 0; j < DP; j++) any |= (low[j] & 0x7FFF) != 0;
+  return any;
+}
+
+// Stored numbers [at, at + 32) of a row, zeros from D on.
+static inline __m512i some(const kv_t *row, int at) {
+  if (D % 32 == 0 || at + 32 <= D) return matrix::halves(row + at);
+  alignas(64) kv_t wide[32] = {};
+  std::memcpy(wide, row + at, sizeof(kv_t) * (D - at));
+  return matrix::halves(wide);
+}
+
+// Rows [t, t + 32) of a page's values as pairs down the rows, a tile for 16
+// numbers each; none from row `n` on.
+static inline void pair_values(const kv_t *v, int t, int n, matrix::half *to) {
+  const __m512i none = _mm512_setzero_si512();
+  alignas(64) matrix::half spare[32];
+  for (int k = 0; k < 16; k++) {
+    const int row = t + 2 * k;
+    for (int j = 0; j < D; j += 32) {
+      const __m512i even = row < n ? some(v + (size_t)row * D, j) : none;
+      const __m512i odd = row + 1 < n ? some(v + (size_t)(row + 1) * D, j) : none;
+      matrix::half *tile = to + (size_t)(j / 16) * 512 + k * 32;
+      matrix::zip(even, odd, tile, j + 16 < D ? tile + 512 : spare);
+    }
+  }
+}
+
+// ---- one query: its heads are few, so tiles of scores hold several stretches of 16 keys ----
+
+constexpr int HEADS = 8;  // at a time; a weight's two parts make 16 rows
+
+struct Asked {  // some heads of one query as pairs, once for each place among the columns
+  int heads, lanes, places;
+  bool rest;               // whether bf16 leaves something of them out
+  matrix::half *high, *low;  // [places][KD][16][32]
+};
+
+static void ask(const float *q, Asked &a) {
+  alignas(64) matrix::half rows[2][HEADS][DP];
+  a.rest = false;
+  for (int g = 0; g < a.heads; g++) a.rest |= split_row(q + (size_t)g * D, rows[0][g], rows[1][g]);
+  std::memset(a.high, 0, sizeof(matrix::half) * a.places * KD * 512);
+  std::memset(a.low, 0, sizeof(matrix::half) * a.places * KD * 512);
+  for (int i = 0; i < a.places; i++)
+    for (int g = 0; g < a.heads; g++)
+      for (int j = 0; j < DP; j += 2) {
+        const size_t at = ((size_t)i * KD + j / 32) * 512 + j % 32 * 16 + (i * a.lanes + g) * 2;
+        std::memcpy(a.high + at, &rows[0][g][j], 4);
+        std::memcpy(a.low + at, &rows[1][g][j], 4);
+      }
+}
+
+static inline void fetch(const char *from, size_t bytes) {
+  for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, 0, 2);
+}
+
+// Scores [heads][stride] of a page's first n keys, in steps of 16 keys; rows of `k` are `ld` apart.
+static void score_matrix(const Asked &a, const matrix::half *k, int ld, int n, float *s, int stride, const char *ahead,
+                         size_t each) {
+  alignas(64) __m512i found[16];
+  for (int base = 0; base < n; base += 16 * a.places) {
+    const int places = std::min(a.places, (n - base + 15) / 16);
+    _tile_zero(0);
+    for (int i = 0; i < places; i++) {
+      fetch(ahead + (size_t)(base + 16 * i) * each, 16 * each);
+      for (int j = 0; j < KD; j++) {
+        const size_t at = ((size_t)i * KD + j) * 512;
+        TILE_LOAD(4, k + (size_t)(base + 16 * i) * ld + j * 32, (size_t)ld * 2);
+        TILE_LOAD(6, a.high + at, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (a.rest) { TILE_LOAD(7, a.low + at, 64); _tile_dpbf16ps(0, 4, 7); }
+      }
+    }
+    _tile_stored(0, found, 64);
+    matrix::turn(found);
+    for (int i = 0; i < places; i++)
+      for (int g = 0; g < a.heads; g++) _mm512_storeu_si512(s + (size_t)g * stride + base + 16 * i, found[i * a.lanes + g]);
+  }
+}
+
+// Weights [from, n) of a page as bf16 rows: heads, then what bf16 leaves out of them; 0 around.
+static void weights_of(float *s, int stride, const float *vs, int heads, int from, int n, matrix::half *to, int ld) {
+  const int whole = (n + 31) / 32 * 32, known = (n + W - 1) / W * W;
+  for (int g = 0; g < heads; g++) {
+    float *row = s + (size_t)g * stride;
+    for (int t = from / 32 * 32; t < from; t++) row[t] = 0;
+    for (int t = n; t < whole; t++) row[t] = 0;
+    for (int t = from / 32 * 32; t < whole; t += 32) {
+      if (KV == 2)
+        for (int i = t; i < std::min(t + 32, known); i += W) put(row + i, get(row + i) * get(vs + i));
+      matrix::split(row + t, to + (size_t)g * ld + t, to + (size_t)(heads + g) * ld + t);
+    }
+  }
+}
+
+// Up to four tiles of sums, 64 numbers of each row, from memory (0) or to it (1).
+template <int BACK>
+static inline void move_tiles(float *at, int left) {
+  if (BACK) _tile_stored(0, at, D * 4); else TILE_LOAD(0, at, D * 4);
+  if (left > 16) { if (BACK) _tile_stored(1, at + 16, D * 4); else TILE_LOAD(1, at + 16, D * 4); }
+  if (left > 32) { if (BACK) _tile_stored(2, at + 32, D * 4); else TILE_LOAD(2, at + 32, D * 4); }
+  if (left > 48) { if (BACK) _tile_stored(3, at + 48, D * 4); else TILE_LOAD(3, at + 48, D * 4); }
+}
+
+// A page's first n keys as rows of bf16, DP numbers each.
+static void widen(const kv_t *k, int n, matrix::half *to) {
+  for (int t = 0; t < (n + 15) / 16 * 16; t++)
+    for (int j = 0; j < DP; j += 32) _mm512_store_si512(to + (size_t)t * DP + j, some(k + (size_t)t * D, j));
+}
+
+static void decode_matrix(const Call &c, const Part &p, float *out, float *peaks, float *totals, std::vector<float> &room) {
+  const int group = c.heads / c.kv, ld = (c.page + 31) / 32 * 32;
+  const int32_t *table = c.tables + (size_t)p.request * c.width;
+  const float *q = c.q + ((size_t)c.starts[p.request] * c.heads + (size_t)p.head * group) * D;
+  const bool straight = KV == 1 && D % 32 == 0;  // keys can be read where they lie
+  const size_t scores = (size_t)HEADS * ld, sums = (size_t)16 * D, tile = 256;
+  float *s = aligned(room, scores + sums + HEADS * W + 4 * KD * 2 * tile + 8 * ld + (size_t)ld * (D + DP) / 2);
+  float *acc = s + scores, *lanes = acc + sums;
+  matrix::half *high = (matrix::half *)(lanes + HEADS * W), *low = high + 4 * KD * 512, *values = low + 4 * KD * 512;
+  matrix::half *weights = values + (size_t)ld * D, *copied = weights + 16 * ld;
+  std::memset(weights, 0, sizeof(matrix::half) * 16 * ld);
+  for (int h = 0; h < group; h += HEADS) {
+    Asked a = {std::min(HEADS, group - h), 0, 0, false, high, low};
+    a.lanes = a.heads <= 4 ? 4 : 8, a.places = 16 / a.lanes;
+    ask(q + (size_t)h * D, a);
+    std::memset(acc, 0, sizeof(float) * sums);
+    std::memset(lanes, 0, sizeof(float) * HEADS * W);
+    for (int g = 0; g < a.heads; g++) peaks[h + g] = NONE;
+    for (int key = p.first; key < p.last;) {
+      const int slot = key / c.page, from = key % c.page, n = std::min(c.page, p.last - slot * c.page);
+      const kv_t *k = keys(c, table[slot], p.head), *v = k + (size_t)c.page * D;
+      const float *ks = scale_of(c, table[slot], p.head);
+      const bool more = (slot + 1) * c.page < p.last;
+      const kv_t *next = more ? keys(c, table[slot + 1], p.head) : k;
+      // The unit waits for what was just stored: so values are paired before the softmax, and the next
+      // page's keys widened after it.
+      if (straight) score_matrix(a, (const matrix::half *)k, D, n, s, ld, (const char *)next, sizeof(kv_t) * D);
+      else {
+        if (key == p.first) widen(k, n, copied);
+        score_matrix(a, copied, DP, n, s, ld, (const char *)next, sizeof(kv_t) * D);
+      }
+      for (int t = from / 32 * 32; t < n; t += 32) {
+        fetch((const char *)(next + ((size_t)c.page + t) * D), sizeof(kv_t) * 32 * D);
+        pair_values(v, t, c.page, values + (size_t)t * D);
+      }
+      for (int g = 0; g < a.heads; g++) {
+        float *row = s + (size_t)g * ld;
+        for (int t = 0; t < n; t += W) put(row + t, KV == 2 ? get(row + t) * get(ks + t) * c.scale : get(row + t) * c.scale);
+        soften(c, row, n);
+        vf total = get(lanes + g * W);
+        const float factor = join(row, from, n, peaks[h + g], total);
+        put(lanes + g * W, total);
+        if (factor != 1)
+          for (int part = 0; part < 2; part++) {
+            float *to = acc + (size_t)(part * a.heads + g) * D;
+            for (int j = 0; j < D; j += W) put(to + j, get(to + j) * factor);
+          }
+      }
+      weights_of(s, ld, ks ? ks + c.page : nullptr, a.heads, from, n, weights, ld);
+      if (!straight && more) widen(next, std::min(c.page, p.last - (slot + 1) * c.page), copied);
+      for (int j = 0; j < D; j += 64) {
+        move_tiles<0>(acc + j, D - j);
+        for (int t = from / 32 * 32; t < n; t += 32) {
+          const matrix::half *pairs = values + (size_t)t * D + j * 32;
+          TILE_LOAD(4, weights + t, (size_t)ld * 2);
+          TILE_LOAD(6, pairs, 64);
+          _tile_dpbf16ps(0, 4, 6);
+          if (D - j > 16) { TILE_LOAD(7, pairs + 512, 64); _tile_dpbf16ps(1, 4, 7); }
+          if (D - j > 32) { TILE_LOAD(6, pairs + 1024, 64); _tile_dpbf16ps(2, 4, 6); }
+          if (D - j > 48) { TILE_LOAD(7, pairs + 1536, 64); _tile_dpbf16ps(3, 4, 7); }
+        }
+        move_tiles<1>(acc + j, D - j);
+      }
+      key = slot * c.page + n;
+    }
+    for (int g = 0; g < a.heads; g++) {
+      totals[h + g] = sum(get(lanes + g * W));
+      for (int j = 0; j < D; j += W)
+        put(out + (size_t)(h + g) * D + j, get(acc + (size_t)g * D + j) + get(acc + (size_t)(a.heads + g) * D + j));
+    }
+  }
+}
+
+// ---- many queries ----
+
+// A page's n keys as tiles of pairs [key block][depth], for the products of queries with them.
+static void pair_keys(const kv_t *k, int n, matrix::half *to) {
+  for (int t = 0; t < n; t += 16)
+    for (int j = 0; j < KD; j++) {
+      __m512i x[16];
+      for (int i = 0; i < 16; i++) x[i] = some(k + (size_t)std::min(t + i, n - 1) * D, j * 32);
+      matrix::turn(x);
+      matrix::half *tile = to + ((size_t)(t / 16) * KD + j) * 512;
+      for (int i = 0; i < 16; i++) _mm512_storeu_si512(tile + i * 32, x[i]);
+    }
+}
+
+// Some rows of a part (from its row `first` on, whose query stands at key `here` of the block) over a block of keys.
+static void attend_rows(const Call &c, const matrix::half *high, const matrix::half *low, const matrix::half *kt,
+                        const matrix::half *v, const float *ks, const float *vs, float *s, matrix::half *weights, int rows,
+                        int here, int first, int keys, float *acc, float *m, float *lanes) {
+  const int group = c.heads / c.kv, tall = (rows + 15) / 16 * 16, across = (keys + 15) / 16, whole = (keys + 31) / 32 * 32;
+  matrix::multiply(high, DP, kt, 1, KD, s, BLOCK, tall, across, KD, false);
+  if (low != nullptr) matrix::multiply(low, DP, kt, 1, KD, s, BLOCK, tall, across, KD, true);
+  for (int r = 0; r < rows; r++) {
+    float *row = s + (size_t)r * BLOCK;
+    for (int t = 0; t < across * 16; t += W) put(row + t, KV == 2 ? get(row + t) * get(ks + t) * c.scale : get(row + t) * c.scale);
+    weigh(c, row, here + (first + r) / group, keys, whole, acc + (size_t)r * D, m[r], lanes + r * W);
+    for (int t = 0; t < whole; t += 32) {
+      if (KV == 2) put(row + t, get(row + t) * get(vs + t)), put(row + t + W, get(row + t + W) * get(vs + t + W));
+      matrix::split(row + t, weights + (size_t)r * BLOCK + t, nullptr);
+    }
+  }
+  matrix::multiply(weights, BLOCK, v, DT, 1, acc, D, tall, DT, whole / 32, true);
+}
+
+static void prefill_matrix(const Call &c, const Part &p, std::vector<float> &room) {
+  const int group = c.heads / c.kv, rows = (p.to - p.from) * group, tall = (rows + 15) / 16 * 16;
+  const int32_t *table = c.tables + (size_t)p.request * c.width;
+  const int queries = c.starts[p.request + 1] - c.starts[p.request], before = c.lens[p.request] - queries;
+  const size_t halves = (size_t)tall * 2 * DP + (size_t)BLOCK * (32 + DP + D);
+  float *acc = aligned(room, (size_t)tall * (D + W + 1) + (32 + 2) * BLOCK + halves / 2);
+  float *s = acc + (size_t)tall * D, *lanes = s + (size_t)32 * BLOCK, *ks = lanes + (size_t)tall * W, *vs = ks + BLOCK;
+  matrix::half *high = (matrix::half *)(vs + BLOCK), *low = high + (size_t)tall * DP, *weights = low + (size_t)tall * DP;
+  matrix::half *kt = weights + (size_t)32 * BLOCK, *v = kt + (size_t)BLOCK * DP;
+  float *m = (float *)(v + (size_t)BLOCK * D);
+  std::memset(acc, 0, sizeof(float) * tall * D);
+  std::memset(ks, 0, sizeof(float) * 2 * BLOCK);
+  std::memset(high, 0, sizeof(matrix::half) * (tall * 2 * DP + 32 * BLOCK));
+  bool rest = false;
+  for (int r = 0; r < rows; r++) {
+    rest |= split_row(c.q + row_of(c, p, r), high + (size_t)r * DP, low + (size_t)r * DP);
+    m[r] = c.sinks ? c.sinks[p.head * group + r % group] : NONE;
+    put(lanes + r * W, (vf){});
+    lanes[r * W] = c.sinks ? 1 : 0;
+  }
+  const int last = before + p.to;
+  const int first = c.window > 0 ? std::max(0, before + p.from - c.window + 1) / c.page : 0;
+  const int pages = BLOCK / c.page;
+  for (int slot = first; slot * c.page < last; slot += pages) {
+    const int base = slot * c.page, keys_here = std::min(pages * c.page, last - base);
+    const int whole = (keys_here + 31) / 32 * 32;
+    for (int i = 0; i * c.page < keys_here; i++) {
+      const int at = i * c.page, n = std::min(c.page, keys_here - at);
+      const kv_t *k = keys(c, table[slot + i], p.head);
+      pair_keys(k, n, kt + (size_t)at * DP);
+      if (KV == 2) {
+        const float *from = scale_of(c, table[slot + i], p.head);
+        std::memcpy(ks + at, from, sizeof(float) * n);
+        std::memcpy(vs + at, from + c.page, sizeof(float) * n);
+      }
+    }
+    for (int t = 0; t < whole; t += 32) {  // pairs of 32 keys, that may lie in two pages of 16
+      matrix::half *to = v + (size_t)t * D;
+      if (c.page % 32 == 0) pair_values(keys(c, table[slot + t / c.page], p.head) + (size_t)c.page * D, t % c.page, c.page, to);
+      else {
+        alignas(64) kv_t both[32 * D] = {};
+        for (int i = 0; i < 32 && t + i < keys_here; i++)
+          std::memcpy(both + (size_t)i * D, keys(c, table[slot + (t + i) / c.page], p.head) + (size_t)(c.page + (t + i) % c.page) * D, sizeof(kv_t) * D);
+        pair_values(both, 0, 32, to);
+      }
+    }
+    for (int r = 0; r < rows; r += 32)  // as few at a time as fill the unit: their scores stay near
+      attend_rows(c, high + (size_t)r * DP, rest ? low + (size_t)r * DP : nullptr, kt, v, ks, vs, s, weights,
+                  std::min(32, rows - r), before + p.from - base, r, keys_here, acc + (size_t)r * D, m + r, lanes + r * W);
+  }
+  for (int r = 0; r < rows; r++) {
+    float *to = c.out + row_of(c, p, r);
+    const float total = sum(get(lanes + r * W)), one = total > 0 ? 1 / total : 0;
+    for (int j = 0; j < D; j += W) put(to + j, get(acc + (size_t)r * D + j) * one);
+  }
+}
+#endif

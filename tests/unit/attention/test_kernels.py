@@ -1,0 +1,67 @@
+"""The compiled kernels against numba's plain loops, which know no vectors, tiles or matrix unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from weftline.attention.kernels import build
+from weftline.attention.kernels.paged import Kernel, Kind
+
+MIX = ((1, 1), (1, 130), (5, 5), (70, 200), (1, 33), (130, 131))
+"""(queries, keys) of requests: decoding, whole prompts, chunks of prompts."""
+Shape = tuple[int, int, int, int]
+"""(heads, kv heads, dim, page)"""
+KINDS: tuple[Kind, ...] = ("fp32", "bf16", "int8")
+QUICK: list[tuple[Kind, Shape]] = [*((kind, (4, 4, 16, 16)) for kind in KINDS),
+                                   ("bf16", (12, 1, 48, 48))]  # fmt: skip
+SHAPES: tuple[Shape, ...] = ((9, 3, 64, 64), (8, 1, 128, 32), (12, 1, 48, 48), (4, 2, 80, 16))
+"""Groups of 1 to 12, dims of half a tile, pages of half a step; each compiles for itself."""
+OFF = {"fp32": (1e-5, 1e-5), "bf16": (2e-5, 8e-3), "int8": (5e-5, 2e-2)}
+"""Most that decoding and prompts may differ: a unit of bf16 rounds the weights of prompts."""
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no compiler")
+@pytest.mark.parametrize(("kind", "shape"), [
+    *QUICK, *(pytest.param(kind, shape, marks=pytest.mark.slow) for kind in KINDS
+              for shape in SHAPES if (kind, shape) not in QUICK),
+])  # fmt: skip
+def test_kernels_give_what_plain_loops_give(kind: Kind, shape: Shape) -> None:
+    heads, kv, dim, page = shape
+    draw = np.random.default_rng(dim)
+    native = Kernel(heads=heads, kv_heads=kv, dim=dim, page=page, kind=kind)
+    plain = Kernel(heads=heads, kv_heads=kv, dim=dim, page=page, kind=kind, compiled=False)
+    counts = [-(-keys // page) for _, keys in MIX]
+    cache = native.cache(sum(counts) + 1)
+    pages = draw.permutation(np.arange(1, sum(counts) + 1))
+    tables = np.zeros((len(MIX), max(counts)), np.int32)
+    at = 0
+    for table, count, (_, keys) in zip(tables, counts, MIX, strict=True):
+        table[:count] = pages[at : at + count]
+        at += count
+        place = np.arange(keys)
+        k, v = (draw.normal(size=(keys, kv, dim)).astype(np.float32) for _ in range(2))
+        native.write(k, v, cache, table[place // page].astype(np.int64) * page + place % page)
+    starts = np.cumsum([0, *(queries for queries, _ in MIX)]).astype(np.int32)
+    lens = np.asarray([keys for _, keys in MIX], np.int32)
+    query = (1.5 * draw.normal(size=(starts[-1], heads, dim))).astype(np.float32)
+    alone = np.repeat([queries == 1 for queries, _ in MIX], np.diff(starts))
+    for said in ({}, {"window": 40, "sinks": draw.normal(size=heads).astype(np.float32)},
+                 {"softcap": 20.0}):  # fmt: skip
+        found, wanted = (
+            k.attend(query, cache, starts, lens, tables, scale=dim**-0.5, **said)  # type: ignore[arg-type]
+            for k in (native, plain)
+        )
+        off = np.abs(found - wanted)
+        assert off[alone].max() < OFF[kind][0], said
+        assert off[~alone].max() < OFF[kind][1], said
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no compiler")
+def test_every_source_compiles_where_a_compiler_is() -> None:
+    """What does not compile falls back to something slow, and says nothing."""
+    for source in Path(build.__file__).parent.glob("*.cpp"):
+        defines = ("DIM=16", "KV=1") if source.stem == "paged" else ()
+        assert build.library(source.stem, defines) is not None, source.name
