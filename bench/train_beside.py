@@ -1,6 +1,6 @@
 """One process beside a plain loop, transformers' Trainer and llm.c: losses, and tokens a second.
 
-    python bench/train_beside.py DATA losses [STEPS]    three seeds of ours and of the plain loop
+    python bench/train_beside.py DATA losses FILE [STEPS [SEEDS [FIRST]]]   weights of SEEDS seeds
     python bench/train_beside.py DATA same [STEPS]      both from the same weights, step by step
     python bench/train_beside.py DATA speed [ROUNDS]    steps in turn, so that loads hit all alike
     LLMC=folder python bench/train_beside.py DATA llmc  its CPU trainer and ours on one GPT
@@ -14,6 +14,7 @@ give a clone of github.com/karpathy/llm.c; without one its line is left out and 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import statistics
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +116,13 @@ def rate(step: int) -> float:
     return RATE * min(1.0, (step + 1) / WARMUP)
 
 
-def plain(shards: Shards, seed: int, model: Plain | None = None) -> Step:
-    """The single-file loop, on random weights of that seed or on a model that is given."""
+def plain(
+    shards: Shards, seed: int, model: Plain | None = None, *, drawn: int | None = None
+) -> Step:
+    """The single-file loop, on random weights of that seed or on a model that is given.
+
+    ``drawn`` is the seed of the batches; the same if not given.
+    """
     torch.manual_seed(seed)
     model = model or Plain()
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -124,7 +131,7 @@ def plain(shards: Shards, seed: int, model: Plain | None = None) -> Step:
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
 
     def step(number: int) -> float:
-        ids, targets = batch(shards, number, seed)
+        ids, targets = batch(shards, number, seed if drawn is None else drawn)
         loss = functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -139,11 +146,16 @@ def plain(shards: Shards, seed: int, model: Plain | None = None) -> Step:
 
 def ours(
     shards: Shards, seed: int, config: dict[str, Any] = CONFIG,
-    shape: tuple[int, int] = (BATCH, TOKENS),
+    shape: tuple[int, int] = (BATCH, TOKENS), *, drawn: int | None = None,
 ) -> Step:  # fmt: skip
-    """A step of :func:`trainer_of`."""
+    """A step of :func:`trainer_of`; ``drawn`` is the seed of the batches, the same if not given."""
     trainer = trainer_of(seed, config, shape)
-    return lambda number: trainer.step(*trainer.batch(shards, number), number, stop=False).loss
+
+    def step(number: int) -> float:
+        found = trainer.batch(shards, number) if drawn is None else batch(shards, number, drawn)
+        return trainer.step(*found, number, stop=False).loss
+
+    return step
 
 
 def trainer_of(
@@ -221,29 +233,49 @@ def same(shards: Shards, steps: int) -> None:
             known = f"layers.{block[1]}.{inner[part]}" if block else ends[part]
             parameter.copy_(theirs[f"{known}.{kind}"])
     step = plain(shards, 0, copied)
-    gaps = []
+    mine, gaps = [], []
     for number in range(steps):
-        mine = trainer.step(*trainer.batch(shards, number), number, stop=False).loss
-        gaps.append(abs(mine - step(number)))
-    print(f"{steps} steps from the same weights, loss {mine:.4f} at the end: "
-          f"at most {max(gaps):.1e} apart")  # fmt: skip
+        mine.append(trainer.step(*trainer.batch(shards, number), number, stop=False).loss)
+        gaps.append(mine[-1] - step(number))
+    end, apart = statistics.mean(mine[-10:]), statistics.mean(gaps[-10:])
+    print(f"{steps} steps from the same weights: mean of the last ten {end:.4f}, {apart:+.1e} from "
+          f"the plain loop's; at most {max(map(abs, gaps)):.1e} apart at any step")  # fmt: skip
 
 
-def losses(shards: Shards, steps: int) -> None:
-    """Three seeds of each: the mean of the last ten steps, and how far seeds lie apart."""
-    found: dict[str, list[float]] = {}
-    for seed in range(3):
-        for name, make in (("ours", ours), ("plain loop", plain)):
-            step = make(shards, seed)
+def losses(shards: Shards, steps: int, file: Path, seeds: range) -> None:
+    """The same batches on weights of several seeds: the mean of the last ten steps of each.
+
+    Only the weights are drawn anew, so that a difference of the means is one of the trainers, and
+    its standard error that of two independent samples (Welch). Rows of ``file`` are not run again.
+    """
+    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {(row["name"], row["seed"], row["steps"]) for row in found}
+    for seed in seeds:
+        tried: dict[str, Callable[[], Step]] = {
+            "ours": partial(ours, shards, seed, drawn=0),
+            "plain loop": partial(plain, shards, seed, drawn=0),
+        }
+        for name, make in tried.items():
+            if (name, seed, steps) in done:
+                continue
+            step = make()
             seen = [step(number) for number in range(steps)]
-            found.setdefault(name, []).append(statistics.mean(seen[-10:]))
-            print(f"seed {seed} {name}: {seen[0]:.3f} -> {found[name][-1]:.4f}", flush=True)
-    means = {name: statistics.mean(v) for name, v in found.items()}
-    gaps = [a - b for a, b in zip(found["ours"], found["plain loop"], strict=True)]
-    spread = statistics.stdev(found["plain loop"])
-    print(f"after {steps} steps: ours {means['ours']:.4f}, plain {means['plain loop']:.4f}; "
-          f"mean gap of same batches {statistics.mean(gaps):+.4f}, "
-          f"seeds spread {spread:.4f}")  # fmt: skip
+            row = {"name": name, "seed": seed, "steps": steps, "first": seen[0],
+                   "loss": statistics.mean(seen[-10:])}  # fmt: skip
+            found.append(row)
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+            print(f"seed {seed} {name}: {seen[0]:.3f} -> {row['loss']:.4f}", flush=True)
+    mine, theirs = ([r["loss"] for r in found if r["name"] == n and r["steps"] == steps]
+                    for n in ("ours", "plain loop"))  # fmt: skip
+    if min(len(mine), len(theirs)) < 2:
+        return
+    gap = statistics.mean(mine) - statistics.mean(theirs)
+    error = math.hypot(*(statistics.stdev(v) / math.sqrt(len(v)) for v in (mine, theirs)))
+    print(f"after {steps} steps: ours {statistics.mean(mine):.4f} of {len(mine)} seeds, plain "
+          f"{statistics.mean(theirs):.4f} of {len(theirs)}; seeds spread "
+          f"{statistics.stdev(mine):.4f} and {statistics.stdev(theirs):.4f}; ours lies "
+          f"{gap:+.4f} +- {error:.4f} from it")  # fmt: skip
 
 
 def speed(shards: Shards, rounds: int) -> None:
@@ -334,7 +366,8 @@ def main() -> None:
         prepare(["stdlib"], Path(data), vocab=VOCAB)
     shards = open_shards(Path(data), seq_len=TOKENS)
     if kind == "losses":
-        losses(shards, int(rest[0]) if rest else STEPS)
+        steps, seeds, first = (int(v) for v in (*rest[1:], *(STEPS, 3, 0)[len(rest[1:]) :]))
+        losses(shards, steps, Path(rest[0]), range(first, first + seeds))
     elif kind == "same":
         same(shards, int(rest[0]) if rest else STEPS)
     elif kind == "speed":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import os
@@ -15,23 +13,14 @@ from pathlib import Path
 
 import machines
 import pytest
+from commands import weftline
 from runs import byte_shards, layout, losses, own_text, recipe, trained
 
-from weftline.cli.main import run as run_command
 from weftline.runtime.train import worker
 from weftline.runtime.train.recipe import write_recipe
 
 pytest.importorskip("transformers")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "train"
-
-
-def weftline(*words: object, code: int = 0) -> str:
-    """Run a command in this process; what it printed, on both streams."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        found = run_command(list(map(str, words)))
-    assert found == code, out.getvalue()
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")

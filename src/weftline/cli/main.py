@@ -6,6 +6,7 @@ command is run, and an interrupt is answered in one line from the first import o
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -20,6 +21,9 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # Threads that still work would hold the exit up, or print over the prompt.
         sys.stderr.flush()
         os._exit(code)
+    # The interpreter looks for garbage once more as it ends: a second over torch's objects, which
+    # go with the process anyway.
+    gc.freeze()
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from weftline.errors import InputError
 from weftline.launch.nouns import Ask
 from weftline.launch.targets.engines.vllm import flags_of
+from weftline.runtime.server.engine.adapters import beside, rank_of
 from weftline.runtime.server.options import EngineOptions, ServerOptions
 from weftline.runtime.server.start import KEY_VARIABLE
 from weftline.spec import ServePlan
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["become", "engine_for", "vllm_command"]
 
 POLICY_VARIABLE = "WEFTLINE_ATTENTION_POLICY"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's --max-lora-rank takes (vllm 0.32.0, vllm/config/lora.py)."""
 
 
 def engine_for(asked: Literal["auto", "own", "vllm"], policy: str | None) -> str:
@@ -47,8 +50,11 @@ def vllm_command(
 ) -> tuple[list[str], dict[str, str]]:  # fmt: skip
     """The words that start vLLM, and the variables of its environment beside ours."""
     name = str(place) if place is not None else plan.demand.model if plan else str(model)
+    adapter = run.adapter
+    if adapter is None and place is not None and (base := beside(place)) is not None:
+        name, adapter = str(base), place
     words = ["vllm", "serve", name, "--host", server.host, "--port", str(server.port)]
-    if server.name:
+    if server.name and adapter is None:
         words += ["--served-model-name", server.name]
     if run.max_len:
         words += ["--max-model-len", str(run.max_len)]
@@ -61,6 +67,11 @@ def vllm_command(
         words += ["--max-num-seqs", str(run.max_sequences),
                   "--max-num-batched-tokens", str(run.chunk_tokens)]  # fmt: skip
         words.append(f"--{'' if run.prefix_cache else 'no-'}enable-prefix-caching")
+    if adapter is not None:
+        # vLLM keeps the base's own name beside it, and answers under both.
+        called = server.name or adapter.resolve().stem
+        words += ["--enable-lora", "--lora-modules", f"{called}={adapter}",
+                  "--max-lora-rank", str(_rank_taken(adapter))]  # fmt: skip
     variables: dict[str, str] = {}
     if run.policy:
         variables[POLICY_VARIABLE] = run.policy
@@ -68,6 +79,12 @@ def vllm_command(
     if key is not None or os.environ.get(KEY_VARIABLE):
         variables["VLLM_API_KEY"] = f"$(cat {key})" if key is not None else f"${KEY_VARIABLE}"
     return words, variables
+
+
+def _rank_taken(adapter: Path) -> int:
+    """The smallest rank that vLLM has room for and that holds these."""
+    rank = rank_of(adapter)
+    return next((taken for taken in _RANKS if taken >= rank), rank)
 
 
 def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:

@@ -19,6 +19,8 @@ class EngineOptions:
     """Of the products; auto measures which is faster on this machine."""
     weights: Literal["as-is", "int8"] = "as-is"
     """int8 keeps a byte a weight of the layers, and a scale a row."""
+    adapter: Path | None = None
+    """Folder of adapters as peft writes them, added into the weights as they are read."""
     kv: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Number format of the KV cache; auto takes that of the products."""
     kv_memory: str = "25%"

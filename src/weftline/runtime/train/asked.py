@@ -210,10 +210,10 @@ def _cannot(recipe: Recipe, model: Model) -> list[InputError]:
             "adapters need weights to stand beside", where="--weights",
             hint="give the folder of a model that transformers reads",
         ))  # fmt: skip
-    if recipe.tune == "lora" and (layout.tp > 1 or layout.pp > 1 or layout.ep > 1):
+    if recipe.tune == "lora" and (layout.tp > 1 or layout.ep > 1):
         wrong.append(InputError(
-            "adapters are trained with data parallelism and ZeRO alone",
-            hint="plan with --layout tp=1,pp=1",
+            "adapters are trained without tensor and expert parallelism",
+            hint="plan with --layout tp=1",
         ))  # fmt: skip
     rules = parse_policy(recipe.policy).rules if recipe.policy else ()
     if not all(rule.positional for rule in rules):

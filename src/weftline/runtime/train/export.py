@@ -16,6 +16,11 @@ from weftline.spec.serialize import write_text
 __all__ = ["MODEL", "export_weights"]
 
 MODEL: Final = "model"
+_KEPT: Final = (
+    "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What says how a model is talked with: its template, its special tokens, when an answer ends."""
 _PREFIX: Final = "base_model.model."
 """peft's, before the names of the module that it wraps."""
 
@@ -42,8 +47,10 @@ def export_weights(recipe: Recipe, run: Path) -> Path:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         write_text(json.dumps(dict(recipe.config), indent=1) + "\n", folder / "config.json")
     tokenizer = Path(recipe.data) / "tokenizer.json"
-    if tokenizer.is_file():
-        shutil.copy(tokenizer, folder / tokenizer.name)
+    # How to talk with the model is not trained: it stays what it was of the weights.
+    for kept in (tokenizer, *(Path(recipe.weights) / n for n in _KEPT if recipe.weights)):
+        if kept.is_file():
+            shutil.copy(kept, folder / kept.name)
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
     return target

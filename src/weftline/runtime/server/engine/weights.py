@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from weftline.errors import InputError
+from weftline.runtime.server.engine import adapters
 from weftline.runtime.server.engine.linear import make_int8, quicken
 from weftline.runtime.server.options import EngineOptions
 
@@ -30,11 +31,15 @@ class Loaded:
 
 
 def load(place: Path, options: EngineOptions) -> Loaded:
-    """Read a Hugging Face folder (config.json, safetensors, tokenizer) or a .gguf file.
+    """Read a Hugging Face folder (config.json, safetensors, tokenizer) or a .gguf file, or a folder
+    of adapters with the weights that they stand beside.
 
     Only safetensors are read: other formats run code as they are opened. Raises InputError.
     """
     begun = time.perf_counter()
+    adapter = options.adapter
+    if adapter is None and (base := adapters.beside(place)) is not None:
+        place, adapter = base, place
     _quiet()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,7 +54,8 @@ def load(place: Path, options: EngineOptions) -> Loaded:
         tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             **where, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            dtype=torch.float32 if dtype == "fp32" else torch.bfloat16,
+            # What is added to a weight would round away in half of its digits.
+            dtype=torch.float32 if dtype == "fp32" or adapter else torch.bfloat16,
         )  # fmt: skip
     except ImportError as error:
         raise InputError(str(error).strip().splitlines()[0], where=str(place),
@@ -58,6 +64,10 @@ def load(place: Path, options: EngineOptions) -> Loaded:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"cannot be read: {said[0]}", where=str(place)) from None
     notes = [note] if note else []
+    if adapter is not None:
+        model = adapters.merged(model, adapter)
+        model.to(torch.float32 if dtype == "fp32" else torch.bfloat16)
+        notes.append(f"adapters of {adapter} added into the weights of {place}")
     if options.weights == "int8":
         make_int8(model)
         notes.append("weights of the layers in int8, a scale a row")
