@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,18 +23,24 @@ def python(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def cpu_of_children_s() -> float:
+    """Processor time of the processes that this one has waited for: others beside it count less."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(example: Path, tmp_path: Path) -> None:
-    start = time.perf_counter()
+    start_s = cpu_of_children_s()
     done = python(str(example), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) >= 3
-    if time.perf_counter() - start >= 10:
+    if cpu_of_children_s() - start_s >= 10:
         # The first use of a simulator on a machine compiles it, once; the next run must be quick.
-        start = time.perf_counter()
+        start_s = cpu_of_children_s()
         python(str(example), folder=tmp_path)
-        assert time.perf_counter() - start < 10  # one to three seconds on an idle core
+        assert cpu_of_children_s() - start_s < 10  # one to three seconds on an idle core
     assert not [p for p in tmp_path.iterdir() if p.name != "data"]
 
 
