@@ -11,7 +11,9 @@
 //
 // Built with DIM (head size, a multiple of 16) and KV (0 fp32, 1 bf16, 2 int8) defined.
 #include "paged.h"
+#include "paged_bytes.h"
 #include "paged_matrix.h"
+#include "prompts_matrix.h"
 
 // ---- one query: bandwidth decides, so keys and values are read once, in order ----
 
@@ -273,7 +275,11 @@ extern "C" void weftline_attend(const float *q, float *out, const void *cache, c
       }
 #endif
       if (p.slot < 0) prefill(c, p, room);
+#if defined(BYTEWISE)
+      else decode_bytes(c, p, a, peaks, sums);
+#else
       else decode(c, p, a, peaks, sums);
+#endif
     }
 #if defined(UNIT)
     if (unit) matrix::end();

@@ -47,17 +47,19 @@ static inline void soften(const Call &c, float *s, int n) {
 }
 
 // Softmax of a row's scores [from, to) joined to what it has; the rest of their vectors becomes 0.
-// `l` gathers the sum by lanes. Returns the factor for the values gathered before.
-static inline float join(float *s, int from, int to, float &m, vf &l) {
+// `l` gathers the sum by lanes. Returns the factor for the values gathered before; `most`, where it is
+// asked for, becomes the largest weight.
+static inline float join(float *s, int from, int to, float &m, vf &l, float *most = nullptr) {
   const int low = from - from % W, high = (to + W - 1) / W * W;
   for (int t = low; t < from; t++) s[t] = NONE;
   for (int t = to; t < high; t++) s[t] = NONE;
-  vf top = all(m), other = top;
+  vf top = all(NONE), other = top;
   int at = low;
   for (; at + 2 * W <= high; at += 2 * W) top = larger(top, get(s + at)), other = larger(other, get(s + at + W));
   if (at < high) top = larger(top, get(s + at));
-  const vf peaks = most_everywhere(larger(top, other));
+  const vf found = most_everywhere(larger(top, other)), peaks = larger(found, all(m));
   const float peak = peaks[0];
+  if (most != nullptr) *most = exp_of(found - peaks)[0];
   vf total = {};
   for (int t = low; t < high; t += W) {
     const vf e = exp_of(get(s + t) - peaks);

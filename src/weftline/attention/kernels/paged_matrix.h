@@ -99,7 +99,7 @@ static void score_matrix(const Asked &a, const matrix::half *k, int ld, int n, f
       }
     }
     _tile_stored(0, found, 64);
-    matrix::turn(found);
+    turn(found);
     for (int i = 0; i < places; i++)
       for (int g = 0; g < a.heads; g++) _mm512_storeu_si512(s + (size_t)g * stride + base + 16 * i, found[i * a.lanes + g]);
   }
@@ -205,96 +205,6 @@ static void decode_matrix(const Call &c, const Part &p, float *out, float *peaks
       for (int j = 0; j < D; j += W)
         put(out + (size_t)(h + g) * D + j, get(acc + (size_t)g * D + j) + get(acc + (size_t)(a.heads + g) * D + j));
     }
-  }
-}
-
-// ---- many queries ----
-
-// A page's n keys as tiles of pairs [key block][depth], for the products of queries with them.
-static void pair_keys(const kv_t *k, int n, matrix::half *to) {
-  for (int t = 0; t < n; t += 16)
-    for (int j = 0; j < KD; j++) {
-      __m512i x[16];
-      for (int i = 0; i < 16; i++) x[i] = some(k + (size_t)std::min(t + i, n - 1) * D, j * 32);
-      matrix::turn(x);
-      matrix::half *tile = to + ((size_t)(t / 16) * KD + j) * 512;
-      for (int i = 0; i < 16; i++) _mm512_storeu_si512(tile + i * 32, x[i]);
-    }
-}
-
-// Some rows of a part (from its row `first` on, whose query stands at key `here` of the block) over a block of keys.
-static void attend_rows(const Call &c, const matrix::half *high, const matrix::half *low, const matrix::half *kt,
-                        const matrix::half *v, const float *ks, const float *vs, float *s, matrix::half *weights, int rows,
-                        int here, int first, int keys, float *acc, float *m, float *lanes) {
-  const int group = c.heads / c.kv, tall = (rows + 15) / 16 * 16, across = (keys + 15) / 16, whole = (keys + 31) / 32 * 32;
-  matrix::multiply(high, DP, kt, 1, KD, s, BLOCK, tall, across, KD, false);
-  if (low != nullptr) matrix::multiply(low, DP, kt, 1, KD, s, BLOCK, tall, across, KD, true);
-  for (int r = 0; r < rows; r++) {
-    float *row = s + (size_t)r * BLOCK;
-    for (int t = 0; t < across * 16; t += W) put(row + t, KV == 2 ? get(row + t) * get(ks + t) * c.scale : get(row + t) * c.scale);
-    weigh(c, row, here + (first + r) / group, keys, whole, acc + (size_t)r * D, m[r], lanes + r * W);
-    for (int t = 0; t < whole; t += 32) {
-      if (KV == 2) put(row + t, get(row + t) * get(vs + t)), put(row + t + W, get(row + t + W) * get(vs + t + W));
-      matrix::split(row + t, weights + (size_t)r * BLOCK + t, nullptr);
-    }
-  }
-  matrix::multiply(weights, BLOCK, v, DT, 1, acc, D, tall, DT, whole / 32, true);
-}
-
-static void prefill_matrix(const Call &c, const Part &p, std::vector<float> &room) {
-  const int group = c.heads / c.kv, rows = (p.to - p.from) * group, tall = (rows + 15) / 16 * 16;
-  const int32_t *table = c.tables + (size_t)p.request * c.width;
-  const int queries = c.starts[p.request + 1] - c.starts[p.request], before = c.lens[p.request] - queries;
-  const size_t halves = (size_t)tall * 2 * DP + (size_t)BLOCK * (32 + DP + D);
-  float *acc = aligned(room, (size_t)tall * (D + W + 1) + (32 + 2) * BLOCK + halves / 2);
-  float *s = acc + (size_t)tall * D, *lanes = s + (size_t)32 * BLOCK, *ks = lanes + (size_t)tall * W, *vs = ks + BLOCK;
-  matrix::half *high = (matrix::half *)(vs + BLOCK), *low = high + (size_t)tall * DP, *weights = low + (size_t)tall * DP;
-  matrix::half *kt = weights + (size_t)32 * BLOCK, *v = kt + (size_t)BLOCK * DP;
-  float *m = (float *)(v + (size_t)BLOCK * D);
-  std::memset(acc, 0, sizeof(float) * tall * D);
-  std::memset(ks, 0, sizeof(float) * 2 * BLOCK);
-  std::memset(high, 0, sizeof(matrix::half) * (tall * 2 * DP + 32 * BLOCK));
-  bool rest = false;
-  for (int r = 0; r < rows; r++) {
-    rest |= split_row(c.q + row_of(c, p, r), high + (size_t)r * DP, low + (size_t)r * DP);
-    m[r] = c.sinks ? c.sinks[p.head * group + r % group] : NONE;
-    put(lanes + r * W, (vf){});
-    lanes[r * W] = c.sinks ? 1 : 0;
-  }
-  const int last = before + p.to;
-  const int first = c.window > 0 ? std::max(0, before + p.from - c.window + 1) / c.page : 0;
-  const int pages = BLOCK / c.page;
-  for (int slot = first; slot * c.page < last; slot += pages) {
-    const int base = slot * c.page, keys_here = std::min(pages * c.page, last - base);
-    const int whole = (keys_here + 31) / 32 * 32;
-    for (int i = 0; i * c.page < keys_here; i++) {
-      const int at = i * c.page, n = std::min(c.page, keys_here - at);
-      const kv_t *k = keys(c, table[slot + i], p.head);
-      pair_keys(k, n, kt + (size_t)at * DP);
-      if (KV == 2) {
-        const float *from = scale_of(c, table[slot + i], p.head);
-        std::memcpy(ks + at, from, sizeof(float) * n);
-        std::memcpy(vs + at, from + c.page, sizeof(float) * n);
-      }
-    }
-    for (int t = 0; t < whole; t += 32) {  // pairs of 32 keys, that may lie in two pages of 16
-      matrix::half *to = v + (size_t)t * D;
-      if (c.page % 32 == 0) pair_values(keys(c, table[slot + t / c.page], p.head) + (size_t)c.page * D, t % c.page, c.page, to);
-      else {
-        alignas(64) kv_t both[32 * D] = {};
-        for (int i = 0; i < 32 && t + i < keys_here; i++)
-          std::memcpy(both + (size_t)i * D, keys(c, table[slot + (t + i) / c.page], p.head) + (size_t)(c.page + (t + i) % c.page) * D, sizeof(kv_t) * D);
-        pair_values(both, 0, 32, to);
-      }
-    }
-    for (int r = 0; r < rows; r += 32)  // as few at a time as fill the unit: their scores stay near
-      attend_rows(c, high + (size_t)r * DP, rest ? low + (size_t)r * DP : nullptr, kt, v, ks, vs, s, weights,
-                  std::min(32, rows - r), before + p.from - base, r, keys_here, acc + (size_t)r * D, m + r, lanes + r * W);
-  }
-  for (int r = 0; r < rows; r++) {
-    float *to = c.out + row_of(c, p, r);
-    const float total = sum(get(lanes + r * W)), one = total > 0 ? 1 / total : 0;
-    for (int j = 0; j < D; j += W) put(to + j, get(acc + (size_t)r * D + j) * one);
   }
 }
 #endif
