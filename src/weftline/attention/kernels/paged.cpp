@@ -15,6 +15,13 @@
 #include "paged_matrix.h"
 #include "prompts_matrix.h"
 
+#if defined(_OPENMP)
+#include <omp.h>
+static int threads() { return omp_get_max_threads(); }
+#else
+static int threads() { return 1; }
+#endif
+
 // ---- one query: bandwidth decides, so keys and values are read once, in order ----
 
 static void score_page(const Call &c, const float *q, int group, const kv_t *k, const float *ks, int n, float *s,
@@ -235,8 +242,16 @@ extern "C" void weftline_attend(const float *q, float *out, const void *cache, c
                                 float scale, float softcap) {
   const Call c = {q, out, (const kv_t *)cache, scales, starts, lens, tables, sinks,
                   requests, heads, kv, page, width, window, scale, softcap};
-  const int group = heads / kv, step = std::max(1, TILE_ROWS / group);
-  const int stretch = std::max(page, STRETCH / page * page);
+#if defined(UNIT)
+  const bool unit = matrix::granted();
+#else
+  const bool unit = false;
+#endif
+  const int group = heads / kv, stretch = std::max(page, STRETCH / page * page);
+  long rows = 0;  // of prompts, over all heads
+  for (int r = 0; r < requests; r++)
+    if (starts[r + 1] - starts[r] > 1) rows += (long)(starts[r + 1] - starts[r]) * heads;
+  const int step = std::max(1, (unit && rows / MANY_ROWS >= SEVERAL * threads() ? MANY_ROWS : TILE_ROWS) / group);
   std::vector<Part> parts;
   std::vector<int> firsts;  // where each query's parts begin
   int slots = 0;
@@ -254,9 +269,6 @@ extern "C" void weftline_attend(const float *q, float *out, const void *cache, c
       } else
         for (int t = (n - 1) / step * step; t >= 0; t -= step) parts.push_back({r, h, t, std::min(n, t + step), 0, 0, -1});
     }
-#if defined(UNIT)
-  const bool unit = matrix::granted();
-#endif
   std::vector<float> acc((size_t)slots * group * D), m((size_t)slots * group), l((size_t)slots * group);
 #pragma omp parallel if (parts.size() > 1)
   {

@@ -15,6 +15,9 @@ typedef int8_t kv_t;
 
 // Keys a decode part reads, rows of a prefill part, keys it weighs at a time (256 bounds a page too).
 constexpr int STRETCH = 2048, TILE_ROWS = 192, BLOCK = 256;
+// Rows of a part on a matrix unit, whose values are turned about once for all of them: where every
+// thread still has several parts.
+constexpr int MANY_ROWS = 512, SEVERAL = 8;
 
 constexpr float NONE = -1e30f;  // less than any score, and finite
 
@@ -46,29 +49,45 @@ static inline void soften(const Call &c, float *s, int n) {
   for (int t = 0; t < n; t++) s[t] = c.softcap * std::tanh(s[t] / c.softcap);
 }
 
-// Softmax of a row's scores [from, to) joined to what it has; the rest of their vectors becomes 0.
-// `l` gathers the sum by lanes. Returns the factor for the values gathered before; `most`, where it is
-// asked for, becomes the largest weight.
-static inline float join(float *s, int from, int to, float &m, vf &l, float *most = nullptr) {
+// Softmax of scores [from, to) of G rows joined to what they have; the rest of their vectors becomes 0.
+// `l` gathers sums by lanes. `factor` becomes that for the values gathered before, `most` the largest
+// weight. Rows take turns, so that none waits for its maximum alone.
+template <int G>
+static inline void join(float *s, int stride, int from, int to, float *m, vf *l, float *factor, float *most) {
   const int low = from - from % W, high = (to + W - 1) / W * W;
-  for (int t = low; t < from; t++) s[t] = NONE;
-  for (int t = to; t < high; t++) s[t] = NONE;
-  vf top = all(NONE), other = top;
-  int at = low;
-  for (; at + 2 * W <= high; at += 2 * W) top = larger(top, get(s + at)), other = larger(other, get(s + at + W));
-  if (at < high) top = larger(top, get(s + at));
-  const vf found = most_everywhere(larger(top, other)), peaks = larger(found, all(m));
-  const float peak = peaks[0];
-  if (most != nullptr) *most = exp_of(found - peaks)[0];
-  vf total = {};
-  for (int t = low; t < high; t += W) {
-    const vf e = exp_of(get(s + t) - peaks);
-    put(s + t, e);
-    total += e;
+  vf top[G][2], peaks[G], total[G];
+  for (int g = 0; g < G; g++) {
+    float *row = s + (size_t)g * stride;
+    for (int t = low; t < from; t++) row[t] = NONE;
+    for (int t = to; t < high; t++) row[t] = NONE;
+    top[g][0] = top[g][1] = all(NONE);
+    total[g] = (vf){};
   }
-  const float factor = peak == m ? 1 : exp_of(all(m) - peaks)[0];
-  m = peak;
-  l = l * factor + total;
+  int at = low;
+  for (; at + 2 * W <= high; at += 2 * W)
+    for (int g = 0; g < G; g++)
+      for (int i = 0; i < 2; i++) top[g][i] = larger(top[g][i], get(s + (size_t)g * stride + at + i * W));
+  for (int g = 0; g < G; g++) {
+    if (at < high) top[g][0] = larger(top[g][0], get(s + (size_t)g * stride + at));
+    const vf found = most_everywhere(larger(top[g][0], top[g][1]));
+    peaks[g] = larger(found, all(m[g]));
+    most[g] = exp_of(found - peaks[g])[0];
+    const float peak = peaks[g][0];
+    factor[g] = peak == m[g] ? 1 : exp_of(all(m[g]) - peaks[g])[0];
+    m[g] = peak;
+  }
+  for (int t = low; t < high; t += W)
+    for (int g = 0; g < G; g++) {
+      float *here = s + (size_t)g * stride + t;
+      const vf e = exp_of(get(here) - peaks[g]);
+      put(here, e);
+      total[g] += e;
+    }
+  for (int g = 0; g < G; g++) l[g] = l[g] * factor[g] + total[g];
+}
+static inline float join(float *s, int from, int to, float &m, vf &l) {
+  float factor, most;
+  join<1>(s, 0, from, to, &m, &l, &factor, &most);
   return factor;
 }
 

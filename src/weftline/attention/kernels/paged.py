@@ -6,6 +6,7 @@ The layout of a cache is vLLM's on CPUs: ``[pages, kv heads, 2, page, dim]``, ke
 from __future__ import annotations
 
 import ctypes
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -22,6 +23,8 @@ KINDS: Final[dict[str, tuple[int, type]]] = {
     "int8": (2, np.int8),
 }
 """What a cache may hold: the number the kernels know it by, and NumPy's type of one element."""
+
+MEMORY_PAGE: Final = 4096
 
 Array = np.ndarray[Any, Any]
 
@@ -46,8 +49,8 @@ class Kernel:
     def cache(self, pages: int) -> tuple[Array, Array | None]:
         """A layer's empty cache and, for int8, its scales."""
         shape = (pages, self.kv_heads, 2, self.page, self.dim)
-        scales = np.zeros(shape[:-1], np.float32) if self.kind == "int8" else None
-        return np.zeros(shape, KINDS[self.kind][1]), scales
+        scales = _zeros(shape[:-1], np.float32) if self.kind == "int8" else None
+        return _zeros(shape, KINDS[self.kind][1]), scales
 
     def write(self, key: Array, value: Array, to: tuple[Array, Array | None], slots: Array) -> None:
         """Put keys and values ``[tokens, kv heads, dim]`` into ``slots``: page x size + place."""
@@ -112,6 +115,14 @@ class Kernel:
         if not self.compiled:
             return None
         return library("paged", (f"DIM={self.dim}", f"KV={KINDS[self.kind][0]}"))
+
+
+def _zeros(shape: tuple[int, ...], kind: type) -> Array:
+    """Zeros that begin with a page of memory: a row of 64 bytes is one line of a cache, not two."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    room = np.zeros(size + MEMORY_PAGE, np.uint8)
+    begin = -room.ctypes.data % MEMORY_PAGE
+    return room[begin : begin + size].view(kind).reshape(shape)
 
 
 def _at(array: Array | None) -> ctypes.c_void_p | None:

@@ -13,6 +13,7 @@
 namespace bytes {
 
 constexpr int DB = (D + 63) / 64 * 64, HEADS = 4, PARTS = 3;
+constexpr int AHEAD = 2;  // pages between what is weighed and what is asked for, into the second cache
 constexpr float FULL = 127 << 16, WHOLE = (1 << 24) - 256;  // of queries, signed, and of weights
 
 // Bytes [j, j + 64) of a row, zeros from D on.
@@ -49,7 +50,7 @@ static void ask(const float *q, int heads, float scale, Asked &a) {
 }
 
 static inline void fetch(const char *from, size_t count) {
-  for (size_t b = 0; b < count; b += 64) __builtin_prefetch(from + b);
+  for (size_t b = 0; b < count; b += 64) __builtin_prefetch(from + b, 0, 2);
 }
 
 // Scores [G][stride] of a page's first n keys.
@@ -139,21 +140,20 @@ static void stretch(const Call &c, const Part &p, const float *q, float *out, fl
     const int slot = key / c.page, from = key % c.page, n = std::min(c.page, p.last - slot * c.page);
     const int8_t *k = keys(c, table[slot], p.head), *v = k + (size_t)c.page * D;
     const float *ks = scale_of(c, table[slot], p.head), *vs = ks + c.page;
-    const bool more = (slot + 1) * c.page < p.last;
-    const int8_t *next = more ? keys(c, table[slot + 1], p.head) : k;
-    fetch((const char *)(more ? scale_of(c, table[slot + 1], p.head) : ks), sizeof(float) * 2 * c.page);
+    const int far = (slot + AHEAD) * c.page < c.lens[p.request] ? table[slot + AHEAD] : table[slot];
+    const int8_t *next = keys(c, far, p.head);
+    fetch((const char *)scale_of(c, far, p.head), sizeof(float) * 2 * c.page);
     score<G>(a, k, ks, n, s, c.page, (const char *)next);
     vf tops = {};
     for (int t = from / W * W; t < n; t += W) tops = larger(tops, get(vs + t));
     const float top = most_everywhere(tops)[0];
+    float factor[G], most[G];
+    for (int g = 0; g < G; g++) soften(c, s + g * c.page, n);
+    join<G>(s, c.page, from, n, m, lanes, factor, most);
     for (int g = 0; g < G; g++) {
-      float *row = s + g * c.page;
-      soften(c, row, n);
-      float here = NONE;
-      const float factor = join(row, from, n, m[g], lanes[g], &here);
-      unit[g] = weights(row, vs, from, n, top * here, w + (size_t)g * BLOCK * 4);
-      if (factor != 1)
-        for (int j = 0; j < DB; j += W) put(acc + g * DB + j, get(acc + g * DB + j) * factor);
+      unit[g] = weights(s + g * c.page, vs, from, n, top * most[g], w + (size_t)g * BLOCK * 4);
+      if (factor[g] != 1)
+        for (int j = 0; j < DB; j += W) put(acc + g * DB + j, get(acc + g * DB + j) * factor[g]);
     }
     add<G>(v, from, n, w, BLOCK * 4, unit, acc, (const char *)(next + (size_t)c.page * D));
     key = slot * c.page + n;

@@ -65,15 +65,22 @@ static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 
 // e^x for x <= 0 within 3 units in the last place, 0 where it has no normal number.
 #if defined(__AVX512F__)
+// What is over the nearest whole number: one instruction where a rounding takes two.
+static inline __m512 reduced(__m512 x) {
+#if defined(__AVX512DQ__)
+  return _mm512_reduce_ps(x, 8);
+#else
+  return _mm512_sub_ps(x, _mm512_roundscale_ps(x, 8));
+#endif
+}
 static inline vf exp_of(vf x) {  // 2^n times a polynomial of the rest, |rest| <= 1/2, off by 7.5e-8 at most
-  const __m512 t = (__m512)(x * 1.44269504f), n = _mm512_roundscale_ps(t, 8);
-  const vf r = (vf)_mm512_sub_ps(t, n);
+  const vf t = x * 1.44269504f, r = (vf)reduced((__m512)t);
   vf y = r * 1.32765e-3f + 9.67554e-3f;
   y = y * r + 5.550713e-2f;
   y = y * r + 2.402212e-1f;
   y = y * r + 6.9314697e-1f;
   y = y * r + 1.00000007f;
-  return (vf)_mm512_scalef_ps((__m512)y, n);
+  return (vf)_mm512_scalef_ps((__m512)y, (__m512)(t - r));
 }
 #else
 // 2^n times a polynomial of the rest (Cephes).
