@@ -1,11 +1,13 @@
 """Paged attention's kernels beside what this machine reads from memory and multiplies, in one run.
 
-    python bench/attention_kernels.py [--keys 16384 65536] [--prompt 4096] [--heads 9 3 64]
+    python bench/attention_kernels.py [--keys 16384 65536] [--prompt 4096] [--heads 9 3 64 ...]
 
 Decoding: bytes of keys and values over the bytes that a plain sum of floats reads in the same time.
 Prompts: FLOP over those of torch's product of 2,048 cubed in the format that the kernel multiplies
-in (fp32, or bf16 where the machine has a unit for it), and torch's own attention beside it. One
-thread, processor seconds, the best of rounds that take turns, so that all meet the same machine.
+in (fp32, or bf16 where the machine has a unit for it), and torch's own attention beside it. With a
+unit two bounds are timed: its products alone, nothing loaded or stored, and the weights of all
+scores alone; `bound_gflop_per_s` is what the slower of them allows, `bound_in_turn` both after
+each other. One thread, processor seconds, the best of rounds that take turns, so that all meet the same machine.
 """
 
 from __future__ import annotations
@@ -63,9 +65,9 @@ def attends(kernel: Kernel, keys: int, rows: int) -> tuple[Callable[[], Any], in
     return lambda: kernel.attend(query, cache, starts, lens, table, scale=scale), size
 
 
-def decoding(args: argparse.Namespace) -> None:
+def decoding(args: argparse.Namespace, shape: tuple[int, int, int]) -> None:
     """A row a number of keys and kind of cache."""
-    heads, kv, dim = args.heads
+    heads, kv, dim = shape
     plain = np.ones(1 << 25, np.float32)
     native = library("paged", (f"DIM={dim}", "KV=0"))
     native.weftline_read.restype = ctypes.c_float
@@ -79,14 +81,14 @@ def decoding(args: argparse.Namespace) -> None:
         took = best(works, args.rounds)
         rate = plain.nbytes / took["read"]
         for kind, size in sizes.items():
-            say(decode=kind, keys=keys, ms=round(took[kind] * 1e3, 3),
+            say(decode=kind, dim=dim, keys=keys, ms=round(took[kind] * 1e3, 3),
                 gb_per_s=round(size / took[kind] / 1e9, 2), dram_gb_per_s=round(rate / 1e9, 2),
                 of_dram_read=round(size / took[kind] / rate, 3))  # fmt: skip
 
 
-def prompts(args: argparse.Namespace) -> None:
+def prompts(args: argparse.Namespace, shape: tuple[int, int, int]) -> None:
     """A row a kind of cache, and torch's attention in both formats."""
-    heads, kv, dim = args.heads
+    heads, kv, dim = shape
     n = args.prompt
     flop = 2 * 2 * heads * dim * n * (n + 1) / 2
     works: dict[str, Any] = {}
@@ -103,15 +105,27 @@ def prompts(args: argparse.Namespace) -> None:
         works[f"torch {name}"] = lambda q=q, k=k: torch.nn.functional.scaled_dot_product_attention(
             q, k, k, is_causal=True
         )
+    for kind in ("bf16", "int8"):
+        native = library("paged", (f"DIM={dim}", f"KV={KINDS[kind][0]}"))
+        steps = ctypes.c_long(heads * n * (n + 1) // 2 // 1024)
+        if unit and hasattr(native, "weftline_bound"):
+            for i, part in enumerate(("products", "weights")):
+                works[f"{part} {kind}"] = lambda f=native.weftline_bound, i=i, s=steps: f(i, s)
     took = best(works, args.rounds)
     for name in ("fp32", "bf16"):
         say(gemm=name, gflop_per_s=round(2 * 2048**3 / took[f"gemm {name}"] / 1e9, 1))
     for name in (*KINDS, "torch fp32", "torch bf16"):
         rate = flop / took[name] / 1e9
+        bounds = [took[x] for x in (f"products {name}", f"weights {name}") if x in took]
+        bound = {} if not bounds else {
+            "bound_gflop_per_s": round(flop / max(bounds) / 1e9, 1),
+            "bound_in_turn": round(flop / sum(bounds) / 1e9, 1),
+        }  # fmt: skip
         product = "gemm fp32" if name.endswith("fp32") or not unit else "gemm bf16"
-        say(prefill=name, tokens=n, ms=round(took[name] * 1e3, 1), gflop_per_s=round(rate, 1),
+        say(prefill=name, dim=dim, tokens=n, ms=round(took[name] * 1e3, 1), gflop_per_s=round(rate, 1),
             of_gemm=round(rate * 1e9 / (2 * 2048**3 / took[product]), 3), gemm=product,
-            of_gemm_fp32=round(rate * 1e9 / (2 * 2048**3 / took["gemm fp32"]), 3))  # fmt: skip
+            of_gemm_fp32=round(rate * 1e9 / (2 * 2048**3 / took["gemm fp32"]), 3),
+            **bound)  # fmt: skip
 
 
 def say(**row: object) -> None:
@@ -124,14 +138,15 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, nargs="*", default=[16384, 65536])
     parser.add_argument("--prompt", type=int, default=4096)
-    parser.add_argument("--heads", type=int, nargs=3, default=[9, 3, 64],
-                        metavar=("HEADS", "KV", "DIM"))  # fmt: skip
+    parser.add_argument("--heads", type=int, nargs=3, action="append",
+                        metavar=("HEADS", "KV", "DIM"), help="9 3 64 and 8 2 128")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args(words)
     torch.set_num_threads(1)
-    decoding(args)
-    if args.prompt:
-        prompts(args)
+    for shape in args.heads or [(9, 3, 64), (8, 2, 128)]:
+        decoding(args, shape)
+        if args.prompt:
+            prompts(args, shape)
     return 0
 
 

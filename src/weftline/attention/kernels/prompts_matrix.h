@@ -429,4 +429,29 @@ static void prefill_matrix(const Call &c, const Part &p, std::vector<float> &roo
     }
   }
 }
+
+// What bounds a prompt, for rates in the same process: `steps` of ACROSS rows and STEP keys, their
+// products alone with nothing loaded, or (1) their weights alone.
+extern "C" void weftline_bound(int weights, long steps) {
+  using namespace prompts;
+  if (!matrix::granted()) return;
+  matrix::begin();
+  alignas(64) static float s[STEP * ACROSS], scales[STEP];
+  alignas(64) static matrix::half w[STEP * ACROSS];
+  const Seen seen = {};
+  const Aside none = {};
+  const vf peak[2] = {};
+  vf total[2], top[2];
+  for (long i = 0; i < steps; i++) {
+    if (weights) weigh_step<false>(seen, none, 0, scales, scales, 1, s, peak, total, top, w);
+    else
+      for (int j = 0; j < KD + PAIRS; j++) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+  }
+  matrix::end();
+}
 #endif
