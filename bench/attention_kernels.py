@@ -6,8 +6,9 @@ Decoding: bytes of keys and values over the bytes that a plain sum of floats rea
 Prompts: FLOP over those of torch's product of 2,048 cubed in the format that the kernel multiplies
 in (fp32, or bf16 where the machine has a unit for it), and torch's own attention beside it. With a
 unit two bounds are timed: its products alone, nothing loaded or stored, and the weights of all
-scores alone; `bound_gflop_per_s` is what the slower of them allows, `bound_in_turn` both after
-each other. One thread, processor seconds, the best of rounds that take turns, so that all meet the same machine.
+scores alone. `bound_gflop_per_s` is what the slower of them allows, `bound_in_turn` both after each
+other. One thread, processor seconds, the best of rounds that take turns, so that all meet the same
+machine.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ def prompts(args: argparse.Namespace, shape: tuple[int, int, int]) -> None:
             "bound_in_turn": round(flop / sum(bounds) / 1e9, 1),
         }  # fmt: skip
         product = "gemm fp32" if name.endswith("fp32") or not unit else "gemm bf16"
-        say(prefill=name, dim=dim, tokens=n, ms=round(took[name] * 1e3, 1), gflop_per_s=round(rate, 1),
-            of_gemm=round(rate * 1e9 / (2 * 2048**3 / took[product]), 3), gemm=product,
+        say(prefill=name, dim=dim, tokens=n, ms=round(took[name] * 1e3, 1),
+            gflop_per_s=round(rate, 1), of_gemm=round(rate * 1e9 / (2 * 2048**3 / took[product]), 3), gemm=product,
             of_gemm_fp32=round(rate * 1e9 / (2 * 2048**3 / took["gemm fp32"]), 3),
             **bound)  # fmt: skip
 

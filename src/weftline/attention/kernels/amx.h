@@ -17,7 +17,6 @@
 
 namespace matrix {
 
-constexpr int T = 16, DEEP = 32;  // rows of a tile, and its depth in bf16
 typedef uint16_t half;
 
 // Linux asks a process to ask for the unit's registers, once.
@@ -80,39 +79,6 @@ static inline void zip(__m512i even, __m512i odd, half *low, half *high) {
   const __m512i at = _mm512_load_si512(first), next = _mm512_add_epi16(at, _mm512_set1_epi16(16));
   _mm512_storeu_si512(low, _mm512_permutex2var_epi16(even, at, odd));
   _mm512_storeu_si512(high, _mm512_permutex2var_epi16(even, next, odd));
-}
-
-// c[rows][16 * across] (+)= a[rows][depth] b, rows and depth in whole tiles, b as tiles of pairs:
-// the tile of depth k and columns j at b + (k * b_deep + j * b_across) * 512.
-static void multiply(const half *a, int lda, const half *b, int b_deep, int b_across, float *c, int ldc, int rows,
-                     int across, int depth, bool add) {
-  const size_t sa = (size_t)lda * 2, sc = (size_t)ldc * 4;
-  for (int j = 0; j < across; j += 2) {
-    const bool wide = j + 1 < across;
-    for (int r = 0; r < rows; r += 2 * T) {
-      const bool tall = r + T < rows;
-      float *c0 = c + (size_t)r * ldc + j * T, *c1 = c0 + T, *c2 = c0 + (size_t)T * ldc, *c3 = c2 + T;
-      if (add) {
-        TILE_LOAD(0, c0, sc);
-        if (wide) TILE_LOAD(1, c1, sc);
-        if (tall) TILE_LOAD(2, c2, sc);
-        if (wide && tall) TILE_LOAD(3, c3, sc);
-      } else { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
-      for (int k = 0; k < depth; k++) {
-        const half *rows_at = a + (size_t)r * lda + k * DEEP, *pairs = b + ((size_t)k * b_deep + (size_t)j * b_across) * 512;
-        TILE_LOAD(4, rows_at, sa);
-        TILE_LOAD(6, pairs, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        if (wide) { TILE_LOAD(7, pairs + (size_t)b_across * 512, 64); _tile_dpbf16ps(1, 4, 7); }
-        if (tall) { TILE_LOAD(5, rows_at + (size_t)T * lda, sa); _tile_dpbf16ps(2, 5, 6); }
-        if (wide && tall) _tile_dpbf16ps(3, 5, 7);
-      }
-      _tile_stored(0, c0, sc);
-      if (wide) _tile_stored(1, c1, sc);
-      if (tall) _tile_stored(2, c2, sc);
-      if (wide && tall) _tile_stored(3, c3, sc);
-    }
-  }
 }
 
 }  // namespace matrix
