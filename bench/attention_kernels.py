@@ -124,7 +124,8 @@ def prompts(args: argparse.Namespace, shape: tuple[int, int, int]) -> None:
         }  # fmt: skip
         product = "gemm fp32" if name.endswith("fp32") or not unit else "gemm bf16"
         say(prefill=name, dim=dim, tokens=n, ms=round(took[name] * 1e3, 1),
-            gflop_per_s=round(rate, 1), of_gemm=round(rate * 1e9 / (2 * 2048**3 / took[product]), 3), gemm=product,
+            gflop_per_s=round(rate, 1), gemm=product,
+            of_gemm=round(rate * 1e9 / (2 * 2048**3 / took[product]), 3),
             of_gemm_fp32=round(rate * 1e9 / (2 * 2048**3 / took["gemm fp32"]), 3),
             **bound)  # fmt: skip
 

@@ -60,6 +60,34 @@ def test_kernels_give_what_plain_loops_give(kind: Kind, shape: Shape) -> None:
 
 
 @pytest.mark.skipif(build.compiler() is None, reason="no compiler")
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_peaks_may_grow_by_any_step(kind: Kind) -> None:
+    """Weights are kept to a peak that is raised only now and then: by a little, by far, and never
+    where the first keys weigh most. The last keys stand in a second span of values."""
+    heads, dim, page, keys = 4, 16, 16, 1100
+    draw = np.random.default_rng(3)
+    plain, native = (
+        Kernel(heads=heads, kv_heads=heads, dim=dim, page=page, kind=kind, compiled=compiled)
+        for compiled in (False, True)
+    )
+    table = draw.permutation(np.arange(1, 70)).astype(np.int32)[None]
+    place = np.arange(keys)
+    slots = table[0, place // page].astype(np.int64) * page + place % page
+    k, v, query = (draw.normal(size=(n, heads, dim)).astype(np.float32) for n in (keys, keys, 41))
+    query = (query.view(np.uint32) & 0xFFFF0000).view(np.float32)  # as bf16 holds them
+    for steep in (place / 60, 2.0 ** (place // 220), 20 / (1 + place)):
+        cache = plain.cache(70)
+        plain.write(k * steep[:, None, None].astype(np.float32), v, cache, slots)
+        for rows in (1, 41):
+            starts, lens = np.asarray([0, rows], np.int32), np.asarray([keys], np.int32)
+            found, wanted = (
+                x.attend(query[:rows].copy(), cache, starts, lens, table, scale=dim**-0.5)
+                for x in (native, plain)
+            )
+            assert np.abs(found - wanted).max() < OFF[kind][rows > 1]
+
+
+@pytest.mark.skipif(build.compiler() is None, reason="no compiler")
 def test_every_source_compiles_where_a_compiler_is() -> None:
     """What does not compile falls back to something slow, and says nothing."""
     for source in Path(build.__file__).parent.glob("*.cpp"):
