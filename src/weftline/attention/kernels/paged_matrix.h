@@ -19,12 +19,14 @@ static inline float *aligned(std::vector<float> &room, size_t floats) {
 
 // A row's D numbers, and zeros up to DP, as bf16 in two parts; whether the second has any.
 static inline bool split_row(const float *x, matrix::half *high, matrix::half *low) {
-  alignas(64) float wide[DP] = {};
-  std::memcpy(wide, x, sizeof(float) * D);
-  for (int j = 0; j < DP; j += 32) matrix::split(wide + j, high + j, low + j);
-  bool any = false;
-  for (int j = 0; j < DP; j++) any |= (low[j] & 0x7FFF) != 0;
-  return any;
+  __m512i any = _mm512_setzero_si512();
+  for (int j = 0; j < DP; j += 32) {
+    alignas(64) float wide[32] = {};
+    if (j + 32 > D) std::memcpy(wide, x + j, sizeof(float) * (D - j));
+    matrix::split(j + 32 > D ? wide : x + j, high + j, low + j);
+    any = _mm512_or_si512(any, _mm512_loadu_si512(low + j));
+  }
+  return _mm512_test_epi16_mask(any, _mm512_set1_epi16(0x7FFF)) != 0;
 }
 
 // Stored numbers [at, at + 32) of a row, zeros from D on.

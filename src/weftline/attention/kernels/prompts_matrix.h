@@ -309,7 +309,7 @@ static void attend(const Call &c, const Keys &k, const Rows &r, float *s, matrix
   alignas(64) static const struct Ones { float of[STEP]; Ones() { std::fill(of, of + STEP, 1.0f); } } ones;
   const Seen seen = {{_mm512_loadu_si512(r.at), _mm512_loadu_si512(r.at + 16)}, c.window};
   const float unit = (c.softcap > 0 ? 1 : c.scale) * LOG2E;
-  Weighed now = {w, step, 0, 0}, before = {w + PAIRS * 1024, step, 0, 0};
+  Weighed one = {w, step, 0, 0}, other = {w + PAIRS * 1024, step, 0, 0}, *now = &one, *before = &other;
   vf peak[2] = {get(r.peak), get(r.peak + 16)}, total[2] = {get(r.total), get(r.total + 16)};
   Aside aside = {};
   aside.score_step(k, r, step, s + step % 2 * 1024);
@@ -324,35 +324,35 @@ static void attend(const Call &c, const Keys &k, const Rows &r, float *s, matrix
     const bool masked = first + STEP - 1 > low || (c.window > 0 && first <= high - c.window);
     vf top[2], sums[2];
     const auto weigh = [&] {
-      matrix::half *to = now.w + (size_t)now.count * 1024;
+      matrix::half *to = now->w + (size_t)now->count * 1024;
       if (masked) weigh_step<true>(seen, aside, first, ks, vs, unit, here, peak, sums, top, to);
       else weigh_step<false>(seen, aside, first, ks, vs, unit, here, peak, sums, top, to);
     };
     aside.s = nullptr, aside.count = 0;
     if (step + 1 < to) aside.score_step(k, r, step + 1, s + (step + 1) % 2 * 1024);
-    if (before.count > 0 && before.done < PAIRS) aside.gather_next(k, r, before);
+    if (before->count > 0 && before->done < PAIRS) aside.gather_next(k, r, *before);
     weigh();
     if (__builtin_expect(above(top, peak, SLACK), 0)) {
       // What was weighed by old peaks goes before them, with this step unless it is out of all bounds.
       const bool again = above(top, peak, FAR);
       if (!again)
         for (int x = 0; x < 2; x++) total[x] += sums[x];
-      if (!again) now.count++;
-      finish(k, r, before), finish(k, r, now);
+      if (!again) now->count++;
+      finish(k, r, *before), finish(k, r, *now);
       raise(r, top, peak, total);
       if (!again) continue;
       aside.s = nullptr, aside.count = 0;
       weigh();
     }
-    now.count++;
+    now->count++;
     for (int x = 0; x < 2; x++) total[x] += sums[x];
-    if (now.count == PAIRS) {
-      finish(k, r, before);
+    if (now->count == PAIRS) {
+      finish(k, r, *before);
       std::swap(now, before);
-      now.first = step + 1;
+      now->first = step + 1;
     }
   }
-  finish(k, r, before), finish(k, r, now);
+  finish(k, r, *before), finish(k, r, *now);
   for (int x = 0; x < 2; x++) put(r.peak + x * 16, peak[x]), put(r.total + x * 16, total[x]);
 }
 
@@ -377,7 +377,8 @@ static void prefill_matrix(const Call &c, const Part &p, std::vector<float> &roo
   for (int r = 0; r < tall; r += 16) {
     alignas(64) matrix::half parts[2][16][DP] = {};
     for (int i = 0; i < 16; i++) {
-      const int row = std::min(r + i, rows - 1);
+      const int row = std::min(r + i, rows - 1), next = std::min(row + 16, rows - 1);
+      fetch((const char *)(c.q + row_of(c, p, next)), sizeof(float) * D);  // rows are far from each other
       rest |= split_row(c.q + row_of(c, p, row), parts[0][i], parts[1][i]);
       at[r + i] = before + p.from + row / group;
       peak[r + i] = c.sinks ? c.sinks[p.head * group + row % group] * LOG2E : NONE;
