@@ -14,8 +14,8 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help plan setup test train-demo train-drill serve-demo finetune-demo test-slow test-vllm \
-	crash lint test-clients test-viewers test-triton types fmt lock docs docs-site golden test-launchers \
-	fuzz-group clean
+	crash lint test-clients test-viewers test-triton types fmt lock docs docs-site golden \
+	test-launchers fuzz-group clean
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
