@@ -283,7 +283,7 @@ extern "C" void weftline_attend(const float *q, float *out, const void *cache, c
 #if defined(UNIT)
       if (unit) {
         if (p.slot < 0) { prefill_matrix(c, p, room); continue; }
-        if (group >= MANY) { decode_matrix(c, p, a, peaks, sums, room); continue; }
+        if (KV == 1 && group >= MANY) { decode_matrix(c, p, a, peaks, sums, room); continue; }
       }
 #endif
       if (p.slot < 0) prefill(c, p, room);

@@ -1,4 +1,4 @@
-// Paged attention of bf16 and int8 caches on a matrix unit: products are bf16 with sums in fp32.
+// Decoding from bf16 on a matrix unit, and what prompts on it share: products are bf16 with sums in fp32.
 //
 // Keys and values are what they are (int8 has no number that bf16 lacks; its scales meet scores and
 // weights). Queries are taken in two parts where bf16 does not hold them, and so are the weights of a
@@ -55,7 +55,7 @@ static inline void pair_values(const kv_t *v, int t, int n, matrix::half *to) {
 
 // ---- one query: its heads are few, so tiles of scores hold several stretches of 16 keys ----
 
-constexpr int MANY = KV == 1 ? 8 : 12;  // heads of a group from which the unit decodes faster than vectors: measured
+constexpr int MANY = 8;   // heads of a group from which the unit decodes bf16 faster than vectors: measured
 constexpr int HEADS = 8;  // at a time; a weight's two parts make 16 rows
 
 struct Asked {  // some heads of one query as pairs, once for each place among the columns
@@ -108,17 +108,13 @@ static void score_matrix(const Asked &a, const matrix::half *k, int ld, int n, f
 }
 
 // Weights [from, n) of a page as bf16 rows: heads, then what bf16 leaves out of them; 0 around.
-static void weights_of(float *s, int stride, const float *vs, int heads, int from, int n, matrix::half *to, int ld) {
-  const int whole = (n + 31) / 32 * 32, known = (n + W - 1) / W * W;
+static void weights_of(float *s, int stride, int heads, int from, int n, matrix::half *to, int ld) {
+  const int whole = (n + 31) / 32 * 32;
   for (int g = 0; g < heads; g++) {
     float *row = s + (size_t)g * stride;
     for (int t = from / 32 * 32; t < from; t++) row[t] = 0;
     for (int t = n; t < whole; t++) row[t] = 0;
-    for (int t = from / 32 * 32; t < whole; t += 32) {
-      if (KV == 2)
-        for (int i = t; i < std::min(t + 32, known); i += W) put(row + i, get(row + i) * get(vs + i));
-      matrix::split(row + t, to + (size_t)g * ld + t, to + (size_t)(heads + g) * ld + t);
-    }
+    for (int t = from / 32 * 32; t < whole; t += 32) matrix::split(row + t, to + (size_t)g * ld + t, to + (size_t)(heads + g) * ld + t);
   }
 }
 
@@ -141,7 +137,7 @@ static void decode_matrix(const Call &c, const Part &p, float *out, float *peaks
   const int group = c.heads / c.kv, ld = (c.page + 31) / 32 * 32;
   const int32_t *table = c.tables + (size_t)p.request * c.width;
   const float *q = c.q + ((size_t)c.starts[p.request] * c.heads + (size_t)p.head * group) * D;
-  const bool straight = KV == 1 && D % 32 == 0;  // keys can be read where they lie
+  const bool straight = D % 32 == 0;  // keys can be read where they lie
   const size_t scores = (size_t)HEADS * ld, sums = (size_t)16 * D, tile = 256;
   float *s = aligned(room, scores + sums + HEADS * W + 4 * KD * 2 * tile + 8 * ld + (size_t)ld * (D + DP) / 2);
   float *acc = s + scores, *lanes = acc + sums;
@@ -158,7 +154,6 @@ static void decode_matrix(const Call &c, const Part &p, float *out, float *peaks
     for (int key = p.first; key < p.last;) {
       const int slot = key / c.page, from = key % c.page, n = std::min(c.page, p.last - slot * c.page);
       const kv_t *k = keys(c, table[slot], p.head), *v = k + (size_t)c.page * D;
-      const float *ks = scale_of(c, table[slot], p.head);
       const bool more = (slot + 1) * c.page < p.last;
       const kv_t *next = more ? keys(c, table[slot + 1], p.head) : k;
       // The unit waits for what was just stored: so values are paired before the softmax, and the next
@@ -174,7 +169,7 @@ static void decode_matrix(const Call &c, const Part &p, float *out, float *peaks
       }
       for (int g = 0; g < a.heads; g++) {
         float *row = s + (size_t)g * ld;
-        for (int t = 0; t < n; t += W) put(row + t, KV == 2 ? get(row + t) * get(ks + t) * c.scale : get(row + t) * c.scale);
+        for (int t = 0; t < n; t += W) put(row + t, get(row + t) * c.scale);
         soften(c, row, n);
         vf total = get(lanes + g * W);
         const float factor = join(row, from, n, peaks[h + g], total);
@@ -185,7 +180,7 @@ static void decode_matrix(const Call &c, const Part &p, float *out, float *peaks
             for (int j = 0; j < D; j += W) put(to + j, get(to + j) * factor);
           }
       }
-      weights_of(s, ld, ks ? ks + c.page : nullptr, a.heads, from, n, weights, ld);
+      weights_of(s, ld, a.heads, from, n, weights, ld);
       if (!straight && more) widen(next, std::min(c.page, p.last - (slot + 1) * c.page), copied);
       for (int j = 0; j < D; j += 64) {
         move_tiles<0>(acc + j, D - j);
