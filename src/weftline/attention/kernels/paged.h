@@ -44,9 +44,13 @@ static inline const kv_t *keys(const Call &c, int page, int head) {
 static inline const float *scale_of(const Call &c, int page, int head) {
   return c.scales ? c.scales + ((size_t)page * c.kv + head) * 2 * c.page : nullptr;
 }
+// Capped scores, in whole vectors: tanh by e^-2|x|, off by 1e-7 at most.
 static inline void soften(const Call &c, float *s, int n) {
   if (c.softcap <= 0) return;
-  for (int t = 0; t < n; t++) s[t] = c.softcap * std::tanh(s[t] / c.softcap);
+  for (int t = 0; t < n; t += W) {
+    const vf x = get(s + t) * (1 / c.softcap), e = exp_of(larger(x, -x) * -2.0f), size = (1.0f - e) / (1.0f + e) * c.softcap;
+    put(s + t, x < (vf){} ? -size : size);
+  }
 }
 
 // Softmax of scores [from, to) of G rows joined to what they have; the rest of their vectors becomes 0.
