@@ -277,7 +277,8 @@ class _Guard:
             return
 
         async def patient(message: Message) -> None:
-            await asyncio.wait_for(send(message), self._server.limits.slow_reader_s)
+            async with asyncio.timeout(self._server.limits.slow_reader_s):
+                await send(message)
 
         try:
             await self._app(scope, receive, patient)
