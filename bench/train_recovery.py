@@ -1,15 +1,17 @@
 """Seconds from a kill to the first step done again, and whether a bit of any loss was lost.
 
-    python bench/train_recovery.py [KILLS] [LAYOUT ...]
+    python bench/train_recovery.py [KILLS] [--seed N] [LAYOUT ...]
 
-Two ranks of a 10.8M Llama on bytes of this project's licence, KILLS (25) a layout over fsdp and pp:
-a random rank is killed at a random moment of a step. Prints each time, median and worst, beside
-the median step: on a machine that others load, both grow alike. Ends with 1 where a loss differs,
-the ledger does not add up, or goodput lies more than five points from the forecast.
+Two ranks of a 10.8M Llama on bytes of this project's licence, about KILLS (25) a layout over fsdp
+and pp: a random rank is killed at moments of a Poisson process, once in eight steps' time, also
+while the last kill is recovered from. Prints each time, median and worst, beside the median step:
+on a machine that others load, both grow alike. Ends with 1 where a loss differs, the ledger does
+not add up, or goodput lies more than five points from the forecast.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
 import sys
@@ -37,62 +39,76 @@ SHAPE = {
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {"fsdp": {"dp": 2, "zero": 3}, "pp": {"pp": 2}}
-APART = 4
-"""Steps from one kill to the next, at least."""
+GAP_STEPS = 8
+"""Mean time from one kill to the next, in steps."""
+STEPS_A_KILL = 5
+"""What is done for good between two kills, about: how many steps to ask for."""
+IN_A_ROW = 2
+"""Kills that may meet a restart before a step is taken: more, and the run gives up by rule."""
 
 
 class Drill:
     """Hears a run, and kills a rank of it now and then."""
 
-    def __init__(self, folder: Path, kills: int, seed: int) -> None:
-        self.folder, self.kills = folder, kills
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
         self.rng = random.Random(seed)  # noqa: S311  (which rank, and when)
         self.took: list[float] = []
         self.steps: list[float] = []
         self.seen: list[str] = []
-        self.killed: float | None = None
-        self.waits = False
+        self.open: list[float] = []
+        """Moments of kills after which no step has been taken."""
+        self.kills = 0
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self._strikes)
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the run."""
         if event["kind"] in ("death", "hang", "nan"):
             self.seen.append(event.get("how") or event.get("why") or "nan")
+        if event["kind"] == "end":
+            self.over.set()
         if event["kind"] != "step":
             return
         self.steps.append(event["end"] - event["begin"])
-        if self.killed is not None and event["generation"] == len(self.took) + 1:
-            self.took.append(event["end"] - self.killed)
-            self.killed, self.waits = None, False
-        elif not self.waits and len(self.took) < self.kills and (
-            event["step"] >= APART * len(self.took) + APART - 1
-        ):  # fmt: skip
-            self.waits = True
-            delay = self.rng.random() * statistics.median(self.steps)
-            threading.Timer(delay, self._strike).start()
+        with self.lock:
+            self.took += [event["end"] - at for at in self.open if event["begin"] > at]
+            self.open = [at for at in self.open if event["begin"] <= at]
+        if len(self.steps) == 2:
+            self.thread.start()
 
-    def _strike(self) -> None:
-        self.killed = time.time()
-        try:
-            inject.kill(self.folder, self.rng.randrange(2))
-        except InputError:  # the last step was taken meanwhile
-            self.killed = None
+    def _strikes(self) -> None:
+        while not self.over.wait(
+            self.rng.expovariate(1 / (GAP_STEPS * statistics.median(self.steps)))
+        ):
+            with self.lock:
+                if len(self.open) > IN_A_ROW:
+                    continue
+                try:
+                    inject.kill(self.folder, self.rng.randrange(2))
+                except InputError:  # just now there is no such process: the moment passes
+                    continue
+                self.open.append(time.time())
+                self.kills += 1
 
 
-def drill(name: str, kills: int, root: Path, data: Path) -> bool:
+def drill(name: str, kills: int, seed: int, root: Path, data: Path) -> bool:
     """Kill, measure, compare with the run that nobody disturbed; whether all is as it should be."""
     made = recipe("llama", data, layout(**LAYOUTS[name]), config=SHAPE,
-                  steps=APART * kills + 6, checkpoint_every=2)  # fmt: skip
+                  steps=STEPS_A_KILL * kills, checkpoint_every=2)  # fmt: skip
     hit, whole = root / f"{name}-killed", root / f"{name}-whole"
     for folder in (hit, whole):
         folder.mkdir()
-    hears = Drill(hit, kills, seed=1)
+    hears = Drill(hit, seed)
     outcome = run(made, hit, say=hears)
     run(made, whole, say=lambda _: None)
     here, there = ({r.step: r.loss for r in read_steps(f)} for f in (hit, whole))
     other = [step for step in there if here.get(step) != there[step]]
     same = here == there
     shares = outcome.shares
-    print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, {len(hears.took)} kills; "
+    print(f"{name}: {made.parameters / 1e6:.1f}M parameters, 2 ranks, seed {seed}, "
+          f"{hears.kills} kills in {made.steps} steps; "
           f"seen: {dict(Counter(hears.seen))}")  # fmt: skip
     print(f"kill to first step done again: {[round(t, 2) for t in hears.took]} s; "
           f"median {statistics.median(hears.took):.2f}, worst {max(hears.took):.2f}")  # fmt: skip
@@ -108,10 +124,14 @@ def drill(name: str, kills: int, root: Path, data: Path) -> bool:
 
 def main() -> int:
     """Every layout asked for."""
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 25
+    asks = argparse.ArgumentParser(description="a random rank killed again and again")
+    asks.add_argument("kills", nargs="?", type=int, default=25)
+    asks.add_argument("--seed", type=int, default=1)
+    asks.add_argument("layouts", nargs="*", default=list(LAYOUTS))
+    asked = asks.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         data = byte_shards(Path(folder) / "data", own_text())
-        done = [drill(name, kills, Path(folder), data) for name in sys.argv[2:] or LAYOUTS]
+        done = [drill(name, asked.kills, asked.seed, Path(folder), data) for name in asked.layouts]
     return 0 if all(done) else 1
 
 

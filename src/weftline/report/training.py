@@ -10,9 +10,9 @@ from weftline.units import format_bytes, format_duration
 __all__ = ["amount", "render_comparison", "render_dry_run", "render_outcome"]
 
 _ABOUT = {
-    "start": "until the first step", "productive": "steps that count",
+    "start": "until ranks are ready to step", "productive": "steps that count",
     "stall": "steps waiting for saves", "between": "from step to step",
-    "lost": "steps that a failure undid", "restart": "from noticing to stepping again",
+    "lost": "steps that a failure undid", "restart": "from failing to being ready again",
     "end": "after the last step",
 }  # fmt: skip
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,25 +15,70 @@ from weftline.runtime.keep.watch import Sleep, Watch
 
 def test_a_run_with_a_failure_by_hand() -> None:
     ledger = Ledger(100.0)
-    ledger.goes_on(0)
+    ledger.goes_on(0, 103.0)
     ledger.step(0, 103.0, 105.0, 0.0)  # 3 s of start
     ledger.step(1, 105.5, 107.5, 1.0)  # half a second between; one of two seconds a save
-    ledger.step(2, 107.5, 109.5, 0.0)
-    ledger.failed(112.0)  # 2.5 s into step 3
-    ledger.goes_on(2)  # step 2 is undone
+    ledger.whole(1.25)
+    ledger.step(2, 107.75, 109.75, 0.0)
+    ledger.failed(112.0, since=111.5)  # 1.75 s into step 3, noticed half a second later
+    ledger.failed(113.0)  # the restart is struck, too
+    ledger.goes_on(2, 114.0)  # step 2 is undone, and what lay before it
     ledger.step(2, 114.0, 116.0, 0.0)
     shares = ledger.close(117.0, every=2)
     assert shares.seconds == pytest.approx({
-        "start": 3.0, "productive": 5.0, "stall": 1.0, "between": 0.5, "lost": 4.5, "restart": 2.0,
+        "start": 3.0, "productive": 5.0, "stall": 1.0, "between": 0.5, "lost": 4.0, "restart": 2.5,
         "end": 1.0,
     })  # fmt: skip
     assert shares.wall_s == 17.0
+    assert shares.failures == 2
     assert shares.goodput == pytest.approx(5 / 17)
-    # 13 s that run, one failure, 2 s of recovery; a checkpoint each two steps of 5/3 s.
-    interval = 2 * 5 / 3
-    stall = 1.0 / (5 / interval)
-    wanted = (1 - stall / interval) * 13 / (13 + 2 + interval / 2) * 13 / 17
-    assert shares.forecast == pytest.approx(wanted)
+    # 10.5 s of steps that met one failure; an interval of two steps is (5 + 1 + 0.5) 2/3 s, of
+    # which 5 2/3 s are progress; a save is whole 1.25 s less 2/3 s after its stall.
+    rate, interval, late = 1 / 10.5, 6.5 * 2 / 3, 1.25 - 2 / 3
+    kept = math.exp(-rate * late) / math.expm1(rate * interval)  # intervals of a life
+    assert shares.forecast == pytest.approx(kept * 5 * 2 / 3 * rate * 10.5 / 17)
+
+
+@pytest.mark.parametrize("mean_s", [2.5, 6.0, 60.0])
+def test_the_forecast_is_what_random_failures_leave(mean_s: float) -> None:
+    """A run played out by the second: failures come at any moment, in restarts and saves too."""
+    rng = random.Random(4)
+    ledger, now, done, newest = Ledger(0.0), 0.0, 0, 0
+    saving: tuple[float, int] | None = None
+    strike = rng.expovariate(1 / mean_s)
+
+    def struck(takes: float) -> bool:
+        nonlocal now, strike, saving, newest
+        until = min(now + takes, strike)
+        if saving is not None and saving[0] <= until:
+            newest, saving = saving[1], None
+            ledger.whole(0.21)
+        if until < strike:
+            now = until
+            return False
+        now, saving = strike + 0.03, None  # noticed
+        ledger.failed(now, strike)
+        strike = now + rng.expovariate(1 / mean_s)
+        return True
+
+    while done < 3000:
+        if struck(1.1 * rng.random()):
+            continue  # in the restart
+        done = newest
+        ledger.goes_on(done, now)
+        while done < 3000:
+            begin, stall = now, 0.06 * (done % 2)
+            if struck(0.35 + 0.1 * rng.random() + stall):
+                break
+            ledger.step(done, begin, now, stall)
+            done += 1
+            if stall:
+                saving = (now + 0.15, done)
+            if struck(0.02):
+                break
+    shares = ledger.close(now, every=2)
+    assert shares.failures > 15
+    assert shares.forecast == pytest.approx(shares.goodput, abs=0.01)
 
 
 @given(st.lists(st.tuples(st.sampled_from("sffg"), st.floats(0, 10), st.floats(0, 10),
@@ -44,10 +92,10 @@ def test_the_shares_are_a_partition_whatever_happens(events: list[tuple[str, flo
             ledger.step(step, now, now + takes, stall)
             now, step = now + takes, step + 1
         elif kind == "f":
-            ledger.failed(now)
+            ledger.failed(now, now - takes)
         else:
             step = max(0, step - 2)
-            ledger.goes_on(step)
+            ledger.goes_on(step, now)
     shares = ledger.close(now + 1.0)
     assert sum(shares.seconds.values()) == pytest.approx(now + 1.0)
     assert min(shares.seconds.values()) >= 0

@@ -79,6 +79,8 @@ class _Run:
     nan_at: int | None = None
     fatal: dict[str, Any] | None = None
     failed: str | None = None
+    since: float = 0.0
+    """When that failure began, as far as it is known."""
     stopping: bool = False
     finished: bool = False
 
@@ -253,7 +255,8 @@ class _Supervisor:
         state, kind = self.state, said["kind"]
         if kind == "step" and said["rank"] == 0:
             self.ledger.step(said["step"], said["begin"], said["end"], said["stall"])
-            self.ledger.persist_s = said["durable"] or self.ledger.persist_s
+            if said["durable"] and said["saved"] != state.saved:
+                self.ledger.whole(said["durable"])
             self.watch.step(time.time(), said["end"] - said["begin"])
             state.done, state.loss, state.stepped = said["step"] + 1, said["loss"], True
             state.saved = said["saved"]
@@ -271,7 +274,7 @@ class _Supervisor:
         elif kind in ("note", "save-failed") and said["rank"] == 0:
             self._note(kind, **{k: v for k, v in said.items() if k not in ("kind", "generation")})
         elif kind == "ready" and said["rank"] == 0:
-            self.ledger.goes_on(said["step"])
+            self.ledger.goes_on(said["step"], time.time())
             state.done = said["step"]
             self._note("ready", step=said["step"])
         elif kind == "closed" and said["rank"] == 0:
@@ -294,6 +297,7 @@ class _Supervisor:
             state.failed = f"no step for {self.watch.limit_s():.1f} s" + (
                 f"; rank {stopped[0]} is stopped" if stopped else ""
             )
+            state.since = self.watch.stopped_at()
             self._note("hang", why=state.failed)
 
     def _reap(self) -> None:
@@ -312,6 +316,7 @@ class _Supervisor:
             how = f"signal {signal.Signals(-ended).name}" if ended < 0 else f"exit {ended}"
             if self.state.failed is None:
                 self.state.failed = f"rank {rank} ended: {how}"
+                self.state.since = time.time()
                 self._note("death", rank=rank, how=how)
 
     def _again(self) -> None:
@@ -328,7 +333,7 @@ class _Supervisor:
         if state.idle > _TRIES:
             state.fatal = {"kind": "deaths", "why": state.failed}
             return
-        self.ledger.failed(time.time())
+        self.ledger.failed(time.time(), state.since)
         self.sleep = Sleep()
         state.generation += 1
         self._start()

@@ -55,6 +55,10 @@ class Watch:
             return self.first_s
         return 2 * max(self._times) + _SLACK_S
 
+    def stopped_at(self) -> float:
+        """When ranks that hang began to, at the best guess: in the middle of the step they take."""
+        return self._last + (sum(self._times) / len(self._times) / 2 if self._times else 0.0)
+
     def hung(self, now: float, *, busy: bool) -> bool:
         """Whether nothing was heard for too long, and no rank works (or for much too long)."""
         quiet_s = now - self._last

@@ -25,7 +25,7 @@ from weftline.runtime.meta import IGNORED
 
 __all__ = [
     "Read", "Ties", "begin_as_embedding", "build", "check_count", "config_of", "cut_to_stage",
-    "materialise", "quietly", "tie", "tied_head", "ties_of", "weights_of",
+    "materialise", "quietly", "stage_of", "tie", "tied_head", "ties_of", "weights_of",
 ]  # fmt: skip
 
 Read = Callable[[str], torch.Tensor | None]
@@ -90,6 +90,18 @@ def check_count(model: nn.Module, parameters: int) -> None:
         raise InternalError(
             f"transformers' module holds {found:,} parameters, weftline counts {parameters:,}"
         )
+
+
+def stage_of(whole: Any, first: int, last: int) -> Any:
+    """A module of its own around layers ``first`` to ``last`` (exclusive) of one that is built.
+
+    The layers are those of ``whole``: stages that share none may all be made of one. Building a
+    module costs as much as its layers, which are many where a rank has many stages.
+    """
+    kept = {id(layer): layer for layer in whole.base_model.layers}
+    model = copy.deepcopy(whole, kept)
+    cut_to_stage(model, first, last)
+    return model
 
 
 def cut_to_stage(model: Any, first: int, last: int) -> None:

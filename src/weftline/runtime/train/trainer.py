@@ -90,11 +90,10 @@ class Trainer:
         attention = parallel.attention_for(recipe)
         layers = config.get_text_config().num_hidden_layers
         ranges = pipeline.layers_of_stages(layout, layers)
+        whole = models.build(config, attention=attention)
+        models.check_count(whole, recipe.parameters)
         for number in pipeline.stages_of_rank(layout, self.at["pp"]):
-            model = models.build(config, attention=attention)
-            models.check_count(model, recipe.parameters)
-            if layout.pp > 1:
-                models.cut_to_stage(model, *ranges[number])
+            model = models.stage_of(whole, *ranges[number]) if layout.pp > 1 else whole
             if recipe.tune == "lora":
                 adapted(model, recipe.rank)
             source = read
