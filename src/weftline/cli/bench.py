@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ def serving(
     read: Path | None = None,
     point: int | None = None,
     engine: Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     out: Path | None = None,
     json: Json = False,
     form: Format = "table",
@@ -69,7 +70,8 @@ def serving(
     engine
         File of `weftline calibrate --engine own`: its forecast beside what is measured.
     seed
-        Of prompts and arrivals.
+        Of prompts and arrivals. If not given, another each time, told in the row: prompts of a
+        run before would be found in the server's prefix cache.
     out
         Folder to keep the row in, for `weftline compare`.
     """
@@ -86,6 +88,7 @@ def serving(
     if read is not None:
         row = read_row(read, point)
     else:
+        seed = secrets.randbits(32) if seed is None else seed
         closed = concurrency if rate is None and trace is None else None
         load = _load(trace, requests, input, output, closed, rate, seed)
         row = _driven(url, model, load, rate)

@@ -20,7 +20,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from tiny_models import tiny_folder
 
-from weftline.runtime.server.engine.loop import Worker
+from weftline.runtime.server.engine.requests import Sampling
+from weftline.runtime.server.engine.worker import Worker
 from weftline.runtime.server.http.app import Server, app_of
 from weftline.runtime.server.http.reading import Limits
 from weftline.runtime.server.http.tokens import Tokens
@@ -52,7 +53,7 @@ class Up:
     def settled(self) -> bool:
         """Whether nothing runs and no page is held, soon."""
         for _ in range(300):
-            if self.engine.idle and not self.server.worker._sinks:
+            if self.server.worker.idle:
                 self.engine.pages.check()
                 return self.engine.pages.held == 0
             time.sleep(0.02)
@@ -334,6 +335,42 @@ def test_keys_sizes_and_slowness(folder) -> None:
             link.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer s3cret"
                          b"\r\ncontent-length: 100\r\n\r\n{")  # fmt: skip
             assert b" 408 " in link.recv(200)
+
+
+def test_nobody_waits_for_a_step_to_end(folder) -> None:
+    """Who waits holds up the event loop, and comes late where steps follow each other at once."""
+    with up(folder) as there:
+        inside, over = threading.Event(), threading.Event()
+        planned = there.engine.scheduler.next_step
+
+        def long_step():
+            inside.set()
+            over.wait(60)
+            return planned()
+
+        there.engine.scheduler.next_step = long_step  # type: ignore[method-assign]
+        told: list[str] = []
+
+        def ask() -> None:
+            worker, heard = there.server.worker, []
+            sampling = Sampling(max_tokens=2, ignore_eos=True)
+            first = worker.submit([5], sampling, lambda *said: heard.append(said))
+            inside.wait(60)
+            second = worker.submit([6], sampling, lambda *said: heard.append(said))
+            worker.cancel(first)
+            told.append(there.server.metrics.text(there.engine))
+            over.set()
+            while not worker.idle:
+                time.sleep(0.01)
+            assert [request for request, token in heard if token.finish] == [second]
+            told.append("ended")
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(20)
+        over.set()
+        assert told[1:] == ["ended"]
+        assert there.settled()
 
 
 def test_too_many_are_told_to_come_back(folder) -> None:

@@ -83,7 +83,7 @@ def serve(
     try:
         import uvicorn
 
-        from weftline.runtime.server.engine.loop import Worker
+        from weftline.runtime.server.engine.worker import Worker
         from weftline.runtime.server.http.app import Server, app_of
         from weftline.runtime.server.http.tokens import Tokens
     except ImportError as error:

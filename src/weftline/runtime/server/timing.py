@@ -39,6 +39,9 @@ __all__ = [
 _NAMES = ("prompt_pair_s", "decode_key_s")
 _APART = 1.4
 """Ratio of neighbouring numbers of rows at which time is fitted."""
+_ASKS_AGAIN_S = 0.002
+"""From a client's last token to its next request at the engine. That it is above 0 is what counts:
+the engine's next step begins at once, so the newcomer waits for that one to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +188,7 @@ def forecast(
                 if output_tokens > 1:
                     tpot.append((now - first[turn.request]) / (output_tokens - 1))
                 if begun < requests:
-                    heapq.heappush(coming, now)
+                    heapq.heappush(coming, now + _ASKS_AGAIN_S)
                     begun += 1
     waits = [first[r] - at for r, at in sent.items()]
     return Forecast(float(np.median(waits)), float(np.median(tpot)) if tpot else 0.0,

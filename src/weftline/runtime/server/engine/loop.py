@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from weftline.runtime.server.engine.requests import Finish, Logprobs, Request, S
 from weftline.runtime.server.engine.sampling import choose, logprobs_of
 from weftline.runtime.server.engine.scheduler import Scheduler, Turn
 
-__all__ = ["Busy", "Engine", "Step", "Worker"]
+__all__ = ["Busy", "Engine", "Step"]
 
 
 class Busy(Exception):  # noqa: N818  (a state, told to clients as 429)
@@ -67,16 +66,20 @@ class Engine:
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Request:
         """Queue a request. Raises Busy, or ValueError for a prompt that no sequence can hold."""
+        request = self.request(prompt, sampling)
+        self.scheduler.waiting.append(request)
+        return request
+
+    def request(self, prompt: Sequence[int], sampling: Sampling, *, ahead: int = 0) -> Request:
+        """One that may be queued with ``ahead`` others on their way there. Raises as ``submit``."""
         if not prompt:
             raise ValueError("the prompt has no tokens")
         if len(prompt) + min(1, sampling.max_tokens) > self.max_len:
             raise ValueError(f"the prompt has {len(prompt)} tokens; a sequence holds "
                              f"{self.max_len} with its answer")  # fmt: skip
-        if len(self.scheduler.waiting) >= self.max_waiting:
+        if len(self.scheduler.waiting) + ahead >= self.max_waiting:
             raise Busy(f"{self.max_waiting} requests wait already")
-        request = Request(tuple(prompt), sampling)
-        self.scheduler.waiting.append(request)
-        return request
+        return Request(tuple(prompt), sampling)
 
     def cancel(self, request: Request) -> None:
         """Drop a request, wherever it stands."""
@@ -185,86 +188,3 @@ def _rate_prompt(turn: Turn, logits: torch.Tensor) -> None:
         if after < len(request.prompt):
             found = logprobs_of(logits[i], request.prompt[after], request.sampling.logprobs or 0)
             request.prompt_logprobs.append(found)
-
-
-Sink = Callable[[Request, Token], None]
-
-
-@dataclass(eq=False)
-class Worker:
-    """The thread that steps, and the door to it for others."""
-
-    engine: Engine
-    failed: BaseException | None = None
-    _lock: threading.Condition = field(default_factory=threading.Condition)
-    _sinks: dict[int, Sink] = field(default_factory=dict)
-    _ended: bool = False
-    _thread: threading.Thread | None = None
-    on_step: Callable[[Engine], None] | None = None
-
-    def start(self) -> Worker:
-        """Begin to step whenever there is work."""
-        self._thread = threading.Thread(target=self._run, name="weftline-engine", daemon=True)
-        self._thread.start()
-        return self
-
-    def submit(self, prompt: Sequence[int], sampling: Sampling, sink: Sink) -> Request:
-        """As ``Engine.submit``; ``sink`` is called on the engine's thread with each token."""
-        with self._lock:
-            if self.failed or self._ended:
-                raise Busy("the engine has stopped")
-            request = self.engine.submit(prompt, sampling)
-            self._sinks[id(request)] = sink
-            self._lock.notify()
-            return request
-
-    def cancel(self, request: Request) -> None:
-        """Drop a request; nothing if it is over."""
-        with self._lock:
-            if self._sinks.pop(id(request), None) is not None:
-                self.engine.cancel(request)
-
-    def stop(self) -> None:
-        """End the thread; what runs is dropped."""
-        with self._lock:
-            self._ended = True
-            self._lock.notify()
-        if self._thread is not None:
-            self._thread.join()
-
-    def look(self, at: Callable[[Engine], Any]) -> Any:
-        """What ``at`` says of the engine between two steps."""
-        with self._lock:
-            return at(self.engine)
-
-    def _run(self) -> None:
-        try:
-            while True:
-                with self._lock:
-                    while self.engine.idle and not self._ended:
-                        self._lock.wait()
-                    if self._ended:
-                        break
-                    events = self.engine.step()
-                    told = [(self._sinks.get(id(r)), r, token) for r, token in events]
-                    for request, token in events:
-                        if token.finish:
-                            self._sinks.pop(id(request), None)
-                    if self.on_step is not None:
-                        self.on_step(self.engine)
-                for sink, request, token in told:
-                    if sink is not None:
-                        sink(request, token)
-                time.sleep(0)
-        except BaseException as error:
-            self.failed = error
-        self._drop_all()
-
-    def _drop_all(self) -> None:
-        with self._lock:
-            left = [*self.engine.scheduler.running, *self.engine.scheduler.waiting]
-            for request in left:
-                sink = self._sinks.pop(id(request), None)
-                self.engine.cancel(request)
-                if sink is not None:
-                    sink(request, Token(None, None, "cancelled"))

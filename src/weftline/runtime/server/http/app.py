@@ -20,8 +20,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from weftline.runtime.server.engine.loop import Busy, Worker
+from weftline.runtime.server.engine.loop import Busy
 from weftline.runtime.server.engine.requests import Request, Token
+from weftline.runtime.server.engine.worker import Worker
 from weftline.runtime.server.http.answers import Choice, Shape, usage_of
 from weftline.runtime.server.http.metrics import Metrics
 from weftline.runtime.server.http.protocol import (
@@ -110,7 +111,7 @@ class Server:
 
     async def metrics_text(self, _http: HttpRequest) -> Response:
         """``GET /metrics``"""
-        text = await asyncio.to_thread(self.worker.look, self.metrics.text)
+        text = self.metrics.text(self.worker.engine)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     # -- on the way in --
