@@ -260,9 +260,9 @@ def test_a_limit_on_chips_is_kept() -> None:
 def test_a_fleet_without_a_target_on_the_wait_keeps_up_all_the_same(
     targets: tuple[Target, ...],
 ) -> None:
-    """One H100 holds 70B in fp8 and answers one request in ten seconds: one comes a second."""
+    """One H100 holds 70B in fp8 and answers one request in ten seconds: one comes in two."""
     asked = ServeJob(
-        model="llama-3.1-70b", targets=targets, rate_per_s=1.0,
+        model="llama-3.1-70b", targets=targets, rate_per_s=0.5,
         input_tokens=2000, output_tokens=400, space=ServeSpace(chips=("h100",), formats=("fp8",)),
     )  # fmt: skip
     plan = plan_serve(asked)

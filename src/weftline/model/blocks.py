@@ -42,13 +42,13 @@ K = TypeVar("K", bound=Hashable)
 
 def gemm(
     name: str, in_features: int, out_features: int, *, shard: Shard, bias: bool = False,
-    parameters: int | None = None,
+    parameters: int | None = None, fp32: bool = False,
 ) -> Operator:  # fmt: skip
     """A dense product; ``parameters`` overrides ``in * out`` where weights are structured."""
     weights = in_features * out_features if parameters is None else parameters
     return Operator(
         name=name, kind="gemm", parameters=weights + (out_features if bias else 0),
-        in_features=in_features, out_features=out_features, shard=shard,
+        in_features=in_features, out_features=out_features, shard=shard, fp32=fp32,
     )  # fmt: skip
 
 
@@ -214,19 +214,21 @@ def moe(
     shared_gate: bool = False, gated: bool = True, router_bias: bool = False,
     correction_bias: bool = False, expert_bias: bool = False, pre_norm: bool = True,
     latent: int | None = None, latent_norm: bool = False, norm_bias: bool = False,
-    groups: tuple[int, int] = (1, 1),
+    groups: tuple[int, int] = (1, 1), router_fp32: bool = False,
 ) -> Ops:  # fmt: skip
     """Routed experts, with shared ones where ``shared_ffn`` (their summed width) is set.
 
     ``correction_bias`` is the load-balancing bias added to router scores, where it is a trainable
     parameter. ``latent`` projects tokens to a narrower width before the experts and back after.
     ``groups``: how many the experts lie in, and in how many of them those of one token.
+    ``router_fp32``: the router multiplies in fp32.
     """
     width = latent or hidden
     up = 2 * expert_ffn if gated else expert_ffn
     ops: list[Operator] = [*norm("moe.norm", hidden, bias=norm_bias)] if pre_norm else []
     router = hidden * experts + experts * (int(router_bias) + int(correction_bias))
-    ops.append(gemm("moe.router", hidden, experts, shard="replicated", parameters=router))
+    ops.append(gemm("moe.router", hidden, experts, shard="replicated", parameters=router,
+                    fp32=router_fp32))  # fmt: skip
     if latent:
         ops.append(gemm("moe.latent_down", hidden, latent, shard="replicated"))
         if latent_norm:

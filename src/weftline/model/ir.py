@@ -123,6 +123,8 @@ class Operator:
     """Values of recurrent or convolution state kept per sequence."""
     scan_flops_per_token: float = 0.0
     """Scans and convolutions: FLOP a token, forward."""
+    fp32: bool = False
+    """A product that runs in fp32 whatever format the weights are served in (some routers)."""
     tied: bool = False
     """The weight is shared with an operator counted before; ``parameters`` is then 0."""
 

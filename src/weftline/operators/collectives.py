@@ -34,6 +34,9 @@ _SWITCH_HOP_S: Final = 3.4e-6
 """One hop inside a switched domain: NCCL's tuner (nccl@5067397c src/graph/tuning.cc)."""
 _UNKNOWN_LIKE: Final = "a100-80-sxm"
 """Whose library a chip has that no catalogue knows; its links are its own."""
+ONE_SHOT_REACHED: Final = 0.75
+"""Share of its links that a rank's stores to all others reach: assumed, what NCCL's largest
+all-reduces reach of them."""
 _OUT_BYTES_PER_S: Final = 12.5e9
 """Network share of a chip whose sources state none: 100 Gbit/s."""
 
@@ -76,6 +79,18 @@ class Network:
         # A group of several hosts is never faster than the part of it on one.
         beyond = np.maximum(self._predicted(kind, nbytes, size, within), inside)
         return np.where(size > 1.0, np.where(across, beyond, inside), 0.0)
+
+    def one_shot_s(self, nbytes: Number, size: Number) -> FloatArray:
+        """Seconds of an all-reduce whose ranks each send all of their buffer to every other.
+
+        What the smallest costs, and ``(size - 1) nbytes`` over the rank's own links.
+        """
+        size = np.asarray(size, dtype=np.float64)
+        if self.chip.link_bytes_per_s <= 0:
+            return self.seconds("all_reduce", nbytes, size)
+        least = self.seconds("all_reduce", 1.0, size)
+        sent = np.maximum(size - 1.0, 0.0) * np.asarray(nbytes, dtype=np.float64)
+        return np.asarray(least + sent / (ONE_SHOT_REACHED * self.chip.link_bytes_per_s))
 
     def _inside(self, kind: Collective, nbytes: FloatArray, size: FloatArray) -> FloatArray:
         surface = self._surface(kind)

@@ -237,6 +237,18 @@ def test_a_faster_chip_of_the_same_kind_is_faster() -> None:
         assert 0.5 <= fast.gemm_s(*args) / slow.gemm_s(*args) < 0.6
 
 
+def test_a_one_shot_all_reduce_sends_everything_to_everyone() -> None:
+    """Small ones cost what any small one does; large ones their bytes over a rank's links."""
+    network = operators("h200-sxm").network
+    small = network.seconds("all_reduce", 1.0, np.array([2, 8]))
+    assert network.one_shot_s(1.0, np.array([1, 2, 8])) == pytest.approx([0, *small], abs=1e-9)
+    sent = network.one_shot_s(2.0**26, np.array([2, 4, 8])) - network.one_shot_s(
+        2.0**25, np.array([2, 4, 8])
+    )
+    assert sent / sent[0] == pytest.approx([1, 3, 7])
+    assert sent[0] > 2.0**25 / 450e9
+
+
 def test_beyond_one_domain_a_collective_pays_for_the_network() -> None:
     ops = operators("h200")
     inside = ops.collective_s("all_reduce", 2**24, 8)

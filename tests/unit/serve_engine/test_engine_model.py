@@ -19,7 +19,15 @@ from weftline.serve.calibrate.shipped import constants_for, width_of
 from weftline.serve.engine.closed_form import HOST_AT, Load, compile_load, solve
 from weftline.serve.engine.config import PoolConfig, ServingConfig
 from weftline.serve.engine.memory import memory
-from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_for, setting_of
+from weftline.serve.engine.parts import (
+    PARTS,
+    POPULARITY,
+    Iteration,
+    _met,
+    part_seconds,
+    setting_for,
+    setting_of,
+)
 from weftline.serve.engine.stages import stalled
 from weftline.serve.engine.work import work_of
 from weftline.serve.simulate.step import StepSurface, prefill_surface, surface
@@ -111,6 +119,49 @@ def test_grid_points_of_the_surface_are_the_parts_themselves() -> None:
     it = Iteration.of(tokens=64.0, sequences=64.0, context=4096.0, tp=4.0)
     at = PARTS.index("decode_attention")
     assert s.decode(64, 4096) == pytest.approx(part_seconds(setting, it)[0, at] * k[at])
+
+
+def test_tokens_meet_fewer_experts_than_if_all_were_liked_alike() -> None:
+    """One token meets its own, all of them meet all; between, as sampling tokens one by one."""
+    grid, met = _met(64, 4)
+    assert met[0] == pytest.approx(4 / 64)
+    assert met[-1] == pytest.approx(1.0, abs=1e-4)
+    assert (np.diff(met) >= 0).all()
+    alike = 1.0 - (1.0 - 4 / 64) ** np.exp2(grid)
+    assert (met <= alike + 1e-12).all()
+    dice, chance = np.random.default_rng(0), np.arange(1.0, 65.0) ** -POPULARITY
+    chance = np.minimum(4 * chance / chance.sum(), 1.0)
+    chance[chance < 1] *= (4 - (chance >= 1).sum()) / chance[chance < 1].sum()
+    drawn = [(dice.random((32, 64)) < chance).any(0).mean() for _ in range(400)]
+    assert np.interp(5.0, grid, met) == pytest.approx(np.mean(drawn), rel=0.02)
+
+
+def test_what_a_product_computes_and_what_it_reads_are_its_whole_time() -> None:
+    """A decode step's products, in two parts, take what a prompt of as many tokens takes in one."""
+    setting = setting_of("llama-3.1-70b", "h200-sxm", "fp8", "fp8", "fp8")
+    shape = {"tokens": np.array([1.0, 64.0, 1024.0]), "sequences": 1.0, "tp": 2.0}
+    at = [PARTS.index("gemm_8bit"), PARTS.index("gemm_compute")]
+    step = part_seconds(setting, Iteration.of(**shape))[:, at]
+    prompt = part_seconds(setting, Iteration.of(**shape, prefill_tokens=64.0, prefills=1.0))[:, at]
+    assert step.sum(1) == pytest.approx(prompt[:, 0])
+    assert (prompt[:, 1] == 0).all()
+    assert step[0, 1] == pytest.approx(0.0, abs=1e-9)
+    assert step[2, 1] > step[2, 0]
+
+
+def test_tensorrt_llm_runs_kernels_of_its_own() -> None:
+    """XQA on Hopper reads faster than the kernels that were timed, never faster than memory;
+    Blackwell's decode attention is the timed one, and its launches overlap."""
+    at, launched = PARTS.index("decode_attention"), PARTS.index("kernels")
+    shape = {"tokens": 64.0, "sequences": 64.0, "context": 4096.0, "tp": 4.0}
+    for chip, hopper in (("h200-sxm", True), ("b200", False)):
+        setting = setting_of("llama-3.1-70b", chip, "fp8", "fp8", "fp8")
+        plain = part_seconds(setting, Iteration.of(**shape))[0]
+        own = part_seconds(setting, Iteration.of(**shape, own=1.0, fused=1.0))[0]
+        read = 64 * 4096 * 80 * 2 * 2 * 128 / setting.operators.chip.bandwidth_bytes_per_s
+        assert own[at] > read
+        assert (own[at] < 0.8 * plain[at]) == hopper
+        assert (own[launched] < 0) != hopper
 
 
 def test_littles_law_holds_in_the_closed_form() -> None:

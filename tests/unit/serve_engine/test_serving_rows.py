@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import weftline.serve
 from weftline.errors import InputError
 from weftline.serve.calibrate.names import family_of, model_name
 from weftline.serve.calibrate.row import Row, Unanswered
@@ -121,6 +122,36 @@ def test_prompts_are_held_back_where_the_launch_scripts_say_so(
     other = row(**changes, silicon_data_source="somewhere else; silicon_concurrency=64")
     assert isinstance(other, Row)
     assert other.launch == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("changes", "cache", "fused"),
+    [
+        ({"backend": "trtllm", "model_path": "openai/gpt-oss-120b", "system": "h200_sxm"},
+         "bf16", False),
+        ({"backend": "trtllm", "model_path": "openai/gpt-oss-120b"}, "fp8", False),
+        ({"backend": "vllm", "model_path": "MiniMaxAI/MiniMax-M2.5", "system": "h100_sxm",
+          "precision": "fp8", "gemm_quant_mode": "fp8_block", "moe_quant_mode": "fp8_block"},
+         "bf16", False),
+        ({"backend": "vllm", "model_path": "MiniMaxAI/MiniMax-M2.5"}, "fp8", True),
+        ({"backend": "sglang"}, "fp8", True),
+    ],
+)  # fmt: skip
+def test_caches_and_joined_kernels_are_as_the_launch_scripts_leave_them(
+    changes: dict[str, str], cache: str, fused: bool
+) -> None:
+    found = row(**changes)
+    assert isinstance(found, Row)
+    assert (found.kv_dtype, found.launch.fused) == (cache, fused)
+
+
+def test_token_positions_were_served_as_their_scripts_say() -> None:
+    """The checkpoint named is in bf16 where the table says fp8; GLM-5 drafts a token."""
+    file = Path(weftline.serve.__file__).parent / "data" / "serving_published.csv.gz"
+    own = {r.model: r for r in read_rows(file)[0] if r.harness == "inferencex-positions"}
+    assert {m: (r.gemm_dtype, r.kv_dtype, r.drafted) for m, r in own.items()} == {
+        "qwen3.5-397b-a17b": ("bf16", "bf16", 0), "glm-5": ("fp8_block", "bf16", 1),
+    }  # fmt: skip
 
 
 def test_what_the_dump_lacks_of_a_doubled_run_is_its_speculative_half(tmp_path: Path) -> None:

@@ -27,11 +27,13 @@ MOST_DRAFTED: Final = 16
 """Beyond this a draft's last tokens add nothing that shows."""
 WAVES: Final = 10.0
 """Requests for each one in flight, in public sweeps (``--num-prompts`` over concurrency)."""
-TRAITS: Final = (*ENGINES, "hopper", "disagg", "early")
-"""What departs: the engine, the chip's generation, pools of their own, runs before 2025-12."""
+TRAITS: Final = (*ENGINES, "hopper", "disagg", "early", "drafting")
+"""What departs: the engine, the chip's generation, pools of their own, runs before 2025-12,
+speculation."""
 START: Final[Mapping[str, float]] = {
-    "gemm_block": 1.2, "gemm_8bit": 1.0, "gemm_4bit": 1.0, "gemm_plain": 1.0, "quantise": 1.0,
-    "head": 1.0, "moe_block": 1.0, "moe": 1.0, "moe_spread": 0.1, "moe_route": 2.0,
+    "gemm_block": 1.2, "gemm_8bit": 1.0, "gemm_4bit": 1.0, "gemm_plain": 1.0,
+    "gemm_compute": 1.0, "quantise": 1.0,
+    "fp32": 1.0, "head": 1.0, "moe_block": 1.0, "moe": 1.0, "moe_spread": 0.1, "moe_route": 2.0,
     "decode_attention": 1.0, "prefill_attention": 1.0, "scan": 1.0, "elementwise": 1.5,
     "all_reduce": 1.0, "exchange": 0.6, "kernels": 1.0, "launches": 1.0, "layers": 3.0,
     "iteration": 0.5, "sequences": 1.5,
@@ -40,7 +42,8 @@ START: Final[Mapping[str, float]] = {
 """Where coefficients start and what holds them: measured kernels cost what they cost."""
 DEPARTING: Final[Mapping[str, tuple[float, float]]] = {
     **{f"{e}.{p}": (1.0, 4.0) for e in ENGINES
-       for p in ("gemm_8bit", "gemm_4bit", "moe", "decode_attention", "all_reduce", "kernels")},
+       for p in ("gemm_block", "gemm_8bit", "gemm_4bit", "moe_block", "moe", "decode_attention",
+                 "all_reduce", "kernels")},
     **{f"{e}.iteration": (1.0, 2.0) for e in ENGINES},
     "vllm.sequences": (1.0, 1.0), "sglang.sequences": (1.0, 1.0), "trtllm.sequences": (0.2, 1.0),
     **{f"hopper.{p}": (1.0, 0.7) for p in ("gemm_block", "moe_block")},
@@ -49,6 +52,7 @@ DEPARTING: Final[Mapping[str, tuple[float, float]]] = {
     **{f"disagg.{p}": (1.0, 7.0) for p in ("moe", "decode_attention", "exchange")},
     **{f"early.{p}": (1.0, 3.0) for p in ("gemm_block", "moe_block", "moe", "decode_attention",
                                            "iteration")},
+    "drafting.sglang.iteration": (4.0, 1.0),
     "early.vllm.sequences": (20.0, 1.0), "early.sglang.sequences": (4.0, 1.0),
     "early.trtllm.sequences": (1.0, 2.0),
 }  # fmt: skip
@@ -105,6 +109,10 @@ SHARED_PULL: Final = 2.0
 a quarter of it the rows of a few harnesses bent all to where the others were 15 % off (chosen of
 0.5, 1, 2 and 5 by the errors of runs and harnesses left out)."""
 
+UNTIMED: Final[Mapping[str, float]] = {"fp32": 0.5, "gemm_compute": 0.6}
+"""What holds the parts that no kernel was timed for: products in fp32, and how much slower than in
+a burst products run for hours at the chip's power limit."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
@@ -154,6 +162,7 @@ class Traits:
             np.array([c.startswith(("h100", "h200", "h800", "gh200", "a100")) for c in chip],
                      dtype=float),
             np.asarray(apart, dtype=float), np.asarray(early, dtype=float),
+            (np.asarray(drafted) > 0).astype(float),
         ], axis=1)  # fmt: skip
         said = np.zeros(len(flags)) if waves is None else np.asarray(waves, dtype=float)
         return cls(flags=flags, drafted=np.asarray(drafted, dtype=float),
@@ -165,7 +174,7 @@ class Traits:
 
 def _slots() -> tuple[tuple[str, float, float], ...]:
     """Name, start (logarithm) and pull of every constant."""
-    found = [(f"part.{p}", float(np.log(START[p])), SHARED_PULL) for p in PARTS]
+    found = [(f"part.{p}", float(np.log(START[p])), UNTIMED.get(p, SHARED_PULL)) for p in PARTS]
     found += [(name, float(np.log(start)), pull) for name, (start, pull) in DEPARTING.items()]
     for p in PREFILLING:
         start, pull = PREFILL_STARTS.get(p, (1.0, SHARED_PULL))

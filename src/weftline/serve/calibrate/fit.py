@@ -27,12 +27,12 @@ from weftline.serve.calibrate.pool import (
     measured,
     weights_of,
 )
-from weftline.serve.calibrate.residual import SHAPE, features_of, place_of, start_kernel
+from weftline.serve.calibrate.residual import SHAPE, features_of, place_of, start_kernel, tempered
 from weftline.serve.calibrate.row import Row
 from weftline.serve.calibrate.solver import Problem, Solved
 from weftline.serve.engine.closed_form import Answer, Compiled, Load, compile_load, join, solve
 from weftline.serve.engine.parts import setting_of
-from weftline.serve.engine.scheduler import answer_held
+from weftline.serve.engine.scheduler import answer_held, kernels_of
 
 __all__ = ["Fitted", "answer_rows", "compile_rows", "fit_all", "fit_constants", "throughput_of",
            "traits_of"]  # fmt: skip
@@ -127,7 +127,10 @@ def _load(rows: Sequence[Row]) -> Load:
         iteration_tokens=column(lambda r: r.launch.iteration_tokens),
         static=column(lambda r: r.scenario == "static"),
         equal=column(lambda r: HARNESSES[r.harness].equal if r.harness in HARNESSES else False),
-        eager=column(is_eager), answer_held=column(lambda r: answer_held(r.engine)),
+        eager=column(is_eager),
+        fused=column(lambda r: r.launch.fused or kernels_of(r.engine)["fused"]),
+        own=column(lambda r: kernels_of(r.engine)["own"]),
+        answer_held=column(lambda r: answer_held(r.engine)),
         dp=column(lambda r: r.layout.dp), ep=column(lambda r: r.layout.ep),
         moe_tp=column(lambda r: r.layout.moe_tp), workers=column(lambda r: r.layout.workers),
         prefill_workers=column(lambda r: r.prefill.workers if r.prefill else 0),
@@ -302,8 +305,10 @@ def _process(
         return Process(SHAPE, kernels[kind], features.take(has), truth[has])
     residual = np.clip(np.log(truth[has] / found[has]), -CLIP[kind], CLIP[kind])
     start = kernels[kind] if kernels else start_kernel(first=kind == "ttft")
-    return fit_process(SHAPE, features.take(has), residual, start, learn_on=450, pull=2.0,
-                       fit=kernels is None)  # fmt: skip
+    own = features.take(has)
+    if not kernels:
+        start = tempered(fit_process(SHAPE, own, residual, start, learn_on=450, pull=2.0).kernel)
+    return fit_process(SHAPE, own, residual, start, fit=False)
 
 
 def throughput_of(rows: Sequence[Row], ttft_s: FloatArray, tpot_s: FloatArray) -> FloatArray:

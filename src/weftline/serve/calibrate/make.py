@@ -31,6 +31,7 @@ from weftline.serve.calibrate.heldout import LEVEL, errors_of, held_out, widths,
 from weftline.serve.calibrate.pool import (
     KINDS,
     LEFT_OUT_VERSIONS,
+    ODD_HARNESSES,
     by_times,
     is_left_out,
     measured,
@@ -44,7 +45,7 @@ from weftline.serve.engine.closed_form import Compiled
 FloatArray = npt.NDArray[np.float64]
 ROUNDS: Final = 30
 """Evaluations of the fit at most: constants that few rows speak for take many to settle."""
-AS_OF: Final = "2026-11-30"
+AS_OF: Final = "2026-12-01"
 NAMES: Final = {"tpot": "tpot", "ttft": "ttft", "rate": "throughput"}
 
 
@@ -124,6 +125,9 @@ def _write_errors(
 def _new_format(rows: Sequence[Row], found: Mapping[str, FloatArray]) -> float:
     """The bound of rows whose run was the only one of its chip in a number format, over all's."""
     errors = errors_of(rows, found)["tpot"]
+    # What is odd for its server or version says nothing of a format.
+    odd = [r.harness in ODD_HARNESSES or is_left_out(r) for r in rows]
+    errors = np.where(odd, np.nan, errors)
     by_format: dict[str, set[str]] = {}
     for r in rows:
         by_format.setdefault(f"{r.chip}|{r.gemm_dtype}", set()).add(r.run)

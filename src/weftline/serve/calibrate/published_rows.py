@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from weftline.errors import WeftlineError
@@ -16,6 +17,7 @@ from weftline.serve.calibrate.names import (
     model_name,
 )
 from weftline.serve.calibrate.row import Layout, Row, Unanswered, with_throughput
+from weftline.serve.engine.launch_settings import TOKEN_POSITIONS, Served
 
 __all__ = ["published_row"]
 
@@ -75,12 +77,16 @@ def _row(cells: Cells, ident: str) -> Row | tuple[str, bool]:
     path = cells.text("model")
     model, chip = model_name(path), chip_named(cells.text("accelerator"))
     weights = checkpoint_formats(path, model, weights, weights)[0]
-    kv = "fp8" if weights in ("fp8", "fp8_block", "nvfp4") else "bf16"
+    served = TOKEN_POSITIONS.get(model) if "token_position" in cells.text("set") else None
+    served = served or Served()
+    weights = served.weights or weights
+    kv = served.cache or ("fp8" if weights in ("fp8", "fp8_block", "nvfp4") else "bf16")
     priced(model, chip, weights, weights, kv)
     lengths = _lengths(cells)
     if lengths is None:
         return _NO_LENGTHS, False
-    return _measured(cells, ident, model, chip, engine, weights, kv, lengths)
+    row = _measured(cells, ident, model, chip, engine, weights, kv, lengths)
+    return replace(row, drafted=served.drafted) if isinstance(row, Row) else row
 
 
 def _measured(

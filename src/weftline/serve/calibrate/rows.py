@@ -145,7 +145,7 @@ def _silicon_row(cells: Cells, number: int, plain: _Plain) -> Row | str:
     return with_throughput(Row(
         id=cells.text("id") or f"row {number}", model=named.model, chip=chip, engine=engine,
         version=version, era=measured, precision=named.precision, gemm_dtype=named.gemm,
-        moe_dtype=named.moe, kv_dtype=named.kv, layout=layout, prefill=prefill,
+        moe_dtype=named.moe, kv_dtype=launch.cache or named.kv, layout=layout, prefill=prefill,
         input_tokens=lengths[0] * share, output_tokens=lengths[1] * share,
         concurrency=concurrency, ttft_s=ttft, tpot_s=tpot, source=source, harness=harness,
         drafted=drafted, launch=launch,

@@ -40,9 +40,9 @@ ITERATION_TOKENS: Final = 8192.0
 HOST_AT: Final = [PARTS.index(p) for p in HOST_PARTS]
 SHARED: Final = [
     PARTS.index(p)
-    for p in ("gemm_block", "gemm_8bit", "gemm_4bit", "gemm_plain", "quantise", "moe_block", "moe",
-              "moe_spread", "all_reduce", "exchange", "kernels", "launches", "layers", "iteration",
-              "tokens", "elementwise", "head", "moe_route")
+    for p in ("gemm_block", "gemm_8bit", "gemm_4bit", "gemm_plain", "gemm_compute", "quantise",
+              "moe_block", "moe", "moe_spread", "all_reduce", "exchange", "kernels", "launches",
+              "layers", "iteration", "tokens", "elementwise", "fp32", "head", "moe_route")
 ]  # fmt: skip
 """What a prompt's chunk and the sequences that decode beside it pay once in a common iteration:
 weights are read and kernels launched once. Attention and the work of a sequence is each one's."""
@@ -85,6 +85,10 @@ class Load:
     runs them in waves (:func:`_in_waves`)."""
     eager: FloatArray
     """1 where decoding replays no captured graph: the host launches every call, as in a prefill."""
+    fused: FloatArray
+    """1 where an all-reduce and the norm after it are one kernel."""
+    own: FloatArray
+    """1 where the engine is TensorRT-LLM, whose kernels are its own."""
     answer_held: FloatArray
     """Share of an answer's cache that a running sequence holds: half of it in the mean, all of it
     where an engine takes the room before it starts (TensorRT-LLM)."""
@@ -103,7 +107,7 @@ class Load:
             "tp": 1.0, "pp": 1.0, "dp": 1.0, "ep": 1.0, "workers": 1.0, "max_batch": np.inf,
             "queries": 1.0, "poll_steps": 0.0, "gather_steps": 0.0, "prefill_workers": 0.0,
             "iteration_tokens": ITERATION_TOKENS, "static": 0.0, "equal": 0.0,
-            "eager": 0.0, "answer_held": 0.5, **values,
+            "eager": 0.0, "fused": 0.0, "own": 0.0, "answer_held": 0.5, **values,
         }  # fmt: skip
         d.setdefault("moe_tp", np.asarray(d["tp"]) * np.asarray(d["dp"]) / np.asarray(d["ep"]))
         for name in ("tp", "pp", "dp", "ep", "moe_tp"):
@@ -206,7 +210,8 @@ def compile_load(setting: Setting, load: Load, prompts: Setting | None = None) -
         Iteration.of(
             tokens=np.maximum(largest * share / load.pp, 1.0) * load.queries,
             sequences=np.maximum(largest * share / load.pp, 1.0),
-            context=mean, queries=load.queries, stages=load.pp, eager=load.eager, **layout,
+            context=mean, queries=load.queries, stages=load.pp, eager=load.eager,
+            fused=load.fused, own=load.own, **layout,
         )
         for share in BATCH_SHARES
     ]  # fmt: skip
@@ -226,7 +231,7 @@ def compile_load(setting: Setting, load: Load, prompts: Setting | None = None) -
     def chunk_of(count: Any) -> Iteration:
         return Iteration.of(
             tokens=load.input_tokens * load.prefill_dp * count, prefill_tokens=load.input_tokens,
-            prefills=count, stages=load.prefill_pp, **side,
+            prefills=count, stages=load.prefill_pp, fused=load.fused, own=load.own, **side,
         )  # fmt: skip
 
     def prefill(count: Any) -> FloatArray:

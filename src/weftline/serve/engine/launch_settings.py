@@ -30,6 +30,10 @@ class Launch:
     """Whether routing and experts are Triton kernels where the engine has calls of its own."""
     eager: bool = False
     """Whether decoding replays no captured graph."""
+    fused: bool = False
+    """Whether an all-reduce and the norm after it are one kernel where engines have two."""
+    cache: str = ""
+    """Number format of the cache as the script leaves it; empty where it follows the weights'."""
     waves: int = 0
     """Requests the client sends for each one in flight; 0 where that is not known."""
 
@@ -61,27 +65,34 @@ def _sglang(
     half = record["precision"] in ("fp4", "nvfp4")
     poll = 30 if concurrency >= 16 else 10
     if not system.startswith(("b200", "b300")):
-        return Launch(waves=5 if "glm-5" in model else _WAVES)
+        own = "glm-5" in model
+        return Launch(waves=5 if own else _WAVES, cache="bf16" if own else "")
     if "glm-5" in model:
-        return Launch(iteration_tokens=32768)
+        return Launch(iteration_tokens=32768, fused=True)
     if "qwen3.5" in model:
+        fused = record["precision"] == "bf16"
         if system == "b300_sxm":
-            return Launch(poll_steps=10, iteration_tokens=16384)
-        return Launch(poll_steps=30 if half else poll, iteration_tokens=32768)
+            return Launch(poll_steps=10, iteration_tokens=16384, fused=fused)
+        return Launch(poll_steps=30 if half else poll, iteration_tokens=32768, fused=fused)
     if "deepseek" in model:
         poll = 10 if system == "b300_sxm" else poll
         whole = 16384 if half or drafted else 32768 if tp == _NODE else 8192
-        return Launch(poll_steps=poll, iteration_tokens=whole)
+        return Launch(poll_steps=poll, iteration_tokens=whole, fused=True)
     return DEFAULT
 
 
 def _vllm(
     record: Mapping[str, str], tp: int, dp: int, concurrency: float, drafted: int, version: str
 ) -> Launch:
-    """``max-cudagraph-capture-size``: 512 tokens by default, 2,048 for gpt-oss."""
+    """``max-cudagraph-capture-size`` (512 tokens by default, 2,048 for gpt-oss), ``fuse_allreduce
+    _rms``, ``kv-cache-dtype``."""
     del tp, dp, drafted, version
+    model, hopper = record["model_path"].lower(), record["system"].startswith("h")
     short = float(record["isl"]) + concurrency <= _CAPTURE_TOKENS
-    return Launch(captured="gpt-oss" in record["model_path"].lower() and short)
+    # On Hopper the scripts leave the cache to the checkpoint, and these checkpoints say nothing.
+    plain = hopper and ("gpt-oss" in model or "minimax" in model)
+    return Launch(captured="gpt-oss" in model and short, fused=not hopper,
+                  cache="bf16" if plain else "")  # fmt: skip
 
 
 _CAPTURE_TOKENS: Final = 2048
@@ -95,8 +106,9 @@ def _tensorrt_llm(
     lengths = int(float(record["isl"])), int(float(record["osl"]))
     if "gpt-oss" in model:
         gather = 50 if dp > 1 and system.startswith("b") else 0
-        triton = system.startswith("h")  # moe_config: backend: TRITON
-        return Launch(gather_steps=gather, iteration_tokens=20000, triton=triton)
+        triton = system.startswith("h")  # moe_config: backend: TRITON; kv_cache_config: auto
+        return Launch(gather_steps=gather, iteration_tokens=20000, triton=triton,
+                      cache="bf16" if triton else "")  # fmt: skip
     if "llama" in model:
         held = 20 if lengths == (_SHORT, _SHORT) and tp < _NODE else 0
         return Launch(gather_steps=held, iteration_tokens=sum(lengths) + 200)
@@ -118,6 +130,24 @@ def _tensorrt_llm(
 
 
 _NODE: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a script serves where a published table's columns do not say it, or say otherwise."""
+
+    weights: str = ""
+    """Number format of the checkpoint; empty where the table's is right."""
+    cache: str = ""
+    drafted: int = 0
+
+
+TOKEN_POSITIONS: Final[Mapping[str, Served]] = {
+    "qwen3.5-397b-a17b": Served(weights="bf16", cache="bf16"),
+    "glm-5": Served(cache="bf16", drafted=1),
+}
+"""``experimental/token_position_decode_slo/*/serve_*.sh``: the checkpoint named is the one in bf16
+(the table says fp8), and GLM-5 drafts one token; neither sets the cache's format."""
 _CROWD: Final = 64
 
 

@@ -57,6 +57,15 @@ def scheduler(engine: str) -> Scheduler:
     return SCHEDULERS[engine]
 
 
+def kernels_of(engine: str) -> dict[str, float]:
+    """What of :class:`~weftline.serve.engine.parts.Iteration` says which kernels an engine runs.
+
+    TensorRT-LLM joins all-reduces with the norm after them, and its kernels are its own.
+    """
+    own = float(engine == "trtllm")
+    return {"fused": own, "own": own}
+
+
 def answer_held(engine: str) -> float:
     """Share of an answer's cache a running sequence holds in the mean; half for unknown engines."""
     found = SCHEDULERS.get(engine)

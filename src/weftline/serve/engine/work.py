@@ -39,6 +39,10 @@ class Gemm:
     """Column- or vocabulary-parallel: output features are split."""
     mixer: bool = False
     """Of an attention or recurrent mixer, whose format can differ from the feed-forward's."""
+    shared: bool = False
+    """Of the experts every token passes, beside the routed ones."""
+    fp32: bool = False
+    """Runs in fp32 whatever the weights' format is."""
     head: bool = False
     """The output projection to the vocabulary: once a sequence that yields a token."""
     parameters: int = 0
@@ -121,6 +125,8 @@ class Work:
     """Products, attention and scans of one forward pass: what is launched after fusion."""
     operators: int
     """All operators of one forward pass run one by one, casts and collectives not counted."""
+    rotaries: int
+    """Rotary embeddings among them."""
     reductions: int
     """All-reduces of one forward pass under tensor parallelism."""
     scalar_reductions: int
@@ -180,13 +186,27 @@ def _apart(op: Operator) -> int:
     """Calls that one operator is where nothing is fused: reshapes and copies launch too."""
     if op.kind == "attention" and op.attention is not None and _mixer(op.attention, 1).latent:
         return MLA_CALLS
+    if op.name == "indexer.core":
+        return INDEX_CALLS - 3
     return SCAN_CALLS if op.kind == "scan" else 1
 
 
 MLA_CALLS: Final = 9
 """Splitting queries and the latent, rotary halves, writing the cache, joining keys, the core."""
+INDEX_CALLS: Final = 11
+"""An indexer: products of queries and of keys with weights, a norm, rotary, two rotations
+(Hadamard), two casts, writing keys, scores, the choice."""
 SCAN_CALLS: Final = 20
 """A chunked gated delta rule is ten small kernels, and a Triton launch costs the host about two."""
+
+
+def _place(op: Operator) -> str:
+    """Where a product of a layer stands: what decides its format and what it runs beside."""
+    if op.fp32:
+        return "fp32"
+    if op.name.startswith("moe.shared"):
+        return "shared"
+    return "" if op.name.startswith(("mlp", "moe")) else "mixer"
 
 
 def _experts(layers: Counter[tuple[int, ...]]) -> tuple[Experts, ...]:
@@ -207,16 +227,17 @@ def _reductions(model: Model) -> int:
 
 
 def _scalar_reductions(model: Model) -> int:
-    """Queries and keys whose norm has a weight for every head: its mean square is of all ranks."""
-    return 2 * sum(
+    """Norms of queries and keys with a weight for every head: their mean squares are of all ranks,
+    and both are summed in one call."""
+    return sum(
         op.name.endswith("qk_norm") and op.parameters >= op.out_features
         for layer in model.layers for op in layer.operators
     )  # fmt: skip
 
 
 def _work(model: Model) -> Work:
-    gemms: Counter[tuple[int, int, str, bool, bool]] = Counter()
-    held: Counter[tuple[int, int, str, bool, bool]] = Counter()
+    gemms: Counter[tuple[int, int, str, str]] = Counter()
+    held: Counter[tuple[int, int, str, str]] = Counter()
     experts: Counter[tuple[int, ...]] = Counter()
     mixers: Counter[Attention] = Counter()
     scans: Counter[Operator] = Counter()
@@ -224,13 +245,13 @@ def _work(model: Model) -> Work:
     kernels = apart = 0
     for layer in model.layers:
         for op in layer.operators:
-            kernels += op.kind in _LAUNCHED and not op.name.startswith("indexer")
+            index = op.name.startswith("indexer")
+            kernels += INDEX_CALLS * (op.name == "indexer.core") if index else op.kind in _LAUNCHED
             apart += _apart(op)
             if op.kind == "gemm":
                 # MLA is run absorbed when decoding: its key/value up-projection costs the same
                 # products either way and stays in the list.
-                mixer = not op.name.startswith(("mlp", "moe"))
-                key = (op.in_features, op.out_features, op.shard, mixer, False)
+                key = (op.in_features, op.out_features, op.shard, _place(op))
                 gemms[key] += 1
                 held[key] += op.parameters
             elif op.kind == "grouped_gemm" and op.name.endswith("down"):
@@ -245,7 +266,7 @@ def _work(model: Model) -> Work:
                 sharded += moved if op.shard != "replicated" else 0.0
     for op in model.head:
         if op.kind == "gemm":
-            key = (op.in_features, op.out_features, op.shard, False, True)
+            key = (op.in_features, op.out_features, op.shard, "head")
             gemms[key] += 1
             held[key] += op.parameters
     every, adapted = list(model.operators), _adapted(model)
@@ -254,15 +275,17 @@ def _work(model: Model) -> Work:
         name=model.name, hidden=model.hidden, vocab=model.vocab, layers=len(model.layers),
         gemms=tuple(
             Gemm(count=n, in_features=i, out_features=o, split_in=s == "row",
-                 split_out=s in ("column", "vocab") or head, mixer=mixer, head=head,
-                 parameters=held[i, o, s, mixer, head])
-            for (i, o, s, mixer, head), n in gemms.items()
+                 split_out=s in ("column", "vocab") or place == "head", mixer=place == "mixer",
+                 shared=place == "shared", fp32=place == "fp32", head=place == "head",
+                 parameters=held[i, o, s, place])
+            for (i, o, s, place), n in gemms.items()
         ),
         experts=_experts(experts),
         mixers=tuple(_mixer(a, n) for a, n in mixers.items()),
         scans=tuple(_scan(op, n) for op, n in scans.items()),
         elementwise_values=values, sharded_elementwise_values=sharded, kernels=kernels,
-        operators=apart, reductions=_reductions(model),
+        operators=apart, rotaries=sum(op.name.endswith("rotary") for op in every),
+        reductions=_reductions(model),
         scalar_reductions=_scalar_reductions(model),
         expert_parameters=routed, plain_parameters=model.parameters - routed - held.total(),
         state_values=sum(op.state_values for op in every),

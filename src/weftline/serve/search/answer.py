@@ -34,7 +34,8 @@ from weftline.units import format_duration, format_number, format_usd
 
 RANKS_KEPT: Final = 30
 PART_NAMES: Final = {
-    "gemm": "matrix products", "decode_attention": "attention", "prefill_attention": "attention",
+    "gemm": "matrix products", "fp32": "matrix products",
+    "decode_attention": "attention", "prefill_attention": "attention",
     "scan": "state-space scan", "elementwise": "norms and activations",
     "all_reduce": "tensor-parallel exchange", "exchange": "exchange of expert tokens",
     "kernels": "kernel launches", "launches": "launches of a prefill",
@@ -234,6 +235,7 @@ def step_parts(config: ServingConfig, demand: ServeDemand, batch: float) -> tupl
     """One decode step at the mean batch by operator, seconds, largest first."""
     from weftline.serve.calibrate.shipped import constants_for
     from weftline.serve.engine.parts import PARTS, Iteration, part_seconds, setting_for
+    from weftline.serve.engine.scheduler import kernels_of
 
     setting = setting_for(config)
     some = max(1.0, batch) / config.pp
@@ -242,6 +244,7 @@ def step_parts(config: ServingConfig, demand: ServeDemand, batch: float) -> tupl
         tokens=np.array([some * queries]), sequences=np.array([some]), queries=queries,
         context=np.array([demand.input_tokens + demand.output_tokens / 2]), tp=float(config.tp),
         dp=float(config.dp), ep=float(config.ep), moe_tp=float(config.expert_tp),
+        **kernels_of(config.engine),
     )  # fmt: skip
     seconds = part_seconds(setting, iteration)[0] * constants_for(config).parts[0] * config.pp
     sums: dict[str, float] = {}

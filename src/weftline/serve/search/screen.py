@@ -338,7 +338,7 @@ def _load_of(configs: Sequence[ServingConfig], input_tokens: float, concurrency:
              demand: ServeDemand) -> Load:  # fmt: skip
     """Every configuration at every number of requests in flight."""
     from weftline.serve.engine.closed_form import Load
-    from weftline.serve.engine.scheduler import answer_held
+    from weftline.serve.engine.scheduler import answer_held, kernels_of
 
     def column(values: Sequence[float]) -> Any:
         return np.repeat(np.asarray(values, dtype=np.float64), len(IN_FLIGHT))
@@ -356,6 +356,7 @@ def _load_of(configs: Sequence[ServingConfig], input_tokens: float, concurrency:
         queries=1.0 + (first.spec_tokens if first.spec_method != "none" else 0),
         max_batch=column([c.max_batch for c in configs]),
         answer_held=column([answer_held(c.engine) for c in configs]),
+        **{k: column([kernels_of(c.engine)[k] for c in configs]) for k in ("fused", "own")},
         iteration_tokens=column([c.chunk_tokens for c in configs]),
         tp=column([c.tp for c in configs]), pp=column([c.pp for c in configs]),
         dp=column([c.dp for c in configs]), ep=column([c.ep for c in configs]), **side,

@@ -31,6 +31,7 @@ from weftline.serve.engine.parts import (
     part_seconds,
     setting_for,
 )
+from weftline.serve.engine.scheduler import kernels_of
 from weftline.serve.engine.stages import stage_multiples
 
 __all__ = ["StepSurface", "prefill_surface", "surface"]
@@ -190,7 +191,7 @@ def _surface(config: ServingConfig, *, prefilling: bool) -> StepSurface:
     decode_k, prefill_k = k.parts[0], k.prefill_parts[0]
     stages, queries = float(config.pp), 1.0 + config.spec_tokens
     layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp,
-              "stages": stages}  # fmt: skip
+              "stages": stages, **kernels_of(config.engine)}  # fmt: skip
     tokens = np.array(TOKENS, dtype=np.float64)
     # A round of as many micro-batches as stages: each has its share of what the round works on,
     # and passes all layers once while the others are in other stages.
@@ -253,12 +254,15 @@ def _pick(values: FloatArray, names: tuple[str, ...]) -> FloatArray:
 def _tokens(setting: Setting, tokens: FloatArray, layout: dict[str, Any], decode_k: FloatArray,
             prefill_k: FloatArray) -> FloatArray:  # fmt: skip
     """Token-dependent time: decode's coefficients for small iterations, prefill's for large."""
-    it = Iteration.of(tokens=tokens, sequences=np.minimum(tokens, 256.0), **layout)
-    found = part_seconds(setting, it)
+    shape = {"tokens": tokens, "sequences": np.minimum(tokens, 256.0), **layout}
+    it = Iteration.of(**shape)
     keep = np.array([p not in (*HOST_PARTS, *ATTENTION_PARTS, "sequences") for p in PARTS])
-    large = np.clip(np.log2(np.maximum(tokens, 1.0) / 128.0) / 3.0, 0.0, 1.0)[:, None]
-    weights = np.exp((1 - large) * np.log(decode_k) + large * np.log(prefill_k))
-    whole = np.maximum((found * weights)[:, keep].sum(1), least_seconds(setting, it))
+    large = np.clip(np.log2(np.maximum(tokens, 1.0) / 128.0) / 3.0, 0.0, 1.0)
+    least = least_seconds(setting, it)
+    decoding = np.maximum(part_seconds(setting, it)[:, keep] @ decode_k[keep], least)
+    prompts = part_seconds(setting, Iteration.of(**shape, prefill_tokens=tokens, prefills=1.0))
+    prompting = np.maximum(prompts[:, keep] @ prefill_k[keep], least)
+    whole = np.exp((1 - large) * np.log(decoding) + large * np.log(prompting))
     return np.asarray(np.maximum.accumulate(whole))
 
 
@@ -286,7 +290,8 @@ def _draft_s(config: ServingConfig) -> float:
     # A prediction module is one more layer, run once a drafted token.
     setting = setting_for(config)
     k = constants_for(config).parts[0]
-    layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp}
+    layout = {"tp": config.tp, "dp": config.dp, "ep": config.ep, "moe_tp": config.expert_tp,
+              **kernels_of(config.engine)}  # fmt: skip
     one = part_seconds(setting, Iteration.of(tokens=8.0, sequences=8.0, context=1024.0, **layout))
     iteration = float(k[PARTS.index("iteration")]) * 1e-3
     body = float((one[0] * k).sum()) - iteration

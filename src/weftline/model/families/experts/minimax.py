@@ -45,7 +45,8 @@ def minimax_m2(config: HFConfig) -> Model:
             hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, qk_norm="whole",
             rotary_dim=rotary,
         ),
-        *moe(hidden=hidden, experts=experts, top_k=top_k, expert_ffn=ffn),
+        # Its router is published in fp32, and served so.
+        *moe(hidden=hidden, experts=experts, top_k=top_k, expert_ffn=ffn, router_fp32=True),
     )  # fmt: skip
     made = stack(["gqa+moe"] * layers, lambda kind: (kind, operators))
     return assemble(config, hidden=hidden, vocab=vocab, layers=made, tied=tied)
