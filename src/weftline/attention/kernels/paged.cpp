@@ -142,13 +142,11 @@ static void multiply(const float *a, int lda, const float *b, int ldb, float *o,
 
 // W rows of W numbers turned about: each pass zips the first half of the rows with the second.
 static inline void transpose(vf *x) {
-  vi low, high;
-  for (int i = 0; i < W; i++) low[i] = i / 2 + i % 2 * W, high[i] = low[i] + W / 2;
   for (int pass = 1; pass < W; pass *= 2) {
     vf y[W];
     for (int i = 0; i < W / 2; i++) {
-      y[2 * i] = __builtin_shuffle(x[i], x[i + W / 2], low);
-      y[2 * i + 1] = __builtin_shuffle(x[i], x[i + W / 2], high);
+      y[2 * i] = picked<Zipped<0>>(x[i], x[i + W / 2]);
+      y[2 * i + 1] = picked<Zipped<W / 2>>(x[i], x[i + W / 2]);
     }
     for (int i = 0; i < W; i++) x[i] = y[i];
   }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX2__)
@@ -101,14 +102,27 @@ static inline vf exp_of(vf given) {
 }
 #endif
 
-// The places are constants, so that a turn is one instruction.
-template <int BY>
-static inline vf turned(vf x) {
-  vi at;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; i++) at[i] = (i + BY) % W;
-  return __builtin_shuffle(x, at);
+// Numbers of x and, from place W on, of y. The places are constants, so that it is one instruction.
+template <typename Places, int... I>
+static inline vf picked(vf x, vf y, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, Places::of(I)...);
+#else
+  return __builtin_shuffle(x, y, vi{Places::of(I)...});
+#endif
 }
+template <typename Places>
+static inline vf picked(vf x, vf y) { return picked<Places>(x, y, std::make_integer_sequence<int, W>{}); }
+
+template <int BY>
+struct Turned { static constexpr int of(int i) { return (i + BY) % W; } };
+template <int FROM>
+struct EveryOther { static constexpr int of(int i) { return 2 * i + FROM; } };
+template <int FROM>
+struct Zipped { static constexpr int of(int i) { return FROM + i / 2 + i % 2 * W; } };
+
+template <int BY>
+static inline vf turned(vf x) { return picked<Turned<BY>>(x, x); }
 template <int BY = W / 2>
 static inline vf sums_everywhere(vf x) {
   x += turned<BY>(x);
@@ -125,11 +139,9 @@ static inline float sum(vf x) { return sums_everywhere(x)[0]; }
 
 // Sums of W vectors as one vector: neighbours are added pair by pair, halving their count.
 static inline vf sums(vf *v) {
-  vi even, odd;
-  for (int i = 0; i < W; i++) { even[i] = 2 * i; odd[i] = 2 * i + 1; }
   for (int n = W; n > 1; n /= 2)
     for (int i = 0; i < n / 2; i++)
-      v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) + __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
+      v[i] = picked<EveryOther<0>>(v[2 * i], v[2 * i + 1]) + picked<EveryOther<1>>(v[2 * i], v[2 * i + 1]);
   return v[0];
 }
 
