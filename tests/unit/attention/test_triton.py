@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from paged_batches import Mix, PagedBatch, Shape, paged_batch
 
 from weftline.attention.kernels.paged import Kernel, Kind
 
@@ -37,29 +39,12 @@ OFF = {"fp32": 1e-5, "bf16": 2 * 4.3 / 256, "int8": 2e-5}
 of values up to 4.3."""
 
 
-def batch(
-    kind: Kind, shape: tuple[int, int, int, int], mix: tuple[tuple[int, int], ...]
-) -> tuple[Kernel, Any, Any, tuple[Any, Any, Any]]:
-    """Plain loops, a filled cache, queries, and (starts, lengths, tables)."""
-    heads, kv, dim, page = shape
-    draw = np.random.default_rng(dim)
-    plain = Kernel(heads=heads, kv_heads=kv, dim=dim, page=page, kind=kind, compiled=False)
-    counts = [-(-keys // page) for _, keys in mix]
-    cache = plain.cache(sum(counts) + 1)
-    pages = draw.permutation(np.arange(1, sum(counts) + 1))
-    tables = np.zeros((len(mix), max(counts)), np.int32)
-    at = 0
-    for table, count, (_, keys) in zip(tables, counts, mix, strict=True):
-        table[:count] = pages[at : at + count]
-        at += count
-        place = np.arange(keys)
-        k, v = (draw.normal(size=(keys, kv, dim)).astype(np.float32) for _ in range(2))
-        plain.write(k, v, cache, table[place // page].astype(np.int64) * page + place % page)
-    starts = np.cumsum([0, *(queries for queries, _ in mix)]).astype(np.int32)
-    query = (1.5 * draw.normal(size=(starts[-1], heads, dim))).astype(np.float32)
-    if kind == "bf16":
-        query = torch.tensor(query).bfloat16().float().numpy()
-    return plain, cache, query, (starts, np.asarray([n for _, n in mix], np.int32), tables)
+def batch(kind: Kind, shape: Shape, mix: Mix) -> PagedBatch:
+    """With queries as the kernels take them: in the format of the cache where that is bf16."""
+    made = paged_batch(kind, shape, mix)
+    if kind != "bf16":
+        return made
+    return replace(made, query=torch.tensor(made.query).bfloat16().float().numpy())
 
 
 def there(array: Any) -> Any:
@@ -86,21 +71,20 @@ def attended(cache: Any, query: Any, rest: tuple[Any, ...], **said: Any) -> Any:
 @pytest.mark.parametrize("mix", [MIX, DECODE], ids=["prompts", "decoding"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
-def test_triton_gives_what_plain_loops_give(
-    kind: Kind, shape: tuple[int, int, int, int], mix: tuple[tuple[int, int], ...]
-) -> None:
-    plain, cache, query, rest = batch(kind, shape, mix)
+def test_triton_gives_what_plain_loops_give(kind: Kind, shape: Shape, mix: Mix) -> None:
+    b = batch(kind, shape, mix)
+    rest = (b.starts, b.lens, b.tables)
     draw = np.random.default_rng(1)
     for said in ({}, {"window": 40, "sinks": draw.normal(size=shape[0]).astype(np.float32)},
                  {"softcap": 20.0}):  # fmt: skip
-        wanted = plain.attend(query, cache, *rest, scale=shape[2] ** -0.5, **said)  # type: ignore[arg-type]
-        found = attended(cache, query, rest, scale=shape[2] ** -0.5, **said)
+        wanted = b.plain.attend(b.query, b.cache, *rest, scale=shape[2] ** -0.5, **said)  # type: ignore[arg-type]
+        found = attended(b.cache, b.query, rest, scale=shape[2] ** -0.5, **said)
         assert np.abs(found - wanted).max() < OFF[kind], said
 
 
 @pytest.mark.parametrize("mix", [MIX, DECODE], ids=["prompts", "decoding"])
 def test_a_table_that_leaves_pages_out_is_sparse_attention(
-    mix: tuple[tuple[int, int], ...],
+    mix: Mix,
 ) -> None:
     """Batches that a policy has rewritten, heads folded into requests among them."""
     from weftline.attention import virtual_requests
@@ -108,16 +92,17 @@ def test_a_table_that_leaves_pages_out_is_sparse_attention(
 
     shape = (8, 2, 32, 16)
     heads, kv, dim, page = shape
-    plain, cache, query, (starts, lens, tables) = batch("fp32", shape, mix)
+    b = batch("fp32", shape, mix)
+    query, cache = b.query, b.cache
     draw = np.random.default_rng(2)
     for text, score in (
         ("window=32,sinks=4", None),
         ("topk=2,block=16,queries=16",
-         lambda _rule, pieces: draw.normal(size=(len(pieces), kv, tables.shape[1]))),
+         lambda _rule, pieces: draw.normal(size=(len(pieces), kv, b.tables.shape[1]))),
     ):  # fmt: skip
         rule = parse_policy(text).prefill
-        made = virtual_requests(rule, rule, starts=starts, lengths=lens, tables=tables, page=page,
-                                score=score)  # fmt: skip
+        made = virtual_requests(rule, rule, starts=b.starts, lengths=b.lens, tables=b.tables,
+                                page=page, score=score)  # fmt: skip
         folded = made.kv_heads
         rows = query.reshape(len(query), folded, heads // folded, dim).swapaxes(0, 1)
         rows = np.ascontiguousarray(rows).reshape(-1, heads // folded, dim)
@@ -128,6 +113,6 @@ def test_a_table_that_leaves_pages_out_is_sparse_attention(
         wanted = loops.attend(rows, (pages, None), *rest, scale=dim**-0.5)
         found = attended((pages, None), rows, rest, scale=dim**-0.5)
         assert np.abs(found - wanted).max() < OFF["fp32"], text
-        full = plain.attend(query, cache, starts, lens, tables, scale=dim**-0.5)
+        full = b.plain.attend(query, cache, b.starts, b.lens, b.tables, scale=dim**-0.5)
         full = full.reshape(len(query), folded, -1, dim).swapaxes(0, 1)
         assert np.abs(found - full.reshape(found.shape)).max() > 1e-2
