@@ -5,8 +5,8 @@
 #pragma once
 #include "vectors.h"
 
-#if defined(__AMX_BF16__) && defined(__AMX_TILE__) && defined(__AVX512BF16__) && \
-    defined(__AVX512VBMI__) && defined(__linux__)
+// clang 14 calls the matrix unit __AMXBF16__.
+#if (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__) && defined(__AVX512VBMI__) && defined(__linux__)
 #define MATRIX 1
 #include <sys/syscall.h>
 #include <unistd.h>
